@@ -1,0 +1,1 @@
+"""The HTTP gateway. Needs the `serve` extra; loads no engine."""

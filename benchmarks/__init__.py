@@ -1,0 +1,1 @@
+"""Performance claims, each beside its alternative in the same run."""

@@ -1,0 +1,1 @@
+"""Checkpoint to model package. Needs the `train` extra."""

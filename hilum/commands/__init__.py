@@ -1,0 +1,1 @@
+"""Sub-commands of `hilum` that belong to the core; one file each."""

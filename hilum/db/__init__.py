@@ -1,0 +1,1 @@
+"""The SQL truth: tables, queries, migrations. SQLAlchemy lives only here."""

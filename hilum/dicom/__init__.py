@@ -1,0 +1,1 @@
+"""DICOM objects become films: header, checks, decoding, greyscale pipeline."""

@@ -1,0 +1,1 @@
+"""Real services on free loopback ports, for `make run` and the tests."""

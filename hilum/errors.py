@@ -1,0 +1,343 @@
+"""The error tree. Whether a failure may be retried is a type, not a flag.
+
+Every error carries a stable ``code`` (part of the public contract: JSON, metrics, SQL), a
+``detail`` that names the rule broken and what was found, and a ``next_step`` for the reader.
+No text here may contain a patient's name, an ID or a UID; *which* object failed is added by
+whoever shows the error (the CLI its path, the gateway its image id).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, TypedDict
+
+
+class ErrorBody(TypedDict):
+    """The public form of an error, the same in JSON results, problem+json and SQL."""
+
+    code: str
+    detail: str
+    next_step: str
+    transient: bool
+
+
+class HilumError(Exception):
+    """Root of everything hilum raises on purpose. Raise a subclass of one of the two below."""
+
+    code: ClassVar[str] = "hilum.error"
+    next_step: ClassVar[str] = "Report this with the code above."
+    transient: ClassVar[bool] = False
+
+    def __init__(self, detail: str, *, next_step: str | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self._next_step = next_step or type(self).next_step
+
+    def body(self) -> ErrorBody:
+        """The error as its public JSON object."""
+        return ErrorBody(
+            code=self.code,
+            detail=self.detail,
+            next_step=self._next_step,
+            transient=self.transient,
+        )
+
+    def __str__(self) -> str:
+        return f"[{self.code}] {self.detail} {self._next_step}"
+
+
+class PermanentError(HilumError):
+    """Trying again with the same input gives the same failure."""
+
+
+class TransientError(HilumError):
+    """The cause may pass; the same work may succeed later."""
+
+    transient = True
+
+
+# --- wrong use ----------------------------------------------------------------------------
+
+
+class ConfigurationError(PermanentError):
+    """A setting is missing or contradicts another."""
+
+    code = "config.invalid"
+    next_step = "Correct the setting named above (see docs/configuration.md)."
+
+
+class MissingExtraError(PermanentError):
+    """A part of hilum was asked for whose dependencies are not installed."""
+
+    code = "config.missing_extra"
+    next_step = "Install the extra named above."
+
+
+# --- storage ------------------------------------------------------------------------------
+
+
+class InvalidURIError(PermanentError):
+    """The URI's scheme is not one hilum reads, or the URI is malformed or not allowed here."""
+
+    code = "storage.invalid_uri"
+    next_step = "Use s3://bucket/key (or a local path on the command line)."
+
+
+class ObjectMissingError(PermanentError):
+    """The object does not exist."""
+
+    code = "storage.object_missing"
+    next_step = "Check the bucket and key, and that the upload finished before the study was sent."
+
+
+class ObjectTooLargeError(PermanentError):
+    """The object is larger than hilum is configured to read."""
+
+    code = "storage.object_too_large"
+    next_step = "Raise HILUM_LIMITS__MAX_OBJECT_BYTES if such objects are expected."
+
+
+class AccessDeniedError(PermanentError):
+    """The store knows who asks, and refuses this object."""
+
+    code = "storage.access_denied"
+    next_step = "Grant the configured S3 identity read access to this bucket and prefix."
+
+
+class CredentialsRejectedError(TransientError):
+    """The store does not accept the configured credentials.
+
+    Transient: it is the deployment that is wrong, not the study; work waits for the operator.
+    """
+
+    code = "storage.credentials_rejected"
+    next_step = "Correct HILUM_S3__ACCESS_KEY_ID and HILUM_S3__SECRET_ACCESS_KEY; work is kept."
+
+
+class StorageUnavailableError(TransientError):
+    """The store did not answer, or answered with a server error."""
+
+    code = "storage.unavailable"
+    next_step = "Check that the store at HILUM_S3__ENDPOINT_URL is up; work is kept and retried."
+
+
+# --- DICOM --------------------------------------------------------------------------------
+
+
+class DicomError(PermanentError):
+    """The object is not a usable DICOM image."""
+
+    code = "dicom.invalid"
+    next_step = "Send the original object as the modality or PACS wrote it."
+
+
+class EmptyObjectError(DicomError):
+    """The object has no bytes."""
+
+    code = "dicom.empty"
+    next_step = "Upload the object again; it has zero bytes."
+
+
+class NotDicomError(DicomError):
+    """The bytes are not a DICOM Part 10 file (PS3.10 section 7.1)."""
+
+    code = "dicom.not_dicom"
+
+
+class TruncatedError(DicomError):
+    """The file or its pixel data ends before its declared length."""
+
+    code = "dicom.truncated"
+    next_step = "Upload the object again; the transfer was cut short."
+
+
+class NoPixelDataError(DicomError):
+    """The object carries no image (PS3.3 C.7.6.3)."""
+
+    code = "dicom.no_pixel_data"
+    next_step = "Send image objects only (CR, DX); reports and presentation states have no pixels."
+
+
+class UnsupportedTransferSyntaxError(DicomError):
+    """The pixel data is encoded in a transfer syntax hilum does not decode."""
+
+    code = "dicom.unsupported_transfer_syntax"
+    next_step = "Have the sender transcode to Explicit VR Little Endian or JPEG 2000 Lossless."
+
+
+class UnsupportedPixelsError(DicomError):
+    """The pixel module declares something that is not a single greyscale radiograph."""
+
+    code = "dicom.unsupported_pixels"
+
+
+class InconsistentPixelsError(DicomError):
+    """Header and pixel data contradict each other."""
+
+    code = "dicom.inconsistent_pixels"
+
+
+class DecodeError(DicomError):
+    """The codestream cannot be decoded."""
+
+    code = "dicom.decode_failed"
+
+
+class LimitExceededError(DicomError):
+    """The image is larger than the configured limits."""
+
+    code = "dicom.limit_exceeded"
+    next_step = "Raise the limit named above (HILUM_LIMITS__*) if such images are expected."
+
+
+# --- policy: what this model may be asked ---------------------------------------------------
+
+
+class NotApplicableError(PermanentError):
+    """A readable image that the model must not score."""
+
+    code = "policy.not_applicable"
+    next_step = "Send frontal chest radiographs only."
+
+
+class WrongModalityError(NotApplicableError):
+    """Modality (0008,0060) is not one the model was made for."""
+
+    code = "policy.wrong_modality"
+
+
+class NotChestError(NotApplicableError):
+    """The header says that another body part was examined."""
+
+    code = "policy.not_chest"
+
+
+class LateralViewError(NotApplicableError):
+    """The header says that the view is not frontal."""
+
+    code = "policy.not_frontal"
+
+
+# --- model packages and engines -------------------------------------------------------------
+
+
+class PackageError(PermanentError):
+    """The model package cannot be trusted; nothing is scored with it."""
+
+    code = "package.invalid"
+    next_step = "Fetch the package again from where it was published, or export it again."
+
+
+class PackageMissingError(PackageError):
+    """There is no model package at the place given."""
+
+    code = "package.missing"
+    next_step = "Point --model or HILUM_MODEL_URI at a package folder, archive or s3:// address."
+
+
+class PackageDigestError(PackageError):
+    """A file of the package is not the one its manifest describes."""
+
+    code = "package.digest_mismatch"
+
+
+class PackageSchemaError(PackageError):
+    """The manifest or the graph breaks the package contract."""
+
+    code = "package.schema"
+
+
+class UnknownBackboneError(PackageError):
+    """The manifest names a backbone this version does not know."""
+
+    code = "package.unknown_backbone"
+    next_step = "Update hilum, or export the model with this version."
+
+
+class GoldenCheckError(PackageError):
+    """This machine does not reproduce the outputs recorded in the package."""
+
+    code = "package.golden_mismatch"
+    next_step = "Do not use this engine; compare `hilum package verify` on another machine."
+
+
+class UnknownModelError(PermanentError):
+    """A model was asked for that is not registered here."""
+
+    code = "model.unknown"
+    next_step = "List the registered models with GET /v1/models."
+
+
+class EngineUnavailableError(PermanentError):
+    """The engine asked for cannot run on this machine."""
+
+    code = "engine.unavailable"
+    next_step = "Install what is named above, or choose engine `onnxruntime`."
+
+
+class EngineFailedError(TransientError):
+    """The engine failed while running; the input may be fine."""
+
+    code = "engine.failed"
+    next_step = "The batch is retried; if it persists, look at the worker's log."
+
+
+# --- jobs -----------------------------------------------------------------------------------
+
+
+class AttemptsExhaustedError(PermanentError):
+    """A job or image failed as often as it is allowed to; it is quarantined, not lost."""
+
+    code = "job.attempts_exhausted"
+    next_step = "Look at the last error of the job; send the study again once the cause is gone."
+
+
+class DatabaseUnavailableError(TransientError):
+    """The SQL database did not answer."""
+
+    code = "db.unavailable"
+    next_step = "Check HILUM_DATABASE_URL and the server; requests are safe to repeat."
+
+
+class BrokerUnavailableError(TransientError):
+    """The broker did not answer. Jobs stay in SQL and are published when it is back."""
+
+    code = "queue.unavailable"
+    next_step = "Check HILUM_BROKER_URL and the server; accepted studies are kept in SQL."
+
+
+# --- training and export --------------------------------------------------------------------
+
+
+class DataError(PermanentError):
+    """A data set cannot be used as it is."""
+
+    code = "data.invalid"
+    next_step = "Correct the manifest or files named above."
+
+
+class WeightsMissingError(PermanentError):
+    """Pretrained weights were asked for and are not there; hilum never starts from random."""
+
+    code = "weights.missing"
+    next_step = (
+        'Give `weights = <path or s3://…>`, or ask for `weights = "random"` in so many words.'
+    )
+
+
+class TrainingDivergedError(PermanentError):
+    """The loss became NaN or infinite."""
+
+    code = "train.diverged"
+    next_step = "Lower the learning rate; the last good checkpoint is kept."
+
+
+class CheckpointError(PermanentError):
+    """The checkpoint does not fit the configuration, or is damaged."""
+
+    code = "train.bad_checkpoint"
+
+
+class ExportError(PermanentError):
+    """The exported graph does not reproduce the checkpoint."""
+
+    code = "export.parity"

@@ -1,0 +1,144 @@
+"""The model package: everything needed to run, judge and identify a model, in one folder.
+
+``manifest.json``, ``model.onnx``, ``MODEL_CARD.md``, ``metrics.json``, ``golden.npz``. The
+manifest holds the sha256 of every other file; the package's digest is the sha256 of the
+manifest's canonical JSON, and so covers all of them. It is the model's identity everywhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from hilum.errors import UnknownBackboneError
+from hilum.labels import HeadKind, LabelSchema
+from hilum.preprocess import PreprocessSpec
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+GRAPH = "model.onnx"
+CARD = "MODEL_CARD.md"
+METRICS = "metrics.json"
+GOLDEN = "golden.npz"
+REQUIRED_FILES = (GRAPH, CARD, METRICS, GOLDEN)
+
+# Side of the Grad-CAM grid of each backbone at its native input size.
+BACKBONES = ("alexnet", "resnet18", "resnet50", "resnet152", "inception_v3")
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Calibration(_Frozen):
+    """Platt scaling per label: ``p = sigmoid(scale * logit(p_raw) + shift)``, for multi-label;
+    ``p = softmax(scale * log(p_raw) + shift)`` for multi-class. Fitted on validation only."""
+
+    scale: tuple[float, ...]
+    shift: tuple[float, ...]
+
+
+class OperatingPoint(_Frozen):
+    """The threshold of one label, on calibrated probability, and what it was chosen for."""
+
+    threshold: float = Field(ge=0, le=1)
+    rule: str = Field(description="For example `youden`, `sensitivity>=0.90`.")
+    sensitivity: float | None = Field(default=None, ge=0, le=1)
+    specificity: float | None = Field(default=None, ge=0, le=1)
+
+
+class InputPolicy(_Frozen):
+    """Which films the model may be asked about. What does not fit is refused, never scored."""
+
+    modalities: tuple[str, ...] = ("CR", "DX")
+    body_parts: tuple[str, ...] = ("CHEST", "THORAX", "LUNG")
+    unknown_body_part: Literal["flag", "refuse"] = "flag"
+    views: tuple[str, ...] = ("PA", "AP")
+    unknown_view: Literal["flag", "refuse"] = "flag"
+
+
+class InputSpec(_Frozen):
+    """The graph's input ``image``: ``[N, 1, size, size]``."""
+
+    size: int
+    dtype: Literal["uint8"] = "uint8"
+    max_batch: int = Field(default=16, ge=1)
+
+
+class LabelSet(_Frozen):
+    """The label schema as it stood when the model was exported."""
+
+    schema_id: str
+    kind: HeadKind
+    labels: tuple[str, ...]
+    normal: str | None = None
+
+    @property
+    def schema(self) -> LabelSchema:
+        """As the core's own type."""
+        return LabelSchema(
+            id=self.schema_id, kind=self.kind, labels=self.labels, normal=self.normal
+        )
+
+
+class Manifest(_Frozen):
+    """``manifest.json``. Unknown keys are refused: a package of a newer format is not guessed at."""
+
+    format: Literal[1] = FORMAT
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    version: str
+    backbone: str
+    label_set: LabelSet
+    input: InputSpec
+    cam_grid: tuple[int, int] = Field(description="h, w of the Grad-CAM grid.")
+    preprocess: PreprocessSpec
+    calibration: Calibration
+    operating_points: dict[str, OperatingPoint]
+    policy: InputPolicy = InputPolicy()
+    demonstration_only: bool = Field(
+        description="True: «not for clinical use» is shown wherever a number is."
+    )
+    intended_use: str
+    licence: str
+    training_data_digest: Sha256
+    code_revision: str
+    opset: int
+    weights_dtype: Literal["float32", "float16"]
+    golden_tolerance: float = Field(default=1e-3, gt=0, le=0.01)
+    files: dict[str, Sha256]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Manifest:
+        labels = self.label_set.labels
+        if self.backbone not in BACKBONES:
+            known = ", ".join(BACKBONES)
+            # Not a ValueError: pydantic lets it through with its own code.
+            raise UnknownBackboneError(f"Unknown backbone {self.backbone!r}; known: {known}.")
+        if self.preprocess.size != self.input.size:
+            raise ValueError("preprocess.size and input.size differ")
+        if set(self.operating_points) != set(labels):
+            raise ValueError("operating_points must name every label, once")
+        if {len(self.calibration.scale), len(self.calibration.shift)} != {len(labels)}:
+            raise ValueError("calibration needs one scale and one shift per label")
+        missing = set(REQUIRED_FILES) - set(self.files)
+        if missing:
+            raise ValueError(f"files lacks {', '.join(sorted(missing))}")
+        for name in self.files:
+            if name.startswith(("/", "\\")) or ".." in name.split("/") or "\\" in name:
+                raise ValueError("a file of the package lies outside it")
+        return self
+
+    def canonical(self) -> bytes:
+        """The bytes whose sha256 is the package's digest."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return text.encode()
+
+    @property
+    def digest(self) -> str:
+        """The model's identity: ``sha256:<64 hex digits>``."""
+        return "sha256:" + hashlib.sha256(self.canonical()).hexdigest()

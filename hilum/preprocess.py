@@ -1,0 +1,136 @@
+"""A film becomes the model's input: the one implementation, for training and for serving.
+
+The steps are: letterbox the film to a square, resize with antialiasing, stretch robustly
+between two percentiles of the film itself, quantise to 8 bits. Colour replication and the
+normalisation of the pretrained weights are inside the model's graph, so they cannot differ
+between training and serving.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Float32Array = npt.NDArray[np.float32]
+UInt8Array = npt.NDArray[np.uint8]
+BoolArray = npt.NDArray[np.bool_]
+
+# Raised whenever the same spec would give other bytes than before.
+IMPLEMENTATION = 1
+
+
+class PreprocessSpec(BaseModel):
+    """How films become model input; part of every model package.
+
+    Its digest is part of the identity of each result.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    size: int = Field(ge=32, le=2048, description="Side S of the square input, pixels.")
+    fit: Literal["letterbox"] = "letterbox"
+    resample: Literal["bilinear_antialias"] = "bilinear_antialias"
+    stretch_percentiles: tuple[float, float] = Field(
+        default=(0.5, 99.5),
+        description="Percentiles of the film mapped to 0 and 255, after resizing.",
+    )
+    decode: Literal["exact"] = Field(
+        default="exact", description="`exact` decodes every pixel of the codestream."
+    )
+    implementation: Literal[1] = IMPLEMENTATION
+
+    @model_validator(mode="after")
+    def _ordered(self) -> PreprocessSpec:
+        low, high = self.stretch_percentiles
+        if not 0 <= low < high <= 100:
+            raise ValueError("stretch_percentiles must satisfy 0 <= low < high <= 100")
+        return self
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the canonical JSON of this spec, hexadecimal."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Where the film lies in the square input, in input pixels (half-open box)."""
+
+    x0: int
+    y0: int
+    x1: int
+    y1: int
+    size: int
+
+    @classmethod
+    def letterbox(cls, *, height: int, width: int, size: int) -> Placement:
+        """The centred box of a ``height``×``width`` film scaled so its long side is ``size``."""
+        scale = size / max(height, width)
+        h = max(1, min(size, round(height * scale)))
+        w = max(1, min(size, round(width * scale)))
+        x0, y0 = (size - w) // 2, (size - h) // 2
+        return cls(x0=x0, y0=y0, x1=x0 + w, y1=y0 + h, size=size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInput:
+    """One image as the engine takes it."""
+
+    image: UInt8Array  # [1, S, S], 0 = black, outside the film 0
+    placement: Placement
+
+
+def prepare(
+    pixels: Float32Array, spec: PreprocessSpec, *, padding: BoolArray | None = None
+) -> ModelInput:
+    """Turn a film into model input.
+
+    Args:
+        pixels: float32 ``[H, W]`` in presentation space: larger is brighter, whatever the range
+            (see :mod:`hilum.dicom`). 8-bit images of public data sets are passed as they are.
+        spec: the package's preprocessing.
+        padding: bool ``[H, W]``, true where the header declares pixel padding; such pixels are
+            left out of the percentiles and come out black.
+
+    Returns:
+        uint8 ``[1, S, S]`` and where the film lies in it. A film of one constant value comes
+        out black: there is nothing to see on it.
+    """
+    height, width = pixels.shape
+    place = Placement.letterbox(height=height, width=width, size=spec.size)
+    box = (place.x1 - place.x0, place.y1 - place.y0)
+    small = _resize(pixels, box)
+    outside = None
+    if padding is not None and padding.any():
+        # Padding must bleed neither into its neighbours nor into the percentiles: resize the
+        # film with its weights and divide by them.
+        weight = _resize((~padding).astype(np.float32), box)
+        outside = weight < 0.5
+        filled = _resize(np.where(padding, np.float32(0), pixels), box)
+        small = np.divide(filled, weight, out=np.zeros_like(small), where=~outside)
+    film = small if outside is None else small[~outside]
+    canvas = np.zeros((1, spec.size, spec.size), dtype=np.uint8)
+    if film.size:
+        low, high = np.percentile(film, spec.stretch_percentiles)
+        if high > low:
+            scaled = (small - low) * (255.0 / (high - low))
+            stretched = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+            if outside is not None:
+                stretched[outside] = 0
+            canvas[0, place.y0 : place.y1, place.x0 : place.x1] = stretched
+    return ModelInput(image=canvas, placement=place)
+
+
+def _resize(pixels: Float32Array, box: tuple[int, int]) -> Float32Array:
+    """Resize ``[H, W]`` to ``box`` = (width, height); the filter widens when shrinking."""
+    image = Image.fromarray(np.ascontiguousarray(pixels, dtype=np.float32))
+    resized = image.resize(box, Image.Resampling.BILINEAR)
+    return np.asarray(resized, dtype=np.float32)

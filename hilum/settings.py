@@ -1,0 +1,142 @@
+"""Typed settings: the only place that reads the environment.
+
+Order of precedence: environment (``HILUM_*``, nested with ``__``), then the TOML file named by
+``HILUM_CONFIG_FILE``, then the defaults, which describe the embedded stack of ``make run``.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from hilum.errors import ConfigurationError
+
+CamPolicy = Literal["all", "findings", "none"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class S3Settings(_Section):
+    """Where objects are read. Without keys, boto3's own chain applies (IRSA, profile, …)."""
+
+    endpoint_url: str | None = Field(default=None, description="None: AWS.")
+    region: str = "us-east-1"
+    access_key_id: str | None = None
+    secret_access_key: SecretStr | None = None
+    path_style: bool = Field(default=True, description="bucket in the path, not the host name")
+    connect_timeout_s: float = Field(default=5.0, gt=0)
+    read_timeout_s: float = Field(default=30.0, gt=0)
+    max_attempts: int = Field(default=3, ge=1, description="per request, inside botocore")
+
+
+class Limits(_Section):
+    """What one object may cost. Checked before any decoder runs."""
+
+    max_object_bytes: int = Field(default=256 * 2**20, gt=0)
+    max_pixels: int = Field(default=64_000_000, gt=0, description="Rows × Columns")
+    max_inflated_bytes: int = Field(default=512 * 2**20, gt=0, description="deflated syntaxes")
+
+
+class WorkerSettings(_Section):
+    """How a worker takes and runs jobs."""
+
+    processes: int = Field(default=1, ge=1, description="one engine each")
+    decode_threads: int = Field(default=2, ge=1)
+    engine_threads: int = Field(default=0, ge=0, description="0: as many as cores")
+    batch_size: int = Field(default=8, ge=1, description="images an engine call, at most")
+    lease_s: float = Field(default=60.0, gt=0, description="renewed with every batch")
+    max_job_attempts: int = Field(default=8, ge=1)
+    max_image_attempts: int = Field(default=3, ge=1)
+    retry_base_s: float = Field(default=5.0, gt=0, description="doubles with every attempt")
+    retry_max_s: float = Field(default=300.0, gt=0)
+    sweep_interval_s: float = Field(default=5.0, gt=0)
+    republish_after_s: float = Field(default=30.0, gt=0)
+    task_time_limit_s: int = Field(default=900, gt=0)
+    visibility_timeout_s: int = Field(default=1800, gt=0)
+    cam_policy: CamPolicy = Field(
+        default="all", description="which Grad-CAM maps are kept: some jurisdictions allow none"
+    )
+
+    @model_validator(mode="after")
+    def _time_limits(self) -> WorkerSettings:
+        if self.task_time_limit_s >= self.visibility_timeout_s:
+            raise ValueError("task_time_limit_s must be below visibility_timeout_s")
+        return self
+
+
+class GatewaySettings(_Section):
+    """The HTTP side."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8080, ge=0, le=65535)
+    max_images_per_study: int = Field(default=2000, ge=1)
+    max_body_bytes: int = Field(default=2 * 2**20, gt=0)
+    allowed_uri_prefixes: tuple[str, ...] = Field(
+        default=("s3://",), description="only objects below one of these may be asked for"
+    )
+    render_threads: int = Field(default=2, ge=1, description="concurrent overlay renderings")
+    overlay_max_side: int = Field(default=1024, ge=64)
+
+
+class Settings(BaseSettings):
+    """All settings of all processes. Build with :func:`load`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="HILUM_", env_nested_delimiter="__", extra="ignore", frozen=True
+    )
+
+    database_url: str = Field(default="sqlite:///var/hilum.db")
+    broker_url: SecretStr = Field(default=SecretStr("redis://127.0.0.1:6379/0"))
+    model_uri: str = "models/demo"
+    engine: Literal["onnxruntime"] = "onnxruntime"
+    cache_dir: Path = Path("var/cache")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    s3: S3Settings = S3Settings()
+    limits: Limits = Limits()
+    worker: WorkerSettings = WorkerSettings()
+    gateway: GatewaySettings = GatewaySettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, then environment, then the TOML file."""
+        file = os.environ.get("HILUM_CONFIG_FILE")
+        toml = (TomlConfigSettingsSource(settings_cls, Path(file)),) if file else ()
+        return (init_settings, env_settings, *toml)
+
+
+def load() -> Settings:
+    """The settings of this process.
+
+    Raises:
+        ConfigurationError: a value is missing, malformed or contradicts another. The text
+            names the setting, never its value (it may be a secret).
+    """
+    file = os.environ.get("HILUM_CONFIG_FILE")
+    if file and not Path(file).is_file():
+        raise ConfigurationError(f"HILUM_CONFIG_FILE names {file}, which is not a file.")
+    try:
+        return Settings()
+    except ValidationError as error:
+        problems = "; ".join(
+            f"HILUM_{'__'.join(str(part) for part in item['loc']).upper()}: {item['msg']}"
+            for item in error.errors(include_input=False)
+        )
+        raise ConfigurationError(problems) from None

@@ -1,0 +1,1 @@
+"""Labelled synthetic radiographs projected from one CT."""

@@ -1,0 +1,1 @@
+"""Celery workers: jobs in, results out. Needs the `serve` extra."""
