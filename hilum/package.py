@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -17,7 +17,7 @@ from hilum.errors import UnknownBackboneError
 from hilum.labels import HeadKind, LabelSchema
 from hilum.preprocess import PreprocessSpec
 
-FORMAT = 1
+FORMAT: Final = 1
 MANIFEST = "manifest.json"
 GRAPH = "model.onnx"
 CARD = "MODEL_CARD.md"
@@ -79,7 +79,7 @@ class LabelSet(_Frozen):
     normal: str | None = None
 
     @property
-    def schema(self) -> LabelSchema:
+    def as_schema(self) -> LabelSchema:
         """As the core's own type."""
         return LabelSchema(
             id=self.schema_id, kind=self.kind, labels=self.labels, normal=self.normal
@@ -87,7 +87,7 @@ class LabelSet(_Frozen):
 
 
 class Manifest(_Frozen):
-    """``manifest.json``. Unknown keys are refused: a package of a newer format is not guessed at."""
+    """``manifest.json``. Unknown keys are refused: a newer format is not guessed at."""
 
     format: Literal[1] = FORMAT
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")

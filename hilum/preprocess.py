@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,7 @@ UInt8Array = npt.NDArray[np.uint8]
 BoolArray = npt.NDArray[np.bool_]
 
 # Raised whenever the same spec would give other bytes than before.
-IMPLEMENTATION = 1
+IMPLEMENTATION: Final = 1
 
 
 class PreprocessSpec(BaseModel):
