@@ -298,6 +298,20 @@ class DatabaseUnavailableError(TransientError):
     next_step = "Check HILUM_DATABASE_URL and the server; requests are safe to repeat."
 
 
+class IdempotencyKeyReusedError(PermanentError):
+    """The same Idempotency-Key came with another request."""
+
+    code = "request.idempotency_key_reused"
+    next_step = "Use a new Idempotency-Key for a new request, or repeat the first one unchanged."
+
+
+class LeaseLostError(TransientError):
+    """Another worker holds the job by now; what this one still has to say is void."""
+
+    code = "job.lease_lost"
+    next_step = "Nothing to do: the job goes on elsewhere."
+
+
 class BrokerUnavailableError(TransientError):
     """The broker did not answer. Jobs stay in SQL and are published when it is back."""
 

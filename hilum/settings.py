@@ -56,8 +56,15 @@ class WorkerSettings(_Section):
     engine_threads: int = Field(default=0, ge=0, description="0: as many as cores")
     batch_size: int = Field(default=8, ge=1, description="images an engine call, at most")
     lease_s: float = Field(default=60.0, gt=0, description="renewed with every batch")
-    max_job_attempts: int = Field(default=8, ge=1)
-    max_image_attempts: int = Field(default=3, ge=1)
+    max_job_attempts: int = Field(
+        default=8, ge=1, description="workers in a row that took a job and died, then quarantine"
+    )
+    max_image_attempts: int = Field(
+        default=3, ge=1, description="workers that died over an image, then it alone is given up"
+    )
+    give_up_after_s: float = Field(
+        default=86_400, gt=0, description="how long transient errors are retried, from acceptance"
+    )
     retry_base_s: float = Field(default=5.0, gt=0, description="doubles with every attempt")
     retry_max_s: float = Field(default=300.0, gt=0)
     sweep_interval_s: float = Field(default=5.0, gt=0)

@@ -1,0 +1,142 @@
+"""Results: one row for each instance and model, however often a job is delivered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import numpy as np
+import numpy.typing as npt
+from sqlalchemy import Connection, insert, select
+
+from hilum.db.connection import insert_or_ignore
+from hilum.db.models import RegisteredModel
+from hilum.db.models import get as get_model
+from hilum.db.tables import findings, results
+
+Float32Array = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """A label at or above its operating point."""
+
+    label: str
+    probability: float
+    threshold: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewResult:
+    """A result as the worker hands it in."""
+
+    sop_instance_uid: str = field(repr=False)
+    series_instance_uid: str = field(repr=False)
+    study_instance_uid: str = field(repr=False)
+    content_sha256: bytes
+    model_id: int
+    rows: int
+    columns: int
+    raw: Float32Array  # [K], as the graph gave it
+    probability: Float32Array  # [K], calibrated
+    findings: tuple[Finding, ...]
+    cam: Float32Array  # [len(cam_labels), h, w]
+    cam_labels: tuple[int, ...]  # positions in the label schema; empty: no maps are kept
+    engine: str
+    flags: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredResult(NewResult):
+    """A result as it stands in SQL, with the model that made it."""
+
+    id: int
+    model: RegisteredModel
+    created_at: datetime
+
+    def cam_of(self, label: str) -> Float32Array | None:
+        """The Grad-CAM grid ``[h, w]`` of ``label``; ``None`` if it was not kept.
+
+        Raises:
+            KeyError: the model has no such label.
+        """
+        index = self.model.manifest.label_set.as_schema.index(label)
+        if index not in self.cam_labels:
+            return None
+        grid: Float32Array = self.cam[self.cam_labels.index(index)]
+        return grid
+
+
+def save(connection: Connection, *, tenant: str, result: NewResult) -> int:
+    """The id of the row for this result: the new one, or the one that was there before."""
+    row = {
+        "tenant": tenant,
+        "sop_instance_uid": result.sop_instance_uid,
+        "content_sha256": result.content_sha256,
+        "model_id": result.model_id,
+        "series_instance_uid": result.series_instance_uid,
+        "study_instance_uid": result.study_instance_uid,
+        "rows": result.rows,
+        "columns": result.columns,
+        "raw": result.raw.astype("<f4").tobytes(),
+        "probability": result.probability.astype("<f4").tobytes(),
+        "cam": result.cam.astype("<f2").tobytes(),
+        "cam_labels": bytes(result.cam_labels),
+        "engine": result.engine,
+        "flags": list(result.flags),
+        "created_at": datetime.now(UTC),
+    }
+    new = insert_or_ignore(connection, results).values(**row).returning(results.c.id)
+    result_id: int | None = connection.execute(new).scalar_one_or_none()
+    if result_id is None:
+        known = select(results.c.id).where(
+            results.c.tenant == tenant,
+            results.c.sop_instance_uid == result.sop_instance_uid,
+            results.c.content_sha256 == result.content_sha256,
+            results.c.model_id == result.model_id,
+        )
+        return int(connection.execute(known).scalar_one())
+    if result.findings:
+        connection.execute(
+            insert(findings), [{"result_id": result_id, **vars(f)} for f in result.findings]
+        )
+    return result_id
+
+
+def get(connection: Connection, result_id: int) -> StoredResult | None:
+    """The result with this id."""
+    row = connection.execute(select(results).where(results.c.id == result_id)).one_or_none()
+    if row is None:
+        return None
+    model = get_model(connection, row.model_id)
+    assert model is not None  # a foreign key
+    found = connection.execute(select(findings).where(findings.c.result_id == result_id))
+    return StoredResult(
+        id=row.id,
+        model=model,
+        created_at=row.created_at,
+        sop_instance_uid=row.sop_instance_uid,
+        series_instance_uid=row.series_instance_uid,
+        study_instance_uid=row.study_instance_uid,
+        content_sha256=bytes(row.content_sha256),
+        model_id=row.model_id,
+        rows=row.rows,
+        columns=row.columns,
+        raw=_float32(row.raw),
+        probability=_float32(row.probability),
+        findings=tuple(
+            Finding(label=f.label, probability=f.probability, threshold=f.threshold) for f in found
+        ),
+        cam=_grids(row.cam, len(row.cam_labels), model.manifest.cam_grid),
+        cam_labels=tuple(row.cam_labels),
+        engine=row.engine,
+        flags=tuple(row.flags),
+    )
+
+
+def _float32(data: bytes) -> Float32Array:
+    return np.frombuffer(data, dtype="<f4").astype(np.float32)
+
+
+def _grids(data: bytes, count: int, grid: tuple[int, int]) -> Float32Array:
+    return np.frombuffer(data, dtype="<f2").astype(np.float32).reshape(count, *grid)
