@@ -31,19 +31,23 @@ class S3Settings(_Section):
     """Where objects are read. Without keys, boto3's own chain applies (IRSA, profile, …)."""
 
     endpoint_url: str | None = Field(default=None, description="None: AWS.")
-    region: str = "us-east-1"
-    access_key_id: str | None = None
-    secret_access_key: SecretStr | None = None
+    region: str = Field(default="us-east-1", description="used to sign requests")
+    access_key_id: str | None = Field(
+        default=None, description="None: boto3's own chain (IRSA, profile)"
+    )
+    secret_access_key: SecretStr | None = Field(
+        default=None, description="goes with the access key id"
+    )
     path_style: bool = Field(default=True, description="bucket in the path, not the host name")
-    connect_timeout_s: float = Field(default=5.0, gt=0)
-    read_timeout_s: float = Field(default=30.0, gt=0)
+    connect_timeout_s: float = Field(default=5.0, gt=0, description="to the store")
+    read_timeout_s: float = Field(default=30.0, gt=0, description="without a byte from the store")
     max_attempts: int = Field(default=3, ge=1, description="per request, inside botocore")
 
 
 class Limits(_Section):
     """What one object may cost. Checked before any decoder runs."""
 
-    max_object_bytes: int = Field(default=256 * 2**20, gt=0)
+    max_object_bytes: int = Field(default=256 * 2**20, gt=0, description="of one object, as stored")
     max_pixels: int = Field(default=64_000_000, gt=0, description="Rows × Columns")
     max_inflated_bytes: int = Field(default=512 * 2**20, gt=0, description="deflated syntaxes")
 
@@ -52,10 +56,12 @@ class WorkerSettings(_Section):
     """How a worker takes and runs jobs."""
 
     processes: int = Field(default=1, ge=1, description="one engine each")
-    decode_threads: int = Field(default=2, ge=1)
+    decode_threads: int = Field(default=2, ge=1, description="fetch and decode, in each process")
     engine_threads: int = Field(default=0, ge=0, description="0: as many as cores")
     batch_size: int = Field(default=8, ge=1, description="images an engine call, at most")
-    lease_s: float = Field(default=60.0, gt=0, description="renewed with every batch")
+    lease_s: float = Field(
+        default=60.0, gt=0, description="a job is another worker's after so long without a sign"
+    )
     max_job_attempts: int = Field(
         default=8, ge=1, description="workers in a row that took a job and died, then quarantine"
     )
@@ -65,12 +71,22 @@ class WorkerSettings(_Section):
     give_up_after_s: float = Field(
         default=86_400, gt=0, description="how long transient errors are retried, from acceptance"
     )
-    retry_base_s: float = Field(default=5.0, gt=0, description="doubles with every attempt")
-    retry_max_s: float = Field(default=300.0, gt=0)
-    sweep_interval_s: float = Field(default=5.0, gt=0)
-    republish_after_s: float = Field(default=30.0, gt=0)
-    task_time_limit_s: int = Field(default=900, gt=0)
-    visibility_timeout_s: int = Field(default=1800, gt=0)
+    retry_base_s: float = Field(
+        default=5.0, gt=0, description="first wait after a transient error; doubles each time"
+    )
+    retry_max_s: float = Field(default=300.0, gt=0, description="longest wait between attempts")
+    sweep_interval_s: float = Field(
+        default=5.0, gt=0, description="between looks for due and lost jobs"
+    )
+    republish_after_s: float = Field(
+        default=30.0, gt=0, description="age at which a published job may count as lost"
+    )
+    task_time_limit_s: int = Field(
+        default=900, gt=0, description="a process is killed that takes longer over one job"
+    )
+    visibility_timeout_s: int = Field(
+        default=1800, gt=0, description="the broker delivers an unacknowledged task again"
+    )
     cam_policy: CamPolicy = Field(
         default="all", description="which Grad-CAM maps are kept: some jurisdictions allow none"
     )
@@ -85,15 +101,15 @@ class WorkerSettings(_Section):
 class GatewaySettings(_Section):
     """The HTTP side."""
 
-    host: str = "127.0.0.1"
-    port: int = Field(default=8080, ge=0, le=65535)
-    max_images_per_study: int = Field(default=2000, ge=1)
-    max_body_bytes: int = Field(default=2 * 2**20, gt=0)
+    host: str = Field(default="127.0.0.1", description="address to listen on")
+    port: int = Field(default=8080, ge=0, le=65535, description="0: any free port")
+    max_images_per_study: int = Field(default=2000, ge=1, description="in one request")
+    max_body_bytes: int = Field(default=2 * 2**20, gt=0, description="of one request")
     allowed_uri_prefixes: tuple[str, ...] = Field(
         default=("s3://",), description="only objects below one of these may be asked for"
     )
     render_threads: int = Field(default=2, ge=1, description="concurrent overlay renderings")
-    overlay_max_side: int = Field(default=1024, ge=64)
+    overlay_max_side: int = Field(default=1024, ge=64, description="of a PNG overlay, pixels")
 
 
 class Settings(BaseSettings):
@@ -103,12 +119,22 @@ class Settings(BaseSettings):
         env_prefix="HILUM_", env_nested_delimiter="__", extra="ignore", frozen=True
     )
 
-    database_url: str = Field(default="sqlite:///var/hilum.db")
-    broker_url: SecretStr = Field(default=SecretStr("redis://127.0.0.1:6379/0"))
-    model_uri: str = "models/demo"
-    engine: Literal["onnxruntime"] = "onnxruntime"
-    cache_dir: Path = Path("var/cache")
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    database_url: str = Field(
+        default="sqlite:///var/hilum.db", description="sqlite:///FILE or postgresql://…"
+    )
+    broker_url: SecretStr = Field(
+        default=SecretStr("redis://127.0.0.1:6379/0"), description="Redis or Valkey"
+    )
+    model_uri: str = Field(
+        default="models/demo", description="model package: folder, archive or s3://…"
+    )
+    engine: Literal["onnxruntime"] = Field(default="onnxruntime", description="what runs the graph")
+    cache_dir: Path = Field(
+        default=Path("var/cache"), description="fetched model packages; no patient data"
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        default="INFO", description="DEBUG also shows tracebacks on the command line"
+    )
     s3: S3Settings = S3Settings()
     limits: Limits = Limits()
     worker: WorkerSettings = WorkerSettings()
