@@ -1,0 +1,92 @@
+"""From line integrals to a film: exposure, scatter, blur, noise, tone curve, collimation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from trainer.synthetic.anatomy import VOXEL_MM
+
+Float32Array = npt.NDArray[np.float32]
+BITS = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Field:
+    """The collimated part of the detector grid ``[X, Z]``, half-open, in voxels."""
+
+    x0: int
+    x1: int
+    z0: int
+    z1: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Film:
+    """A film for presentation: larger is brighter (MONOCHROME2)."""
+
+    pixels: npt.NDArray[np.uint16]  # [H, W], 0 … 4095
+    field: Field
+    pixel_mm: float
+
+
+def collimate(lungs: npt.NDArray[np.bool_], rng: np.random.Generator) -> Field:
+    """A field around the shadow of the ``lungs`` ``[X, Z]``, as a radiographer would set it."""
+    x, z = np.nonzero(lungs)
+    left, right, feet, head = rng.uniform((5, 5, 15, 8), (45, 45, 80, 45)) / VOXEL_MM
+    return Field(
+        x0=max(0, int(x.min() - left)),
+        x1=min(lungs.shape[0], int(x.max() + right)),
+        z0=max(0, int(z.min() - feet)),
+        z1=min(lungs.shape[1], int(z.max() + head)),
+    )
+
+
+def expose(
+    integrals: Float32Array,
+    field: Field,
+    rng: np.random.Generator,
+    *,
+    side: int,
+) -> Film:
+    """A film of ``integrals`` ``[X, Z]`` within ``field``; its long side has ``side`` pixels.
+
+    Everything is drawn anew for each film, with or without findings. The projection is parallel,
+    from back to front (PA): the patient's right is on the left of the image, the head is up.
+    """
+    inside = integrals[field.x0 : field.x1, field.z0 : field.z1]
+    image = inside.T[::-1]  # rows from the head down, columns from the patient's right to left
+    zoom = side / max(image.shape)
+    image = ndimage.zoom(image, zoom, order=1, grid_mode=True, mode="nearest")
+    primary = np.exp(-image)
+    scatter = ndimage.gaussian_filter(primary, side * rng.uniform(0.04, 0.09))
+    primary = primary + scatter * rng.uniform(0.15, 0.5)
+    primary = ndimage.gaussian_filter(primary, rng.uniform(0.3, 0.9))
+    # Quanta in the darkest parts; the mediastinum gets a few per cent of that.
+    quanta = np.exp(rng.uniform(np.log(4e3), np.log(6e4))) / np.percentile(primary, 99)
+    detected = rng.poisson(np.maximum(primary * quanta, 1e-6)).astype(np.float32)
+    density = -np.log(np.maximum(detected, 1) / quanta)
+    low, high = np.percentile(density, (rng.uniform(0.2, 2), rng.uniform(98.5, 99.9)))
+    tone = np.clip((density - low) / (high - low), 0, 1) ** rng.uniform(0.75, 1.35)
+    pixels = np.rint(tone * (2**BITS - 1)).astype(np.uint16)
+    return Film(pixels=pixels, field=field, pixel_mm=VOXEL_MM / zoom)
+
+
+def box_of(
+    change: npt.NDArray[np.floating], film: Film, *, share: float = 0.25
+) -> tuple[float, float, float, float] | None:
+    """The box x0, y0, x1, y1 on ``film`` of where ``|change|`` ``[X, Z]`` reaches ``share`` of
+    its maximum; ``None`` if collimation has cut it off."""
+    field = film.field
+    seen = np.abs(change)[field.x0 : field.x1, field.z0 : field.z1]
+    if seen.max() < 0.5 * np.abs(change).max():
+        return None
+    x, z = np.nonzero(seen >= share * seen.max())
+    scale = VOXEL_MM / film.pixel_mm
+    depth = field.z1 - field.z0
+    box = (x.min(), depth - 1 - z.max(), x.max() + 1, depth - z.min())
+    x0, y0, x1, y1 = (float(n * scale) for n in box)
+    return x0, y0, x1, y1

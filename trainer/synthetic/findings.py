@@ -1,0 +1,163 @@
+"""Findings put into a chest, as additions to its line integrals.
+
+Projection is linear: the film of a chest with a finding is the film of the chest plus the
+projection of what the finding changes. Each function returns that change, ``[X, Z]`` in
+attenuation × mm on the detector grid (positive: whiter), or ``None`` where the anatomy leaves no
+room for it. Shapes, sides and sizes are drawn from ``rng``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+from scipy.special import expit
+
+from trainer.synthetic.anatomy import (
+    COARSE,
+    HEART,
+    LUNG_LEFT,
+    LUNG_RIGHT,
+    VOXEL_MM,
+    WATER_PER_MM,
+    Anatomy,
+)
+
+Float32Array = npt.NDArray[np.float32]
+BoolArray = npt.NDArray[np.bool_]
+Insert = Callable[[Anatomy, np.random.Generator], Float32Array | None]
+
+_TISSUE = 1.03 * WATER_PER_MM  # per mm
+_COARSE_MM = VOXEL_MM * COARSE
+
+
+def heart(
+    chest: Anatomy, factor: float, rng: np.random.Generator
+) -> tuple[Float32Array, BoolArray]:
+    """The heart enlarged by ``factor`` >= 1 across, at the cost of lung and fat, and its
+    silhouette ``[X, Z]``."""
+    mask = chest.organs == HEART
+    where = np.argwhere(mask)
+    # The left ventricle grows to the left and down, and less towards the back.
+    anchor = where.mean(axis=0) - np.array([0.15, 0, -0.2]) * np.ptp(where, axis=0)
+    factors = np.array([factor, 1 + 0.6 * (factor - 1), 1 + 0.7 * (factor - 1)])
+    factors = factors * rng.uniform(0.97, 1.03, 3)
+    scaled = (
+        ndimage.affine_transform(
+            mask.astype(np.float32), 1 / factors, anchor - anchor / factors, order=1
+        )
+        > 0.5
+    )
+    # Never in the place of the air around the patient; what is denser stays.
+    room = chest.lungs | (chest.coarse > 0.7 * WATER_PER_MM)
+    enlarged = mask | (scaled & room)
+    change = np.where(enlarged & ~mask, np.maximum(_TISSUE - chest.coarse, 0), 0)
+    silhouette = enlarged.any(axis=1)
+    return _project(change), silhouette.repeat(COARSE, axis=0).repeat(COARSE, axis=1)
+
+
+def effusion(chest: Anatomy, rng: np.random.Generator) -> Float32Array | None:
+    """Fluid in the dependent pleural space, with a meniscus rising to the lateral wall."""
+    side = _side(chest, rng)
+    if side is None:
+        return None
+    mask, outward = side
+    x, _, z = np.nonzero(mask)
+    lateral = np.where(outward > 0, x.max() - x, x - x.min()) * _COARSE_MM
+    height = (z - z.min()) * _COARSE_MM
+    rise = rng.uniform(25, 60) * np.exp(-lateral / rng.uniform(12, 30))
+    level = np.quantile(height - rise, rng.uniform(0.10, 0.35))
+    filled = np.zeros(mask.shape, dtype=np.float32)
+    filled[mask] = expit((level - height + rise) / 3.0)
+    return _project(filled * np.maximum(_TISSUE - chest.coarse, 0))
+
+
+def pneumothorax(chest: Anatomy, rng: np.random.Generator) -> Float32Array | None:
+    """Air between the chest wall and a retracted lung, widest at the apex, with its pleural
+    line; the lung that is left is a little denser."""
+    side = _side(chest, rng)
+    if side is None:
+        return None
+    mask, outward = side
+    x = np.nonzero(mask)[0]
+    z = np.nonzero(mask)[2]
+    # The lung falls away from the lateral wall and the apex, not from the mediastinum: below
+    # the apex, what lies on the medial side is no wall.
+    wall = ~mask
+    inner = (np.ptp(x) * 2) // 5
+    medial = slice(None, x.min() + inner) if outward > 0 else slice(x.max() - inner, None)
+    wall[medial, :, : z.max() - np.ptp(z) // 6] = False
+    depth = ndimage.distance_transform_edt(~wall) * _COARSE_MM
+    up = np.clip((np.arange(mask.shape[2]) - z.min()) / max(1, np.ptp(z)), 0, 1)
+    rim = rng.uniform(14, 38) * (0.25 + 0.75 * up ** rng.uniform(0.7, 1.6))
+    air = mask & (depth < rim)
+    line = mask & (depth >= rim) & (depth < rim + 1.2 * _COARSE_MM)
+    rest = mask & ~air & ~line
+    change = np.where(air, -chest.coarse, 0)
+    change += np.where(line, rng.uniform(0.35, 0.6) * _TISSUE, 0)
+    change += np.where(rest, rng.uniform(0.03, 0.12) * WATER_PER_MM, 0)
+    return _project(change)
+
+
+def nodule(chest: Anatomy, rng: np.random.Generator) -> Float32Array | None:
+    """A round or lobulated soft-tissue nodule or mass, 14 to 52 mm wide, within a lung."""
+    radius = float(np.exp(rng.uniform(np.log(7), np.log(26))))
+    # A large mass may touch the pleura, a small nodule lies free.
+    room = np.argwhere(chest.lung_depth > min(radius * 0.9, 0.8 * float(chest.lung_depth.max())))
+    centre = room[rng.integers(len(room))] * COARSE + rng.uniform(0, COARSE, 3)
+    width, height = chest.attenuation.shape[0], chest.attenuation.shape[2]
+    x, z = np.ogrid[:width, :height]
+    dx = (x - centre[0]) * VOXEL_MM
+    dz = (z - centre[2]) * VOXEL_MM
+    angle = np.arctan2(dz, dx)
+    edge = np.full(angle.shape, radius)
+    for order in (2, 3, 4, 5):
+        edge += radius * rng.normal(0, 0.05) * np.cos(order * angle + rng.uniform(0, 2 * np.pi))
+    # The chord of a ball of the local radius.
+    chord = 2 * np.sqrt(np.maximum(edge**2 - dx**2 - dz**2, 0))
+    contrast = rng.uniform(0.75, 1.0) * _TISSUE
+    return np.asarray(chord * contrast, dtype=np.float32)
+
+
+def consolidation(chest: Anatomy, rng: np.random.Generator) -> Float32Array | None:
+    """A patchy, ill-defined opacity of 45 to 110 mm within one lung."""
+    side = _side(chest, rng)
+    if side is None:
+        return None
+    mask, _ = side
+    places = np.argwhere(mask)
+    centre = places[rng.integers(len(places))]
+    radii = rng.uniform(22, 48, 3) / _COARSE_MM
+    grid = np.ogrid[tuple(slice(0, n) for n in mask.shape)]
+    terms = zip(grid, centre, radii, strict=True)
+    away = sum(((axis - c) / r) ** 2 for axis, c, r in terms)
+    noise = ndimage.gaussian_filter(
+        rng.standard_normal(mask.shape).astype(np.float32), 7 / _COARSE_MM
+    )
+    noise /= noise.std()
+    fill = expit(4 * (0.8 + 0.35 * noise - away))
+    fill = np.where(mask, fill, 0) * rng.uniform(0.55, 0.95)
+    return _project(fill * np.maximum(_TISSUE - chest.coarse, 0))
+
+
+INSERTS: dict[str, Insert] = {
+    "Effusion": effusion,
+    "Pneumothorax": pneumothorax,
+    "Nodule/Mass": nodule,
+    "Consolidation": consolidation,
+}
+
+
+def _side(anatomy: Anatomy, rng: np.random.Generator) -> tuple[BoolArray, int] | None:
+    """One lung and the direction of its lateral wall along x."""
+    organ, outward = ((LUNG_LEFT, 1), (LUNG_RIGHT, -1))[int(rng.integers(2))]
+    mask: BoolArray = anatomy.organs == organ
+    return (mask, outward) if mask.any() else None
+
+
+def _project(change: npt.NDArray[np.floating]) -> Float32Array:
+    """Sum ``[X/2, Y/2, Z/2]`` along the beam (y) and bring it to the detector grid ``[X, Z]``."""
+    summed = change.sum(axis=1, dtype=np.float32) * np.float32(_COARSE_MM)
+    return np.asarray(ndimage.zoom(summed, COARSE, order=1, grid_mode=True, mode="nearest"))
