@@ -72,6 +72,23 @@ class MissingExtraError(PermanentError):
     next_step = "Install the extra named above."
 
 
+# --- hilum itself -------------------------------------------------------------------------
+
+
+class UnexpectedError(PermanentError):
+    """A mistake in hilum met one image; the others are not touched by it."""
+
+    code = "internal.unexpected"
+    next_step = "Report this to hilum's maintainers with the place named above."
+
+
+class OutOfMemoryError(TransientError):
+    """The machine had no memory left for one image."""
+
+    code = "internal.out_of_memory"
+    next_step = "Give the process more memory, or lower HILUM_LIMITS__MAX_PIXELS."
+
+
 # --- storage ------------------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -23,16 +24,20 @@ GRAPH = "model.onnx"
 CARD = "MODEL_CARD.md"
 METRICS = "metrics.json"
 GOLDEN = "golden.npz"
+NOTICE: Final = "demonstration only, not for clinical use"
 REQUIRED_FILES = (GRAPH, CARD, METRICS, GOLDEN)
 
 # Side of the Grad-CAM grid of each backbone at its native input size.
 BACKBONES = ("alexnet", "resnet18", "resnet50", "resnet152", "inception_v3")
 
+# Relative, with slashes, nothing hidden, nothing that leads out of the package.
+_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
+
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Calibration(_Frozen):
@@ -114,7 +119,7 @@ class Manifest(_Frozen):
 
     @model_validator(mode="after")
     def _consistent(self) -> Manifest:
-        labels = self.label_set.labels
+        labels = self.label_set.as_schema.labels
         if self.backbone not in BACKBONES:
             known = ", ".join(BACKBONES)
             # Not a ValueError: pydantic lets it through with its own code.
@@ -129,9 +134,14 @@ class Manifest(_Frozen):
         if missing:
             raise ValueError(f"files lacks {', '.join(sorted(missing))}")
         for name in self.files:
-            if name.startswith(("/", "\\")) or ".." in name.split("/") or "\\" in name:
-                raise ValueError("a file of the package lies outside it")
+            if not _FILE_NAME.fullmatch(name):
+                raise ValueError("a file of the package has a name that is not portable")
         return self
+
+    @property
+    def notice(self) -> str | None:
+        """What must stand wherever a number of this model is shown; ``None``: nothing."""
+        return NOTICE if self.demonstration_only else None
 
     def canonical(self) -> bytes:
         """The bytes whose sha256 is the package's digest."""

@@ -13,17 +13,9 @@ from hilum.db.connection import insert_or_ignore
 from hilum.db.models import RegisteredModel
 from hilum.db.models import get as get_model
 from hilum.db.tables import findings, results
+from hilum.findings import Finding
 
 Float32Array = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """A label at or above its operating point."""
-
-    label: str
-    probability: float
-    threshold: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +60,11 @@ class StoredResult(NewResult):
 
 
 def save(connection: Connection, *, tenant: str, result: NewResult) -> int:
-    """The id of the row for this result: the new one, or the one that was there before."""
+    """The id of the row for this result: the new one, or the one that was there before.
+
+    Save results in the order of their ``content_sha256`` if there are several in a transaction:
+    two transactions that meet on the same rows then wait for each other instead of deadlocking.
+    """
     row = {
         "tenant": tenant,
         "sop_instance_uid": result.sop_instance_uid,
@@ -110,7 +106,8 @@ def get(connection: Connection, result_id: int) -> StoredResult | None:
         return None
     model = get_model(connection, row.model_id)
     assert model is not None  # a foreign key
-    found = connection.execute(select(findings).where(findings.c.result_id == result_id))
+    found = connection.execute(select(findings).where(findings.c.result_id == result_id)).all()
+    labels = model.manifest.label_set.labels
     return StoredResult(
         id=row.id,
         model=model,
@@ -125,7 +122,8 @@ def get(connection: Connection, result_id: int) -> StoredResult | None:
         raw=_float32(row.raw),
         probability=_float32(row.probability),
         findings=tuple(
-            Finding(label=f.label, probability=f.probability, threshold=f.threshold) for f in found
+            Finding(label=f.label, probability=f.probability, threshold=f.threshold)
+            for f in sorted(found, key=lambda f: labels.index(f.label))
         ),
         cam=_grids(row.cam, len(row.cam_labels), model.manifest.cam_grid),
         cam_labels=tuple(row.cam_labels),

@@ -1,0 +1,155 @@
+"""The command ``hilum``: finds its sub-commands, and turns every failure into plain words.
+
+Exit codes: 0 done; 2 wrong use, or nothing could be done (a typed error says why); 3 done in
+part (see each command); 70 a mistake in hilum; 130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Final
+
+import click
+
+from hilum.errors import HilumError, MissingExtraError
+
+EXIT_USAGE: Final = 2
+EXIT_PARTLY: Final = 3
+EXIT_SOFTWARE: Final = 70  # sysexits.h EX_SOFTWARE
+EXIT_INTERRUPTED: Final = 130  # 128 + SIGINT
+EXIT_PIPE: Final = 141  # 128 + SIGPIPE: the reader went away
+
+# For `hilum --help`, which must not import the commands: some are not even installed.
+_SUMMARIES: Final = {
+    "score": "Score chest films from files, folders or S3.",
+    "package": "Verify, inspect and pack model packages.",
+    "db": "Create and upgrade the SQL schema.",
+    "keys": "Manage the API keys of the gateway.",
+    "demo": "Start the whole system on this machine.",
+    "settings": "Show the settings in force.",
+    "worker": "Run an inference worker.",
+    "gateway": "Run the HTTP gateway.",
+    "train": "Train a model.",
+    "cohort": "Generate the synthetic cohort.",
+    "export": "Make a model package from a checkpoint.",
+}
+_EXTRAS: Final = {"worker": "serve", "gateway": "serve", "demo": "serve,embedded"} | dict.fromkeys(
+    ("train", "cohort", "export"), "train"
+)
+
+
+class _ReaderGone(Exception):  # noqa: N818 - not an error: `| head` has read enough
+    """Whoever read stdout has closed it."""
+
+
+class HilumGroup(click.Group):
+    """A click group whose commands are the entry points of one group, imported when used."""
+
+    def __init__(self, *, entry_point_group: str, **extra: Any) -> None:
+        super().__init__(**extra)
+        self._entry_point_group = entry_point_group
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names only, from the installed metadata."""
+        return sorted(self._found())
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the command.
+
+        Raises:
+            MissingExtraError: it needs something that is not installed.
+        """
+        point = self._found().get(cmd_name)
+        if point is None:
+            return None
+        try:
+            command: click.Command = point.load()
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.partition(".")[0] in _own_packages():
+                raise
+            extra = _EXTRAS.get(cmd_name, "serve")
+            raise MissingExtraError(
+                f"`hilum {cmd_name}` needs {error.name}: install `hilum[{extra}]`."
+            ) from None
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The command list of ``--help``, without importing any."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, _SUMMARIES.get(name, "")) for name in self._found()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command, with a closed pipe kept from click, which would exit 1 for it."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise _ReaderGone from None
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run, and exit the process with the code that tells how it went."""
+        extra["standalone_mode"] = False
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            # A file name that the terminal's encoding lacks must not end a run.
+            sys.stdout.reconfigure(errors="backslashreplace")
+        try:
+            code = super().main(*args, **extra)
+            sys.stdout.flush()  # a reader that went away is noticed here, not at interpreter exit
+        except HilumError as error:
+            show_error(error)
+            code = EXIT_USAGE
+        except click.ClickException as error:
+            error.show()
+            code = error.exit_code
+        except click.Abort:
+            click.echo("Stopped.", err=True)
+            code = EXIT_INTERRUPTED
+        except (_ReaderGone, BrokenPipeError):
+            # The interpreter would flush stdout once more and complain.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            code = EXIT_PIPE
+        except Exception as error:
+            if _debugging():
+                raise
+            click.echo(
+                f"hilum made a mistake ({type(error).__name__}). This is a bug: please report it, "
+                "with what HILUM_LOG_LEVEL=DEBUG shows.",
+                err=True,
+            )
+            code = EXIT_SOFTWARE
+        sys.exit(code if isinstance(code, int) else 0)
+
+    def _found(self) -> dict[str, EntryPoint]:
+        points = entry_points(group=self._entry_point_group)
+        return {point.name: point for point in sorted(points, key=lambda point: point.name)}
+
+
+def show_error(error: HilumError) -> None:
+    """Code, what is wrong, what to do next, on stderr."""
+    body = error.body()
+    click.echo(f"Error [{body['code']}]: {body['detail']}\n{body['next_step']}", err=True)
+
+
+def _own_packages() -> set[str]:
+    return {"hilum", "worker", "api_gateway", "trainer", "export"}
+
+
+def _debugging() -> bool:
+    from hilum import settings  # noqa: PLC0415 - only once something has gone wrong
+
+    try:
+        return settings.load().log_level == "DEBUG"
+    except HilumError:
+        return False
+
+
+@click.group(
+    cls=HilumGroup,
+    entry_point_group="hilum.commands",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+@click.version_option(package_name="hilum", message="hilum %(version)s")
+def main() -> None:
+    """Chest X-ray inference that a hospital can put into production."""

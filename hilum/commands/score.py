@@ -1,0 +1,163 @@
+"""``hilum score``: the pipeline on files, folders and S3 prefixes, with no service running."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from itertools import chain, islice
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from hilum import settings
+from hilum.cli import EXIT_PARTLY
+from hilum.commands.overlays import PREVIEW_SIDE, Overlays
+from hilum.commands.score_report import (
+    JsonReport,
+    Report,
+    Status,
+    TextReport,
+    printable,
+    status_of,
+    summary,
+)
+from hilum.engines.loading import open_engine
+from hilum.errors import HilumError, ObjectMissingError
+from hilum.machine import usable_cores
+from hilum.package_io import load
+from hilum.scoring import Scorer
+from hilum.storage import ObjectStore, open_store
+from hilum.streaming import Source, stream
+
+
+@click.command()
+@click.argument("paths", nargs=-1, required=True, metavar="PATH|s3://… …")
+@click.option("--model", metavar="PATH|s3://…", help="Model package; default HILUM_MODEL_URI.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line and image.")
+@click.option(
+    "--overlay-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Write the Grad-CAM map of each finding over its film, as PNG, into this folder.",
+)
+@click.option(
+    "--overlay-label",
+    multiple=True,
+    metavar="LABEL",
+    help="Write the map of this label whether found or not; repeatable. Needs --overlay-dir.",
+)
+@click.pass_context
+def score(
+    context: click.Context,
+    *,
+    paths: tuple[str, ...],
+    model: str | None,
+    as_json: bool,
+    overlay_dir: Path | None,
+    overlay_label: tuple[str, ...],
+) -> None:
+    """Score DICOM chest films: files, folders (with all below), s3:// objects or prefixes.
+
+    Exit 0: all were scored; 3: some were refused or failed, each with its error; 2: wrong use,
+    or nothing could be scored at all (nothing found, no model).
+    """
+    if overlay_label and overlay_dir is None:
+        raise click.UsageError("--overlay-label needs --overlay-dir.")
+    try:
+        counts = _run(paths, model, as_json, overlay_dir, overlay_label)
+    except HilumError as error:
+        if as_json:
+            click.echo(json.dumps({"error": error.body()}))
+        raise
+    context.exit(0 if set(counts) == {"scored"} else EXIT_PARTLY)
+
+
+def _run(
+    paths: tuple[str, ...],
+    model: str | None,
+    as_json: bool,
+    overlay_dir: Path | None,
+    overlay_label: tuple[str, ...],
+) -> Counter[Status]:
+    """Score everything and show it as it comes; how many ended how."""
+    config = settings.load()
+    store = open_store(config.s3, config.limits, allow_local=True)
+    found, many = _find(paths, store)
+    package = load(model or config.model_uri, store=store, cache_dir=config.cache_dir)
+    overlays = Overlays(overlay_dir, overlay_label, package.manifest) if overlay_dir else None
+    scorer = Scorer(
+        package,
+        open_engine(package, config),
+        config.limits,
+        preview_side=PREVIEW_SIDE if overlays else None,
+    )
+    report: Report = JsonReport(scorer, _say) if as_json else TextReport(scorer, _say, many=many)
+    sources = (Source(key=uri, read=partial(store.read, uri)) for uri in found)
+    counts: Counter[Status] = Counter()
+    with _progress(paths, store, shown=many and sys.stderr.isatty()) as advance:
+        for outcome in stream(
+            scorer, sources, batch_size=config.worker.batch_size, threads=usable_cores()
+        ):
+            files = overlays.write(outcome.key, outcome.result) if overlays else []
+            report.show(outcome.key, outcome.result, files)
+            counts[status_of(outcome.result)] += 1
+            advance()
+    if many:
+        click.echo(summary(counts), err=True)
+    return counts
+
+
+def _find(paths: tuple[str, ...], store: ObjectStore) -> tuple[Iterator[str], bool]:
+    """The addresses of all objects below ``paths``, listed as they are used, and whether there
+    is more than one.
+
+    Raises:
+        ObjectMissingError: there is none.
+    """
+    for path in paths:
+        if "://" not in path and not Path(path).exists():
+            raise ObjectMissingError(
+                f"There is no file or folder {printable(path)}.", next_step="Check the path."
+            )
+    rest = chain.from_iterable(store.iter_uris(path) for path in paths)
+    first = list(islice(rest, 2))
+    if not first:
+        raise ObjectMissingError(
+            "There is no object at that address.", next_step="Check the bucket and prefix, or path."
+        )
+    return chain(first, rest), len(first) > 1
+
+
+@contextmanager
+def _progress(
+    paths: tuple[str, ...], store: ObjectStore, *, shown: bool
+) -> Iterator[Callable[[], None]]:
+    """A progress bar on stderr; yields what moves it on by one image."""
+    if not shown:
+        yield lambda: None
+        return
+    # Counting files is quick; counting objects of S3 would cost a request for every thousand.
+    local = not any(path.startswith("s3://") for path in paths)
+    total = sum(1 for path in paths for _ in store.iter_uris(path)) if local else None
+    # Results on the same terminal go above the bar; results in a pipe are left alone.
+    with Progress(
+        TextColumn("scoring"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        redirect_stdout=sys.stdout.isatty(),
+    ) as bar:
+        task = bar.add_task("scoring", total=total)
+        yield lambda: bar.advance(task)
+
+
+def _say(line: str) -> None:
+    """One line of results, now: the reader may be waiting for it, or be gone."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()

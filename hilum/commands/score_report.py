@@ -1,0 +1,155 @@
+"""How ``hilum score`` says what it found: JSON lines for programs, text for people."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Literal, Protocol
+
+from hilum.errors import HilumError
+from hilum.package import Manifest
+from hilum.scoring import Score, Scorer
+
+Status = Literal["scored", "refused", "failed"]
+Echo = Callable[[str], None]
+
+
+def status_of(result: Score | HilumError) -> Status:
+    """``refused``: this image will not be scored by this model; ``failed``: it may be later."""
+    if isinstance(result, Score):
+        return "scored"
+    return "failed" if result.transient or result.code.startswith("internal.") else "refused"
+
+
+# The keys of a scored image, so that every line has the same ones.
+_NOT_SCORED: Final[dict[str, Any]] = {
+    "sop_instance_uid": None,
+    "content_sha256": None,
+    "rows": None,
+    "columns": None,
+    "probabilities": None,
+    "findings": [],
+    "flags": [],
+}
+
+
+class Report(Protocol):
+    """Shows results one by one as they come, and nothing else."""
+
+    def show(self, source: str, result: Score | HilumError, overlays: Sequence[str]) -> None:
+        """One image: its address, how it ended, and the overlay files written for it."""
+        ...
+
+
+class JsonReport:
+    """One JSON object a line and image; the keys are described in ``docs/cli.md``."""
+
+    def __init__(self, scorer: Scorer, echo: Echo) -> None:
+        manifest = scorer.package.manifest
+        self._labels = manifest.label_set.labels
+        self._echo = echo
+        self._always = {
+            "model": {
+                "name": manifest.name,
+                "version": manifest.version,
+                "digest": manifest.digest,
+                "demonstration_only": manifest.demonstration_only,
+            },
+            "engine": scorer.engine.name,
+            "notice": manifest.notice,
+        }
+
+    def show(self, source: str, result: Score | HilumError, overlays: Sequence[str]) -> None:
+        """See :class:`Report`."""
+        document: dict[str, Any] = {"source": source, "status": status_of(result)}
+        if isinstance(result, Score):
+            document |= self._scored(result) | {"error": None}
+        else:
+            document |= _NOT_SCORED | {"error": result.body()}
+        self._echo(json.dumps(document | {"overlays": list(overlays)} | self._always))
+
+    def _scored(self, score: Score) -> dict[str, Any]:
+        return {
+            "sop_instance_uid": score.sop_instance_uid,
+            "content_sha256": score.content_sha256.hex(),
+            "rows": score.rows,
+            "columns": score.columns,
+            "probabilities": {
+                label: _rounded(p)
+                for label, p in zip(self._labels, score.probability.tolist(), strict=True)
+            },
+            "findings": [
+                {
+                    "label": finding.label,
+                    "probability": _rounded(finding.probability),
+                    "threshold": finding.threshold,
+                }
+                for finding in score.findings
+            ],
+            "flags": list(score.flags),
+        }
+
+
+class TextReport:
+    """For the terminal: a table of all labels for one image, or a line each for many."""
+
+    def __init__(self, scorer: Scorer, echo: Echo, *, many: bool) -> None:
+        self._manifest = scorer.package.manifest
+        self._engine = scorer.engine.name
+        self._echo = echo
+        self._many = many
+        if self._manifest.notice:
+            echo(f"*** {self._manifest.notice} ***")
+
+    def show(self, source: str, result: Score | HilumError, overlays: Sequence[str]) -> None:
+        """See :class:`Report`."""
+        name = printable(source)
+        if isinstance(result, HilumError):
+            body = result.body()
+            self._echo(f"{name}: {status_of(result)} [{body['code']}] {body['detail']}")
+            if not self._many:
+                self._echo(body["next_step"])
+        elif self._many:
+            found = ", ".join(f"{f.label} {f.probability:.2f}" for f in result.findings)
+            flags = f" ({', '.join(result.flags)})" if result.flags else ""
+            self._echo(f"{name}: {found or 'no finding'}{flags}")
+        else:
+            self._echo("\n".join([name, *self._table(result, self._manifest)]))
+            for overlay in overlays:
+                self._echo(f"overlay: {printable(overlay)}")
+
+    def _table(self, score: Score, manifest: Manifest) -> list[str]:
+        found = {finding.label for finding in score.findings}
+        width = max(len(label) for label in manifest.label_set.labels)
+        lines = [f"    {'label':<{width}}  probability  threshold"]
+        for label, p in zip(manifest.label_set.labels, score.probability.tolist(), strict=True):
+            mark = "->" if label in found else "  "
+            threshold = manifest.operating_points[label].threshold
+            lines.append(f" {mark} {label:<{width}}  {p:11.3f}  {threshold:9.3f}")
+        if score.flags:
+            lines.append(f"flags: {', '.join(score.flags)}")
+        lines.append(f"model: {manifest.name} {manifest.version} {manifest.digest}")
+        lines.append(f"engine: {self._engine}")
+        return lines
+
+
+def summary(counts: Counter[Status]) -> str:
+    """For example ``12 scored, 2 refused``."""
+    ended: tuple[Status, ...] = ("scored", "refused", "failed")
+    return ", ".join(f"{counts[status]} {status}" for status in ended if counts[status])
+
+
+def printable(text: str) -> str:
+    """``text`` as a terminal can show it: file names may hold any bytes, escape codes too."""
+    decoded = os.fsencode(text).decode(errors="replace")
+    return "".join(
+        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}"
+        for character in decoded
+    )
+
+
+def _rounded(probability: float) -> float:
+    """Six decimals: float32 has no more, and its exact decimal form only looks precise."""
+    return round(probability, 6)

@@ -1,0 +1,97 @@
+"""Open the engine that the settings ask for, and let it prove itself before anyone uses it."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from hilum.engines import Engine
+from hilum.errors import EngineFailedError, GoldenCheckError, PackageSchemaError
+from hilum.package import GOLDEN, Manifest
+from hilum.package_io import Package
+from hilum.settings import Settings
+
+_MAX_GOLDEN_BYTES: Final = 256 * 2**20  # inflated; numpy would trust the file's own word
+
+
+def open_engine(package: Package, settings: Settings) -> Engine:
+    """The engine for ``package``, after it has reproduced the package's golden outputs.
+
+    Raises:
+        MissingExtraError: the engine's runtime is not installed.
+        PackageError, PackageSchemaError: the graph or the golden file is not usable.
+        GoldenCheckError: this machine computes something else than the exporting one did.
+    """
+    from hilum.engines.onnxruntime import OnnxRuntimeEngine  # noqa: PLC0415 - only the one asked for
+
+    engine = OnnxRuntimeEngine(package, settings.worker.engine_threads)
+    check_golden(engine, package)
+    return engine
+
+
+def check_golden(engine: Engine, package: Package) -> None:
+    """Run the package's golden images and compare with the outputs recorded at export.
+
+    Passes if |Δprobability| ≤ t and |Δcam| ≤ t · max(cam), with t the manifest's
+    ``golden_tolerance``, for every image, label and cell.
+
+    Raises:
+        GoldenCheckError: some value differs by more, is not a number, or the run fails.
+        PackageSchemaError: ``golden.npz`` does not fit the manifest.
+    """
+    manifest = package.manifest
+    golden = _read_golden(package)
+    try:
+        output = engine.run(golden["image"])
+    except EngineFailedError as error:
+        raise GoldenCheckError(f"The golden images could not be run: {error.detail}") from None
+    tolerance = manifest.golden_tolerance
+    for name, found in (("probability", output.probability), ("cam", output.cam)):
+        expected = golden[name]
+        allowed = tolerance * (1.0 if name == "probability" else float(expected.max()))
+        if found.shape != expected.shape:
+            raise GoldenCheckError(f"{name} has shape {found.shape}, recorded {expected.shape}.")
+        difference = float(np.abs(found - expected).max())
+        if not difference <= allowed:  # so that NaN fails too
+            raise GoldenCheckError(
+                f"{name} differs by {difference:.3g} from the recorded; {allowed:.3g} is allowed."
+            )
+
+
+def _read_golden(package: Package) -> dict[str, npt.NDArray[Any]]:
+    data = package.read(GOLDEN)
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > _MAX_GOLDEN_BYTES:
+                raise PackageSchemaError(f"{GOLDEN} inflates to over {_MAX_GOLDEN_BYTES} bytes.")
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            golden = {name: arrays[name] for name in arrays.files}
+    except (zipfile.BadZipFile, ValueError, OSError, EOFError) as error:
+        raise PackageSchemaError(f"{GOLDEN} cannot be read ({type(error).__name__}).") from None
+    _check_shapes(golden, package.manifest)
+    return golden
+
+
+def _check_shapes(golden: dict[str, npt.NDArray[Any]], manifest: Manifest) -> None:
+    side, labels = manifest.input.size, len(manifest.label_set.labels)
+    expected: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
+        "image": (np.uint8, (1, side, side)),
+        "probability": (np.float32, (labels,)),
+        "cam": (np.float32, (labels, *manifest.cam_grid)),
+    }
+    if set(golden) != set(expected):
+        raise PackageSchemaError(f"{GOLDEN} must hold exactly {', '.join(sorted(expected))}.")
+    count = len(golden["image"]) if golden["image"].ndim else 0
+    if count == 0:
+        raise PackageSchemaError(f"{GOLDEN} holds no image.")
+    for name, (dtype, shape) in expected.items():
+        array = golden[name]
+        if array.dtype != dtype or array.shape != (count, *shape):
+            raise PackageSchemaError(
+                f"{GOLDEN}: {name} is {array.dtype} {array.shape}; "
+                f"expected {np.dtype(dtype)} {(count, *shape)}."
+            )

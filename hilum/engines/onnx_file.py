@@ -1,0 +1,87 @@
+"""What has to be known of an ONNX file before a runtime opens it.
+
+Reads the protobuf wire format (protobuf.dev/programming-guides/encoding) as far as one question
+needs, so that serving does not depend on the ``onnx`` package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from hilum.errors import PackageError
+
+# Field numbers of onnx.proto3 on the way from ModelProto to a TensorProto's `data_location`,
+# by message. Anything else is skipped over.
+_CHILDREN: Final[dict[str, dict[int, str]]] = {
+    "model": {7: "graph", 20: "training", 25: "function"},
+    "training": {1: "graph", 2: "graph"},
+    "function": {7: "node", 11: "attribute"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
+    "sparse": {1: "tensor", 2: "tensor"},
+    "tensor": {},
+}
+_DATA_LOCATION: Final = 14
+_EXTERNAL_DATA: Final = 13
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+
+
+def has_external_data(model: bytes) -> bool:
+    """Whether any weight of the ONNX ``model`` is to be read from another file.
+
+    Such a file is outside the package's digests, and its path is whatever the graph says.
+
+    Raises:
+        PackageError: ``model`` is not a whole protobuf message.
+    """
+    waiting = [("model", memoryview(model))]
+    while waiting:
+        kind, message = waiting.pop()
+        for field, value in _fields(message):
+            if isinstance(value, memoryview):
+                if kind == "tensor" and field == _EXTERNAL_DATA:
+                    return True
+                if field in _CHILDREN[kind]:
+                    waiting.append((_CHILDREN[kind][field], value))
+            elif kind == "tensor" and field == _DATA_LOCATION and value != 0:
+                return True
+    return False
+
+
+def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+    """Field numbers of one message with their values: integers, or bytes not yet parsed."""
+    at = 0
+    while at < len(message):
+        tag, at = _varint(message, at)
+        field, wire = tag >> 3, tag & 7
+        if wire == _VARINT:
+            value, at = _varint(message, at)
+            yield field, value
+            continue
+        if wire == _BYTES:
+            size, at = _varint(message, at)
+        elif wire in (_FIXED64, _FIXED32):
+            size = 8 if wire == _FIXED64 else 4
+        else:
+            raise PackageError("The graph is not an ONNX file.")
+        if at + size > len(message):
+            raise PackageError("The graph's file is cut short.")
+        if wire == _BYTES:
+            yield field, message[at : at + size]
+        at += size
+
+
+def _varint(message: memoryview, at: int) -> tuple[int, int]:
+    """The variable-length integer at ``at`` and the position behind it."""
+    value = 0
+    for shift in range(0, 70, 7):
+        if at >= len(message):
+            raise PackageError("The graph's file is cut short.")
+        byte = message[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+    raise PackageError("The graph is not an ONNX file.")

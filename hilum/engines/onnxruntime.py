@@ -1,0 +1,98 @@
+"""The ONNX Runtime engine: the default, on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from hilum.engines import EngineOutput
+from hilum.engines.onnx_file import has_external_data
+from hilum.errors import EngineFailedError, MissingExtraError, PackageError, PackageSchemaError
+from hilum.machine import usable_cores
+from hilum.package import GRAPH, Manifest
+from hilum.package_io import Package
+
+_SILENT: Final = 4  # only fatal: ONNX Runtime's own lines would go to the user's terminal
+
+
+class OnnxRuntimeEngine:
+    """A package's graph in ONNX Runtime, on all labels and maps at once.
+
+    Args:
+        package: verified.
+        threads: of one run; 0 takes the cores this process may use (in a container that is
+            fewer than the machine has).
+
+    Raises:
+        MissingExtraError: onnxruntime is not installed.
+        PackageError: the graph is damaged, or its weights lie outside the package's file.
+        PackageSchemaError: its inputs and outputs are not those the manifest promises.
+    """
+
+    name = "onnxruntime-cpu"
+
+    def __init__(self, package: Package, threads: int = 0) -> None:
+        try:
+            import onnxruntime  # noqa: PLC0415 - the core does without it
+        except ImportError:
+            raise MissingExtraError(
+                "The onnxruntime engine needs onnxruntime: install `hilum[serve]`."
+            ) from None
+        graph = package.read(GRAPH)
+        if has_external_data(graph):
+            raise PackageError(f"{GRAPH} keeps weights in another file; export it as one file.")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or usable_cores()
+        options.inter_op_num_threads = 1
+        options.log_severity_level = _SILENT
+        try:
+            self._session = onnxruntime.InferenceSession(
+                graph, options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # its exceptions share no base class
+            raise PackageError(
+                f"ONNX Runtime {onnxruntime.__version__} cannot load {GRAPH} "
+                f"({type(error).__name__})."
+            ) from None
+        _check_signature(self._session, package.manifest)
+
+    def run(self, images: npt.NDArray[np.uint8]) -> EngineOutput:
+        """See :class:`hilum.engines.Engine`."""
+        try:
+            probability, cam = self._session.run(["probability", "cam"], {"image": images})
+        except Exception as error:
+            raise EngineFailedError(
+                f"ONNX Runtime failed on a batch of {len(images)} ({type(error).__name__})."
+            ) from None
+        return EngineOutput(probability=probability, cam=cam)
+
+
+def _check_signature(session: Any, manifest: Manifest) -> None:
+    side, labels = manifest.input.size, len(manifest.label_set.labels)
+    expected = {
+        "input image": ("tensor(uint8)", [1, side, side]),
+        "output probability": ("tensor(float)", [labels]),
+        "output cam": ("tensor(float)", [labels, *manifest.cam_grid]),
+    }
+    found = {f"input {node.name}": node for node in session.get_inputs()} | {
+        f"output {node.name}": node for node in session.get_outputs()
+    }
+    if set(found) != set(expected):
+        raise PackageSchemaError(
+            f"{GRAPH} has {', '.join(sorted(found))}; expected {', '.join(sorted(expected))}."
+        )
+    for name, (dtype, shape) in expected.items():
+        node = found[name]
+        if node.type != dtype or not _batch_of(node.shape, shape):
+            raise PackageSchemaError(
+                f"{GRAPH}: {name} is {node.type} {node.shape}; expected {dtype} ['N', "
+                f"{', '.join(map(str, shape))}]."
+            )
+
+
+def _batch_of(shape: Sequence[int | str | None], one: Sequence[int]) -> bool:
+    """Whether ``shape`` is a free batch dimension before exactly ``one``."""
+    return len(shape) == len(one) + 1 and not isinstance(shape[0], int) and [*shape[1:]] == [*one]

@@ -1,0 +1,120 @@
+"""Objects by URI: ``s3://bucket/key`` and, where it is allowed, files of this machine.
+
+Failures come out as hilum's own errors, whose type says whether another try can help. No text
+of theirs holds a URI: keys may contain patient data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from hilum.errors import InvalidURIError
+from hilum.settings import Limits, S3Settings
+from hilum.storage.backend import Backend, check_size
+from hilum.storage.local import LocalFiles
+from hilum.storage.s3 import S3
+
+__all__ = ["ObjectStore", "open_store"]
+
+
+class ObjectStore:
+    """Reads and writes objects. Safe to share between threads; picklable for ``spawn``."""
+
+    def __init__(self, s3: S3Settings, limits: Limits, *, allow_local: bool) -> None:
+        self._arguments = (s3, limits, allow_local)
+        self._limits = limits
+        self._s3: Backend = S3(s3)
+        self._local: Backend | None = LocalFiles() if allow_local else None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, self._arguments
+
+    def read(self, uri: str, *, max_bytes: int | None = None) -> bytes:
+        """The content of one object.
+
+        Args:
+            uri: ``s3://bucket/key``, or a path or ``file://`` URI where local files are allowed.
+            max_bytes: instead of ``Limits.max_object_bytes``.
+
+        Raises:
+            InvalidURIError: not such a URI, or not allowed here.
+            ObjectMissingError, AccessDeniedError: the store says so.
+            ObjectTooLargeError: said by its declared size before, or by its content during, the
+                transfer.
+            CredentialsRejectedError, StorageUnavailableError: transient.
+        """
+        return b"".join(self._chunks(uri, max_bytes))
+
+    def download(self, uri: str, target: Path, *, max_bytes: int | None = None) -> None:
+        """Like :meth:`read`, into the file ``target``, with no more than a chunk in memory."""
+        with target.open("wb") as file:
+            for chunk in self._chunks(uri, max_bytes):
+                file.write(chunk)
+
+    def iter_uris(self, prefix: str) -> Iterator[str]:
+        """Every object at or below ``prefix``, in a stable order, one at a time.
+
+        ``prefix`` is one object or a folder: ``s3://bucket/a`` means the object ``a`` and those
+        below ``a/``, never ``ab``. Objects whose name, or one of whose folders' names below
+        ``prefix``, begins with a dot are left out. A local folder that cannot be listed is
+        yielded itself, so that reading it says why and the others go on.
+
+        Raises:
+            As :meth:`read`; an address with nothing at it yields nothing.
+        """
+        backend, address = self._resolve(prefix)
+        scheme = "s3://" if backend is self._s3 else ""
+        for found in backend.addresses(address):
+            yield scheme + found
+
+    def write(self, uri: str, data: bytes) -> None:
+        """Put ``data`` at ``uri``, replacing what was there; nothing is ever half written.
+
+        Raises:
+            As :meth:`read`.
+        """
+        backend, address = self._resolve(uri)
+        backend.write(address, data)
+
+    def _chunks(self, uri: str, max_bytes: int | None) -> Iterator[bytes]:
+        backend, address = self._resolve(uri)
+        limit = self._limits.max_object_bytes if max_bytes is None else max_bytes
+        taken = 0
+        for chunk in backend.chunks(address, limit):
+            taken += len(chunk)
+            check_size(taken, limit)
+            yield chunk
+
+    def _resolve(self, uri: str) -> tuple[Backend, str]:
+        scheme, separator, rest = uri.partition("://")
+        if separator and scheme == "s3":
+            return self._s3, rest
+        if separator and scheme != "file":
+            raise InvalidURIError("The address has a scheme that hilum does not read.")
+        if self._local is None:
+            raise InvalidURIError(
+                "Only s3:// addresses are read here.", next_step="Use s3://bucket/key."
+            )
+        if not separator:
+            return self._local, uri
+        parts = urlsplit(uri)
+        if parts.netloc not in ("", "localhost"):
+            raise InvalidURIError("A file:// address must not name another machine.")
+        return self._local, unquote(parts.path)
+
+
+def open_store(s3: S3Settings, limits: Limits, *, allow_local: bool = False) -> ObjectStore:
+    """The object store of these settings; connects on first use only.
+
+    Args:
+        allow_local: whether paths of this machine may be read. Only for who asks on their own
+            behalf (the command line): a service must not read its own files for a client.
+    """
+    return ObjectStore(s3, limits, allow_local=allow_local)
+
+
+def _reopen(s3: S3Settings, limits: Limits, allow_local: bool) -> ObjectStore:
+    return ObjectStore(s3, limits, allow_local=allow_local)

@@ -1,0 +1,79 @@
+"""Files of this machine, by path."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
+
+from hilum.errors import (
+    AccessDeniedError,
+    InvalidURIError,
+    ObjectMissingError,
+    StorageUnavailableError,
+)
+from hilum.files import write_atomically
+from hilum.storage.backend import CHUNK, check_size
+
+
+class LocalFiles:
+    """Files by path."""
+
+    def chunks(self, address: str, limit: int) -> Iterator[bytes]:
+        try:
+            # Non-blocking: opening a named pipe that nobody writes to must not wait for ever.
+            descriptor = os.open(address, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            with os.fdopen(descriptor, "rb") as file:
+                status = os.fstat(descriptor)
+                if not stat.S_ISREG(status.st_mode):
+                    raise InvalidURIError("Not a file.")
+                check_size(status.st_size, limit)
+                while chunk := file.read(CHUNK):
+                    yield chunk
+        except OSError as error:
+            _raise(error)
+
+    def addresses(self, address: str) -> Iterator[str]:
+        path = Path(address)
+        if path.is_dir():
+            yield from self._below(address)
+        elif path.exists():
+            yield address
+
+    def _below(self, folder: str) -> Iterator[str]:
+        try:
+            with os.scandir(folder) as entries:
+                visible = sorted(
+                    (e for e in entries if not e.name.startswith(".")), key=lambda e: e.name
+                )
+        except OSError:
+            yield folder
+            return
+        for entry in visible:
+            # Links to folders may form loops.
+            if entry.is_dir(follow_symlinks=False):
+                yield from self._below(entry.path)
+            elif not entry.is_dir():
+                yield entry.path
+
+    def write(self, address: str, data: bytes) -> None:
+        try:
+            write_atomically(Path(address), data)
+        except OSError as error:
+            _raise(error)
+
+
+def _raise(error: OSError) -> NoReturn:
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise ObjectMissingError("There is no such file.", next_step="Check the path.") from None
+    if isinstance(error, PermissionError):
+        raise AccessDeniedError(
+            "This user may not read or write it.", next_step="Check the file's permissions."
+        ) from None
+    if isinstance(error, IsADirectoryError):
+        raise InvalidURIError("A folder, not a file.") from None
+    raise StorageUnavailableError(
+        f"The file system answered: {error.strerror}.", next_step="Check the disk and its mounts."
+    ) from None

@@ -1,0 +1,234 @@
+"""Objects of a real S3 server; failures of the network by a server of our own."""
+
+from __future__ import annotations
+
+import pickle
+import socketserver
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from hilum.errors import (
+    AccessDeniedError,
+    ConfigurationError,
+    CredentialsRejectedError,
+    HilumError,
+    InvalidURIError,
+    ObjectMissingError,
+    ObjectTooLargeError,
+    StorageUnavailableError,
+)
+from hilum.settings import Limits, S3Settings
+from hilum.storage import ObjectStore, open_store
+from hilum.storage.s3 import _of_response
+
+AWKWARD = "Jürgen & Söhne/a b+c%20d?e=f#g.dcm"
+
+
+@pytest.fixture
+def store(s3: S3Settings) -> ObjectStore:
+    return open_store(s3, Limits())
+
+
+def test_read_write_and_download(store: ObjectStore, bucket: str, tmp_path: Path) -> None:
+    data = bytes(range(256)) * 10_000  # more than one chunk
+    for key in ("film.dcm", AWKWARD):
+        store.write(f"s3://{bucket}/{key}", data)
+        assert store.read(f"s3://{bucket}/{key}") == data
+    store.write(f"s3://{bucket}/empty", b"")
+    assert store.read(f"s3://{bucket}/empty") == b""
+    store.download(f"s3://{bucket}/film.dcm", tmp_path / "film.dcm")
+    assert (tmp_path / "film.dcm").read_bytes() == data
+
+
+def test_size_is_bounded_to_the_byte(s3: S3Settings, store: ObjectStore, bucket: str) -> None:
+    store.write(f"s3://{bucket}/five", b"12345")
+    narrow = open_store(s3, Limits(max_object_bytes=4))
+    with pytest.raises(ObjectTooLargeError):
+        narrow.read(f"s3://{bucket}/five")
+    assert narrow.read(f"s3://{bucket}/five", max_bytes=5) == b"12345"
+
+
+def test_a_prefix_is_an_object_or_a_folder(store: ObjectStore, bucket: str) -> None:
+    for key in ("s1/b.dcm", "s1/a.dcm", "s1/sub/c.dcm", "s1/.hidden/d.dcm", "s10/e.dcm", AWKWARD):
+        store.write(f"s3://{bucket}/{key}", b"x")
+
+    def found(prefix: str) -> list[str]:
+        return [uri.removeprefix(f"s3://{bucket}/") for uri in store.iter_uris(prefix)]
+
+    below = ["s1/a.dcm", "s1/b.dcm", "s1/sub/c.dcm"]
+    assert found(f"s3://{bucket}/s1") == below
+    assert found(f"s3://{bucket}/s1/") == below
+    assert found(f"s3://{bucket}/s1/a.dcm") == ["s1/a.dcm"]
+    assert found(f"s3://{bucket}/none") == []
+    assert sorted(found(f"s3://{bucket}")) == sorted([*below, "s10/e.dcm", AWKWARD])
+    for uri in store.iter_uris(f"s3://{bucket}"):
+        assert store.read(uri) == b"x"
+
+
+def test_listings_go_on_beyond_one_page(store: ObjectStore, bucket: str) -> None:
+    names = [f"many/{i:04}" for i in range(1001)]  # a page has 1000
+    for name in names:
+        store.write(f"s3://{bucket}/{name}", b"")
+    assert [u.removeprefix(f"s3://{bucket}/") for u in store.iter_uris(f"s3://{bucket}/many")] == (
+        names
+    )
+
+
+def test_missing_objects_and_buckets(store: ObjectStore, bucket: str) -> None:
+    for uri in (f"s3://{bucket}/DOE^JANE.dcm", "s3://no-such-bucket-here/DOE^JANE.dcm"):
+        with pytest.raises(ObjectMissingError) as caught:
+            store.read(uri)
+        assert "JANE" not in str(caught.value)
+
+
+def test_malformed_addresses(store: ObjectStore, bucket: str) -> None:
+    for uri in ("s3://", "s3:///key", "s3://b ad/key", f"s3://{bucket}", f"s3://{bucket}/"):
+        with pytest.raises(InvalidURIError):
+            store.read(uri)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"secret_access_key": SecretStr("wrong")},
+        {"access_key_id": "nobody"},
+    ],
+)
+def test_wrong_credentials_are_transient(
+    change: dict[str, object], s3: S3Settings, bucket: str
+) -> None:
+    wrong = open_store(s3.model_copy(update=change), Limits())
+    for act in (
+        lambda: wrong.read(f"s3://{bucket}/x"),
+        lambda: list(wrong.iter_uris(f"s3://{bucket}/x")),
+        lambda: wrong.write(f"s3://{bucket}/x", b""),
+    ):
+        with pytest.raises(CredentialsRejectedError) as caught:
+            act()
+        assert caught.value.transient
+        assert "wrong" not in str(caught.value)
+
+
+def test_half_a_credential_or_a_bad_endpoint_is_a_configuration_error() -> None:
+    for settings in (
+        S3Settings(access_key_id="only"),
+        S3Settings(endpoint_url="nonsense", access_key_id="x", secret_access_key="y"),
+    ):
+        with pytest.raises(ConfigurationError):
+            open_store(settings, Limits()).read("s3://bucket/key")
+
+
+def test_one_store_serves_threads_and_survives_pickling(s3: S3Settings, bucket: str) -> None:
+    store = open_store(s3, Limits())
+    store.write(f"s3://{bucket}/x", b"x" * 100_000)
+    failures: list[HilumError] = []
+
+    def work() -> None:
+        try:
+            for _ in range(5):
+                assert len(store.read(f"s3://{bucket}/x")) == 100_000
+        except HilumError as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert pickle.loads(pickle.dumps(store)).read(f"s3://{bucket}/x") == b"x" * 100_000
+
+
+@contextmanager
+def answering(answer: bytes) -> Iterator[S3Settings]:
+    """A server that says ``answer`` to every request and hangs up; for failures no real store
+    can be made to have."""
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(65536)
+            self.request.sendall(answer)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield S3Settings(
+                endpoint_url=f"http://127.0.0.1:{server.server_address[1]}",
+                access_key_id="x",
+                secret_access_key=SecretStr("y"),
+                max_attempts=1,
+                read_timeout_s=5,
+            )
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def http(status: str, body: bytes = b"", length: int | None = None) -> bytes:
+    head = f"HTTP/1.1 {status}\r\nContent-Length: {len(body) if length is None else length}\r\n"
+    return head.encode() + b"Connection: close\r\n\r\n" + body
+
+
+def xml(code: str) -> bytes:
+    text = f"<Error><Code>{code}</Code><Message>about DOE^JANE</Message></Error>"
+    return b'<?xml version="1.0" encoding="UTF-8"?>' + text.encode()
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (http("200 OK", b"half", length=8), StorageUnavailableError),
+        (http("503 Slow Down", xml("SlowDown")), StorageUnavailableError),
+        (http("500 Internal Server Error"), StorageUnavailableError),
+        (http("400 Bad Request", xml("SomethingNew")), StorageUnavailableError),
+        (b"not http at all", StorageUnavailableError),
+        (http("403 Forbidden", xml("AccessDenied")), AccessDeniedError),
+        (http("403 Forbidden", xml("ExpiredToken")), CredentialsRejectedError),
+        (http("403 Forbidden", xml("RequestTimeTooSkewed")), CredentialsRejectedError),
+        (http("404 Not Found", xml("NoSuchBucket")), ObjectMissingError),
+        (http("403 Forbidden", xml("InvalidObjectState")), ObjectMissingError),
+        (http("400 Bad Request", xml("KeyTooLongError")), InvalidURIError),
+        (http("200 OK", b"x", length=2**40), ObjectTooLargeError),  # refused before the transfer
+    ],
+)
+def test_what_a_store_may_answer(answer: bytes, expected: type[HilumError]) -> None:
+    with answering(answer) as settings, pytest.raises(HilumError) as caught:
+        open_store(settings, Limits()).read("s3://bucket/DOE^JANE.dcm")
+    assert type(caught.value) is expected
+    assert "JANE" not in str(caught.value)
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
+
+
+def test_nobody_answers() -> None:
+    settings = S3Settings(
+        endpoint_url="http://127.0.0.1:9",
+        access_key_id="x",
+        secret_access_key=SecretStr("y"),
+        max_attempts=1,
+    )
+    with pytest.raises(StorageUnavailableError):
+        open_store(settings, Limits()).read("s3://bucket/key")
+
+
+def test_an_answer_without_a_code_goes_by_its_status() -> None:
+    def of(status: int) -> type[HilumError]:
+        return type(_of_response({"ResponseMetadata": {"HTTPStatusCode": status}}))
+
+    assert of(404) is ObjectMissingError
+    assert of(401) is CredentialsRejectedError
+    assert of(403) is AccessDeniedError
+    assert of(502) is StorageUnavailableError
+
+
+def test_who_may_read_but_not_list_can_still_name_one_object() -> None:
+    with answering(http("403 Forbidden", xml("AccessDenied"))) as settings:
+        store = open_store(settings, Limits())
+        assert list(store.iter_uris("s3://bucket/a.dcm")) == ["s3://bucket/a.dcm"]
+        with pytest.raises(AccessDeniedError):
+            list(store.iter_uris("s3://bucket/folder/"))
