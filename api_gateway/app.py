@@ -1,0 +1,88 @@
+"""The HTTP application, wired."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from fastapi_offline import FastAPIOffline
+
+from api_gateway import images, operations, problems, studies
+from api_gateway.middleware import AccessLog, BodyLimit
+from api_gateway.publisher import Publisher
+from api_gateway.schemas import CamOut
+from api_gateway.services import Services
+from hilum import __version__
+from hilum.db.connection import Database
+from hilum.settings import Settings
+from hilum.storage import open_store
+
+_DESCRIPTION = """\
+Chest X-ray inference. Register a study by the S3 keys of its images, poll it, read probabilities,
+findings and Grad-CAM maps. Every failure is `application/problem+json` with a stable `code`.
+"""
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The gateway. Connects to nothing before its first request."""
+    database = Database(settings.database_url)
+    publisher = Publisher(settings.broker_url.get_secret_value(), database)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        yield
+        publisher.close()
+        database.dispose()
+
+    # The documentation's scripts come with us: a hospital network has no CDN.
+    app = FastAPIOffline(
+        title="hilum",
+        version=__version__,
+        description=_DESCRIPTION,
+        lifespan=lifespan,
+        redoc_url=None,
+    )
+    app.state.services = Services(
+        settings=settings,
+        database=database,
+        store=open_store(settings.s3, settings.limits),
+        publisher=publisher,
+        rendering=threading.BoundedSemaphore(settings.gateway.render_threads),
+    )
+    for router in (studies.router, images.router, operations.router):
+        app.include_router(router)
+    problems.install(app)
+    app.add_middleware(BodyLimit, limit=settings.gateway.max_body_bytes)
+    app.add_middleware(AccessLog)
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    return app
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    if app.openapi_schema is None:
+        schema = get_openapi(
+            title=app.title, version=app.version, description=app.description, routes=app.routes
+        )
+        schemas = schema["components"]["schemas"]
+        template = "#/components/schemas/{model}"
+        for model in (problems.Problem, CamOut):
+            found = model.model_json_schema(ref_template=template)
+            schemas.update(found.pop("$defs", {}))
+            schemas[model.__name__] = found
+        # FastAPI documents its own error body, which no route of ours sends.
+        for path in schema["paths"].values():
+            for operation in path.values():
+                _as_problem(operation["responses"])
+        schemas.pop("HTTPValidationError", None)
+        schemas.pop("ValidationError", None)
+        app.openapi_schema = schema
+    return app.openapi_schema
+
+
+def _as_problem(responses: dict[str, Any]) -> None:
+    if "422" in responses:
+        responses["422"] = problems.documented(422)[422]

@@ -1,0 +1,51 @@
+"""``hilum gateway``."""
+
+from __future__ import annotations
+
+import logging
+import socket
+
+import click
+import uvicorn
+
+from api_gateway.app import create_app
+from hilum import settings as hilum_settings
+from hilum.db import migrate
+from hilum.db.connection import Database
+from hilum.errors import ConfigurationError
+
+
+@click.command()
+@click.option("--host", help="Address to listen on, instead of HILUM_GATEWAY__HOST.")
+@click.option("--port", type=int, help="0: any free port; instead of HILUM_GATEWAY__PORT.")
+def gateway(host: str | None, port: int | None) -> None:
+    """Run the HTTP gateway until SIGTERM or Ctrl-C."""
+    settings = hilum_settings.load()
+    logging.basicConfig(
+        level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s"
+    )
+    with Database(settings.database_url) as database:
+        migrate.require_current(database)
+    address = (
+        settings.gateway.host if host is None else host,
+        settings.gateway.port if port is None else port,
+    )
+    server = uvicorn.Server(
+        uvicorn.Config(
+            create_app(settings),
+            access_log=False,  # it prints paths and queries; ours does not
+            log_config=None,
+            timeout_graceful_shutdown=30,
+            server_header=False,
+        )
+    )
+    try:
+        listener = socket.create_server(address)
+    except OSError as error:
+        raise ConfigurationError(
+            f"HILUM_GATEWAY__PORT: cannot listen on {address[0]}:{address[1]} ({error.strerror})."
+        ) from None
+    with listener:
+        bound_host, bound_port = listener.getsockname()[:2]
+        click.echo(f"listening on http://{bound_host}:{bound_port}")
+        server.run(sockets=[listener])

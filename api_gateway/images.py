@@ -1,0 +1,172 @@
+"""One image: its result and its maps."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import numpy as np
+from fastapi import APIRouter, Query, Request, Response
+
+from api_gateway import presenters
+from api_gateway.auth import Reader
+from api_gateway.errors import (
+    CamNotKeptError,
+    ImageNotScoredError,
+    ImageUnknownError,
+    LabelUnknownError,
+    SourceChangedError,
+)
+from api_gateway.problems import documented
+from api_gateway.schemas import CamOut, ImageOut
+from api_gateway.services import Services, ServicesDep
+from api_gateway.studies import find
+from hilum import rendering
+from hilum.db import results, studies
+from hilum.db.results import StoredResult
+from hilum.db.studies import ImageState
+from hilum.preprocess import Float32Array, Placement
+
+router = APIRouter(prefix="/v1/studies/{study_id}/images/{image_id}", tags=["images"])
+
+Format = Literal["png", "json", "npy"]
+_MEDIA = {"png": "image/png", "json": "application/json", "npy": "application/x-npy"}
+
+
+@router.get("", operation_id="getImage", responses=documented(404), summary="An image's result")
+def get(study_id: str, image_id: str, key: Reader, services: ServicesDep) -> ImageOut:
+    """Probabilities and findings, or why there are none."""
+    return presenters.image(*_image(services, key.tenant, study_id, image_id))
+
+
+@router.get(
+    "/cam",
+    operation_id="getCam",
+    responses={
+        **documented(404, 409, 410, 422),
+        200: {
+            "description": "The map, on the film as PNG or as numbers",
+            "content": {
+                "image/png": {},
+                "application/json": {"schema": {"$ref": "#/components/schemas/CamOut"}},
+                "application/x-npy": {},
+            },
+        },
+    },
+    response_model=None,
+    response_class=Response,
+    summary="The Grad-CAM map of one label",
+)
+def cam(  # noqa: PLR0917 -- FastAPI calls it, by name
+    study_id: str,
+    image_id: str,
+    label: Annotated[str, Query(description="one of the model's labels")],
+    key: Reader,
+    services: ServicesDep,
+    request: Request,
+    wanted: Annotated[
+        Format | None,
+        Query(alias="format", description="instead of the Accept header; `png` by default"),
+    ] = None,
+) -> Response:
+    """`png`: the film with the heat on it, rendered now from the object that was scored.
+    `json`, `npy`: the raw grid, float32, as the graph gave it."""
+    state, result = _image(services, key.tenant, study_id, image_id)
+    if result is None:
+        raise ImageNotScoredError(f"The image is {state.status.value}; there is no map.")
+    chosen = _Map.of(result, label)
+    kind = wanted or _negotiated(request.headers.get("accept", ""))
+    tag = _etag(result, label, kind)
+    headers = {"ETag": tag, "Cache-Control": "private, max-age=3600", "Vary": "Accept"}
+    if request.headers.get("if-none-match") == tag:
+        return Response(status_code=304, headers=headers)
+    if kind == "png":
+        content = _overlay(services, state, result, chosen)
+    elif kind == "npy":
+        content = _npy(chosen.grid)
+    else:
+        content = _numbers(result, chosen).model_dump_json().encode()
+    return Response(content, media_type=_MEDIA[kind], headers=headers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Map:
+    label: str
+    grid: Float32Array
+    probability: float
+
+    @classmethod
+    def of(cls, result: StoredResult, label: str) -> _Map:
+        labels = result.model.manifest.label_set.labels
+        if label not in labels:
+            raise LabelUnknownError(f"The model's labels are {', '.join(labels)}.")
+        grid = result.cam_of(label)
+        if grid is None:
+            raise CamNotKeptError("The map of this label was not kept.")
+        probability = float(result.probability[labels.index(label)])
+        return cls(label=label, grid=grid, probability=probability)
+
+
+def _image(
+    services: Services, tenant: str, study_id: str, image_id: str
+) -> tuple[ImageState, StoredResult | None]:
+    study = find(services, tenant, study_id)
+    with services.database.read() as connection:
+        state = studies.get_image(connection, study=study, image_id=image_id)
+        if state is None:
+            raise ImageUnknownError("The study has no such image.")
+        if state.result_id is None:
+            return state, None
+        return state, results.get(connection, state.result_id)
+
+
+def _overlay(services: Services, state: ImageState, result: StoredResult, chosen: _Map) -> bytes:
+    with services.rendering:
+        data = services.store.read(state.uri)
+        if hashlib.sha256(data).digest() != result.content_sha256:
+            raise SourceChangedError("The object has changed since it was scored.")
+        return rendering.render(
+            data,
+            rendering.Heat(
+                grid=chosen.grid,
+                probability=chosen.probability,
+                input_size=result.model.manifest.input.size,
+            ),
+            limits=services.settings.limits,
+            max_side=services.settings.gateway.overlay_max_side,
+            caption=result.model.manifest.notice,
+        )
+
+
+def _numbers(result: StoredResult, chosen: _Map) -> CamOut:
+    size = result.model.manifest.input.size
+    place = Placement.letterbox(height=result.rows, width=result.columns, size=size)
+    return CamOut(
+        label=chosen.label,
+        probability=chosen.probability,
+        grid=chosen.grid.tolist(),
+        input_size=size,
+        film_box=(place.x0, place.y0, place.x1, place.y1),
+        notice=result.model.manifest.notice,
+    )
+
+
+def _npy(grid: Float32Array) -> bytes:
+    out = io.BytesIO()
+    np.save(out, grid.astype("<f4"))
+    return out.getvalue()
+
+
+def _negotiated(accept: str) -> Format:
+    """The first format that the client names; PNG if it names none."""
+    kinds: tuple[Format, ...] = ("png", "json", "npy")
+    named = {kind: accept.find(_MEDIA[kind]) for kind in kinds}
+    present = [kind for kind in kinds if named[kind] >= 0]
+    return min(present, key=lambda kind: named[kind], default="png")
+
+
+def _etag(result: StoredResult, label: str, kind: str) -> str:
+    text = f"{result.id}/{result.model.digest}/{label}/{kind}"
+    return f'"{hashlib.sha256(text.encode()).hexdigest()[:32]}"'

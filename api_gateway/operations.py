@@ -1,0 +1,57 @@
+"""Models, and what an operator's probes ask."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Response
+
+from api_gateway import presenters
+from api_gateway.auth import Reader
+from api_gateway.problems import documented
+from api_gateway.schemas import Health, RegisteredModelOut
+from api_gateway.services import ServicesDep
+from hilum.db import migrate, models
+from hilum.errors import HilumError
+
+router = APIRouter()
+
+
+@router.get(
+    "/v1/models",
+    tags=["models"],
+    operation_id="listModels",
+    responses=documented(),
+    summary="The models that have served here, newest first",
+)
+def list_models(_key: Reader, services: ServicesDep) -> list[RegisteredModelOut]:
+    """Each model package once, by its digest."""
+    with services.database.read() as connection:
+        return [presenters.model(found) for found in models.listing(connection)]
+
+
+@router.get("/healthz", tags=["health"], operation_id="health", summary="Is the process alive?")
+def health() -> Health:
+    """Touches nothing but the process."""
+    return Health(status="ok", checks={})
+
+
+@router.get(
+    "/readyz",
+    tags=["health"],
+    operation_id="ready",
+    summary="Can studies be taken?",
+    responses={503: {"model": Health, "description": "No: the database is away or too old"}},
+)
+def ready(services: ServicesDep, response: Response) -> Health:
+    """SQL must answer and be migrated. The broker need not: studies are accepted without it and
+    published by the workers' sweeper, so that its absence is `degraded`, not unready."""
+    broker = "ok" if services.publisher.ping() else "away"
+    try:
+        database = "ok" if migrate.is_current(services.database) else "not migrated"
+    except HilumError as error:
+        database = error.code
+    fine = database == "ok" and broker == "ok"
+    if database != "ok":
+        response.status_code = 503
+    return Health(
+        status="ok" if fine else "degraded", checks={"database": database, "broker": broker}
+    )

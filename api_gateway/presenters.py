@@ -1,0 +1,85 @@
+"""What is stored, as it goes over the wire."""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+from api_gateway.schemas import (
+    ErrorOut,
+    FindingOut,
+    ImageOut,
+    ModelOut,
+    RegisteredModelOut,
+    ResultOut,
+)
+from hilum.db.models import RegisteredModel
+from hilum.db.results import StoredResult
+from hilum.db.studies import ImageState
+
+
+def study_url(study_id: str) -> str:
+    """Relative to the host."""
+    return f"/v1/studies/{study_id}"
+
+
+def image_url(study_id: str, image_id: str) -> str:
+    """Relative to the host."""
+    return f"{study_url(study_id)}/images/{image_id}"
+
+
+def image(state: ImageState, result: StoredResult | None) -> ImageOut:
+    """An image with its result, if there is one."""
+    url = image_url(state.study_id, state.id)
+    return ImageOut(
+        id=state.id,
+        position=state.position,
+        status=state.status,
+        url=url,
+        error=ErrorOut.of(state.error),
+        result=None if result is None else _result(result, url),
+    )
+
+
+def model(registered: RegisteredModel) -> RegisteredModelOut:
+    """A model with what it can be asked."""
+    manifest = registered.manifest
+    return RegisteredModelOut(
+        **_model(registered).model_dump(),
+        labels=list(manifest.label_set.labels),
+        operating_points={
+            label: point.threshold for label, point in manifest.operating_points.items()
+        },
+        intended_use=manifest.intended_use,
+        registered_at=registered.registered_at,
+    )
+
+
+def _result(result: StoredResult, url: str) -> ResultOut:
+    labels = result.model.manifest.label_set.labels
+    return ResultOut(
+        notice=result.model.manifest.notice,
+        sop_instance_uid=result.sop_instance_uid,
+        series_instance_uid=result.series_instance_uid,
+        study_instance_uid=result.study_instance_uid,
+        probabilities=dict(zip(labels, result.probability.tolist(), strict=True)),
+        raw=dict(zip(labels, result.raw.tolist(), strict=True)),
+        findings=[
+            FindingOut(label=f.label, probability=f.probability, threshold=f.threshold)
+            for f in result.findings
+        ],
+        flags=list(result.flags),
+        model=_model(result.model),
+        engine=result.engine,
+        scored_at=result.created_at,
+        cam={labels[k]: f"{url}/cam?label={quote(labels[k], safe='')}" for k in result.cam_labels},
+    )
+
+
+def _model(registered: RegisteredModel) -> ModelOut:
+    manifest = registered.manifest
+    return ModelOut(
+        name=manifest.name,
+        version=manifest.version,
+        digest=registered.digest,
+        demonstration_only=manifest.demonstration_only,
+    )

@@ -1,0 +1,100 @@
+"""Every failure as ``application/problem+json`` (RFC 9457), mapped in this one place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+
+from api_gateway.errors import (
+    InvalidRequestError,
+    NoSuchRouteError,
+    status_of,
+)
+from hilum.errors import HilumError
+
+MEDIA_TYPE = "application/problem+json"
+_RETRY_AFTER_S = "5"
+
+
+class FieldProblem(BaseModel):
+    """One field that breaks the schema; its value is not repeated."""
+
+    pointer: str = Field(description="JSON pointer into the request", examples=["/body/images/0"])
+    detail: str
+
+
+class Problem(BaseModel):
+    """RFC 9457, with hilum's stable code and what to do next."""
+
+    type: str = Field(examples=["urn:hilum:error:study.unknown"])
+    title: str
+    status: int
+    detail: str
+    code: str = Field(examples=["study.unknown"])
+    next_step: str
+    transient: bool = Field(description="whether the same request may succeed later")
+    errors: list[FieldProblem] | None = None
+
+
+def response(
+    error: HilumError, *, status: int | None = None, errors: list[FieldProblem] | None = None
+) -> JSONResponse:
+    """``error`` as a response."""
+    code = status_of(error) if status is None else status
+    body = error.body()
+    problem = Problem(
+        type=f"urn:hilum:error:{error.code}",
+        title=(type(error).__doc__ or error.code).splitlines()[0],
+        status=code,
+        errors=errors,
+        **body,
+    )
+    headers = {}
+    if code == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    if code == 503:
+        headers["Retry-After"] = _RETRY_AFTER_S
+    content = problem.model_dump(exclude_none=True)
+    return JSONResponse(content, status_code=code, headers=headers, media_type=MEDIA_TYPE)
+
+
+def install(app: FastAPI) -> None:
+    """Map the failures of ``app``; those nobody foresaw are caught by the outermost middleware."""
+
+    @app.exception_handler(HilumError)
+    def _hilum(_request: Request, error: HilumError) -> JSONResponse:
+        return response(error)
+
+    @app.exception_handler(RequestValidationError)
+    def _validation(_request: Request, error: RequestValidationError) -> JSONResponse:
+        fields = [_field(item) for item in error.errors()]
+        raised = InvalidRequestError(f"{len(fields)} field(s) break the schema.")
+        return response(raised, errors=fields)
+
+    @app.exception_handler(HTTPException)
+    def _http(_request: Request, error: HTTPException) -> JSONResponse:
+        if error.status_code in {404, 405}:
+            raised: HilumError = NoSuchRouteError(f"{error.detail}.")
+        else:
+            raised = InvalidRequestError(f"{error.detail}.")
+        return response(raised, status=error.status_code)
+
+
+def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """For a route's ``responses``."""
+    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return {
+        status: {"description": "Problem (RFC 9457)", "content": content}
+        for status in (401, 403, *statuses, 503)
+    }
+
+
+def _field(item: dict[str, Any]) -> FieldProblem:
+    # pydantic's `input` and `ctx` hold the value: they stay out.
+    pointer = "/" + "/".join(str(part) for part in item["loc"])
+    return FieldProblem(pointer=pointer, detail=item["msg"])

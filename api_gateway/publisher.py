@@ -1,0 +1,60 @@
+"""Handing a job to the broker; the gateway's only use of Celery."""
+
+from __future__ import annotations
+
+import logging
+
+from celery import Celery
+
+from hilum.db import jobs
+from hilum.db.connection import Database
+from hilum.errors import HilumError
+from hilum.queue import BROKER_CONFIG, SCORE_TASK, Queue
+
+log = logging.getLogger(__name__)
+
+_TIMEOUT_S = 1.0  # a broker that is away must not hold up a study that SQL has already accepted
+
+
+class Publisher:
+    """Publishes jobs. A job that cannot be published stays in SQL for the workers' sweeper."""
+
+    def __init__(self, broker_url: str, database: Database) -> None:
+        self._database = database
+        self._app = Celery("hilum-gateway", broker=broker_url, set_as_current=False)
+        self._app.conf.update(
+            **BROKER_CONFIG,
+            broker_transport_options={
+                "socket_connect_timeout": _TIMEOUT_S,
+                "socket_timeout": _TIMEOUT_S,
+                "max_retries": 0,
+            },
+        )
+
+    def publish(self, job_id: str, queue: Queue) -> bool:
+        """Whether the broker took it."""
+        try:
+            self._app.send_task(SCORE_TASK, args=[job_id], queue=queue.value, retry=False)
+            with self._database.write() as connection:
+                jobs.mark_published(connection, job_id)
+        except HilumError as error:
+            log.warning("job.not_marked job=%s code=%s", job_id, error.code)
+            return False
+        except Exception as error:  # kombu lets each transport's own exceptions through
+            # Not its text: that may hold the broker's address with its password.
+            log.warning("job.not_published job=%s error=%s", job_id, type(error).__name__)
+            return False
+        return True
+
+    def ping(self) -> bool:
+        """Whether the broker answers."""
+        try:
+            with self._app.connection_for_write() as connection:
+                connection.ensure_connection(max_retries=1, timeout=_TIMEOUT_S)
+        except Exception:  # see above
+            return False
+        return True
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._app.close()

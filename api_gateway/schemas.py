@@ -1,0 +1,158 @@
+"""What goes over the wire."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from hilum.db.states import ItemStatus, JobStatus
+from hilum.errors import ErrorBody
+from hilum.queue import Queue
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class ImageReference(_Request):
+    """An image to be scored."""
+
+    uri: str = Field(
+        min_length=1,
+        max_length=2048,
+        description="s3://bucket/key of one DICOM object",
+        examples=["s3://pacs/2026/11/film-1.dcm"],
+    )
+
+
+class NewStudy(_Request):
+    """A study to be scored."""
+
+    priority: Queue = Field(default=Queue.ROUTINE, description="which queue the study waits in")
+    images: list[ImageReference] = Field(
+        min_length=1, description="every image once, of any number of series"
+    )
+
+
+class Accepted(BaseModel):
+    """The study is registered, and will be scored whatever happens to broker and workers."""
+
+    id: str = Field(examples=["st_0199d0c1b7a47f6e8a0b3c5d7e9f1a2b"])
+    status_url: str
+
+
+class ErrorOut(BaseModel):
+    """Why something was not done."""
+
+    code: str = Field(examples=["policy.not_chest"])
+    detail: str
+    next_step: str
+    transient: bool
+
+    @classmethod
+    def of(cls, body: ErrorBody | None) -> ErrorOut | None:
+        """``None`` stays ``None``."""
+        return None if body is None else cls(**body)
+
+
+class FindingOut(BaseModel):
+    """A label at or above its operating point."""
+
+    label: str
+    probability: Probability
+    threshold: Probability
+
+
+class ModelOut(BaseModel):
+    """The model that made a result."""
+
+    name: str
+    version: str
+    digest: str = Field(description="identity of the model package")
+    demonstration_only: bool
+
+
+class ResultOut(BaseModel):
+    """What the model says of one image."""
+
+    notice: str | None = Field(description="must be shown wherever a number of this is shown")
+    sop_instance_uid: str
+    series_instance_uid: str
+    study_instance_uid: str
+    probabilities: dict[str, Probability] = Field(description="calibrated, by label")
+    raw: dict[str, Probability] = Field(description="as the graph gave them, before calibration")
+    findings: list[FindingOut]
+    flags: list[str] = Field(
+        description="what to know about the input", examples=[["view_unknown"]]
+    )
+    model: ModelOut
+    engine: str
+    scored_at: datetime
+    cam: dict[str, str] = Field(description="URL of the Grad-CAM map, by label, of those kept")
+
+
+class ImageOut(BaseModel):
+    """One image of a study."""
+
+    id: str
+    position: int = Field(description="as in the request, from 0")
+    status: ItemStatus
+    url: str
+    error: ErrorOut | None = None
+    result: ResultOut | None = None
+
+
+class ImagePage(BaseModel):
+    """A page of images, in the order of the request."""
+
+    images: list[ImageOut]
+    next: str | None = Field(description="URL of the next page")
+
+
+class StudyOut(BaseModel):
+    """How a study stands."""
+
+    id: str
+    status: JobStatus = Field(
+        description="`completed`: every image has ended, well or with its error; `failed`: given up"
+    )
+    priority: Queue
+    created_at: datetime
+    finished_at: datetime | None
+    attempts: int
+    counts: dict[ItemStatus, int]
+    error: ErrorOut | None = Field(description="the last one that put the study off or ended it")
+    images: ImagePage = Field(description="the first page")
+
+
+class RegisteredModelOut(ModelOut):
+    """A model that has served here."""
+
+    labels: list[str]
+    operating_points: dict[str, Probability]
+    intended_use: str
+    registered_at: datetime
+
+
+class CamOut(BaseModel):
+    """A Grad-CAM map as numbers."""
+
+    label: str
+    probability: Probability
+    grid: list[list[float]] = Field(description="h × w, rows from the top, >= 0")
+    input_size: int = Field(description="side S of the square the grid covers, pixels")
+    film_box: tuple[int, int, int, int] = Field(
+        description="x0, y0, x1, y1: where the film lies in that square"
+    )
+    notice: str | None
+
+
+class Health(BaseModel):
+    """Whether the process serves."""
+
+    status: Literal["ok", "degraded"]
+    checks: dict[str, str]

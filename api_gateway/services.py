@@ -1,0 +1,33 @@
+"""What requests work with, built once by the application."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import Annotated, cast
+
+from fastapi import Depends, Request
+
+from api_gateway.publisher import Publisher
+from hilum.db.connection import Database
+from hilum.settings import Settings
+from hilum.storage import ObjectStore
+
+
+@dataclass(frozen=True, kw_only=True)
+class Services:
+    """The gateway's parts."""
+
+    settings: Settings
+    database: Database
+    store: ObjectStore
+    publisher: Publisher
+    rendering: threading.BoundedSemaphore  # overlays at a time
+
+
+def services(request: Request) -> Services:
+    """Of the application that serves ``request``."""
+    return cast(Services, request.app.state.services)
+
+
+ServicesDep = Annotated[Services, Depends(services)]

@@ -1,0 +1,59 @@
+"""``hilum keys``: who may use the gateway."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from hilum import settings
+from hilum.db import keys as store
+from hilum.db.connection import Database
+from hilum.db.keys import Scope
+
+
+@click.group()
+def keys() -> None:
+    """Manage the API keys of the gateway."""
+
+
+@keys.command()
+@click.option("--tenant", required=True, help="Whose studies the key sees; nobody else's.")
+@click.option("--name", required=True, help="To recognise the key by, for example the system.")
+@click.option(
+    "--scope",
+    "scopes",
+    multiple=True,
+    type=click.Choice([scope.value for scope in Scope]),
+    help="What the key may do; all, if none is given.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
+def create(tenant: str, name: str, scopes: tuple[str, ...], as_json: bool) -> None:
+    """Make a key and print its secret, this once."""
+    allowed = [Scope(scope) for scope in scopes] or list(Scope)
+    with Database(settings.load().database_url) as database, database.write() as connection:
+        key, secret = store.create(connection, tenant=tenant, name=name, scopes=allowed)
+    if as_json:
+        click.echo(json.dumps({"id": key.id, "tenant": tenant, "name": name, "secret": secret}))
+        return
+    click.echo(secret)
+    click.echo(f"Key {key.id} of tenant {tenant}. The line above is not shown again.", err=True)
+
+
+@keys.command(name="list")
+def listing() -> None:
+    """Print all keys, without their secrets."""
+    with Database(settings.load().database_url) as database, database.read() as connection:
+        for key in store.listing(connection):
+            state = f"revoked {key.revoked_at:%Y-%m-%d}" if key.revoked_at else "valid"
+            scopes = ",".join(sorted(key.scopes))
+            click.echo(f"{key.id}  {key.tenant}  {key.name}  {scopes}  {state}")
+
+
+@keys.command()
+@click.argument("key_id")
+def revoke(key_id: str) -> None:
+    """Make the key KEY_ID invalid from now on."""
+    with Database(settings.load().database_url) as database, database.write() as connection:
+        if not store.revoke(connection, key_id):
+            raise click.UsageError(f"There is no valid key {key_id}.")
