@@ -102,8 +102,8 @@ def pneumothorax(chest: Anatomy, rng: np.random.Generator) -> Float32Array | Non
 
 
 def nodule(chest: Anatomy, rng: np.random.Generator) -> Float32Array | None:
-    """A round or lobulated soft-tissue nodule or mass, 14 to 52 mm wide, within a lung."""
-    radius = float(np.exp(rng.uniform(np.log(7), np.log(26))))
+    """A round or lobulated soft-tissue nodule or mass, 18 to 54 mm wide, within a lung."""
+    radius = float(np.exp(rng.uniform(np.log(9), np.log(27))))
     # A large mass may touch the pleura, a small nodule lies free.
     room = np.argwhere(chest.lung_depth > min(radius * 0.9, 0.8 * float(chest.lung_depth.max())))
     centre = room[rng.integers(len(room))] * COARSE + rng.uniform(0, COARSE, 3)
@@ -117,19 +117,19 @@ def nodule(chest: Anatomy, rng: np.random.Generator) -> Float32Array | None:
         edge += radius * rng.normal(0, 0.05) * np.cos(order * angle + rng.uniform(0, 2 * np.pi))
     # The chord of a ball of the local radius.
     chord = 2 * np.sqrt(np.maximum(edge**2 - dx**2 - dz**2, 0))
-    contrast = rng.uniform(0.75, 1.0) * _TISSUE
+    contrast = rng.uniform(0.85, 1.1) * _TISSUE
     return np.asarray(chord * contrast, dtype=np.float32)
 
 
 def consolidation(chest: Anatomy, rng: np.random.Generator) -> Float32Array | None:
-    """A patchy, ill-defined opacity of 45 to 110 mm within one lung."""
+    """A patchy, ill-defined opacity of about 50 to 100 mm within one lung."""
     side = _side(chest, rng)
     if side is None:
         return None
     mask, _ = side
     places = np.argwhere(mask)
     centre = places[rng.integers(len(places))]
-    radii = rng.uniform(22, 48, 3) / _COARSE_MM
+    radii = rng.uniform(26, 52, 3) / _COARSE_MM
     grid = np.ogrid[tuple(slice(0, n) for n in mask.shape)]
     terms = zip(grid, centre, radii, strict=True)
     away = sum(((axis - c) / r) ** 2 for axis, c, r in terms)
@@ -138,7 +138,7 @@ def consolidation(chest: Anatomy, rng: np.random.Generator) -> Float32Array | No
     )
     noise /= noise.std()
     fill = expit(4 * (0.8 + 0.35 * noise - away))
-    fill = np.where(mask, fill, 0) * rng.uniform(0.55, 0.95)
+    fill = np.where(mask, fill, 0) * rng.uniform(0.7, 1.0)
     return _project(fill * np.maximum(_TISSUE - chest.coarse, 0))
 
 

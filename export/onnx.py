@@ -1,0 +1,121 @@
+"""Checkpoint to ONNX: one graph, image in, probabilities and all Grad-CAM maps out."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from typing import Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from hilum.errors import ExportError
+from trainer.backbones import Classifier, Kind
+from trainer.gradcam import WithMaps
+
+OPSET: Final = 20
+PARITY: Final = 1e-4  # ONNX Runtime against PyTorch, both float32
+_SMALL: Final = 256  # initialisers below this many values stay float32
+
+WeightsDtype = Literal["float32", "float16"]
+
+
+def export(model: Classifier, kind: Kind, *, size: int) -> bytes:
+    """The graph of ``model`` for inputs of side ``size``, float32, batch dynamic.
+
+    Inputs: ``image`` uint8 ``[N, 1, S, S]``. Outputs: ``probability`` float32 ``[N, K]``, ``cam``
+    float32 ``[N, K, h, w]``.
+
+    Raises:
+        ExportError: ONNX Runtime gives other numbers than PyTorch.
+    """
+    graph = _trace(WithMaps(model, kind).eval(), size)
+    check_parity(graph, model, kind, size=size)
+    return graph
+
+
+def check_parity(graph: bytes, model: Classifier, kind: Kind, *, size: int) -> float:
+    """The largest difference between ``graph`` in ONNX Runtime and ``model`` in PyTorch, on noise
+    in batches of one and three; maps relative to their maximum.
+
+    Raises:
+        ExportError: it is above :data:`PARITY`.
+    """
+    wrapped = WithMaps(model, kind).eval()
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    rng = np.random.default_rng(0)
+    worst = 0.0
+    for count in (1, 3):
+        image = rng.integers(0, 256, (count, 1, size, size), dtype=np.uint8)
+        probability, cam = session.run(["probability", "cam"], {"image": image})
+        with torch.no_grad():
+            expected_p, expected_cam = (t.numpy() for t in wrapped(torch.from_numpy(image)))
+        scale = max(float(expected_cam.max()), 1e-12)
+        worst = max(
+            worst,
+            float(np.abs(probability - expected_p).max()),
+            float(np.abs(cam - expected_cam).max()) / scale,
+        )
+    if not worst <= PARITY:  # so that NaN fails too
+        raise ExportError(
+            f"ONNX Runtime and PyTorch differ by {worst:.1e}; {PARITY:g} is allowed.",
+            next_step="Report this with the versions of torch and onnxruntime.",
+        )
+    return worst
+
+
+def store_in_half(graph: bytes) -> bytes:
+    """The same graph with its large weights kept as float16 and cast to float32 on loading.
+
+    Half the size; the arithmetic stays float32 (ONNX Runtime folds the casts). The weights are
+    rounded by this, so whatever is claimed of the model has to be measured afterwards.
+    """
+    model = onnx.load_model_from_string(graph)
+    casts = []
+    for tensor in model.graph.initializer:
+        if tensor.data_type != TensorProto.FLOAT or np.prod(tensor.dims) < _SMALL:
+            continue
+        name = tensor.name
+        half: npt.NDArray[np.float16] = numpy_helper.to_array(tensor).astype(np.float16)
+        if not np.isfinite(half).all():
+            raise ExportError("A weight is too large for half precision; export as float32.")
+        tensor.CopyFrom(numpy_helper.from_array(half, f"{name}.half"))
+        casts.append(helper.make_node("Cast", [f"{name}.half"], [name], to=TensorProto.FLOAT))
+    for position, node in enumerate(casts):
+        model.graph.node.insert(position, node)
+    # Shape information recorded for the old initialisers would contradict the new ones.
+    names = {cast.output[0] for cast in casts}
+    kept = [value for value in model.graph.value_info if value.name not in names]
+    del model.graph.value_info[:]
+    model.graph.value_info.extend(kept)
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString())
+
+
+def _trace(module: WithMaps, size: int) -> bytes:
+    example = torch.zeros((2, 1, size, size), dtype=torch.uint8)
+    noisy = logging.getLogger("torch.onnx")
+    level = noisy.level
+    noisy.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            # The exporter warns of its own future; the parity check judges what comes out.
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                module,
+                (example,),
+                dynamo=True,
+                input_names=["image"],
+                output_names=["probability", "cam"],
+                dynamic_shapes={"image": {0: torch.export.Dim("batch", min=1)}},
+                opset_version=OPSET,
+                verbose=False,
+            )
+    finally:
+        noisy.setLevel(level)
+    assert program is not None
+    return bytes(program.model_proto.SerializeToString())

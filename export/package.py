@@ -1,0 +1,187 @@
+"""A checkpoint becomes a model package: graph, calibration, thresholds, figures, golden outputs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from export import card, evaluate
+from export.onnx import OPSET, WeightsDtype, store_in_half
+from export.onnx import export as export_graph
+from hilum.engines.onnxruntime import OnnxRuntimeEngine
+from hilum.errors import ExportError
+from hilum.findings import calibrate
+from hilum.package import (
+    CARD,
+    GOLDEN,
+    GRAPH,
+    METRICS,
+    NOTICE,
+    Calibration,
+    Manifest,
+    OperatingPoint,
+)
+from hilum.package_io import seal, verify
+from trainer import calibration as fitting
+from trainer import data
+from trainer.checkpoint import Checkpoint
+from trainer.data import Prepared
+
+_GOLDEN_IMAGES = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """What a package says of itself and no checkpoint knows."""
+
+    name: str
+    version: str
+    intended_use: str
+    licence: str
+    demonstration_only: bool
+    data: str  # paragraph for the card
+    training: str  # paragraph for the card
+
+
+def build(
+    found: Checkpoint,
+    target: Path,
+    identity: Identity,
+    *,
+    cache_dir: Path,
+    weights_dtype: WeightsDtype = "float32",
+    manifest_path: Path | None = None,
+) -> Manifest:
+    """Write the package of ``found`` to the folder ``target``, whole or not at all.
+
+    Args:
+        found: the checkpoint.
+        target: replaced if it is there.
+        identity: what goes into manifest and card.
+        cache_dir: of prepared images.
+        weights_dtype: how the graph stores its weights.
+        manifest_path: the data set, if it is no longer where the checkpoint's configuration says.
+
+    Raises:
+        ExportError: the graph does not reproduce the checkpoint, or ``target`` is something else
+            than a package.
+        DataError: the validation or test split cannot be read.
+    """
+    if target.exists() and not (target / GRAPH).is_file() and any(target.iterdir()):
+        raise ExportError(
+            f"{target} is not empty and no model package.", next_step="Choose another folder."
+        )
+    config = found.record.config
+    size = config.preprocess.size
+    graph = export_graph(found.model, found.schema.kind, size=size)
+    if weights_dtype == "float16":
+        graph = store_in_half(graph)
+    splits = data.load(
+        manifest_path or config.manifest, found.schema, config.preprocess, cache_dir=cache_dir
+    )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as scratch:
+        folder = Path(scratch) / "package"
+        folder.mkdir()
+        (folder / GRAPH).write_bytes(graph)
+        manifest = _fill(folder, found, splits, identity, weights_dtype)
+        if target.exists():
+            shutil.rmtree(target)
+        folder.replace(target)
+    return manifest
+
+
+def _fill(
+    folder: Path,
+    found: Checkpoint,
+    splits: dict[data.Split, Prepared],
+    identity: Identity,
+    weights_dtype: WeightsDtype,
+) -> Manifest:
+    """Everything beside the graph. The package is sealed twice: a draft, so that the serving
+    engine can run it and be measured, and the real one with what was measured."""
+    schema = found.schema
+    neutral = Calibration(scale=(1.0,) * len(schema.labels), shift=(0.0,) * len(schema.labels))
+    undefined = OperatingPoint(threshold=1.0, rule="draft")
+    fields = _fields(found, identity, weights_dtype)
+    for name in (CARD, METRICS, GOLDEN):
+        (folder / name).write_bytes(b"draft")
+    seal(
+        folder,
+        **fields,
+        cam_grid=_grid(found),
+        calibration=neutral,
+        operating_points=dict.fromkeys(schema.labels, undefined),
+    )
+    engine = OnnxRuntimeEngine(verify(folder))
+
+    validation, test = splits["val"], splits["test"]
+    on_validation, on_test = evaluate.run(engine, validation), evaluate.run(engine, test)
+    calibration = fitting.fit(on_validation.raw, validation.targets, schema.kind)
+    calibrated = calibrate(on_validation.raw, calibration, schema.kind)
+    points = {
+        label: fitting.operating_point(validation.targets[:, k], calibrated[:, k])
+        for k, label in enumerate(schema.labels)
+    }
+    figures = {
+        "notice": NOTICE if identity.demonstration_only else None,
+        "validation": evaluate.report(on_validation, validation, schema, calibration, points),
+        "test": evaluate.report(on_test, test, schema, calibration, points),
+        "history": list(found.record.history),
+    }
+    (folder / METRICS).write_text(json.dumps(figures, indent=2) + "\n")
+
+    images = np.array(test.images[:_GOLDEN_IMAGES])
+    golden = engine.run(images)
+    np.savez_compressed(
+        folder / GOLDEN, image=images, probability=golden.probability, cam=golden.cam
+    )
+    final = {
+        **fields,
+        "cam_grid": golden.cam.shape[2:],
+        "calibration": calibration,
+        "operating_points": points,
+    }
+    draft = seal(folder, **final)
+    text = card.write(draft, figures["test"], data=identity.data, training=identity.training)
+    (folder / CARD).write_text(text)
+    return seal(folder, **final)
+
+
+def _fields(found: Checkpoint, identity: Identity, weights_dtype: WeightsDtype) -> dict[str, Any]:
+    config, schema = found.record.config, found.schema
+    return {
+        "name": identity.name,
+        "version": identity.version,
+        "backbone": config.model.backbone,
+        "label_set": {
+            "schema_id": schema.id,
+            "kind": schema.kind,
+            "labels": schema.labels,
+            "normal": schema.normal,
+        },
+        "input": {"size": config.preprocess.size},
+        "preprocess": config.preprocess,
+        "demonstration_only": identity.demonstration_only,
+        "intended_use": identity.intended_use,
+        "licence": identity.licence,
+        "training_data_digest": found.record.manifest_digest,
+        "code_revision": found.record.code_revision,
+        "opset": OPSET,
+        "weights_dtype": weights_dtype,
+    }
+
+
+def _grid(found: Checkpoint) -> tuple[int, int]:
+    """The Grad-CAM grid at the configured input size."""
+    size = found.record.config.preprocess.size
+    with torch.no_grad():
+        shape = found.model.activation(torch.zeros((1, 1, size, size), dtype=torch.uint8)).shape
+    return int(shape[2]), int(shape[3])

@@ -1,0 +1,91 @@
+"""Boxes as a second teacher, where a data set has them.
+
+While it trains, a linear layer on every cell of the Grad-CAM layer learns which labels lie there
+(compare Li et al., CVPR 2018). Small findings, which the pooled head alone hardly finds among all
+the cells, so shape the features. The layer is thrown away; the model keeps its plain head, and
+Grad-CAM is what it always is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hilum.labels import LabelSchema
+from hilum.preprocess import Placement
+from trainer.data import Prepared
+
+SIDE = 28  # of the masks; finer than any grid they are compared with
+
+
+class CellHead(nn.Module):
+    """Logits of every label in every cell."""
+
+    def __init__(self, channels: int, labels: int) -> None:
+        super().__init__()
+        self.linear = nn.Conv2d(channels, labels, kernel_size=1)
+        nn.init.normal_(self.linear.weight, std=0.01)
+        assert self.linear.bias is not None
+        nn.init.constant_(self.linear.bias, math.log(0.05 / 0.95))
+
+    def loss(self, activation: Tensor, masks: Tensor) -> Tensor:
+        """Mean cross-entropy over the cells that are known.
+
+        Args:
+            activation: ``[N, C, h, w]``.
+            masks: ``[N, K, SIDE, SIDE]``: 1 in a box, 0 outside, -1 not known.
+        """
+        logits = self.linear(activation)
+        # A cell holds a finding as soon as a box touches it.
+        target = F.adaptive_max_pool2d(masks, list(logits.shape[2:]))
+        known = (target >= 0).to(logits.dtype)
+        cells = F.binary_cross_entropy_with_logits(logits, target.clamp(min=0), reduction="none")
+        loss: Tensor = (cells * known).sum() / known.sum().clamp(min=1)
+        return loss
+
+
+def masks(split: Prepared, schema: LabelSchema) -> npt.NDArray[np.int8]:
+    """``[N, K, SIDE, SIDE]``: 1 where a box of the label lies in the model's input, else 0.
+
+    -1 throughout for a label that is present without a box or not known, and for the label that
+    means «normal», which is nowhere.
+    """
+    out = np.zeros((len(split), len(schema.labels), SIDE, SIDE), dtype=np.int8)
+    for n, record in enumerate(split.records):
+        placement = split.placement(n)
+        height, width = split.sizes[n]
+        boxed = set()
+        for box in record.boxes:
+            k = schema.index(box.label)
+            boxed.add(k)
+            corners = (box.x0, box.y0, box.x1, box.y1)
+            x0, y0, x1, y1 = _cells(corners, placement, int(height), int(width))
+            out[n, k, y0:y1, x0:x1] = 1
+        for k, target in enumerate(record.targets):
+            if k not in boxed and (target != 0 or schema.labels[k] == schema.normal):
+                out[n, k] = -1
+    return out
+
+
+def _cells(
+    box: Sequence[float], placement: Placement, height: int, width: int
+) -> tuple[int, int, int, int]:
+    """Half-open, in cells of the mask; at least one cell."""
+    per_x = (placement.x1 - placement.x0) / width * SIDE / placement.size
+    per_y = (placement.y1 - placement.y0) / height * SIDE / placement.size
+    left, top = placement.x0 * SIDE / placement.size, placement.y0 * SIDE / placement.size
+    x0, x1 = left + box[0] * per_x, left + box[2] * per_x
+    y0, y1 = top + box[1] * per_y, top + box[3] * per_y
+    start_x, start_y = round(x0), round(y0)
+    return start_x, start_y, max(start_x + 1, round(x1)), max(start_y + 1, round(y1))
+
+
+def as_tensor(rows: npt.NDArray[np.int8]) -> Tensor:
+    """float32, for the loss."""
+    return torch.from_numpy(np.ascontiguousarray(rows)).float()
