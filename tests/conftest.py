@@ -47,6 +47,7 @@ def valkey(services: Path) -> Iterator[Valkey]:
 def s3(services: Path) -> Iterator[S3Settings]:
     """Settings of a running S3 server that checks signatures."""
     server = Seaweed(services / "seaweed")
+    server.wait()
     yield server.settings
     server.stop()
 
@@ -63,7 +64,7 @@ def postgres_url(services: Path) -> Iterator[str]:
     with warnings.catch_warnings():
         # platformdirs complains of a missing XDG_RUNTIME_DIR, which containers do not have.
         warnings.simplefilter("ignore", RuntimeWarning)
-        from hilum.embedded.postgres import Postgres  # noqa: PLC0415
+        from hilum.embedded.postgres import Postgres
 
         server = Postgres(services / "postgres")
     yield server.url
@@ -76,8 +77,8 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path / 'hilum.db'}"
         return
-    import psycopg  # noqa: PLC0415 -- only where it is needed
-    from sqlalchemy import make_url  # noqa: PLC0415
+    import psycopg
+    from sqlalchemy import make_url
 
     server = request.getfixturevalue("postgres_url")
     name = f"test_{secrets.token_hex(6)}"

@@ -23,7 +23,7 @@ _TRIES: Final = 3  # a port may be taken between choosing and binding it
 
 
 class Seaweed:
-    """SeaweedFS on free loopback ports, its data below ``folder``."""
+    """SeaweedFS on free loopback ports, its data below ``folder``. Usable after :meth:`wait`."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -41,7 +41,27 @@ class Seaweed:
             access_key_id=_ACCESS_KEY,
             secret_access_key=SecretStr(self._secret),
         )
-        self._wait()
+
+    def wait(self) -> None:
+        """Return when a signed write and a read go through, not when a port is open.
+
+        Raises:
+            ServiceFailedError: it ended, or time is up.
+        """
+        store = open_store(
+            self.settings.model_copy(update={"max_attempts": 1, "connect_timeout_s": 1.0}),
+            Limits(),
+        )
+
+        def ready() -> bool:
+            try:
+                # The identity is an administrator's: writing makes the bucket.
+                store.write("s3://hilum-ready/probe", b"ready")
+                return store.read("s3://hilum-ready/probe") == b"ready"
+            except HilumError:
+                return False
+
+        self._child.wait_until(ready, timeout_s=_READY_S)
 
     def stop(self) -> None:
         """Stop it; the objects stay."""
@@ -84,23 +104,6 @@ class Seaweed:
         if not child.running:
             raise ServiceFailedError(f"SeaweedFS did not start; see {child.log}.")
         return child
-
-    def _wait(self) -> None:
-        """Ready is when a signed write and a read go through, not when a port is open."""
-        store = open_store(
-            self.settings.model_copy(update={"max_attempts": 1, "connect_timeout_s": 1.0}),
-            Limits(),
-        )
-
-        def ready() -> bool:
-            try:
-                # The identity is an administrator's: writing makes the bucket.
-                store.write("s3://hilum-ready/probe", b"ready")
-                return store.read("s3://hilum-ready/probe") == b"ready"
-            except HilumError:
-                return False
-
-        self._child.wait_until(ready, timeout_s=_READY_S)
 
 
 def _binary() -> str:

@@ -1,0 +1,119 @@
+"""``hilum demo``: the whole system on this machine, with films in it. ``make run`` calls it."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+
+from hilum import package_io, settings
+from hilum.embedded import demo as demonstration
+from hilum.embedded.client import Client
+from hilum.embedded.demo import Outcome
+from hilum.embedded.stack import Stack
+from hilum.package import Manifest
+from hilum.storage import open_store
+
+
+@click.command()
+@click.option("--once", is_flag=True, help="End after the results: 0 if each is as expected.")
+@click.option(
+    "--var",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("var"),
+    show_default=True,
+    help="Where all state lives; a second start goes on from there.",
+)
+@click.option("--port", type=int, help="Of the gateway; default: a free one.")
+@click.option(
+    "--samples",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("models/samples"),
+    show_default=True,
+    help="Folder of the synthetic films.",
+)
+def demo(once: bool, var: Path, port: int | None, samples: Path) -> int:
+    """Start the whole system on this machine, with real and synthetic films in it.
+
+    Starts Valkey, SeaweedFS, a worker and the gateway on free loopback ports, sends films through
+    them, shows what comes out, and serves until Ctrl-C.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the children are stopped
+    console = Console()
+    if not console.is_terminal:  # a log has no width; the table has one
+        console = Console(width=150)
+    begin = time.monotonic()
+    loaded = settings.load()
+    store = open_store(loaded.s3, loaded.limits, allow_local=True)
+    manifest = package_io.load(loaded.model_uri, store=store, cache_dir=loaded.cache_dir).manifest
+    films = demonstration.films(samples)
+    console.print(f"Starting Valkey, SeaweedFS, a worker and the gateway in {var} …")
+    with Stack(var, port=port) as stack:
+        demonstration.upload(stack, films)
+        secret = demonstration.api_key(stack, var / "api-key")
+        client = Client(stack.url, secret)
+        columns = (TextColumn("films"), BarColumn(), MofNCompleteColumn())
+        with Progress(*columns, console=console) as bar:
+            task = bar.add_task("films", total=len(films))
+            outcomes = demonstration.run(
+                client,
+                stack,
+                films,
+                model_digest=manifest.digest,
+                progress=lambda done, _total: bar.update(task, completed=done),
+            )
+        console.print(f"Results after {time.monotonic() - begin:.1f} s.")
+        console.print(_table(outcomes, manifest))
+        for outcome in outcomes:
+            if (error := outcome.image["error"]) is not None:
+                console.print(f"{outcome.film.name}: {error['detail']} {error['next_step']}")
+        if manifest.notice:
+            console.print(f"[bold yellow]{manifest.notice}[/]")
+        written = list(demonstration.overlays(client, outcomes, var / "overlays"))
+        console.print(f"Heat maps      {len(written)} PNG in {var / 'overlays'}")
+        console.print(f"API docs       {stack.url}/docs")
+        console.print(f"First result   {stack.url}{outcomes[0].image['url']}")
+        console.print(f"API key        {secret}", highlight=False)
+        console.print(f"Logs           {stack.logs}")
+        surprises = demonstration.surprises(outcomes)
+        for surprise in surprises:
+            console.print(f"[bold red]not as expected:[/] {surprise}")
+        if once:
+            return 1 if surprises else 0
+        console.print("Serving until Ctrl-C.")
+        try:
+            child = stack.wait()
+        except KeyboardInterrupt:
+            console.print("Stopping.")
+            return 0
+        console.print(f"[bold red]{child.name} ended by itself; see {child.log}[/]")
+        return 1
+
+
+def _table(outcomes: list[Outcome], manifest: Manifest) -> Table:
+    """A row a film: probabilities, those at or above their operating point in bold."""
+    labels = manifest.label_set.labels
+    table = Table(title=f"{manifest.name} {manifest.version}", caption=manifest.notice)
+    table.add_column("film")
+    table.add_column("what it is")
+    for label in labels:
+        table.add_column(label, justify="right")
+    for outcome in outcomes:
+        name, origin = outcome.film.name, outcome.film.origin
+        result = outcome.image["result"]
+        if result is None:
+            table.add_row(name, origin, f"[yellow]{outcome.ended_as}[/]")
+            continue
+        found = {finding["label"] for finding in result["findings"]}
+        cells = [
+            f"[bold red]{p:.3f}[/]" if label in found else f"{p:.3f}"
+            for label, p in outcome.probabilities.items()
+        ]
+        table.add_row(name, origin, *cells)
+    return table

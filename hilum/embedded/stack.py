@@ -1,0 +1,121 @@
+"""The whole system on one machine: broker, S3, SQLite, one worker, the gateway."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+from hilum.db import migrate
+from hilum.embedded.process import Child, accepts, free_ports
+from hilum.embedded.seaweed import Seaweed
+from hilum.embedded.valkey import Valkey
+from hilum.settings import S3Settings
+
+_START_S = 60
+
+
+class Stack:
+    """Everything below the folder ``var``, on free loopback ports.
+
+    A context manager: all children are stopped at its end, in the order that loses nothing. State
+    stays in ``var``; the next start goes on from there.
+    """
+
+    def __init__(self, var: Path, *, port: int | None = None) -> None:
+        self._var = var.resolve()
+        self._port = port
+        self._stops: list[Callable[[], object]] = []
+        self._children: list[Child] = []
+        self.database_url = f"sqlite:///{self._var / 'hilum.db'}"
+
+    def __enter__(self) -> Stack:
+        self._var.mkdir(parents=True, exist_ok=True)
+        try:
+            self._start()
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop()
+
+    @property
+    def url(self) -> str:
+        """Of the gateway."""
+        return f"http://127.0.0.1:{self._port}"
+
+    @property
+    def s3(self) -> S3Settings:
+        """Of the embedded S3."""
+        return self._seaweed.settings
+
+    @property
+    def logs(self) -> Path:
+        """Where the children write what they have to say."""
+        return self._var / "logs"
+
+    def ended(self) -> Child | None:
+        """A child that has ended by itself, if there is one."""
+        return next((child for child in self._children if not child.running), None)
+
+    def wait(self) -> Child:
+        """Return when a child has ended by itself."""
+        while (child := self.ended()) is None:
+            time.sleep(0.5)
+        return child
+
+    def _start(self) -> None:
+        valkey = Valkey(self._var / "valkey")
+        self._stops.append(valkey.stop)
+        self._seaweed = Seaweed(self._var / "seaweed")
+        self._stops.append(self._seaweed.stop)
+        migrate.upgrade(self.database_url)
+        if self._port is None:
+            (self._port,) = free_ports(1)
+        environment = self._environment(valkey.url)
+        # They start while SeaweedFS is still getting ready.
+        self._hilum("worker", environment)
+        gateway = self._hilum("gateway", environment, "--port", str(self._port))
+        self._seaweed.wait()
+        gateway.wait_until(lambda: accepts(self._port or 0), timeout_s=_START_S)
+
+    def _stop(self) -> None:
+        # Gateway, worker, then what they use.
+        while self._stops:
+            self._stops.pop()()
+
+    def _hilum(self, command: str, environment: dict[str, str], *arguments: str) -> Child:
+        child = Child(
+            f"hilum {command}",
+            [sys.executable, "-m", "hilum", command, *arguments],
+            log=self.logs / f"{command}.log",
+            env=environment,
+        )
+        self._stops.append(child.stop)
+        self._children.append(child)
+        return child
+
+    def _environment(self, broker_url: str) -> dict[str, str]:
+        """Ours, with the addresses of this stack; other HILUM_* settings are handed on."""
+        s3 = self.s3
+        assert s3.endpoint_url is not None
+        assert s3.access_key_id is not None
+        assert s3.secret_access_key is not None
+        return {
+            **os.environ,
+            "HILUM_DATABASE_URL": self.database_url,
+            "HILUM_BROKER_URL": broker_url,
+            "HILUM_S3__ENDPOINT_URL": s3.endpoint_url,
+            "HILUM_S3__ACCESS_KEY_ID": s3.access_key_id,
+            "HILUM_S3__SECRET_ACCESS_KEY": s3.secret_access_key.get_secret_value(),
+        }
