@@ -7,41 +7,55 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Table, create_engine, event, make_url, text
+from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, make_url, text
 from sqlalchemy.dialects import postgresql as pg
 from sqlalchemy.dialects import sqlite
-from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    InterfaceError,
+    NoSuchModuleError,
+    OperationalError,
+    TimeoutError,
+)
 
-from hilum.errors import ConfigurationError, DatabaseUnavailableError
+from hilum.errors import ConfigurationError, DatabaseUnavailableError, UnexpectedError
 
 _WRITE = "hilum_write"
+# libpq's defaults wait for minutes on a server that is gone without a word.
+_PG_TIMEOUTS = {"connect_timeout": "5", "tcp_user_timeout": "30000"}  # seconds, milliseconds
 
 
 class Database:
-    """The SQL database. Create one a process, after any fork.
+    """The SQL database. Create one a process, after any fork; safe to share between threads.
 
     ``read()`` and ``write()`` each give one connection with one transaction, committed at the
-    end of the block and rolled back if it raises.
+    end of the block and rolled back if it raises. Inside, what the driver raises comes out as
+    :class:`DatabaseUnavailableError` (try again later) or :class:`UnexpectedError` (a statement
+    was refused), without the driver's text.
+
+    Args:
+        url: ``sqlite:///FILE`` or ``postgresql://…``; nothing is connected yet.
+        pool_size: connections kept open to PostgreSQL; twice as many more are opened on demand.
+
+    Raises:
+        ConfigurationError: hilum cannot use such a URL. The text holds nothing of it.
     """
 
     def __init__(self, url: str, *, pool_size: int = 5) -> None:
         try:
             parsed = make_url(url)
-        except ArgumentError:
+            if parsed.drivername in {"postgres", "postgresql"}:
+                parsed = parsed.set(drivername="postgresql+psycopg")
+            self.dialect = parsed.get_backend_name()
+        except (ArgumentError, NoSuchModuleError, ValueError):
             raise ConfigurationError("HILUM_DATABASE_URL is not a database URL.") from None
-        if parsed.drivername in {"postgres", "postgresql"}:
-            parsed = parsed.set(drivername="postgresql+psycopg")
-        self.dialect = parsed.get_backend_name()
         if self.dialect == "sqlite":
-            self._engine = _sqlite(parsed.render_as_string(hide_password=False), parsed.database)
+            self._engine = _sqlite(parsed)
         elif self.dialect == "postgresql":
-            self._engine = create_engine(
-                parsed, pool_size=pool_size, pool_pre_ping=True, hide_parameters=True
-            )
+            self._engine = _postgresql(parsed, pool_size)
         else:
-            raise ConfigurationError(
-                f"HILUM_DATABASE_URL names {self.dialect}; hilum knows sqlite and postgresql."
-            )
+            raise ConfigurationError("HILUM_DATABASE_URL: hilum knows sqlite and postgresql.")
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -61,6 +75,12 @@ class Database:
         with self.read() as connection:
             connection.execute(text("SELECT 1"))
 
+    def __enter__(self) -> Database:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.dispose()
+
     def dispose(self) -> None:
         """Close all pooled connections."""
         self._engine.dispose()
@@ -72,14 +92,14 @@ class Database:
                 connection.execution_options(**{_WRITE: write})
                 with connection.begin():
                     yield connection
-        except (OperationalError, InterfaceError) as error:
+        except TimeoutError:
+            raise DatabaseUnavailableError("All connections to the database are in use.") from None
+        except DBAPIError as error:
             # The driver's text may quote the statement's values: name the kind only.
             kind = type(error.orig).__name__
-            raise DatabaseUnavailableError(f"The database did not answer ({kind}).") from error
-        except DBAPIError as error:
-            if not error.connection_invalidated:
-                raise
-            raise DatabaseUnavailableError("The database closed the connection.") from error
+            if error.connection_invalidated or isinstance(error, OperationalError | InterfaceError):
+                raise DatabaseUnavailableError(f"The database did not answer ({kind}).") from None
+            raise UnexpectedError(f"The database refused a statement ({kind}).") from None
 
 
 def insert_or_ignore(connection: Connection, table: Table) -> pg.Insert | sqlite.Insert:
@@ -92,10 +112,25 @@ def insert_or_ignore(connection: Connection, table: Table) -> pg.Insert | sqlite
     return sqlite.insert(table).on_conflict_do_nothing()
 
 
-def _sqlite(url: str, file: str | None) -> Engine:
-    if not file or file == ":memory:":
+def _postgresql(url: URL, pool_size: int) -> Engine:
+    return create_engine(
+        url.update_query_dict({**_PG_TIMEOUTS, **url.query}),
+        pool_size=pool_size,
+        max_overflow=2 * pool_size,
+        pool_pre_ping=True,
+        hide_parameters=True,
+    )
+
+
+def _sqlite(url: URL) -> Engine:
+    if not url.database or url.database == ":memory:":
         raise ConfigurationError("An in-memory SQLite is private to its process; name a file.")
-    Path(file).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(
+            f"HILUM_DATABASE_URL: its folder cannot be made ({error.strerror})."
+        ) from None
     engine = create_engine(url, hide_parameters=True, connect_args={"timeout": 30})
 
     @event.listens_for(engine, "connect")

@@ -6,57 +6,20 @@ lease has passed to another gets :class:`LeaseLostError` and writes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import Connection, and_, or_, select, update
+from sqlalchemy import Connection, and_, func, literal, or_, select, update
 
+from hilum.db.claims import Claim, NotScored, PendingImage, Scored
 from hilum.db.connection import insert_or_ignore
-from hilum.db.results import NewResult, save
+from hilum.db.results import save
 from hilum.db.states import Event, ItemStatus, JobStatus
-from hilum.db.tables import images, items, jobs, outbox
+from hilum.db.tables import UtcDateTime, images, items, jobs, outbox
 from hilum.errors import AttemptsExhaustedError, HilumError, LeaseLostError
-from hilum.queue import Queue
 
-
-@dataclass(frozen=True, kw_only=True)
-class PendingImage:
-    """An image that still has to be scored."""
-
-    image_id: str
-    uri: str
-    unreported: int  # earlier starts after which the worker was never heard of again
-
-
-@dataclass(frozen=True, kw_only=True)
-class Claim:
-    """A job held under a lease."""
-
-    job_id: str
-    tenant: str
-    attempt: int  # the fence
-    deferrals: int
-    created_at: datetime
-    pending: tuple[PendingImage, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scored:
-    """An image ended well."""
-
-    image_id: str
-    result: NewResult
-
-
-@dataclass(frozen=True, kw_only=True)
-class NotScored:
-    """An image ended with an error, for good."""
-
-    image_id: str
-    status: ItemStatus  # REFUSED or FAILED
-    error: HilumError
+_NO_ERROR: Final = {"error_code": None, "error": None}
 
 
 def claim(
@@ -87,7 +50,7 @@ def claim(
             jobs.c.attempts,
             jobs.c.unreported,
             jobs.c.deferrals,
-            jobs.c.created_at,
+            jobs.c.failing_since,
         )
     )
     row = connection.execute(take).one_or_none()
@@ -98,7 +61,7 @@ def claim(
         tenant=row.tenant,
         attempt=row.attempts,
         deferrals=row.deferrals,
-        created_at=row.created_at,
+        failing_since=row.failing_since,
         pending=_pending(connection, job_id),
     )
     if row.unreported > max_unreported:
@@ -141,17 +104,22 @@ def record(
     """Write outcomes, and in the same transaction end the job if they were the last.
 
     Returns true when the job has ended; the report owed is then in the outbox.
+
+    Raises:
+        LeaseLostError: another worker has the job; nothing is written.
     """
     now = datetime.now(UTC)
+    values: dict[str, Any] = {"lease_until": now + timedelta(seconds=lease_s), "unreported": 0}
+    if outcomes:
+        values |= {"deferrals": 0, "failing_since": None}
     # First of all the fence: it also locks the job's row until this transaction ends.
-    _fenced(connection, claim, {"lease_until": now + timedelta(seconds=lease_s), "unreported": 0})
-    for outcome in outcomes:
+    _fenced(connection, claim, values)
+    for outcome in sorted(outcomes, key=_save_order):
         if isinstance(outcome, Scored):
             result_id = save(connection, tenant=claim.tenant, result=outcome.result)
-            end: dict[str, Any] = {"status": ItemStatus.SCORED, "result_id": result_id}
+            end = {"status": ItemStatus.SCORED, "result_id": result_id, **_NO_ERROR}
         else:
-            body = outcome.error.body()
-            end = {"status": outcome.status, "error_code": body["code"], "error": body}
+            end = {"status": outcome.status, **_error(outcome.error)}
         connection.execute(
             update(items)
             .where(
@@ -170,66 +138,95 @@ def record(
     return True
 
 
-def defer(connection: Connection, claim: Claim, error: HilumError, *, delay_s: float) -> None:
-    """Give the job back after a transient error; it is due again after ``delay_s`` seconds."""
+def defer(
+    connection: Connection,
+    claim: Claim,
+    error: HilumError,
+    *,
+    delay_s: float,
+    images: Mapping[str, HilumError],
+) -> None:
+    """Give the job back after transient errors; it is due again after ``delay_s`` seconds.
+
+    Args:
+        error: shown as the job's last error.
+        images: those that were begun and came back, each with its own error. A worker lives to
+            tell of them, so they are not what kills workers.
+
+    Raises:
+        LeaseLostError: another worker has the job; nothing is written.
+    """
     now = datetime.now(UTC)
-    body = error.body()
-    _fenced(
-        connection,
-        claim,
-        {
-            "status": JobStatus.QUEUED,
-            "unreported": 0,
-            "deferrals": jobs.c.deferrals + 1,
-            "lease_until": None,
-            "available_at": now + timedelta(seconds=delay_s),
-            "published_at": None,
-            "error_code": body["code"],
-            "error": body,
-        },
-    )
-    # The worker lives and has reported: none of these images is what kills workers.
-    connection.execute(
-        update(items)
-        .where(items.c.job_id == claim.job_id, items.c.status == ItemStatus.PENDING)
-        .values(unreported=0)
-    )
+    again = {
+        "deferrals": jobs.c.deferrals + 1,
+        "failing_since": func.coalesce(jobs.c.failing_since, literal(now, UtcDateTime)),
+    }
+    due = now + timedelta(seconds=delay_s)
+    _fenced(connection, claim, {**_given_back(due), **again, **_error(error)})
+    for image_id, own in images.items():
+        connection.execute(
+            update(items)
+            .where(
+                items.c.job_id == claim.job_id,
+                items.c.image_id == image_id,
+                items.c.status == ItemStatus.PENDING,
+            )
+            .values(unreported=0, **_error(own))
+        )
+
+
+def release(connection: Connection, claim: Claim) -> None:
+    """Give the job back as it stands, for any worker to go on with; nothing went wrong.
+
+    Raises:
+        LeaseLostError: another worker has the job; nothing is written.
+    """
+    _fenced(connection, claim, _given_back(datetime.now(UTC)))
 
 
 def quarantine(connection: Connection, claim: Claim, error: HilumError) -> None:
-    """End the job with its error. Images already scored keep their results."""
+    """End the job with its error. Images already scored keep their results; a pending one keeps
+    its own transient error if it has met one, and otherwise gets the job's.
+
+    Raises:
+        LeaseLostError: another worker has the job; nothing is written.
+    """
     now = datetime.now(UTC)
-    body = error.body()
-    connection.execute(
-        update(items)
-        .where(items.c.job_id == claim.job_id, items.c.status == ItemStatus.PENDING)
-        .values(status=ItemStatus.FAILED, error_code=body["code"], error=body, finished_at=now)
+    _end(connection, claim, JobStatus.FAILED, Event.JOB_FAILED, **_error(error))
+    pending = update(items).where(
+        items.c.job_id == claim.job_id, items.c.status == ItemStatus.PENDING
     )
-    _end(connection, claim, JobStatus.FAILED, Event.JOB_FAILED, error_code=body["code"], error=body)
+    connection.execute(pending.where(items.c.error_code.is_(None)).values(**_error(error)))
+    connection.execute(pending.values(status=ItemStatus.FAILED, finished_at=now))
 
 
 def mark_published(connection: Connection, job_id: str) -> None:
-    """Note that the job's task was handed to the broker."""
+    """Note that the job's first task was handed to the broker.
+
+    Without effect once a worker has taken the job, which may be quicker than this.
+    """
     connection.execute(
-        update(jobs).where(jobs.c.id == job_id).values(published_at=datetime.now(UTC))
+        update(jobs)
+        .where(jobs.c.id == job_id, jobs.c.attempts == 0)
+        .values(published_at=datetime.now(UTC))
     )
-
-
-def queue_of(connection: Connection, job_id: str) -> Queue | None:
-    """The job's queue."""
-    value = connection.execute(select(jobs.c.queue).where(jobs.c.id == job_id)).scalar()
-    return None if value is None else Queue(value)
 
 
 def _pending(connection: Connection, job_id: str) -> tuple[PendingImage, ...]:
     query = (
-        select(images.c.id, images.c.uri, items.c.unreported)
+        select(images.c.id, images.c.position, images.c.uri, items.c.unreported, items.c.error_code)
         .join(items, items.c.image_id == images.c.id)
         .where(items.c.job_id == job_id, items.c.status == ItemStatus.PENDING)
         .order_by(images.c.position)
     )
     return tuple(
-        PendingImage(image_id=row.id, uri=row.uri, unreported=row.unreported)
+        PendingImage(
+            image_id=row.id,
+            position=row.position,
+            uri=row.uri,
+            unreported=row.unreported,
+            deferred=row.error_code is not None,
+        )
         for row in connection.execute(query)
     )
 
@@ -238,14 +235,31 @@ def _end(
     connection: Connection, claim: Claim, status: JobStatus, event: Event, **values: object
 ) -> None:
     now = datetime.now(UTC)
-    cleared = {"error_code": None, "error": None, **values}
-    _fenced(
-        connection, claim, {"status": status, "lease_until": None, "finished_at": now, **cleared}
-    )
+    ended = {"status": status, "lease_until": None, "finished_at": now, "failing_since": None}
+    _fenced(connection, claim, {**ended, **_NO_ERROR, **values})
     owed = insert_or_ignore(connection, outbox).values(
         tenant=claim.tenant, kind=event, job_id=claim.job_id, created_at=now
     )
     connection.execute(owed)
+
+
+def _given_back(available_at: datetime) -> dict[str, Any]:
+    return {
+        "status": JobStatus.QUEUED,
+        "unreported": 0,
+        "lease_until": None,
+        "available_at": available_at,
+        "published_at": None,
+    }
+
+
+def _error(error: HilumError) -> dict[str, Any]:
+    body = error.body()
+    return {"error_code": body["code"], "error": body}
+
+
+def _save_order(outcome: Scored | NotScored) -> bytes:
+    return outcome.result.content_sha256 if isinstance(outcome, Scored) else b""
 
 
 def _fenced(connection: Connection, claim: Claim, values: dict[str, Any]) -> None:

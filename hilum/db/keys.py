@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, func, insert, literal, select, update
 
-from hilum.db.tables import api_keys
+from hilum.db.tables import UtcDateTime, api_keys
 from hilum.ids import new_id
 
 
@@ -71,8 +71,13 @@ def listing(connection: Connection) -> list[ApiKey]:
 
 
 def revoke(connection: Connection, key_id: str) -> bool:
-    """Revoke the key; false if there is no such key."""
-    change = update(api_keys).where(api_keys.c.id == key_id).values(revoked_at=datetime.now(UTC))
+    """Revoke the key, with the date of the first time; false if there is no such key."""
+    now = literal(datetime.now(UTC), UtcDateTime)
+    change = (
+        update(api_keys)
+        .where(api_keys.c.id == key_id)
+        .values(revoked_at=func.coalesce(api_keys.c.revoked_at, now))
+    )
     return connection.execute(change).rowcount == 1
 
 

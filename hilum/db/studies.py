@@ -106,14 +106,18 @@ def _create(
     study_id, job_id = new_id("st"), new_id("jb")
     connection.execute(insert(studies).values(id=study_id, tenant=tenant, created_at=now))
     if idempotency is not None:
-        claim = insert_or_ignore(connection, idempotency_keys).values(
-            tenant=tenant,
-            key=idempotency.key,
-            request_sha256=idempotency.request_sha256,
-            study_id=study_id,
-            created_at=now,
+        claim = (
+            insert_or_ignore(connection, idempotency_keys)
+            .values(
+                tenant=tenant,
+                key=idempotency.key,
+                request_sha256=idempotency.request_sha256,
+                study_id=study_id,
+                created_at=now,
+            )
+            .returning(idempotency_keys.c.study_id)  # rowcount is not kept for an INSERT
         )
-        if connection.execute(claim).rowcount == 0:
+        if connection.execute(claim).first() is None:
             raise _KeyTaken
     connection.execute(
         insert(jobs).values(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import ColumnElement, Connection, func, select, update
+from sqlalchemy import CTE, ColumnElement, Connection, func, or_, select, update
 
 from hilum.db.states import JobStatus
 from hilum.db.tables import jobs
@@ -15,12 +15,14 @@ from hilum.queue import Queue
 def expire_leases(connection: Connection) -> int:
     """Queue again every job whose worker has not renewed its lease. Returns how many."""
     now = datetime.now(UTC)
+    chosen = _choose(jobs.c.status == JobStatus.RUNNING, jobs.c.lease_until < now)
     change = (
         update(jobs)
-        .where(jobs.c.status == JobStatus.RUNNING, jobs.c.lease_until < now)
+        .where(jobs.c.id.in_(select(chosen.c.id)))
         .values(status=JobStatus.QUEUED, lease_until=None, available_at=now, published_at=None)
+        .returning(jobs.c.id)  # rowcount is -1 on SQLite for an update with a CTE
     )
-    return connection.execute(change).rowcount
+    return len(connection.execute(change).all())
 
 
 def take_due(
@@ -30,8 +32,10 @@ def take_due(
 
     ``grace_s`` leaves fresh studies to the gateway, which publishes them itself.
     """
-    due = datetime.now(UTC) - timedelta(seconds=grace_s)
-    return _publish(connection, (jobs.c.published_at.is_(None), jobs.c.available_at <= due), limit)
+    now = datetime.now(UTC)
+    settled = or_(jobs.c.attempts > 0, jobs.c.created_at <= now - timedelta(seconds=grace_s))
+    due = (jobs.c.published_at.is_(None), jobs.c.available_at <= now, settled)
+    return _publish(connection, due, limit)
 
 
 def waiting(connection: Connection, queue: Queue) -> int:
@@ -68,17 +72,27 @@ def unpublish(connection: Connection, job_ids: Sequence[str]) -> None:
 def _publish(
     connection: Connection, which: tuple[ColumnElement[bool], ...], limit: int
 ) -> list[tuple[str, Queue]]:
-    chosen = (
-        select(jobs.c.id)
-        .where(jobs.c.status == JobStatus.QUEUED, *which)
-        .order_by(jobs.c.published_at, jobs.c.available_at)
-        .limit(limit)
-        .with_for_update(skip_locked=True)  # PostgreSQL; SQLite has one writer anyway
-    )
+    chosen = _choose(jobs.c.status == JobStatus.QUEUED, *which, limit=limit)
     mark = (
         update(jobs)
-        .where(jobs.c.id.in_(chosen))
+        .where(jobs.c.id.in_(select(chosen.c.id)))
         .values(published_at=datetime.now(UTC))
         .returning(jobs.c.id, jobs.c.queue)
     )
     return [(row.id, Queue(row.queue)) for row in connection.execute(mark)]
+
+
+def _choose(*which: ColumnElement[bool], limit: int | None = None) -> CTE:
+    """Ids of jobs, oldest first, without those another sweeper or a worker is changing now.
+
+    A CTE: PostgreSQL evaluates it once, where it may run a sub-select with a limit repeatedly.
+    Rows are locked with SKIP LOCKED there; SQLite has one writer anyway.
+    """
+    return (
+        select(jobs.c.id)
+        .where(*which)
+        .order_by(jobs.c.published_at, jobs.c.available_at)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+        .cte("chosen")
+    )

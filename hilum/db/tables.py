@@ -126,8 +126,11 @@ jobs = Table(
     Column("attempts", Integer, nullable=False, default=0),
     # Claims in a row that never reported back (killed, out of memory): the poison counter.
     Column("unreported", Integer, nullable=False, default=0),
-    # Releases in a row with a transient error: what the back-off grows with.
+    # Transient errors in a row, with no image ended in between: what the back-off grows with.
     Column("deferrals", Integer, nullable=False, default=0),
+    # When the first of them was. What gives up is the length of the trouble, not the job's age:
+    # a job may wait for days in a backlog before its first attempt.
+    Column("failing_since", UtcDateTime),
     Column("lease_until", UtcDateTime),
     Column("available_at", UtcDateTime, nullable=False),
     Column("published_at", UtcDateTime),
@@ -181,6 +184,7 @@ items = Table(
     # Starts that never reported back: an image that kills its worker is found by this.
     Column("unreported", Integer, nullable=False, default=0),
     Column("result_id", ForeignKey("results.id")),
+    # Of a pending item: the transient error it last met.
     Column("error_code", String(64)),
     Column("error", _JSON),
     Column("finished_at", UtcDateTime),

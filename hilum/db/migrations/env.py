@@ -1,0 +1,16 @@
+"""Run by Alembic for each command. :mod:`hilum.db.migrate` hands in the connection."""
+
+from alembic import context
+
+from hilum.db.tables import metadata
+
+context.configure(
+    connection=context.config.attributes["connection"],
+    target_metadata=metadata,
+    # SQLite cannot alter most of a table: Alembic then copies it.
+    render_as_batch=True,
+    # True of SQLite too, since BEGIN is said by us (see hilum.db.connection).
+    transactional_ddl=True,
+)
+with context.begin_transaction():
+    context.run_migrations()

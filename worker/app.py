@@ -1,0 +1,147 @@
+"""Celery, wired: the application, the broker as the sweeper sees it, a worker's main process.
+
+The broker only carries job ids. It holds on to a task until its end, since a task that is done
+twice costs nothing here, and whatever it may lose all the same is found in SQL.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from typing import Any, Final
+
+from celery import Celery
+from celery.exceptions import OperationalError
+from celery.signals import worker_ready, worker_shutting_down
+from celery.worker import state
+
+from hilum.db.connection import Database
+from hilum.errors import BrokerUnavailableError
+from hilum.queue import BROKER_CONFIG, SCORE_TASK, Queue
+from hilum.settings import Settings
+from worker.model import ServedModel
+from worker.process_signals import GIVE_UP_SIGNAL, STOP_SIGNAL
+from worker.sweeping import Sweeper
+
+EXIT_CANNOT_SERVE: Final = 2
+
+# Loading a large model and its golden check may take minutes; Celery's own patience is 4 s.
+_PROCESS_START_LIMIT_S: Final = 600.0
+# After SIGQUIT only; SIGTERM waits for the batches in hand, see `serve`.
+_SOFT_SHUTDOWN_S: Final = 10.0
+# Of a synchronous command, so that a broker gone without a word is noticed.
+_SOCKET_TIMEOUT_S: Final = 10.0
+
+
+def create_app(settings: Settings, model: ServedModel | None = None) -> Celery:
+    """The Celery application. ``model`` is handed down to pool processes with it."""
+    worker = settings.worker
+    app = Celery("hilum", set_as_current=False, include=["worker.tasks"])
+    app.conf.update(
+        BROKER_CONFIG,
+        broker_url=settings.broker_url.get_secret_value(),
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_transport_options={
+            "visibility_timeout": worker.visibility_timeout_s,
+            "unacked_restore_interval": 10,
+            "unacked_restore_throttle": 1,
+            "queue_order_strategy": "priority",
+            "socket_timeout": _SOCKET_TIMEOUT_S,
+            "socket_connect_timeout": 5.0,
+            "socket_keepalive": True,
+            # Of publishing and counting; the consumer retries for ever all the same.
+            "max_retries": 1,
+        },
+        # From most to least urgent: the worker takes from the first that has something.
+        task_queues={queue.value: {"routing_key": queue.value} for queue in Queue},
+        task_acks_late=True,
+        task_reject_on_worker_lost=True,
+        task_time_limit=worker.task_time_limit_s,
+        worker_prefetch_multiplier=1,
+        worker_pool="prefork",
+        worker_pool_start_method="spawn",  # fork and the threads of an engine do not mix
+        worker_proc_alive_timeout=_PROCESS_START_LIMIT_S,
+        worker_soft_shutdown_timeout=_SOFT_SHUTDOWN_S,
+        # A job that outlives its connection is done; its second delivery finds it so.
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        worker_enable_remote_control=False,
+        worker_send_task_events=False,
+        hilum_model=asdict(model) if model else None,
+    )
+    return app
+
+
+class CeleryBroker:
+    """:class:`worker.sweeping.Broker` by Celery."""
+
+    def __init__(self, app: Celery) -> None:
+        self._app = app
+
+    def publish(self, job_id: str, queue: Queue) -> None:
+        """See the protocol."""
+        try:
+            self._app.send_task(SCORE_TASK, args=[job_id], queue=queue.value, retry=False)
+        except (OperationalError, OSError) as error:
+            raise _unavailable(error) from None
+
+    def length(self, queue: Queue) -> int:
+        """See the protocol."""
+        with self._app.pool.acquire(block=True) as connection:
+            try:
+                declared = connection.default_channel.queue_declare(queue=queue.value)
+            except (*connection.connection_errors, OperationalError) as error:
+                raise _unavailable(error) from None
+            return int(declared.message_count)
+
+
+def serve(
+    settings: Settings,
+    model: ServedModel,
+    database: Database,
+    *,
+    queues: Sequence[Queue],
+    processes: int,
+) -> int:
+    """Run a worker until it is told to stop. Returns the exit code.
+
+    On SIGTERM or SIGINT no more jobs are taken, the batches in hand are finished, and jobs with
+    images left are given back for other workers. On a broker that is away it waits.
+    """
+    app = create_app(settings, model)
+    sweeper = Sweeper(database, CeleryBroker(app), settings.worker)
+    worker = app.Worker(
+        queues=[queue.value for queue in Queue if queue in queues],
+        concurrency=processes,
+        loglevel=settings.log_level,
+        quiet=True,
+        without_gossip=True,
+        without_mingle=True,
+        without_heartbeat=True,
+    )
+
+    def start_sweeping(**_: Any) -> None:
+        sweeper.start()
+
+    def stop_processes(**_: Any) -> None:
+        for pid in worker.pool.info.get("processes", ()) if worker.pool else ():
+            with suppress(ProcessLookupError):
+                os.kill(pid, STOP_SIGNAL)
+
+    def give_up(*_: Any) -> None:
+        state.should_stop = EXIT_CANNOT_SERVE
+
+    worker_ready.connect(start_sweeping, weak=False)
+    worker_shutting_down.connect(stop_processes, weak=False)
+    signal.signal(GIVE_UP_SIGNAL, give_up)
+    worker.start()
+    sweeper.stop()
+    return int(worker.exitcode or 0)
+
+
+def _unavailable(error: Exception) -> BrokerUnavailableError:
+    # The error's own text may hold the broker's address with its password.
+    return BrokerUnavailableError(f"The broker did not answer ({type(error).__name__}).")

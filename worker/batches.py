@@ -1,0 +1,49 @@
+"""In which order, and in what company, a job's images are scored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+from hilum.db.claims import PendingImage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Images for one engine call. While an ``alone`` one is worked on, nothing else is."""
+
+    images: tuple[PendingImage, ...]
+    alone: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What to do with a job's pending images."""
+
+    exhausted: tuple[PendingImage, ...]  # too many workers died over them: not touched again
+    batches: tuple[Batch, ...]
+
+
+def plan(pending: Sequence[PendingImage], *, batch_size: int, max_attempts: int) -> Plan:
+    """Sort ``pending`` (by position) so that trouble comes last.
+
+    First, in full batches, what was never on the table when a worker died; among these, last,
+    what has met a transient error before. Then one by one those on the table at a death, fewest
+    deaths first: if it happens again, the one image is known.
+    """
+    exhausted = tuple(image for image in pending if image.unreported >= max_attempts)
+    calm = sorted((i for i in pending if i.unreported == 0), key=lambda i: i.deferred)
+    suspect = sorted(
+        (i for i in pending if 0 < i.unreported < max_attempts),
+        key=lambda i: (i.unreported, i.deferred),
+    )
+    batches = [Batch(images=chunk, alone=False) for chunk in _chunks(calm, batch_size)]
+    batches += [Batch(images=(image,), alone=True) for image in suspect]
+    return Plan(exhausted=exhausted, batches=tuple(batches))
+
+
+def _chunks(images: Sequence[PendingImage], size: int) -> Iterator[tuple[PendingImage, ...]]:
+    rest = iter(images)
+    while chunk := tuple(islice(rest, size)):
+        yield chunk

@@ -1,0 +1,65 @@
+"""``hilum worker``."""
+
+from __future__ import annotations
+
+import logging
+
+import click
+
+from hilum import settings as settings_module
+from hilum.db.connection import Database
+from hilum.db.migrate import require_current
+from hilum.queue import Queue
+from worker import logs
+from worker.app import serve
+from worker.model import verify_and_register
+
+log = logging.getLogger(__name__)
+
+
+def _queues(_ctx: click.Context, _parameter: click.Parameter, value: str) -> tuple[Queue, ...]:
+    try:
+        return tuple(Queue(name.strip()) for name in value.split(","))
+    except ValueError:
+        raise click.BadParameter(f"the queues are {', '.join(Queue)}") from None
+
+
+@click.command()
+@click.option(
+    "--queues",
+    callback=_queues,
+    default=",".join(Queue),
+    show_default=True,
+    help="Queues to serve. The most urgent one that has work always comes first.",
+)
+@click.option(
+    "--processes",
+    type=click.IntRange(min=1),
+    help="Processes with an engine each; default HILUM_WORKER__PROCESSES.",
+)
+def worker(queues: tuple[Queue, ...], processes: int | None) -> int:
+    """Score the images of queued studies until stopped (SIGTERM or Ctrl-C).
+
+    Exits 0 when stopped, 2 when it cannot serve (no or damaged model, schema not current).
+    """
+    settings = settings_module.load()
+    logs.configure(settings.log_level)
+    database = Database(settings.database_url)
+    require_current(database)
+    manifest, model = verify_and_register(settings, database)
+    logs.event(
+        log,
+        logging.INFO,
+        "worker.starting",
+        model=f"{manifest.name} {manifest.version}",
+        digest=manifest.digest,
+        demonstration_only=manifest.demonstration_only,
+        queues=[queue.value for queue in queues],
+    )
+    return serve(
+        settings,
+        model,
+        database,
+        queues=queues,
+        processes=processes or settings.worker.processes,
+    )

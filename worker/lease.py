@@ -1,0 +1,44 @@
+"""A thread that keeps a job's lease alive while the job is worked on."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from hilum.db import jobs
+from hilum.db.claims import Claim
+from hilum.db.connection import Database
+from hilum.errors import HilumError, LeaseLostError
+from worker.logs import event
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def kept(database: Database, claim: Claim, *, lease_s: float) -> Iterator[threading.Event]:
+    """Renew the lease three times in its length. Gives an event that is set if it is lost.
+
+    A database that is away does not lose it: nobody else can take the job there either.
+    """
+    done, lost = threading.Event(), threading.Event()
+
+    def renew() -> None:
+        while not done.wait(lease_s / 3):
+            try:
+                with database.write() as connection:
+                    jobs.renew(connection, claim, lease_s=lease_s)
+            except LeaseLostError:
+                lost.set()
+                return
+            except HilumError as error:
+                event(log, logging.WARNING, "lease.not_renewed", job=claim.job_id, code=error.code)
+
+    thread = threading.Thread(target=renew, name="hilum-lease", daemon=True)
+    thread.start()
+    try:
+        yield lost
+    finally:
+        done.set()
+        thread.join()

@@ -1,0 +1,40 @@
+"""The model a worker serves: fetched, verified and registered before any process is started."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from hilum.db import models
+from hilum.db.connection import Database
+from hilum.package import Manifest
+from hilum.package_io import load
+from hilum.settings import Settings
+from hilum.storage import open_store
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServedModel:
+    """A verified package on this machine, and its row in SQL. Handed to each pool process."""
+
+    folder: str
+    model_id: int
+
+
+def verify_and_register(settings: Settings, database: Database) -> tuple[Manifest, ServedModel]:
+    """The model of ``HILUM_MODEL_URI``, local from now on.
+
+    Pool processes read the folder, never the address: one that starts while the store is away
+    finds its model all the same. The engine is loaded there, not here.
+
+    Raises:
+        PackageError: there is no package, or not one that can be trusted; a subclass says why.
+        StorageUnavailableError, CredentialsRejectedError, AccessDeniedError: of the store.
+        DatabaseUnavailableError: the database does not answer.
+    """
+    store = open_store(settings.s3, settings.limits)
+    package = load(settings.model_uri, store=store, cache_dir=settings.cache_dir)
+    with database.write() as connection:
+        model_id = models.register(connection, package.manifest)
+    folder = str(Path(package.folder).resolve())
+    return package.manifest, ServedModel(folder=folder, model_id=model_id)

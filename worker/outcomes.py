@@ -1,0 +1,46 @@
+"""From what the pipeline says about an image to what is written about it."""
+
+from __future__ import annotations
+
+from hilum.db.claims import NotScored, Scored
+from hilum.db.results import NewResult
+from hilum.db.states import ItemStatus
+from hilum.errors import AttemptsExhaustedError, PermanentError, UnexpectedError
+from hilum.scoring import Score, Scorer
+from hilum.settings import CamPolicy
+
+
+def scored(
+    image_id: str, score: Score, *, scorer: Scorer, model_id: int, cam_policy: CamPolicy
+) -> Scored:
+    """The score as it is stored; ``cam_policy`` decides which labels' maps go with it."""
+    labels = scorer.package.manifest.label_set.as_schema
+    kept = {
+        "all": tuple(range(len(labels.labels))),
+        "findings": tuple(labels.index(finding.label) for finding in score.findings),
+        "none": (),
+    }[cam_policy]
+    result = NewResult(
+        sop_instance_uid=score.sop_instance_uid,
+        series_instance_uid=score.series_instance_uid,
+        study_instance_uid=score.study_instance_uid,
+        content_sha256=score.content_sha256,
+        model_id=model_id,
+        rows=score.rows,
+        columns=score.columns,
+        raw=score.raw,
+        probability=score.probability,
+        findings=score.findings,
+        cam=score.cam[list(kept)],
+        cam_labels=kept,
+        engine=scorer.engine.name,
+        flags=score.flags,
+    )
+    return Scored(image_id=image_id, result=result)
+
+
+def not_scored(image_id: str, error: PermanentError) -> NotScored:
+    """The image's end: refused if the image is at fault, failed if hilum is."""
+    ours = isinstance(error, UnexpectedError | AttemptsExhaustedError)
+    status = ItemStatus.FAILED if ours else ItemStatus.REFUSED
+    return NotScored(image_id=image_id, status=status, error=error)

@@ -1,0 +1,46 @@
+"""What one pool process holds: the model, loaded once, and whether it is asked to stop."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from hilum.db.connection import Database
+from hilum.engines.loading import open_engine
+from hilum.package_io import verify
+from hilum.scoring import Scorer
+from hilum.settings import Settings
+from hilum.storage import open_store
+from worker.model import ServedModel
+from worker.process_signals import STOP_SIGNAL
+from worker.run import Ending, Tools, run_job
+
+
+class Process:
+    """The state of one pool process."""
+
+    def __init__(self, settings: Settings, model: ServedModel) -> None:
+        """Load the model and let the engine prove itself (see ``open_engine`` for errors)."""
+        package = verify(Path(model.folder))
+        self._stop = threading.Event()
+        threads = settings.worker.decode_threads
+        self._tools = Tools(
+            database=Database(settings.database_url),
+            store=open_store(settings.s3, settings.limits),
+            scorer=Scorer(package, open_engine(package, settings), settings.limits),
+            model_id=model.model_id,
+            decoders=ThreadPoolExecutor(threads, thread_name_prefix="hilum-decode"),
+            settings=settings.worker,
+        )
+        signal.signal(STOP_SIGNAL, lambda *_: self._stop.set())
+
+    @property
+    def stopping(self) -> bool:
+        """Whether this process takes no more jobs."""
+        return self._stop.is_set()
+
+    def run(self, job_id: str) -> Ending:
+        """See :func:`worker.run.run_job`."""
+        return run_job(self._tools, job_id, stop=self._stop)

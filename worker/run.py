@@ -1,0 +1,282 @@
+"""One job, from its claim to its end: the data of a study flows through here."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+
+from hilum.db import jobs
+from hilum.db.claims import Claim, NotScored, PendingImage, Scored
+from hilum.db.connection import Database
+from hilum.db.patience import Step, T, persist
+from hilum.errors import (
+    AttemptsExhaustedError,
+    HilumError,
+    LeaseLostError,
+    PermanentError,
+    UnexpectedError,
+)
+from hilum.scoring import Prepared, Score, Scorer, guarded
+from hilum.settings import WorkerSettings
+from hilum.storage import ObjectStore
+from worker import lease
+from worker.batches import Batch, plan
+from worker.logs import event
+from worker.outcomes import not_scored, scored
+
+log = logging.getLogger(__name__)
+
+
+class Ending(StrEnum):
+    """How a worker's part in a job ended."""
+
+    NOT_TAKEN = "not_taken"  # ended before, not due, or in another worker's hands
+    COMPLETED = "completed"
+    DEFERRED = "deferred"  # given back after a transient error
+    RELEASED = "released"  # given back because this worker stops, or has had it for long enough
+    QUARANTINED = "quarantined"
+    LEASE_LOST = "lease_lost"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tools:
+    """What a pool process has at hand for all its jobs."""
+
+    database: Database
+    store: ObjectStore
+    scorer: Scorer
+    model_id: int
+    decoders: ThreadPoolExecutor
+    settings: WorkerSettings
+
+
+def run_job(tools: Tools, job_id: str, *, stop: threading.Event) -> Ending:
+    """Take the job if it is there to be taken, and score its images.
+
+    Everything that can go wrong with images, stores or engines ends as an outcome in SQL.
+
+    Args:
+        stop: when set, the batches in hand are finished and the job is given back.
+
+    Raises:
+        DatabaseUnavailableError: for longer than half the task's time limit. The lease runs
+            out, and the sweeper queues the job again.
+    """
+    began = time.monotonic()
+    settings = tools.settings
+    claim = persist(
+        tools.database,
+        lambda connection: jobs.claim(
+            connection,
+            job_id,
+            lease_s=settings.lease_s,
+            max_unreported=settings.max_job_attempts,
+        ),
+        patience_s=settings.task_time_limit_s / 2,
+        stop=stop,
+    )
+    if claim is None:
+        return Ending.NOT_TAKEN
+    event(log, logging.INFO, "job.taken", job=job_id, attempt=claim.attempt)
+    try:
+        with lease.kept(tools.database, claim, lease_s=settings.lease_s) as lost:
+            ending = _Run(tools, claim, began=began, stop=stop, lost=lost).to_its_end()
+    except LeaseLostError:
+        ending = Ending.LEASE_LOST
+    seconds = round(time.monotonic() - began, 3)
+    event(log, logging.INFO, f"job.{ending}", job=job_id, attempt=claim.attempt, seconds=seconds)
+    return ending
+
+
+@dataclass(frozen=True)
+class _Started:
+    """A batch on the decode threads."""
+
+    batch: Batch
+    prepared: tuple[Future[Prepared | HilumError], ...]
+
+
+class _Run:
+    """One claim being worked on. Batches overlap: one in the engine, the next being decoded."""
+
+    def __init__(
+        self,
+        tools: Tools,
+        claim: Claim,
+        *,
+        began: float,
+        stop: threading.Event,
+        lost: threading.Event,
+    ) -> None:
+        self._tools = tools
+        self._claim = claim
+        self._settings = tools.settings
+        # Half the hard limit: a long study gives way in good time, and goes on afterwards.
+        self._until = began + tools.settings.task_time_limit_s / 2
+        self._stop = stop
+        self._lost = lost
+        self._waiting: dict[str, HilumError] = {}  # images that met a transient error
+        self._hopeless = False  # a whole batch did: the store is away, not an image
+        self._progress = False
+        self._ended = False
+
+    def to_its_end(self) -> Ending:
+        """Work until the job has ended or has to be given back.
+
+        Raises:
+            LeaseLostError, DatabaseUnavailableError: see :func:`run_job`.
+        """
+        settings = self._settings
+        todo = plan(
+            self._claim.pending,
+            batch_size=settings.batch_size,
+            max_attempts=settings.max_image_attempts,
+        )
+        if todo.exhausted or not todo.batches:
+            self._record([_exhausted(image, settings) for image in todo.exhausted])
+        started: _Started | None = None
+        try:
+            for batch in todo.batches:
+                if started is not None and batch.alone:
+                    self._finish(started)
+                    started = None
+                if self._has_to_end():
+                    break
+                upcoming = self._start(batch)
+                if started is not None:
+                    self._finish(started)
+                started = upcoming
+            if started is not None:
+                self._finish(started)
+        finally:
+            for future in started.prepared if started is not None else ():
+                future.cancel()
+        return self._conclude()
+
+    def _has_to_end(self) -> bool:
+        asked = self._stop.is_set() or self._lost.is_set()
+        return asked or self._hopeless or time.monotonic() > self._until
+
+    def _start(self, batch: Batch) -> _Started:
+        ids = [image.image_id for image in batch.images]
+        self._write(lambda c: jobs.begin(c, self._claim, ids, lease_s=self._settings.lease_s))
+        submit = self._tools.decoders.submit
+        return _Started(batch, tuple(submit(self._prepare, image) for image in batch.images))
+
+    def _prepare(self, image: PendingImage) -> Prepared | HilumError:
+        tools = self._tools
+        return guarded(lambda: tools.scorer.prepare(tools.store.read(image.uri)))
+
+    def _finish(self, started: _Started) -> None:
+        prepared = [future.result() for future in started.prepared]
+        ready = [image for image in prepared if isinstance(image, Prepared)]
+        began = time.monotonic()
+        scores = iter(self._tools.scorer.score_each(ready) if ready else ())
+        engine_s = round(time.monotonic() - began, 3)
+        results = [next(scores) if isinstance(p, Prepared) else p for p in prepared]
+        ended: list[Scored | NotScored] = []
+        for image, result in zip(started.batch.images, results, strict=True):
+            if isinstance(result, Score):
+                ended.append(self._scored(image, result))
+                continue
+            self._log_error(image, result)
+            if isinstance(result, PermanentError):
+                ended.append(not_scored(image.image_id, result))
+            else:
+                self._waiting[image.image_id] = result
+        if ended:
+            self._record(ended)
+        self._hopeless = not ended
+        fields = {"images": len(results), "scored": len(ready), "engine_s": engine_s}
+        event(log, logging.INFO, "job.batch", job=self._claim.job_id, **fields)
+
+    def _scored(self, image: PendingImage, score: Score) -> Scored:
+        tools = self._tools
+        return scored(
+            image.image_id,
+            score,
+            scorer=tools.scorer,
+            model_id=tools.model_id,
+            cam_policy=self._settings.cam_policy,
+        )
+
+    def _record(self, outcomes: Sequence[Scored | NotScored]) -> None:
+        lease_s = self._settings.lease_s
+        try:
+            self._ended = self._write(
+                lambda c: jobs.record(c, self._claim, outcomes, lease_s=lease_s)
+            )
+            self._progress = self._progress or bool(outcomes)
+        except UnexpectedError as error:
+            # SQL refused a value: find out whose, and let the others pass.
+            if len(outcomes) > 1:
+                for outcome in outcomes:
+                    self._record([outcome])
+            elif outcomes and isinstance(outcomes[0], Scored):
+                self._record([not_scored(outcomes[0].image_id, error)])
+            else:
+                raise
+
+    def _conclude(self) -> Ending:
+        if self._ended:
+            return Ending.COMPLETED
+        if not self._waiting:
+            self._write(lambda c: jobs.release(c, self._claim))
+            return Ending.RELEASED
+        error = next(reversed(self._waiting.values()))
+        since = None if self._progress else self._claim.failing_since
+        trouble_s = (datetime.now(UTC) - since).total_seconds() if since else 0.0
+        if trouble_s > self._settings.give_up_after_s:
+            self._write(lambda c: jobs.quarantine(c, self._claim, error))
+            return Ending.QUARANTINED
+        deferrals = 0 if self._progress else self._claim.deferrals
+        delay_s = _back_off(deferrals, self._settings)
+        self._write(
+            lambda c: jobs.defer(c, self._claim, error, delay_s=delay_s, images=self._waiting)
+        )
+        return Ending.DEFERRED
+
+    def _write(self, step: Step[T]) -> T:
+        return persist(
+            self._tools.database,
+            step,
+            patience_s=max(0.0, self._until - time.monotonic()),
+            stop=self._stop,
+        )
+
+    def _log_error(self, image: PendingImage, error: HilumError) -> None:
+        # An unexpected error's detail is where it was raised; others may describe the image.
+        detail = {"detail": error.detail} if isinstance(error, UnexpectedError) else {}
+        event(
+            log,
+            logging.WARNING,
+            "image.not_scored",
+            job=self._claim.job_id,
+            image=image.position,
+            code=error.code,
+            **detail,
+        )
+
+
+def _exhausted(image: PendingImage, settings: WorkerSettings) -> NotScored:
+    return not_scored(
+        image.image_id,
+        AttemptsExhaustedError(
+            f"{image.unreported} workers ended while they worked on this image "
+            f"({settings.max_image_attempts} are allowed)."
+        ),
+    )
+
+
+def _back_off(deferrals: int, settings: WorkerSettings) -> float:
+    """Seconds until the next try: doubling up to the longest, and spread by up to a half, so
+    that jobs that failed together do not come back together."""
+    longest = min(settings.retry_max_s, settings.retry_base_s * 2.0 ** min(deferrals, 30))
+    return longest * random.uniform(0.5, 1.0)  # noqa: S311 - not a secret

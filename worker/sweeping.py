@@ -1,0 +1,109 @@
+"""Publishing what is due, lost, or has lost its worker. Every worker does it; none has to."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+from hilum.db import sweeper
+from hilum.db.connection import Database
+from hilum.errors import BrokerUnavailableError, HilumError
+from hilum.queue import Queue
+from hilum.settings import WorkerSettings
+from worker.logs import event
+
+log = logging.getLogger(__name__)
+
+_PAGE: Final = 1000  # jobs published between two looks at the database
+
+
+class Broker(Protocol):
+    """What the sweeper needs of the transport. Errors: ``BrokerUnavailableError``."""
+
+    def publish(self, job_id: str, queue: Queue) -> None:
+        """Put the job's task on its queue."""
+        ...
+
+    def length(self, queue: Queue) -> int:
+        """How many messages lie in the queue, those in workers' hands not counted."""
+        ...
+
+
+def sweep(database: Database, broker: Broker, settings: WorkerSettings) -> int:
+    """Look once. Returns how many tasks were published.
+
+    Raises:
+        DatabaseUnavailableError, BrokerUnavailableError: the next look will find the same jobs.
+    """
+    with database.write() as connection:
+        expired = sweeper.expire_leases(connection)
+    if expired:
+        event(log, logging.WARNING, "sweep.leases_expired", jobs=expired)
+    published = 0
+    while True:
+        with database.write() as connection:
+            due = sweeper.take_due(connection, grace_s=settings.sweep_interval_s, limit=_PAGE)
+        _publish(database, broker, due)
+        published += len(due)
+        if len(due) < _PAGE:
+            break
+    for queue in Queue:
+        with database.read() as connection:
+            waiting = sweeper.waiting(connection, queue)
+        missing = waiting - broker.length(queue) if waiting else 0
+        if missing <= 0:
+            continue
+        with database.write() as connection:
+            lost = sweeper.take_lost(
+                connection,
+                queue,
+                republish_after_s=settings.republish_after_s,
+                limit=min(missing, _PAGE),
+            )
+        _publish(database, broker, lost)
+        published += len(lost)
+        if lost:
+            event(log, logging.WARNING, "sweep.lost_tasks", queue=queue, jobs=len(lost))
+    return published
+
+
+def _publish(database: Database, broker: Broker, taken: Sequence[tuple[str, Queue]]) -> None:
+    for done, (job_id, queue) in enumerate(taken):
+        try:
+            broker.publish(job_id, queue)
+        except BrokerUnavailableError:
+            with database.write() as connection:
+                sweeper.unpublish(connection, [job_id for job_id, _ in taken[done:]])
+            raise
+
+
+class Sweeper:
+    """A thread that sweeps at an interval until it is stopped."""
+
+    def __init__(self, database: Database, broker: Broker, settings: WorkerSettings) -> None:
+        self._arguments = (database, broker, settings)
+        self._interval_s = settings.sweep_interval_s
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="hilum-sweeper", daemon=True)
+
+    def start(self) -> None:
+        """Sweep now, and from now on."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread; waits for a sweep under way for at most one interval."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(self._interval_s)
+
+    def _loop(self) -> None:
+        while not self._stop.is_set():
+            try:
+                sweep(*self._arguments)
+            except HilumError as error:
+                event(log, logging.WARNING, "sweep.failed", code=error.code)
+            except Exception:  # one bad sweep must not be the last
+                log.exception("sweep.failed")
+            self._stop.wait(self._interval_s)

@@ -1,0 +1,69 @@
+"""The task, and what Celery does in a pool process around it. Thin: the work is in ``run``."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import TYPE_CHECKING, Any
+
+from celery import current_app, shared_task
+from celery.exceptions import Reject
+from celery.signals import setup_logging, worker_process_init
+
+from hilum import settings
+from hilum.errors import HilumError
+from hilum.queue import SCORE_TASK
+from worker import logs
+from worker.process_signals import GIVE_UP_SIGNAL
+
+if TYPE_CHECKING:
+    from worker.process import Process
+
+log = logging.getLogger(__name__)
+_process: Process | None = None
+
+
+def start_process(**_: Any) -> None:
+    """Load the model, once in each pool process.
+
+    A process that cannot has the worker end: it would only be replaced by one that cannot
+    either. Celery itself would log the exception and go on.
+    """
+    global _process  # noqa: PLW0603 - a pool process is one, and Celery hands tasks no state
+    # Only pool processes load the engine; the parent imports this module for the task's name.
+    from worker.model import ServedModel  # noqa: PLC0415
+    from worker.process import Process  # noqa: PLC0415
+
+    try:
+        _process = Process(settings.load(), ServedModel(**current_app.conf.hilum_model))
+    except HilumError as error:
+        logs.event(log, logging.CRITICAL, "worker.cannot_serve", **error.body())
+    except Exception:
+        log.critical("worker.cannot_serve", exc_info=True)
+    else:
+        logs.event(log, logging.INFO, "worker.process_ready", pid=os.getpid())
+        return
+    os.kill(os.getppid(), GIVE_UP_SIGNAL)
+
+
+def configure_logs(**_: Any) -> None:
+    """Instead of Celery's own set-up, in the parent and in each pool process."""
+    logs.configure(settings.load().log_level)
+
+
+def _score_job(job_id: str) -> None:
+    """Score the images of a job. What goes wrong is in SQL or, here, in the log."""
+    if _process is None or _process.stopping:
+        raise Reject(requeue=True)  # for another worker
+    try:
+        _process.run(job_id)
+    except HilumError as error:
+        logs.event(log, logging.ERROR, "job.broken_off", job=job_id, code=error.code)
+    except Exception:
+        # Not re-raised: Celery would log its text, which may be data.
+        log.error("job.broken_off", exc_info=True, extra={"fields": {"job": job_id}})
+
+
+score_job = shared_task(name=SCORE_TASK)(_score_job)
+worker_process_init.connect(start_process, weak=False)
+setup_logging.connect(configure_logs, weak=False)
