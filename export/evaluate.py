@@ -51,7 +51,10 @@ def report(
     that means «normal»). What is not defined is null."""
     probability = calibrate(found.raw, calibration, schema.kind)
     labels = {
-        label: _label(label, k, found, probability[:, k], split, points[label])
+        label: {
+            **_figures(split.targets[:, k], probability[:, k], points[label]),
+            **_pointing(label, found.cam[:, k], split),
+        }
         for k, label in enumerate(schema.labels)
     }
     findings = [labels[label] for label in schema.findings]
@@ -67,18 +70,9 @@ def report(
     }
 
 
-def _label(
-    label: str,
-    k: int,
-    found: Run,
-    probability: FloatArray,
-    split: Prepared,
-    point: OperatingPoint,
-) -> dict[str, Any]:
-    target = split.targets[:, k]
+def _figures(target: FloatArray, probability: FloatArray, point: OperatingPoint) -> dict[str, Any]:
     called = probability >= point.threshold
     positive, negative = target > 0.5, target < 0.5
-    pointing = _pointing(label, found.cam[:, k], split)
     return {
         "images": int((~np.isnan(target)).sum()),
         "positives": int(positive.sum()),
@@ -89,21 +83,23 @@ def _label(
         "threshold": point.threshold,
         "sensitivity": float(called[positive].mean()) if positive.any() else None,
         "specificity": float((~called[negative]).mean()) if negative.any() else None,
-        "pointing_images": pointing.images if pointing else 0,
-        "pointing_game": pointing.hits if pointing else None,
-        "pointing_centre": pointing.centre if pointing else None,
     }
 
 
-def _pointing(label: str, cam: FloatArray, split: Prepared) -> metrics.Pointing | None:
+def _pointing(label: str, cam: FloatArray, split: Prepared) -> dict[str, Any]:
     boxes = [[box for box in record.boxes if box.label == label] for record in split.records]
     rows = [n for n, found in enumerate(boxes) if found]
-    return metrics.pointing_game(
+    played = metrics.pointing_game(
         [cam[n] for n in rows],
         [boxes[n] for n in rows],
         [(int(split.sizes[n][0]), int(split.sizes[n][1])) for n in rows],
         size=split.images.shape[-1],
     )
+    return {
+        "pointing_images": played.images if played else 0,
+        "pointing_game": played.hits if played else None,
+        "pointing_centre": played.centre if played else None,
+    }
 
 
 def _batches(images: npt.NDArray[np.uint8]) -> Iterator[npt.NDArray[np.uint8]]:

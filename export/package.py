@@ -33,6 +33,7 @@ from trainer import calibration as fitting
 from trainer import data
 from trainer.checkpoint import Checkpoint
 from trainer.data import Prepared
+from trainer.manifest import Split
 
 _GOLDEN_IMAGES = 3
 
@@ -101,7 +102,7 @@ def build(
 def _fill(
     folder: Path,
     found: Checkpoint,
-    splits: dict[data.Split, Prepared],
+    splits: dict[Split, Prepared],
     identity: Identity,
     weights_dtype: WeightsDtype,
 ) -> Manifest:
@@ -130,10 +131,11 @@ def _fill(
         label: fitting.operating_point(validation.targets[:, k], calibrated[:, k])
         for k, label in enumerate(schema.labels)
     }
+    tested = evaluate.report(on_test, test, schema, calibration, points)
     figures = {
         "notice": NOTICE if identity.demonstration_only else None,
         "validation": evaluate.report(on_validation, validation, schema, calibration, points),
-        "test": evaluate.report(on_test, test, schema, calibration, points),
+        "test": tested,
         "history": list(found.record.history),
     }
     (folder / METRICS).write_text(json.dumps(figures, indent=2) + "\n")
@@ -150,7 +152,7 @@ def _fill(
         "operating_points": points,
     }
     draft = seal(folder, **final)
-    text = card.write(draft, figures["test"], data=identity.data, training=identity.training)
+    text = card.write(draft, tested, data=identity.data, training=identity.training)
     (folder / CARD).write_text(text)
     return seal(folder, **final)
 

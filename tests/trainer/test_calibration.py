@@ -1,0 +1,72 @@
+"""Calibration and operating points, on data whose answer is known."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from hilum.findings import calibrate
+from trainer import calibration, metrics
+
+
+def _distorted(count: int = 20_000) -> tuple[np.ndarray, np.ndarray]:
+    """Raw probabilities whose true logit is 2 · logit(raw) − 1."""
+    rng = np.random.default_rng(0)
+    logit = rng.normal(0, 1.5, count)
+    raw = 1 / (1 + np.exp(-logit))
+    true = 1 / (1 + np.exp(-(2 * logit - 1)))
+    return raw[:, None].astype(np.float32), (rng.random(count) < true).astype(np.float32)[:, None]
+
+
+def test_platt_finds_the_distortion_and_removes_it() -> None:
+    raw, target = _distorted()
+    fitted = calibration.fit(raw, target, "multi_label")
+    assert fitted.scale[0] == pytest.approx(2, abs=0.1)
+    assert fitted.shift[0] == pytest.approx(-1, abs=0.1)
+    before = metrics.calibration_error(target[:, 0], raw[:, 0])
+    after = metrics.calibration_error(target[:, 0], calibrate(raw, fitted, "multi_label")[:, 0])
+    assert before is not None
+    assert after is not None
+    assert after < 0.02 < before
+
+
+def test_ranking_is_never_turned_round() -> None:
+    raw = np.linspace(0.1, 0.9, 50, dtype=np.float32)[:, None]
+    upside_down = (raw < 0.5).astype(np.float32)
+    fitted = calibration.fit(raw, upside_down, "multi_label")
+    assert (fitted.scale, fitted.shift) == ((1.0,), (0.0,))
+
+
+def test_a_label_with_one_class_stays_as_it_is() -> None:
+    raw = np.full((10, 2), 0.3, dtype=np.float32)
+    raw[:, 1] = np.linspace(0.1, 0.9, 10)
+    target = np.zeros((10, 2), dtype=np.float32)
+    target[5:, 1] = 1
+    target[0, 1] = math.nan
+    fitted = calibration.fit(raw, target, "multi_label")
+    assert (fitted.scale[0], fitted.shift[0]) == (1.0, 0.0)
+    assert fitted.scale[1] > 1
+    assert calibration.operating_point(target[:, 0], raw[:, 0]).threshold == 1.0
+
+
+def test_temperature_of_exclusive_classes() -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 2, (5000, 3))
+    true = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    chosen = (true.cumsum(1) > rng.random((5000, 1))).argmax(1)
+    sharp = np.exp(2 * logits) / np.exp(2 * logits).sum(1, keepdims=True)
+    fitted = calibration.fit(sharp, np.eye(3)[chosen], "multi_class")
+    assert fitted.scale[0] == pytest.approx(0.5, abs=0.05)
+    assert len(set(fitted.scale)) == 1
+
+
+def test_youden_by_hand() -> None:
+    target = np.array([0, 0, 1, 0, 1, 1], dtype=np.float64)
+    score = np.array([0.1, 0.2, 0.15, 0.4, 0.6, 0.9])
+    point = calibration.operating_point(target, score)
+    # At 0.6: sensitivity 2/3 and specificity 1; at 0.15: 1 and 1/3.
+    assert point.threshold == 0.6
+    assert point.sensitivity == pytest.approx(2 / 3)
+    assert point.specificity == 1

@@ -1,0 +1,77 @@
+"""Metrics against cases counted by hand; what is undefined is None."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from trainer import metrics
+from trainer.manifest import Box
+
+NAN = math.nan
+
+
+def _a(*values: float) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    return np.array(values, dtype=np.float64)
+
+
+def test_auroc_counts_pairs() -> None:
+    # Pairs (positive, negative): 0.8>0.1, 0.8>0.4, 0.4>0.1, 0.4=0.4 counts half: 3.5 of 4.
+    assert metrics.auroc(_a(1, 0, 1, 0), _a(0.8, 0.1, 0.4, 0.4)) == pytest.approx(3.5 / 4)
+    assert metrics.auroc(_a(1, 0, NAN), _a(0.9, 0.1, 0.0)) == 1.0
+
+
+def test_average_precision_steps() -> None:
+    # By falling score: hit, miss, hit: 1/2 · 1 + 1/2 · 2/3.
+    found = metrics.average_precision(_a(1, 0, 1), _a(0.9, 0.8, 0.7))
+    assert found == pytest.approx(0.5 + 1 / 3)
+
+
+@pytest.mark.parametrize("target", [_a(0, 0), _a(1, 1), _a(NAN, NAN), _a(1, NAN)])
+def test_auroc_is_undefined_where_a_class_is_absent(target: np.ndarray) -> None:
+    assert metrics.auroc(target, _a(0.2, 0.7)) is None
+
+
+def test_means_leave_out_the_undefined() -> None:
+    assert metrics.mean_defined([0.5, None, 1.0]) == 0.75
+    assert metrics.mean_defined([None]) is None
+    assert metrics.average_precision(_a(0, 0), _a(0.1, 0.2)) is None
+    assert metrics.brier(_a(NAN), _a(0.1)) is None
+    assert metrics.calibration_error(_a(NAN), _a(0.1)) is None
+
+
+def test_calibration_error_and_brier_by_hand() -> None:
+    # One bin (0.8 … 0.867): mean probability 0.85, mean outcome 0.5.
+    assert metrics.calibration_error(_a(1, 0), _a(0.85, 0.85)) == pytest.approx(0.35)
+    # Two bins, half the images each: |0.1 - 0| and |0.9 - 1|.
+    assert metrics.calibration_error(_a(0, 1), _a(0.1, 0.9)) == pytest.approx(0.1)
+    assert metrics.calibration_error(_a(1), _a(1.0)) == 0
+    assert metrics.brier(_a(1, 0), _a(0.5, 0.1)) == pytest.approx((0.25 + 0.01) / 2)
+
+
+def test_pointing_game_by_hand() -> None:
+    hot = np.zeros((7, 7), dtype=np.float32)
+    hot[1, 5] = 1.0  # upper right; its centre is at (176, 48) of 224
+    right = Box(label="x", x0=160, y0=30, x1=200, y1=60)
+    middle = Box(label="x", x0=100, y0=100, x1=130, y1=130)
+    size = (224, 224)
+    found = metrics.pointing_game(
+        [hot, hot, np.zeros_like(hot)],
+        [[right], [middle], [middle]],
+        [size, size, size],
+        size=224,
+    )
+    assert found == metrics.Pointing(images=3, hits=1 / 3, centre=2 / 3)
+    assert metrics.pointing_game([], [], [], size=224) is None
+
+
+def test_pointing_game_undoes_the_letterbox() -> None:
+    # A film twice as wide as high fills rows 56 … 168 of the input: cell row 2 is its top.
+    hot = np.zeros((7, 7), dtype=np.float32)
+    hot[2, 0] = 1.0
+    box = Box(label="x", x0=0, y0=20, x1=60, y1=80)
+    found = metrics.pointing_game([hot], [[box]], [(224, 448)], size=224)
+    assert found is not None
+    assert found.hits == 1
