@@ -53,9 +53,7 @@ def test_top_level_names_are_ours(wheel_names: list[str]) -> None:
 
 def test_every_module_and_migration_is_in_it(wheel_names: list[str]) -> None:
     ours = ("hilum", "trainer", "export", "worker", "api_gateway")
-    sources = {
-        str(path.relative_to(ROOT)) for name in ours for path in (ROOT / name).rglob("*.py")
-    }
+    sources = {str(path.relative_to(ROOT)) for name in ours for path in (ROOT / name).rglob("*.py")}
     assert sources - set(wheel_names) == set()
     assert "hilum/py.typed" in wheel_names
 

@@ -7,11 +7,11 @@ from typing import Any, Final
 import imagecodecs
 import numpy as np
 import numpy.typing as npt
+from pydicom._uid_dict import UID_dictionary
 from pydicom.encaps import get_frame
 from pydicom.uid import (
     HTJ2K,
     JPEG2000,
-    UID,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
@@ -29,6 +29,7 @@ from pydicom.uid import (
 )
 
 from hilum.dicom import codestream
+from hilum.dicom.greyscale import StoredValues
 from hilum.dicom.header import FilmHeader
 from hilum.dicom.parse import DicomObject
 from hilum.errors import (
@@ -40,15 +41,13 @@ from hilum.errors import (
     UnsupportedTransferSyntaxError,
 )
 
-StoredValues = npt.NDArray[np.uint8 | np.uint16 | np.int16 | np.int8]
-
-_NATIVE: Final = {
+_NATIVE: Final[set[str]] = {
     ImplicitVRLittleEndian,
     ExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     DeflatedExplicitVRLittleEndian,
 }
-_DECODERS: Final = {
+_DECODERS: Final[dict[str, Any]] = {
     JPEGBaseline8Bit: imagecodecs.jpeg8_decode,
     JPEGExtended12Bit: imagecodecs.jpeg8_decode,
     JPEGLossless: imagecodecs.jpeg8_decode,
@@ -74,8 +73,7 @@ def stored_values(opened: DicomObject) -> StoredValues:
         DecodeError: the decoder refuses the codestream.
     """
     header = opened.header
-    syntax = UID(header.transfer_syntax)
-    data: bytes = opened.dataset["PixelData"].value
+    syntax, data = header.transfer_syntax, opened.pixel_data
     if not data:
         raise TruncatedError("Pixel Data (7FE0,0010) is empty.")
     if syntax in _NATIVE:
@@ -85,7 +83,9 @@ def stored_values(opened: DicomObject) -> StoredValues:
     elif syntax in _DECODERS:
         words = _compressed(_frame(data), header, _DECODERS[syntax])
     else:
-        name = syntax.name if syntax.is_private is False else "a private one"
+        name = (
+            UID_dictionary[syntax][0] if syntax in UID_dictionary else "that is not a standard one"
+        )
         raise UnsupportedTransferSyntaxError(f"There is no decoder for transfer syntax {name}.")
     return _extract(words, header)
 
@@ -97,7 +97,7 @@ def _native(data: bytes, opened: DicomObject) -> npt.NDArray[np.uint8 | np.uint1
     if len(data) < count * size:
         raise TruncatedError(f"Pixel Data has {len(data)} bytes; expected {count * size}.")
     order = "<" if opened.little_endian else ">"
-    if size == 1 and not opened.little_endian and opened.dataset["PixelData"].VR == "OW":
+    if size == 1 and not opened.little_endian and opened.pixel_vr == "OW":
         # 8-bit samples in 16-bit words: every pair is swapped (PS3.5 section 7.3).
         words = np.frombuffer(data[: count + count % 2], dtype=">u2").astype("<u2").view(np.uint8)
     else:

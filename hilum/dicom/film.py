@@ -30,10 +30,10 @@ def decode(opened: DicomObject) -> Film:
         UnsupportedTransferSyntaxError, TruncatedError, InconsistentPixelsError, DecodeError,
         LimitExceededError.
     """
-    header, dataset = opened.header, opened.dataset
+    header, how = opened.header, opened.greyscale
     stored = stored_values(opened)
     return Film(
         header=header,
-        pixels=greyscale.presentation(stored, header, dataset),
-        padding=greyscale.padding(stored, header, dataset),
+        pixels=greyscale.presentation(stored, header, how),
+        padding=greyscale.padding(stored, how),
     )

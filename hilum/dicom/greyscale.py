@@ -15,96 +15,17 @@ import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset
 
-from hilum.dicom.decode import StoredValues
 from hilum.dicom.header import FilmHeader
 from hilum.errors import InconsistentPixelsError
 
 Float32Array = npt.NDArray[np.float32]
 Float64Array = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
-
-
-def presentation(stored: StoredValues, header: FilmHeader, dataset: Dataset) -> Float32Array:
-    """The image ``[H, W]`` as it would be shown, float32 in [0, 1], larger is brighter.
-
-    Raises:
-        InconsistentPixelsError: a LUT or window breaks the rules of its module.
-    """
-    bits = header.bits_stored
-    lowest = -(1 << (bits - 1)) if header.signed else 0
-    domain = np.arange(lowest, lowest + (1 << bits), dtype=np.float64)
-    values = _modality(domain, dataset)
-    shown = _voi(values, dataset)
-    if _inverted(header, dataset):
-        shown = 1 - shown
-    table = shown.astype(np.float32)
-    return table[stored.astype(np.intp) - lowest]
-
-
-def padding(stored: StoredValues, header: FilmHeader, dataset: Dataset) -> BoolArray | None:
-    """Where the image is declared to be no image, bool ``[H, W]``; ``None`` if nowhere.
-
-    Pixel Padding Value and Range Limit (PS3.3 C.7.5.1.1.2) are compared with stored values.
-    """
-    first = dataset.get("PixelPaddingValue")
-    if first is None:
-        return None
-    limit = dataset.get("PixelPaddingRangeLimit")
-    ends = [_stored_number(value, header) for value in (first, first if limit is None else limit)]
-    mask: BoolArray = (stored >= min(ends)) & (stored <= max(ends))
-    return mask if mask.any() and not mask.all() else None
-
-
-def _modality(values: Float64Array, dataset: Dataset) -> Float64Array:
-    """Modality LUT, else Rescale (PS3.3 C.11.1)."""
-    if sequence := dataset.get("ModalityLUTSequence"):
-        return _Lut.read(sequence[0], signed_input=values[0] < 0).apply(values)
-    slope, intercept = _real(dataset, "RescaleSlope"), _real(dataset, "RescaleIntercept")
-    if slope is None or intercept is None:
-        return values
-    if slope == 0:
-        raise InconsistentPixelsError("Rescale Slope (0028,1053) is 0.")
-    return values * slope + intercept
-
-
-def _voi(values: Float64Array, dataset: Dataset) -> Float64Array:
-    """VOI LUT, else the first window, else the full range (PS3.3 C.11.2), to [0, 1]."""
-    if sequence := dataset.get("VOILUTSequence"):
-        lut = _Lut.read(sequence[0], signed_input=values.min() < 0)
-        return lut.apply(values) / ((1 << lut.bits) - 1)
-    centre, width = _real(dataset, "WindowCenter"), _real(dataset, "WindowWidth")
-    if centre is not None and width is not None:
-        return _window(values, centre, width, str(dataset.get("VOILUTFunction") or "LINEAR"))
-    low, high = values.min(), values.max()
-    return (values - low) / (high - low)
-
-
-def _window(values: Float64Array, centre: float, width: float, function: str) -> Float64Array:
-    """PS3.3 C.11.2.1.2.1 (LINEAR), C.11.2.1.3.1 (SIGMOID), C.11.2.1.3.2 (LINEAR_EXACT)."""
-    function = function.strip().upper()
-    if function == "LINEAR" and width >= 1:
-        if width == 1:  # the formula's ramp has no length
-            return (values > centre - 0.5).astype(np.float64)
-        return np.asarray(np.clip((values - (centre - 0.5)) / (width - 1) + 0.5, 0, 1))
-    if function == "LINEAR_EXACT" and width > 0:
-        return np.clip((values - centre) / width + 0.5, 0, 1)
-    if function == "SIGMOID" and width > 0:
-        return np.asarray(1 / (1 + np.exp(np.clip(-4 * (values - centre) / width, -700, 700))))
-    raise InconsistentPixelsError(
-        f"Window Width {width:g} is not allowed for its VOI LUT Function, or the function is none "
-        "of LINEAR, LINEAR_EXACT and SIGMOID."
-    )
-
-
-def _inverted(header: FilmHeader, dataset: Dataset) -> bool:
-    """MONOCHROME1 and Presentation LUT Shape INVERSE say the same thing (PS3.3 C.8.11.3.1.2 and
-    C.11.6): together they still invert once."""
-    shape = str(dataset.get("PresentationLUTShape") or "").strip().upper()
-    return header.photometric == "MONOCHROME1" or shape == "INVERSE"
+StoredValues = npt.NDArray[np.uint8 | np.uint16 | np.int16 | np.int8]
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Lut:
+class Lut:
     """A lookup table (PS3.3 C.11.1.1.1, C.11.2.1.1)."""
 
     first: int  # the input that maps to the first entry; smaller ones do too
@@ -112,7 +33,7 @@ class _Lut:
     entries: Float64Array
 
     @classmethod
-    def read(cls, item: Dataset, *, signed_input: bool) -> _Lut:
+    def read(cls, item: Dataset, *, signed_input: bool) -> Lut:
         descriptor = item.get("LUTDescriptor")
         if descriptor is None or len(descriptor) != 3:
             raise InconsistentPixelsError("LUT Descriptor (0028,3002) has not three values.")
@@ -132,6 +53,131 @@ class _Lut:
     def apply(self, values: Float64Array) -> Float64Array:
         index = np.clip(np.rint(values) - self.first, 0, len(self.entries) - 1)
         return np.asarray(self.entries[index.astype(np.intp)])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """A VOI window (PS3.3 C.11.2.1.2)."""
+
+    centre: float
+    width: float
+    function: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Greyscale:
+    """All that the header says of how stored values are shown."""
+
+    modality: Lut | tuple[float, float] | None  # LUT, or slope and intercept
+    voi: Lut | Window | None
+    inverted: bool
+    padding: tuple[int, int] | None  # stored values from … to, inclusive
+
+    @classmethod
+    def read(cls, dataset: Dataset, header: FilmHeader) -> Greyscale:
+        """Read and check the modules of the greyscale pipeline.
+
+        Raises:
+            InconsistentPixelsError: a LUT or window breaks the rules of its module.
+        """
+        modality = _modality(dataset, header)
+        return cls(
+            modality=modality,
+            voi=_voi(dataset, signed=header.signed or modality is not None),
+            inverted=_inverted(dataset, header),
+            padding=_padding(dataset, header),
+        )
+
+
+def presentation(stored: StoredValues, header: FilmHeader, how: Greyscale) -> Float32Array:
+    """The image ``[H, W]`` as it would be shown, float32 in [0, 1], larger is brighter."""
+    bits = header.bits_stored
+    lowest = -(1 << (bits - 1)) if header.signed else 0
+    values = np.arange(lowest, lowest + (1 << bits), dtype=np.float64)
+    if isinstance(how.modality, Lut):
+        values = how.modality.apply(values)
+    elif how.modality is not None:
+        slope, intercept = how.modality
+        values = values * slope + intercept
+    shown = _shown(values, how.voi)
+    if how.inverted:
+        shown = 1 - shown
+    table = shown.astype(np.float32)
+    return np.asarray(table[stored.astype(np.intp) - lowest])
+
+
+def padding(stored: StoredValues, how: Greyscale) -> BoolArray | None:
+    """Where the image is declared to be no image, bool ``[H, W]``; ``None`` if nowhere.
+
+    Pixel Padding Value and Range Limit (PS3.3 C.7.5.1.1.2) are compared with stored values.
+    """
+    if how.padding is None:
+        return None
+    low, high = how.padding
+    mask: BoolArray = (stored >= low) & (stored <= high)
+    return mask if mask.any() and not mask.all() else None
+
+
+def _modality(dataset: Dataset, header: FilmHeader) -> Lut | tuple[float, float] | None:
+    """Modality LUT, else Rescale (PS3.3 C.11.1)."""
+    if sequence := dataset.get("ModalityLUTSequence"):
+        return Lut.read(sequence[0], signed_input=header.signed)
+    slope, intercept = _real(dataset, "RescaleSlope"), _real(dataset, "RescaleIntercept")
+    if slope is None or intercept is None:
+        return None
+    if slope == 0:
+        raise InconsistentPixelsError("Rescale Slope (0028,1053) is 0.")
+    return slope, intercept
+
+
+def _voi(dataset: Dataset, *, signed: bool) -> Lut | Window | None:
+    """VOI LUT, else the first window (PS3.3 C.11.2)."""
+    if sequence := dataset.get("VOILUTSequence"):
+        return Lut.read(sequence[0], signed_input=signed)
+    centre, width = _real(dataset, "WindowCenter"), _real(dataset, "WindowWidth")
+    if centre is None or width is None:
+        return None
+    function = str(dataset.get("VOILUTFunction") or "LINEAR").strip().upper()
+    if function not in {"LINEAR", "LINEAR_EXACT", "SIGMOID"}:
+        raise InconsistentPixelsError(
+            "VOI LUT Function (0028,1056) is none of LINEAR, LINEAR_EXACT and SIGMOID."
+        )
+    if width <= 0 or (function == "LINEAR" and width < 1):
+        raise InconsistentPixelsError(f"Window Width {width:g} is not allowed for {function}.")
+    return Window(centre=centre, width=width, function=function)
+
+
+def _shown(values: Float64Array, voi: Lut | Window | None) -> Float64Array:
+    """Modality values to [0, 1]."""
+    if isinstance(voi, Lut):
+        return np.asarray(voi.apply(values) / ((1 << voi.bits) - 1))
+    if voi is None:  # the full range
+        low, high = values.min(), values.max()
+        return np.asarray((values - low) / max(high - low, np.finfo(np.float64).tiny))
+    centre, width = voi.centre, voi.width
+    if voi.function == "LINEAR_EXACT":  # C.11.2.1.3.2
+        return np.asarray(np.clip((values - centre) / width + 0.5, 0, 1))
+    if voi.function == "SIGMOID":  # C.11.2.1.3.1
+        return np.asarray(1 / (1 + np.exp(np.clip(-4 * (values - centre) / width, -700, 700))))
+    if width == 1:  # the ramp of C.11.2.1.2.1 has no length
+        return (values > centre - 0.5).astype(np.float64)
+    return np.asarray(np.clip((values - (centre - 0.5)) / (width - 1) + 0.5, 0, 1))
+
+
+def _inverted(dataset: Dataset, header: FilmHeader) -> bool:
+    """MONOCHROME1 and Presentation LUT Shape INVERSE say the same thing (PS3.3 C.8.11.3.1.2 and
+    C.11.6): together they still invert once."""
+    shape = str(dataset.get("PresentationLUTShape") or "").strip().upper()
+    return header.photometric == "MONOCHROME1" or shape == "INVERSE"
+
+
+def _padding(dataset: Dataset, header: FilmHeader) -> tuple[int, int] | None:
+    first = dataset.get("PixelPaddingValue")
+    if first is None:
+        return None
+    limit = dataset.get("PixelPaddingRangeLimit")
+    ends = [_stored_number(value, header) for value in (first, first if limit is None else limit)]
+    return min(ends), max(ends)
 
 
 def _entries(data: object, count: int) -> npt.NDArray[np.uint16]:

@@ -21,6 +21,7 @@ from pydicom.uid import (
 )
 
 from hilum.dicom import header
+from hilum.dicom.greyscale import Greyscale
 from hilum.dicom.header import FilmHeader
 from hilum.errors import (
     DicomError,
@@ -46,7 +47,9 @@ class DicomObject:
     """A parsed image; its pixels are still encoded."""
 
     header: FilmHeader
-    dataset: Dataset = field(repr=False)
+    greyscale: Greyscale = field(repr=False)
+    pixel_data: bytes = field(repr=False)  # as encoded
+    pixel_vr: str
     little_endian: bool
 
 
@@ -68,9 +71,15 @@ def open_object(data: bytes, limits: Limits) -> DicomObject:
         warnings.simplefilter("ignore")
         try:
             dataset, syntax = _parse(data, limits)
+            # Everything is read here: pydicom converts a value when it is first looked at, and
+            # may warn or fail with that value in its text.
+            found = header.read(dataset, syntax, limits)
+            element = dataset["PixelData"]
             return DicomObject(
-                header=header.read(dataset, syntax, limits),
-                dataset=dataset,
+                header=found,
+                greyscale=Greyscale.read(dataset, found),
+                pixel_data=bytes(element.value or b""),
+                pixel_vr=str(element.VR),
                 little_endian=syntax != ExplicitVRBigEndian,
             )
         except HilumError:

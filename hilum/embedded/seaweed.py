@@ -89,7 +89,8 @@ class Seaweed:
             "-master.volumeSizeLimitMB=1024",
             f"-volume.port={volume}",
             f"-volume.port.grpc={volume_grpc}",
-            "-volume.max=0",
+            # Each bucket grows several volumes, which take space only as they fill.
+            "-volume.max=10000",
             "-filer",
             f"-filer.port={filer}",
             f"-filer.port.grpc={filer_grpc}",
@@ -97,6 +98,8 @@ class Seaweed:
             "-s3",
             f"-s3.port={s3}",
             f"-s3.port.grpc={s3_grpc}",
+            "-s3.port.iceberg=0",
+            "-s3.port.lance=0",
             f"-s3.config={config.resolve()}",
         ]
         child = Child("SeaweedFS", command, log=self._folder / "seaweedfs.log")
