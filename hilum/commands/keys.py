@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import click
 
 from hilum import settings
 from hilum.db import keys as store
+from hilum.db import migrate
 from hilum.db.connection import Database
 from hilum.db.keys import Scope
 
@@ -31,7 +34,7 @@ def keys() -> None:
 def create(tenant: str, name: str, scopes: tuple[str, ...], as_json: bool) -> None:
     """Make a key and print its secret, this once."""
     allowed = [Scope(scope) for scope in scopes] or list(Scope)
-    with Database(settings.load().database_url) as database, database.write() as connection:
+    with _database() as database, database.write() as connection:
         key, secret = store.create(connection, tenant=tenant, name=name, scopes=allowed)
     if as_json:
         click.echo(json.dumps({"id": key.id, "tenant": tenant, "name": name, "secret": secret}))
@@ -43,7 +46,7 @@ def create(tenant: str, name: str, scopes: tuple[str, ...], as_json: bool) -> No
 @keys.command(name="list")
 def listing() -> None:
     """Print all keys, without their secrets."""
-    with Database(settings.load().database_url) as database, database.read() as connection:
+    with _database() as database, database.read() as connection:
         for key in store.listing(connection):
             state = f"revoked {key.revoked_at:%Y-%m-%d}" if key.revoked_at else "valid"
             scopes = ",".join(sorted(key.scopes))
@@ -54,6 +57,13 @@ def listing() -> None:
 @click.argument("key_id")
 def revoke(key_id: str) -> None:
     """Make the key KEY_ID invalid from now on."""
-    with Database(settings.load().database_url) as database, database.write() as connection:
+    with _database() as database, database.write() as connection:
         if not store.revoke(connection, key_id):
             raise click.UsageError(f"There is no valid key {key_id}.")
+
+
+@contextmanager
+def _database() -> Iterator[Database]:
+    with Database(settings.load().database_url) as database:
+        migrate.require_current(database)
+        yield database

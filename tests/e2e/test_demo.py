@@ -59,21 +59,21 @@ def test_once_and_once_again(tmp_path: Path) -> None:
 
 
 def test_serving_until_told_to_stop_leaves_no_process(tmp_path: Path) -> None:
-    process = _demo(tmp_path / "var")
-    assert process.stdout is not None
-    lines: list[str] = []
-    for line in process.stdout:
-        lines.append(line)
-        if "Serving until" in line:
-            break
-    text = "".join(lines)
-    address = next(word for word in text.split() if word.endswith("/docs"))
-    with urllib.request.urlopen(address, timeout=10) as answer:
-        assert b"swagger" in answer.read().lower()
-    children = psutil.Process(process.pid).children(recursive=True)
-    assert len(children) >= 4
-    process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 0
+    with _demo(tmp_path / "var") as process:
+        assert process.stdout is not None
+        lines: list[str] = []
+        for line in process.stdout:
+            lines.append(line)
+            if "Serving until" in line:
+                break
+        text = "".join(lines)
+        address = next(word for word in text.split() if word.endswith("/docs"))
+        with urllib.request.urlopen(address, timeout=10) as answer:
+            assert b"swagger" in answer.read().lower()
+        children = psutil.Process(process.pid).children(recursive=True)
+        assert len(children) >= 4
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
     deadline = time.monotonic() + 20
     while any(child.is_running() for child in children):
         assert time.monotonic() < deadline, "a child outlived the demonstration"
