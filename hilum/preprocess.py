@@ -41,8 +41,12 @@ class PreprocessSpec(BaseModel):
         default=(0.5, 99.5),
         description="Percentiles of the film mapped to 0 and 255, after resizing.",
     )
-    decode: Literal["exact"] = Field(
-        default="exact", description="`exact` decodes every pixel of the codestream."
+    decode: Literal["exact", "reduced"] = Field(
+        default="exact",
+        description=(
+            "`exact` decodes every pixel; `reduced` as many as are needed for twice `size` along "
+            "the long side."
+        ),
     )
     implementation: Literal[1] = IMPLEMENTATION
 
@@ -52,6 +56,15 @@ class PreprocessSpec(BaseModel):
         if not 0 <= low < high <= 100:
             raise ValueError("stretch_percentiles must satisfy 0 <= low < high <= 100")
         return self
+
+    @property
+    def decode_side(self) -> int | None:
+        """Samples to decode along the long side, at least; ``None``: every pixel.
+
+        Twice the size leaves the antialiasing filter what it needs: what aliasing remains is that
+        of the wavelet's own low-pass.
+        """
+        return 2 * self.size if self.decode == "reduced" else None
 
     @property
     def digest(self) -> str:
@@ -81,6 +94,22 @@ class Placement:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Extent:
+    """How large the film is, and where it lies in the samples at hand."""
+
+    rows: int
+    columns: int
+    # x0, y0, x1, y1 in samples; may end up to one sample beyond the last, whose value goes on.
+    box: tuple[float, float, float, float]
+
+    @classmethod
+    def whole(cls, pixels: Float32Array) -> Extent:
+        """Of a film of which every pixel is at hand."""
+        rows, columns = pixels.shape
+        return cls(rows=rows, columns=columns, box=(0.0, 0.0, float(columns), float(rows)))
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelInput:
     """One image as the engine takes it."""
 
@@ -89,7 +118,11 @@ class ModelInput:
 
 
 def prepare(
-    pixels: Float32Array, spec: PreprocessSpec, *, padding: BoolArray | None = None
+    pixels: Float32Array,
+    spec: PreprocessSpec,
+    *,
+    padding: BoolArray | None = None,
+    extent: Extent | None = None,
 ) -> ModelInput:
     """Turn a film into model input.
 
@@ -99,27 +132,28 @@ def prepare(
         spec: the package's preprocessing.
         padding: bool ``[H, W]``, true where the header declares pixel padding; such pixels are
             left out of the percentiles and come out black.
+        extent: of the film, if ``pixels`` are not all of its pixels.
 
     Returns:
         uint8 ``[1, S, S]`` and where the film lies in it. A film of one constant value comes
         out black: there is nothing to see on it.
     """
-    height, width = pixels.shape
-    place = Placement.letterbox(height=height, width=width, size=spec.size)
-    box = (place.x1 - place.x0, place.y1 - place.y0)
-    small = _resize(pixels, box)
+    film = extent or Extent.whole(pixels)
+    place = Placement.letterbox(height=film.rows, width=film.columns, size=spec.size)
+    size = (place.x1 - place.x0, place.y1 - place.y0)
+    small = resize(pixels, film.box, size)
     outside = None
     if padding is not None and padding.any():
         # Padding must bleed neither into its neighbours nor into the percentiles: resize the
         # film with its weights and divide by them.
-        weight = _resize((~padding).astype(np.float32), box)
+        weight = resize((~padding).astype(np.float32), film.box, size)
         outside = weight < 0.5
-        filled = _resize(np.where(padding, np.float32(0), pixels), box)
+        filled = resize(np.where(padding, np.float32(0), pixels), film.box, size)
         small = np.divide(filled, weight, out=np.zeros_like(small), where=~outside)
-    film = small if outside is None else small[~outside]
+    seen = small if outside is None else small[~outside]
     canvas = np.zeros((1, spec.size, spec.size), dtype=np.uint8)
-    if film.size:
-        low, high = np.percentile(film, spec.stretch_percentiles)
+    if seen.size:
+        low, high = np.percentile(seen, spec.stretch_percentiles)
         if high > low:
             scaled = (small - low) * (255.0 / (high - low))
             stretched = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
@@ -129,8 +163,14 @@ def prepare(
     return ModelInput(image=canvas, placement=place)
 
 
-def _resize(pixels: Float32Array, box: tuple[int, int]) -> Float32Array:
-    """Resize ``[H, W]`` to ``box`` = (width, height); the filter widens when shrinking."""
+def resize(
+    pixels: Float32Array, box: tuple[float, float, float, float], size: tuple[int, int]
+) -> Float32Array:
+    """What of ``[H, W]`` lies in ``box``, resized to ``size`` = (width, height); the filter widens
+    when shrinking."""
+    height, width = pixels.shape
+    if box[2] > width or box[3] > height:  # by less than a pixel, see `Extent`
+        pixels = np.pad(pixels, ((0, 1), (0, 1)), mode="edge")
     image = Image.fromarray(np.ascontiguousarray(pixels, dtype=np.float32))
-    resized = image.resize(box, Image.Resampling.BILINEAR)
+    resized = image.resize(size, Image.Resampling.BILINEAR, box)
     return np.asarray(resized, dtype=np.float32)

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from hilum import dicom, heatmaps
-from hilum.preprocess import Placement
+from hilum.dicom import DicomObject
+from hilum.preprocess import Placement, resize
 from hilum.settings import Limits
 
 Float32Array = npt.NDArray[np.float32]
@@ -37,19 +37,23 @@ def render(data: bytes, heat: Heat, *, limits: Limits, max_side: int, caption: s
     Raises:
         DicomError: the object cannot be decoded.
     """
-    film = dicom.decode(dicom.open_object(data, limits))
-    height, width = film.pixels.shape
-    placement = Placement.letterbox(height=height, width=width, size=heat.input_size)
-    shown = shrink(film.pixels, max_side)
+    opened = dicom.open_object(data, limits)
+    placement = Placement.letterbox(
+        height=opened.header.rows, width=opened.header.columns, size=heat.input_size
+    )
+    shown = preview(opened, max_side)
     spread = heatmaps.upsample(heat.grid, placement, *shown.shape)
     return heatmaps.overlay(shown, spread, probability=heat.probability, caption=caption)
 
 
-def shrink(pixels: Float32Array, max_side: int) -> Float32Array:
-    """``[H, W]`` with its long side at most ``max_side``, antialiased."""
-    height, width = pixels.shape
-    scale = min(1.0, max_side / max(height, width))
-    if scale == 1.0:
-        return pixels
-    box = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return np.asarray(Image.fromarray(pixels).resize(box, Image.Resampling.BILINEAR))
+def preview(opened: DicomObject, max_side: int) -> Float32Array:
+    """The film ``[h, w]`` in [0, 1] with its long side at most ``max_side``, antialiased.
+
+    Raises:
+        DicomError: the pixels cannot be decoded.
+    """
+    film = dicom.decode(opened, side=max_side)
+    rows, columns = film.header.rows, film.header.columns
+    scale = min(1.0, max_side / max(rows, columns))
+    size = (max(1, round(columns * scale)), max(1, round(rows * scale)))
+    return resize(film.pixels, film.box, size)

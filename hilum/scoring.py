@@ -16,12 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from hilum import policy, preprocess
-from hilum.dicom import FilmHeader, decode, open_object
+from hilum.dicom import FilmHeader, open_object
 from hilum.engines import Engine
 from hilum.errors import HilumError, OutOfMemoryError, UnexpectedError
 from hilum.findings import Finding, above_operating_point, calibrate
+from hilum.model_input import model_input
 from hilum.package_io import Package
-from hilum.rendering import shrink
+from hilum.rendering import preview
 from hilum.settings import Limits
 
 Float32Array = npt.NDArray[np.float32]
@@ -85,13 +86,14 @@ class Scorer:
         manifest = self.package.manifest
         opened = open_object(data, self._limits)
         flags = policy.check(opened.header, manifest.policy)
-        film = decode(opened)
+        side = self._preview_side
         return Prepared(
             content_sha256=hashlib.sha256(data).digest(),
-            header=film.header,
-            model_input=preprocess.prepare(film.pixels, manifest.preprocess, padding=film.padding),
+            header=opened.header,
+            model_input=model_input(opened, manifest.preprocess),
             flags=flags,
-            preview=shrink(film.pixels, self._preview_side) if self._preview_side else None,
+            # Decoded by itself, so that who looks at it does not change the numbers.
+            preview=preview(opened, side) if side else None,
         )
 
     def score(self, batch: Sequence[Prepared]) -> list[Score]:

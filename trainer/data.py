@@ -15,7 +15,8 @@ from PIL import Image, UnidentifiedImageError
 from hilum import dicom
 from hilum.errors import DataError, HilumError
 from hilum.labels import LabelSchema
-from hilum.preprocess import Placement, PreprocessSpec, prepare
+from hilum.model_input import model_input
+from hilum.preprocess import ModelInput, Placement, PreprocessSpec, prepare
 from hilum.settings import Limits
 from trainer import manifest
 from trainer.manifest import Record, Split
@@ -81,8 +82,10 @@ def load(
     return splits
 
 
-def read_film(path: Path) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_] | None]:
-    """The pixels ``[H, W]`` of a DICOM object, PNG or JPEG, larger = brighter, and its padding.
+def read(path: Path, spec: PreprocessSpec) -> tuple[ModelInput, tuple[int, int]]:
+    """A DICOM object, PNG or JPEG as model input, and the height and width of its film.
+
+    DICOM goes through the decoding that serves. Pixels of PNG and JPEG: larger = brighter.
 
     Raises:
         DataError: the file is missing, or is no readable greyscale image.
@@ -92,15 +95,16 @@ def read_film(path: Path) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_
             with Image.open(path) as image:
                 # Some public sets store grey as RGB; 16-bit PNG keeps its depth.
                 grey = image if image.mode.startswith("I") else image.convert("L")
-                return np.asarray(grey, dtype=np.float32), None
-        film = dicom.decode(dicom.open_object(path.read_bytes(), Limits()))
+                pixels = np.asarray(grey, dtype=np.float32)
+            return prepare(pixels, spec), (pixels.shape[0], pixels.shape[1])
+        opened = dicom.open_object(path.read_bytes(), Limits())
+        return model_input(opened, spec), (opened.header.rows, opened.header.columns)
     except FileNotFoundError:
         raise DataError(f"Image {path.name} is missing.") from None
     except (OSError, UnidentifiedImageError, SyntaxError) as error:
         raise DataError(f"Image {path.name} is unreadable ({type(error).__name__}).") from None
     except HilumError as error:
         raise DataError(f"Image {path.name}: {error.detail}") from None
-    return film.pixels, film.padding
 
 
 def batches(count: int, size: int, rng: np.random.Generator) -> Iterator[npt.NDArray[np.intp]]:
@@ -126,9 +130,8 @@ def _fill(
     sizes = np.empty((len(records), 2), dtype=np.int32)
 
     def one(index: int) -> None:
-        pixels, padding = read_film(base / records[index].uri)
-        images[index] = prepare(pixels, spec, padding=padding).image
-        sizes[index] = pixels.shape
+        read_in, sizes[index] = read(base / records[index].uri, spec)
+        images[index] = read_in.image
 
     with ThreadPoolExecutor() as pool:
         for done, _ in enumerate(pool.map(one, range(len(records))), 1):

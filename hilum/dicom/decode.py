@@ -29,6 +29,7 @@ from pydicom.uid import (
 )
 
 from hilum.dicom import codestream
+from hilum.dicom.codestream import Codestream
 from hilum.dicom.greyscale import StoredValues
 from hilum.dicom.header import FilmHeader
 from hilum.dicom.parse import DicomObject
@@ -56,9 +57,9 @@ _DECODERS: Final[dict[str, Any]] = {
     JPEGLSNearLossless: imagecodecs.jpegls_decode,
     JPEG2000Lossless: imagecodecs.jpeg2k_decode,
     JPEG2000: imagecodecs.jpeg2k_decode,
-    HTJ2KLossless: imagecodecs.jpeg2k_decode,
-    HTJ2KLosslessRPCL: imagecodecs.jpeg2k_decode,
-    HTJ2K: imagecodecs.jpeg2k_decode,
+    HTJ2KLossless: imagecodecs.htj2k_decode,
+    HTJ2KLosslessRPCL: imagecodecs.htj2k_decode,
+    HTJ2K: imagecodecs.htj2k_decode,
 }
 
 
@@ -81,7 +82,7 @@ def stored_values(opened: DicomObject) -> StoredValues:
     elif syntax == RLELossless:
         words = _rle(_frame(data), header)
     elif syntax in _DECODERS:
-        words = _compressed(_frame(data), header, _DECODERS[syntax])
+        words = _compressed(opened, _DECODERS[syntax])
     else:
         name = (
             UID_dictionary[syntax][0] if syntax in UID_dictionary else "that is not a standard one"
@@ -107,6 +108,8 @@ def _native(data: bytes, opened: DicomObject) -> npt.NDArray[np.uint8 | np.uint1
 
 def _frame(data: bytes) -> bytes:
     """The only frame of encapsulated pixel data (PS3.5 section A.4)."""
+    if not data:
+        raise TruncatedError("Pixel Data (7FE0,0010) is empty.")
     try:
         frame = get_frame(data, 0, number_of_frames=1)
     except Exception as error:  # pydicom raises whatever a broken encapsulation provokes
@@ -132,9 +135,14 @@ def _rle(frame: bytes, header: FilmHeader) -> npt.NDArray[np.uint8 | np.uint16]:
     return words.reshape(header.rows, header.columns)
 
 
-def _compressed(
-    frame: bytes, header: FilmHeader, decoder: Any
-) -> npt.NDArray[np.uint8 | np.uint16]:
+def checked_frame(opened: DicomObject) -> tuple[bytes, Codestream]:
+    """The frame of compressed pixel data, and what it declares, which agrees with the header.
+
+    Raises:
+        TruncatedError, DecodeError, InconsistentPixelsError: see :func:`stored_values`.
+    """
+    header = opened.header
+    frame = _frame(opened.pixel_data)
     declared = codestream.read(frame)
     if (declared.rows, declared.columns) != (header.rows, header.columns):
         raise InconsistentPixelsError(
@@ -146,6 +154,12 @@ def _compressed(
             f"The codestream has {declared.components} components of {declared.bits} bits; the "
             f"header says 1 of {header.bits_stored} in {header.bits_allocated}."
         )
+    return frame, declared
+
+
+def _compressed(opened: DicomObject, decoder: Any) -> npt.NDArray[np.uint8 | np.uint16]:
+    header = opened.header
+    frame, _ = checked_frame(opened)
     try:
         decoded = decoder(frame)
     except MemoryError:

@@ -91,6 +91,24 @@ class Greyscale:
 
 def presentation(stored: StoredValues, header: FilmHeader, how: Greyscale) -> Float32Array:
     """The image ``[H, W]`` as it would be shown, float32 in [0, 1], larger is brighter."""
+    table, lowest = _table(header, how)
+    return np.asarray(table[stored.astype(np.intp) - lowest])
+
+
+def presentation_between(values: Float32Array, header: FilmHeader, how: Greyscale) -> Float32Array:
+    """The same for means of stored values ``[h, w]``, which need not be whole: linear between the
+    two nearest ones. What lies outside the range (a wavelet overshoots) is brought to its end."""
+    table, lowest = _table(header, how)
+    position = np.clip(values - np.float32(lowest), 0, len(table) - 1)
+    below = position.astype(np.intp)
+    above = np.minimum(below + 1, len(table) - 1)
+    share = position - below.astype(np.float32)
+    first = table[below]
+    return np.asarray(first + (table[above] - first) * share)
+
+
+def _table(header: FilmHeader, how: Greyscale) -> tuple[Float32Array, int]:
+    """What each possible stored value is shown as, and the lowest of them."""
     bits = header.bits_stored
     lowest = -(1 << (bits - 1)) if header.signed else 0
     values = np.arange(lowest, lowest + (1 << bits), dtype=np.float64)
@@ -102,8 +120,7 @@ def presentation(stored: StoredValues, header: FilmHeader, how: Greyscale) -> Fl
     shown = _shown(values, how.voi)
     if how.inverted:
         shown = 1 - shown
-    table = shown.astype(np.float32)
-    return np.asarray(table[stored.astype(np.intp) - lowest])
+    return shown.astype(np.float32), lowest
 
 
 def padding(stored: StoredValues, how: Greyscale) -> BoolArray | None:

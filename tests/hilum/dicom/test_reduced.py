@@ -1,0 +1,258 @@
+"""Less is decoded, and the model sees the same film: in the same place, with the same grey."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import imagecodecs
+import numpy as np
+import pydicom
+import pytest
+from pydicom.data import get_testdata_file
+from pydicom.encaps import encapsulate
+from pydicom.uid import (
+    ExplicitVRLittleEndian,
+    HTJ2KLossless,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    RLELossless,
+)
+from scipy import ndimage
+from support.tiny_film import film
+
+from hilum import dicom
+from hilum.dicom import reduced
+from hilum.dicom.decode import stored_values
+from hilum.dicom.reduced import block_means
+from hilum.errors import HilumError
+from hilum.model_input import model_input
+from hilum.preprocess import Extent, PreprocessSpec, prepare
+from hilum.settings import Limits
+
+LIMITS = Limits()
+EXACT = PreprocessSpec(size=64)
+REDUCED = PreprocessSpec(size=64, decode="reduced")
+# Odd on purpose: sizes at every level are rounded.
+ROWS, COLUMNS = 701, 523
+
+
+def _grey(bits: int, *, signed: bool = False) -> np.ndarray[Any, np.dtype[Any]]:
+    """A film with structure at every scale."""
+    rng = np.random.default_rng(4)
+    picture = sum(
+        ndimage.zoom(rng.random((2**n, 2**n)), (ROWS / 2**n, COLUMNS / 2**n), order=1) / 1.7**n
+        for n in range(2, 9)
+    )
+    picture = (picture - picture.min()) / np.ptp(picture)
+    values = np.rint(picture * (2**bits - 1))
+    if signed:
+        return (values - 2 ** (bits - 1)).astype(np.int16)
+    return values.astype(np.uint8 if bits <= 8 else np.uint16)
+
+
+def _object(values: np.ndarray[Any, np.dtype[Any]], syntax: str, **more: Any) -> bytes:
+    """``values`` as a DICOM film in ``syntax``."""
+    bits = more.pop("bits", 8 if values.dtype.itemsize == 1 else 12)
+    width = 8 * values.dtype.itemsize
+    attributes = {
+        "BitsAllocated": width,
+        "BitsStored": bits,
+        "HighBit": bits - 1,
+        "PixelRepresentation": int(values.dtype.kind == "i"),
+    }
+    data = film(1, rows=8, columns=8, **{**attributes, **more})
+    ds = pydicom.dcmread(BytesIO(data))
+    ds.Rows, ds.Columns = values.shape
+    if syntax == ExplicitVRLittleEndian:
+        ds.PixelData = values.tobytes() + b"\0" * (values.nbytes % 2)
+    elif syntax == RLELossless:
+        ds.PixelData = values.tobytes()
+        ds.compress(RLELossless, values, generate_instance_uid=False)
+    else:
+        ds.PixelData = encapsulate([_frame(values, syntax, bits)])
+        ds["PixelData"].VR = "OB"
+        ds["PixelData"].is_undefined_length = True
+    ds.file_meta.TransferSyntaxUID = syntax
+    out = BytesIO()
+    ds.save_as(out)
+    return out.getvalue()
+
+
+def _frame(values: np.ndarray[Any, np.dtype[Any]], syntax: str, bits: int) -> bytes:
+    encoders = {
+        JPEG2000Lossless: lambda: imagecodecs.jpeg2k_encode(
+            values, level=0, codecformat="j2k", bitspersample=bits
+        ),
+        HTJ2KLossless: lambda: imagecodecs.htj2k_encode(values),
+        JPEGLSLossless: lambda: imagecodecs.jpegls_encode(values),
+        JPEGLosslessSV1: lambda: imagecodecs.jpeg8_encode(
+            values, lossless=True, bitspersample=bits
+        ),
+        JPEGBaseline8Bit: lambda: imagecodecs.jpeg8_encode(values, level=98),
+    }
+    return bytes(encoders[syntax]())
+
+
+CASES = [
+    pytest.param(_grey(12), ExplicitVRLittleEndian, {}, id="native 12 bit"),
+    pytest.param(_grey(8), ExplicitVRLittleEndian, {}, id="native 8 bit"),
+    pytest.param(_grey(12, signed=True), ExplicitVRLittleEndian, {}, id="native signed"),
+    pytest.param(_grey(12), RLELossless, {}, id="RLE"),
+    pytest.param(_grey(12), JPEGLSLossless, {}, id="JPEG-LS"),
+    pytest.param(_grey(12), JPEGLosslessSV1, {}, id="JPEG lossless"),
+    pytest.param(_grey(8), JPEGBaseline8Bit, {}, id="JPEG baseline"),
+    pytest.param(_grey(12), JPEG2000Lossless, {}, id="JPEG 2000 12 bit"),
+    pytest.param(_grey(8), JPEG2000Lossless, {}, id="JPEG 2000 8 bit"),
+    pytest.param(_grey(15), JPEG2000Lossless, {"bits": 15}, id="JPEG 2000 15 bit"),
+    pytest.param(_grey(16), JPEG2000Lossless, {"bits": 16}, id="JPEG 2000 16 bit"),
+    pytest.param(_grey(12, signed=True), JPEG2000Lossless, {}, id="JPEG 2000 signed"),
+    pytest.param(
+        _grey(12), JPEG2000Lossless, {"PhotometricInterpretation": "MONOCHROME1"}, id="inverted"
+    ),
+    pytest.param(
+        _grey(12), JPEG2000Lossless, {"WindowCenter": 1800, "WindowWidth": 1500}, id="windowed"
+    ),
+    pytest.param(_grey(12), HTJ2KLossless, {}, id="HTJ2K"),
+]
+
+
+@pytest.mark.parametrize(("values", "syntax", "more"), CASES)
+def test_the_model_sees_the_same_film(
+    values: np.ndarray[Any, np.dtype[Any]], syntax: str, more: dict[str, Any]
+) -> None:
+    opened = dicom.open_object(_object(values, syntax, **more), LIMITS)
+    whole = dicom.decode(opened)
+    assert whole.pixels.shape == (ROWS, COLUMNS)
+    less = dicom.decode(opened, side=128)
+    assert 128 <= max(less.pixels.shape) < ROWS, "less than everything, but not too little"
+    exact, approximate = model_input(opened, EXACT), model_input(opened, REDUCED)
+    assert exact.placement == approximate.placement
+    difference = np.abs(exact.image.astype(int) - approximate.image)
+    # Half a reduced pixel aside it would be 2 and more, see the next test.
+    assert difference.mean() < 0.6
+    assert np.quantile(difference, 0.99) <= 4
+
+
+def test_alignment_is_what_makes_it_so() -> None:
+    """The tolerance above would notice a film that slid by half a reduced pixel."""
+    opened = dicom.open_object(_object(_grey(12), JPEG2000Lossless), LIMITS)
+    less = dicom.decode(opened, side=128)
+    height, width = less.pixels.shape
+    slid = Extent(rows=ROWS, columns=COLUMNS, box=(0.0, 0.0, float(width), float(height)))
+    wrong = prepare(less.pixels, EXACT, extent=slid).image.astype(int)
+    assert np.abs(wrong - model_input(opened, EXACT).image).mean() > 1.2
+
+
+@pytest.mark.parametrize(
+    "syntax", [ExplicitVRLittleEndian, JPEGBaseline8Bit, JPEG2000Lossless, HTJ2KLossless]
+)
+@pytest.mark.parametrize("at", [(100, 60), (351, 261), (640, 470)])
+def test_a_spot_stays_where_it_is(syntax: str, at: tuple[int, int]) -> None:
+    y, x = np.mgrid[:ROWS, :COLUMNS]
+    spot = 230 * np.exp(-((y - at[0]) ** 2 + (x - at[1]) ** 2) / (2 * 12.0**2))
+    opened = dicom.open_object(_object(np.rint(spot).astype(np.uint8), syntax), LIMITS)
+    less = dicom.decode(opened, side=128)
+    weight = np.clip(less.pixels - 0.02, 0, None)
+    rows, columns = np.mgrid[: weight.shape[0], : weight.shape[1]] + 0.5
+    x0, y0, x1, y1 = less.box
+    found_y = ((rows * weight).sum() / weight.sum() - y0) / (y1 - y0) * ROWS
+    found_x = ((columns * weight).sum() / weight.sum() - x0) / (x1 - x0) * COLUMNS
+    assert found_y == pytest.approx(at[0] + 0.5, abs=0.15), "in pixels of the whole film"
+    assert found_x == pytest.approx(at[1] + 0.5, abs=0.15)
+
+
+def test_block_means() -> None:
+    values = np.random.default_rng(0).integers(0, 65536, (13, 17), dtype=np.uint16)
+    means, factor = block_means(values, 4)
+    assert factor == 4.0
+    completed = np.pad(values, ((0, 3), (0, 3)), mode="edge").astype(np.float64)
+    expected = completed.reshape(4, 4, 5, 4).mean(axis=(1, 3))
+    np.testing.assert_allclose(means, expected, rtol=1e-6)
+    assert np.array_equal(block_means(values, 1)[0], values)
+    signed = np.full((4, 4), -32768, dtype=np.int16)
+    assert block_means(signed, 4)[0] == -32768
+    wide = np.full((8, 8), 2**31 - 1, dtype=np.uint32)
+    np.testing.assert_allclose(block_means(wide, 8)[0], 2.0**31, rtol=1e-6)
+
+
+def _stored(opened: dicom.DicomObject) -> tuple[np.ndarray[Any, np.dtype[Any]], reduced.Reduced]:
+    return stored_values(opened), reduced.stored_values(opened, side=128)
+
+
+def test_a_flat_pyramid_is_decoded_whole() -> None:
+    values = _grey(12)
+    frame = imagecodecs.jpeg2k_encode(
+        values, level=0, codecformat="j2k", bitspersample=12, resolutions=1
+    )
+    data = _object(values, JPEG2000Lossless)
+    ds = pydicom.dcmread(BytesIO(data))
+    ds.PixelData = encapsulate([bytes(frame)])
+    out = BytesIO()
+    ds.save_as(out)
+    whole, less = _stored(dicom.open_object(out.getvalue(), LIMITS))
+    np.testing.assert_array_equal(less.values, block_means(whole, 5)[0])
+
+
+def test_bits_above_the_stored_ones_are_not_grey() -> None:
+    """An overlay in bit 12 of 16 would shine through a low-pass."""
+    values = _grey(12) | np.uint16(1 << 12)
+    opened = dicom.open_object(
+        _object(values, JPEG2000Lossless, bits=16, BitsStored=12, HighBit=11), LIMITS
+    )
+    whole, less = _stored(opened)
+    assert whole.max() < 4096
+    np.testing.assert_array_equal(less.values, block_means(whole, 5)[0])
+
+
+def test_declared_padding_is_decoded_whole() -> None:
+    data = _object(_grey(12), JPEG2000Lossless, PixelPaddingValue=0)
+    assert dicom.decode(dicom.open_object(data, LIMITS), side=128).pixels.shape == (ROWS, COLUMNS)
+
+
+def test_a_small_film_is_decoded_exactly() -> None:
+    data = film(3)
+    one = model_input(dicom.open_object(data, LIMITS), EXACT)
+    other = model_input(dicom.open_object(data, LIMITS), REDUCED)
+    assert np.array_equal(one.image, other.image)
+
+
+@pytest.mark.parametrize("syntax", [JPEG2000Lossless, HTJ2KLossless, JPEGBaseline8Bit])
+def test_what_is_cut_short_or_damaged_ends_as_it_does_in_full(syntax: str) -> None:
+    """Never a film that passes because only its undamaged part was looked at."""
+    values = _grey(8)
+    frame = _frame(values, syntax, 8)
+    for broken in (frame[: len(frame) // 3], frame[:60], frame[:40] + b"\xff" * 400):
+        ds = pydicom.dcmread(BytesIO(_object(values, syntax)))
+        ds.PixelData = encapsulate([broken])
+        out = BytesIO()
+        ds.save_as(out)
+        opened = dicom.open_object(out.getvalue(), LIMITS)
+        if _code(opened, side=128) is None:
+            assert _code(opened, side=None) is None
+
+
+def _code(opened: dicom.DicomObject, *, side: int | None) -> str | None:
+    try:
+        dicom.decode(opened, side=side)
+    except HilumError as error:
+        return error.code
+    return None
+
+
+@pytest.mark.parametrize("side", [224, 299, 512])
+def test_a_real_film(side: int) -> None:
+    """RG1, JPEG 2000 lossless against the same film uncompressed and decoded whole."""
+    found = [
+        dicom.open_object(Path(str(get_testdata_file(name))).read_bytes(), LIMITS)
+        for name in ("RG1_J2KR.dcm", "RG1_UNCR.dcm")
+    ]
+    exact = model_input(found[1], PreprocessSpec(size=side)).image.astype(float)
+    for opened in found:
+        less = model_input(opened, PreprocessSpec(size=side, decode="reduced")).image
+        difference = np.abs(exact - less) / 255
+        assert difference.mean() < 0.002
+        assert np.quantile(difference, 0.99) < 0.012
