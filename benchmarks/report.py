@@ -32,8 +32,8 @@ class Line:
         """For people."""
         verdict = "met" if self.ratio >= self.target else "NOT MET"
         return (
-            f"{self.claim:22} {self.case:22} {self.value:9.2f} {self.unit} "
-            f"| {self.peer}: {self.peer_value:9.2f} | ratio {self.ratio:5.2f} "
+            f"{self.claim:22} {self.case:22} {self.value:9.4g} {self.unit} "
+            f"| {self.peer}: {self.peer_value:9.4g} | ratio {self.ratio:5.2f} "
             f"(target {self.target:g}, {verdict})"
         )
 

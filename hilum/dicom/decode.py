@@ -190,6 +190,7 @@ def _extract(words: npt.NDArray[np.uint8 | np.uint16], header: FilmHeader) -> St
         moved = (native << shift).view(f"i{native.dtype.itemsize}")
         signed: StoredValues = moved >> shift
         return signed
-    if header.bits_stored < width:
-        native = native & native.dtype.type((1 << header.bits_stored) - 1)
+    limit = 1 << header.bits_stored
+    if header.bits_stored < width and native.max() >= limit:  # rarely, and the copy is a film
+        native = native & native.dtype.type(limit - 1)
     return native

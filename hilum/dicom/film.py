@@ -43,7 +43,7 @@ def decode(opened: DicomObject, *, side: int | None = None) -> Film:
         found = reduced.stored_values(opened, side=side)
         return Film(
             header=header,
-            pixels=greyscale.presentation_between(found.values, header, how),
+            pixels=greyscale.presentation(found.values, header, how),
             padding=None,
             box=found.box,
         )

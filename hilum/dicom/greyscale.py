@@ -89,22 +89,24 @@ class Greyscale:
         )
 
 
-def presentation(stored: StoredValues, header: FilmHeader, how: Greyscale) -> Float32Array:
-    """The image ``[H, W]`` as it would be shown, float32 in [0, 1], larger is brighter."""
-    table, lowest = _table(header, how)
-    return np.asarray(table[stored.astype(np.intp) - lowest])
+def presentation(
+    stored: npt.NDArray[np.integer] | Float32Array, header: FilmHeader, how: Greyscale
+) -> Float32Array:
+    """The image ``[H, W]`` as it would be shown, float32 in [0, 1], larger is brighter.
 
-
-def presentation_between(values: Float32Array, header: FilmHeader, how: Greyscale) -> Float32Array:
-    """The same for means of stored values ``[h, w]``, which need not be whole: linear between the
-    two nearest ones. What lies outside the range (a wavelet overshoots) is brought to its end."""
+    Means of stored values are floats; what lies between two stored values is shown between what
+    they are shown as.
+    """
     table, lowest = _table(header, how)
-    position = np.clip(values - np.float32(lowest), 0, len(table) - 1)
-    below = position.astype(np.intp)
-    above = np.minimum(below + 1, len(table) - 1)
-    share = position - below.astype(np.float32)
-    first = table[below]
-    return np.asarray(first + (table[above] - first) * share)
+    if stored.dtype.kind != "f":
+        return np.asarray(table[stored - lowest if lowest else stored])
+    # In steps of 1/2^finer of a stored value, 4096 or more over the range.
+    finer = max(0, 12 - header.bits_stored)
+    if finer:
+        steps = np.arange(((len(table) - 1) << finer) + 1) / (1 << finer)
+        table = np.interp(steps, np.arange(len(table)), table).astype(np.float32)
+    index = (stored - np.float32(lowest)) * np.float32(1 << finer) + np.float32(0.5)
+    return np.asarray(table[index.astype(np.uint32)])
 
 
 def _table(header: FilmHeader, how: Greyscale) -> tuple[Float32Array, int]:

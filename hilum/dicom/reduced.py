@@ -38,6 +38,8 @@ Integers = npt.NDArray[np.integer]
 
 _WAVELETS: Final = {JPEG2000, JPEG2000Lossless, HTJ2K, HTJ2KLossless, HTJ2KLosslessRPCL}
 _PILLOW_BITS: Final = 16  # Pillow shifts deeper than 8-bit JPEG 2000 samples up to this
+# A mean of what it covers has no aliasing, so fewer of them do than of a wavelet's samples.
+_OF_MEANS: Final = 0.7
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,35 +50,33 @@ class Reduced:
     x1, y1 in these coordinates, which may reach half a sample beyond the last one.
     """
 
-    values: Float32Array  # [h, w], stored values, not always whole numbers
+    values: Integers | Float32Array  # [h, w], stored values; means are not whole numbers
     box: tuple[float, float, float, float]
 
 
 def stored_values(opened: DicomObject, *, side: int) -> Reduced:
-    """The stored values with at least ``side`` samples along the long side.
+    """The stored values with about ``side`` samples along the long side: at least as many low-pass
+    samples, or 0.7 times as many means.
 
     The same errors as :func:`hilum.dicom.decode.stored_values`.
     """
-    header = opened.header
-    longest = max(header.rows, header.columns)
-    syntax = header.transfer_syntax
-    if syntax in _WAVELETS:
-        found = _wavelet(opened, side=side)
-        if found is not None:
-            return found
-    elif syntax == JPEGBaseline8Bit and longest >= 2 * side:
-        return _averaged(*_scaled_dct(opened, side=side), shape=(header.rows, header.columns))
+    syntax = opened.header.transfer_syntax
+    if syntax in _WAVELETS and (found := _wavelet(opened, side=side)) is not None:
+        return found
+    if syntax == JPEGBaseline8Bit:
+        return _scaled_dct(opened, side=side)
     values = every_value(opened)
-    return _averaged(*block_means(values, max(1, longest // side)), shape=values.shape)
+    factor = max(1, int(max(values.shape) / (side * _OF_MEANS)))
+    return _averaged(block_means(values, factor), factor, shape=values.shape)
 
 
-def block_means(values: Integers, factor: int) -> tuple[Float32Array, float]:
-    """Means of ``factor`` × ``factor`` blocks ``[⌈H/f⌉, ⌈W/f⌉]`` and ``factor``.
+def block_means(values: Integers, factor: int) -> Integers | Float32Array:
+    """Means of ``factor`` × ``factor`` blocks, ``[⌈H/f⌉, ⌈W/f⌉]``.
 
     The last row and column of blocks are completed by repeating the film's edge.
     """
     if factor == 1:
-        return values.astype(np.float32), 1.0
+        return values
     height, width = values.shape
     missing = ((0, -height % factor), (0, -width % factor))
     whole = np.pad(values, missing, mode="edge") if missing != ((0, 0), (0, 0)) else values
@@ -88,29 +88,29 @@ def block_means(values: Integers, factor: int) -> tuple[Float32Array, float]:
     blocks = rows[:, ::factor].copy()
     for i in range(1, factor):
         np.add(blocks, rows[:, i::factor], out=blocks)
-    return blocks.astype(np.float32) / np.float32(factor * factor), float(factor)
+    return blocks.astype(np.float32) / np.float32(factor * factor)
 
 
-def _averaged(values: Float32Array, factor: float, *, shape: tuple[int, ...]) -> Reduced:
+def _averaged(values: Integers | Float32Array, factor: int, *, shape: tuple[int, ...]) -> Reduced:
     """Each sample is the mean of what it covers, so the grids share their corner."""
     height, width = shape
     return Reduced(values=values, box=(0.0, 0.0, width / factor, height / factor))
 
 
-def _scaled_dct(opened: DicomObject, *, side: int) -> tuple[Float32Array, float]:
-    """A baseline JPEG through an inverse DCT of fewer coefficients, and by how much it shrank."""
+def _scaled_dct(opened: DicomObject, *, side: int) -> Reduced:
+    """A baseline JPEG through an inverse DCT of fewer coefficients: means of 2, 4 or 8 pixels."""
     header = opened.header
     frame, _ = checked_frame(opened)
     try:
         with JpegImagePlugin.JpegImageFile(io.BytesIO(frame)) as image:
             # Pillow scales by the largest of 8, 4, 2 that leaves both sides at least this long.
-            scale = side / max(header.rows, header.columns)
+            scale = side * _OF_MEANS / max(header.rows, header.columns)
             image.draft("L", (int(header.columns * scale), int(header.rows * scale)))
             values = np.asarray(image)
     except (OSError, ValueError, SyntaxError) as error:
         raise DecodeError(f"The decoder failed ({type(error).__name__}).") from None
     factor = next(f for f in (1, 2, 4, 8) if -(-header.rows // f) == values.shape[0])
-    return values.astype(np.float32), float(factor)
+    return _averaged(values, factor, shape=(header.rows, header.columns))
 
 
 def _wavelet(opened: DicomObject, *, side: int) -> Reduced | None:
@@ -132,7 +132,7 @@ def _wavelet(opened: DicomObject, *, side: int) -> Reduced | None:
     values = _unshifted(_low_pass(frame, pyramid, level), declared.bits, signed=pyramid.signed)
     if declared.bits > header.bits_stored and values.max() >= 1 << header.bits_stored:
         return None  # something else, an old overlay, lies in the bits above
-    return _low_pass_grid(values.astype(np.float32), level, (header.rows, header.columns))
+    return _low_pass_grid(values, level, (header.rows, header.columns))
 
 
 def _low_pass(frame: bytes, pyramid: Pyramid, level: int) -> Integers:
@@ -163,7 +163,7 @@ def _unshifted(words: Integers, bits: int, *, signed: bool) -> npt.NDArray[np.in
     return values - (1 << (bits - 1)) if signed else values
 
 
-def _low_pass_grid(values: Float32Array, level: int, shape: tuple[int, int]) -> Reduced:
+def _low_pass_grid(values: Integers, level: int, shape: tuple[int, int]) -> Reduced:
     """Low-pass sample ``i`` of level ``r`` sits on sample ``i·2^r`` of the film, not in the middle
     of a block: a point ``u`` of the film is at ``(u − ½)/2^r + ½`` here."""
     step = 1 << level

@@ -128,7 +128,7 @@ def test_the_model_sees_the_same_film(
     whole = dicom.decode(opened)
     assert whole.pixels.shape == (ROWS, COLUMNS)
     less = dicom.decode(opened, side=128)
-    assert 128 <= max(less.pixels.shape) < ROWS, "less than everything, but not too little"
+    assert 0.7 * 128 <= max(less.pixels.shape) < ROWS, "less than everything, but enough"
     exact, approximate = model_input(opened, EXACT), model_input(opened, REDUCED)
     assert exact.placement == approximate.placement
     difference = np.abs(exact.image.astype(int) - approximate.image)
@@ -167,16 +167,15 @@ def test_a_spot_stays_where_it_is(syntax: str, at: tuple[int, int]) -> None:
 
 def test_block_means() -> None:
     values = np.random.default_rng(0).integers(0, 65536, (13, 17), dtype=np.uint16)
-    means, factor = block_means(values, 4)
-    assert factor == 4.0
+    means = block_means(values, 4)
     completed = np.pad(values, ((0, 3), (0, 3)), mode="edge").astype(np.float64)
     expected = completed.reshape(4, 4, 5, 4).mean(axis=(1, 3))
     np.testing.assert_allclose(means, expected, rtol=1e-6)
-    assert np.array_equal(block_means(values, 1)[0], values)
+    assert np.array_equal(block_means(values, 1), values)
     signed = np.full((4, 4), -32768, dtype=np.int16)
-    assert block_means(signed, 4)[0] == -32768
+    assert block_means(signed, 4) == -32768
     wide = np.full((8, 8), 2**31 - 1, dtype=np.uint32)
-    np.testing.assert_allclose(block_means(wide, 8)[0], 2.0**31, rtol=1e-6)
+    np.testing.assert_allclose(block_means(wide, 8), 2.0**31, rtol=1e-6)
 
 
 def _stored(opened: dicom.DicomObject) -> tuple[np.ndarray[Any, np.dtype[Any]], reduced.Reduced]:
@@ -194,7 +193,7 @@ def test_a_flat_pyramid_is_decoded_whole() -> None:
     out = BytesIO()
     ds.save_as(out)
     whole, less = _stored(dicom.open_object(out.getvalue(), LIMITS))
-    np.testing.assert_array_equal(less.values, block_means(whole, 5)[0])
+    np.testing.assert_array_equal(less.values, block_means(whole, 7))
 
 
 def test_bits_above_the_stored_ones_are_not_grey() -> None:
@@ -205,7 +204,7 @@ def test_bits_above_the_stored_ones_are_not_grey() -> None:
     )
     whole, less = _stored(opened)
     assert whole.max() < 4096
-    np.testing.assert_array_equal(less.values, block_means(whole, 5)[0])
+    np.testing.assert_array_equal(less.values, block_means(whole, 7))
 
 
 def test_declared_padding_is_decoded_whole() -> None:

