@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
 
 from hilum import dicom
 from hilum.errors import DataError, HilumError
@@ -88,15 +87,10 @@ def read_film(path: Path) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_
         DataError: the file is missing, or is no readable greyscale image.
     """
     try:
-        if path.suffix.lower() in {".png", ".jpg", ".jpeg"}:
-            with Image.open(path) as image:
-                # Some public sets store grey as RGB; 16-bit PNG keeps its depth.
-                grey = image if image.mode.startswith("I") else image.convert("L")
-                return np.asarray(grey, dtype=np.float32), None
-        film = dicom.decode(dicom.open_object(path.read_bytes(), Limits()))
+        film = dicom.decode(dicom.open_film(path.read_bytes(), Limits()))
     except FileNotFoundError:
         raise DataError(f"Image {path.name} is missing.") from None
-    except (OSError, UnidentifiedImageError, SyntaxError) as error:
+    except OSError as error:
         raise DataError(f"Image {path.name} is unreadable ({type(error).__name__}).") from None
     except HilumError as error:
         raise DataError(f"Image {path.name}: {error.detail}") from None

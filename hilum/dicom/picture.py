@@ -1,0 +1,183 @@
+"""PNG and JPEG files beside DICOM: research data sets and teaching files come as these.
+
+Such a file says nothing of what it shows, so that its header has neither UIDs nor a modality; a
+package's policy decides whether a model may be asked about it. Its pixels are taken as they are
+meant on a screen: larger is brighter.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import Any, Final, Literal
+
+import imagecodecs
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from hilum.dicom import codestream
+from hilum.dicom.decode import Decoded
+from hilum.dicom.greyscale import PLAIN
+from hilum.dicom.header import COLOUR_CAPTURE, FilmHeader, check_size
+from hilum.dicom.parse import DicomObject
+from hilum.errors import (
+    DecodeError,
+    InconsistentPixelsError,
+    LimitExceededError,
+    ObjectTooLargeError,
+    UnsupportedPixelsError,
+)
+from hilum.settings import Limits
+
+Kind = Literal["png", "jpeg"]
+Pixels = npt.NDArray[Any]
+
+_PNG: Final = b"\x89PNG\r\n\x1a\n"
+_JPEG: Final = b"\xff\xd8\xff"
+_PNG_COLOUR: Final = {0: False, 2: True, 3: True, 4: False, 6: True}  # colour types, PNG 11.2.1
+_ORIENTATION: Final = 0x0112
+# EXIF orientation (Exif 2.3, 4.6.4): what brings the stored pixels upright.
+_UPRIGHT: Final[dict[int, Callable[[Pixels], Pixels]]] = {
+    2: np.fliplr,
+    3: lambda pixels: np.rot90(pixels, 2),
+    4: np.flipud,
+    5: lambda pixels: np.swapaxes(pixels, 0, 1),
+    6: lambda pixels: np.rot90(pixels, -1),
+    7: lambda pixels: np.rot90(np.swapaxes(pixels, 0, 1), 2),
+    8: lambda pixels: np.rot90(pixels, 1),
+}
+
+
+def kind(data: bytes) -> Kind | None:
+    """Whether ``data`` begins as a PNG or JPEG file does; ``None``: neither, or a DICOM file
+    whose preamble does."""
+    if data[128:132] == b"DICM":
+        return None
+    return "png" if data.startswith(_PNG) else "jpeg" if data.startswith(_JPEG) else None
+
+
+def open_picture(data: bytes, kind: Kind, limits: Limits) -> DicomObject:
+    """Check the header of a PNG or JPEG file, before any pixel is decoded.
+
+    Raises:
+        ObjectTooLargeError, LimitExceededError: it is above ``limits``.
+        DecodeError: its header is broken.
+        InconsistentPixelsError: it has no pixels.
+        UnsupportedPixelsError: it is neither grey nor RGB.
+    """
+    if len(data) > limits.max_object_bytes:
+        raise ObjectTooLargeError(
+            f"The object has {len(data)} bytes; max_object_bytes is {limits.max_object_bytes}."
+        )
+    rows, columns, bits, colour = _png(data) if kind == "png" else _jpeg(data)
+    check_size(rows, columns, limits)
+    if _orientation(data, kind) >= 5:
+        rows, columns = columns, rows
+    header = FilmHeader(
+        sop_instance_uid="",
+        series_instance_uid="",
+        study_instance_uid="",
+        sop_class_uid="",
+        transfer_syntax="",
+        modality=None,
+        body_part=None,
+        view=None,
+        rows=rows,
+        columns=columns,
+        bits_allocated=8 if bits <= 8 else 16,
+        bits_stored=bits,
+        high_bit=bits - 1,
+        signed=False,
+        photometric="RGB" if colour else "MONOCHROME2",
+        samples=3 if colour else 1,
+        picture=kind,
+        flags=(COLOUR_CAPTURE,) if colour else (),
+    )
+    return DicomObject(header=header, greyscale=PLAIN, pixel_data=data, pixel_vr="OB")
+
+
+def decoded(opened: DicomObject) -> Decoded:
+    """The pixels of a PNG or JPEG file, upright; opacity must be full and is dropped.
+
+    Raises:
+        DecodeError: the file is broken.
+        LimitExceededError: the decoder ran out of memory.
+        InconsistentPixelsError: the decoder gives something else than the header says.
+        UnsupportedPixelsError: parts of the image are transparent.
+    """
+    header, data = opened.header, opened.pixel_data
+    is_png = header.picture == "png"
+    try:
+        pixels = (imagecodecs.png_decode if is_png else imagecodecs.jpeg8_decode)(data)
+    except MemoryError:
+        raise LimitExceededError("The decoder needs more memory than there is.") from None
+    except Exception as error:  # the codecs' exceptions share no base class
+        raise DecodeError(
+            f"The {header.picture} decoder failed ({type(error).__name__})."
+        ) from None
+    if pixels.ndim == 3 and pixels.shape[-1] in {2, 4}:
+        if (pixels[..., -1] != np.iinfo(pixels.dtype).max).any():
+            raise UnsupportedPixelsError("Parts of the PNG are transparent.")
+        pixels = pixels[..., 0] if pixels.shape[-1] == 2 else pixels[..., :3]
+    pixels = _UPRIGHT.get(_orientation(data, header.picture), _as_is)(pixels)
+    expected = (header.rows, header.columns, 3)[: 2 if header.samples == 1 else 3]
+    if pixels.shape != expected or pixels.dtype.kind != "u":
+        raise InconsistentPixelsError(
+            f"The decoder gave {pixels.dtype.name} of shape {pixels.shape}; expected {expected}."
+        )
+    return Decoded(stored=pixels, ybr=False)
+
+
+def _png(data: bytes) -> tuple[int, int, int, bool]:
+    """Rows, columns, bits and colour of the IHDR chunk (PNG, third edition, 11.2.1)."""
+    try:
+        name, columns, rows, depth, colour = struct.unpack_from(">4sIIBB", data, 12)
+    except struct.error:
+        raise DecodeError("The PNG ends within its header.") from None
+    if name != b"IHDR" or colour not in _PNG_COLOUR or depth not in {1, 2, 4, 8, 16}:
+        raise DecodeError("The PNG does not start with a valid IHDR chunk.")
+    # The decoder expands fewer bits to 8, and a palette to RGB.
+    return rows, columns, max(depth, 8), _PNG_COLOUR[colour]
+
+
+def _jpeg(data: bytes) -> tuple[int, int, int, bool]:
+    """Rows, columns, bits and colour of the frame header."""
+    declared = codestream.read(data)
+    if declared.components not in {1, 3} or not 2 <= declared.bits <= 16:
+        raise UnsupportedPixelsError(
+            f"The JPEG has {declared.components} components of {declared.bits} bits; "
+            "expected 1 or 3 of at most 16."
+        )
+    return declared.rows, declared.columns, declared.bits, declared.components == 3
+
+
+def _orientation(data: bytes, kind: str | None) -> int:
+    """EXIF orientation, 1 if there is none that can be read."""
+    block = _png_exif(data) if kind == "png" else codestream.exif(data)
+    if not block:
+        return 1
+    tags = Image.Exif()
+    try:
+        tags.load(block)
+        found = tags.get(_ORIENTATION, 1)
+    except Exception:  # Pillow raises whatever a broken block provokes; it is not the image
+        return 1
+    return found if isinstance(found, int) else 1
+
+
+def _png_exif(data: bytes) -> bytes:
+    """The eXIf chunk before the image data, empty if there is none."""
+    at = len(_PNG)
+    while at + 8 <= len(data):
+        length, name = struct.unpack_from(">I4s", data, at)
+        if name == b"eXIf":
+            return data[at + 8 : at + 8 + length]
+        if name == b"IDAT":
+            break
+        at += 12 + length
+    return b""
+
+
+def _as_is(pixels: Pixels) -> Pixels:
+    return pixels
