@@ -8,14 +8,12 @@ import tracemalloc
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import imagecodecs
 import numpy as np
 import pydicom
 import pytest
 from pydicom.data import get_testdata_file
-from pydicom.encaps import encapsulate
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRLittleEndian,
@@ -28,6 +26,7 @@ from pydicom.uid import (
     JPEGLSLossless,
     RLELossless,
 )
+from support.encodings import encoded, rewritten
 from support.tiny_film import film
 
 from hilum import dicom
@@ -38,29 +37,6 @@ from hilum.settings import Limits
 LIMITS = Limits()
 # No value of a data set may show in an error.
 MARKER = "ZEBRA^MARKER"
-
-
-def rewritten(data: bytes, syntax: str, **attributes: Any) -> bytes:
-    """The film ``data`` with other attributes, written in an uncompressed transfer syntax."""
-    ds = pydicom.dcmread(pydicom.filebase.DicomBytesIO(data))
-    for keyword, value in attributes.items():
-        setattr(ds, keyword, value)
-    ds.file_meta.TransferSyntaxUID = syntax
-    out = pydicom.filebase.DicomBytesIO()
-    ds.save_as(out, little_endian=True, implicit_vr=syntax == ImplicitVRLittleEndian)
-    return bytes(out.getvalue())
-
-
-def encoded(frame: bytes, syntax: str, **attributes: Any) -> bytes:
-    """A film whose pixel data is ``frame``, as ``syntax`` has it."""
-    ds = pydicom.dcmread(pydicom.filebase.DicomBytesIO(film(1, **attributes)))
-    ds.PixelData = encapsulate([frame])
-    ds["PixelData"].VR = "OB"
-    ds["PixelData"].is_undefined_length = True
-    ds.file_meta.TransferSyntaxUID = syntax
-    out = pydicom.filebase.DicomBytesIO()
-    ds.save_as(out)
-    return bytes(out.getvalue())
 
 
 def values(data: bytes) -> np.ndarray:
