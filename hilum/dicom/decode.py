@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import imagecodecs
+import numpy as np
 import numpy.typing as npt
 from pydicom._uid_dict import UID_dictionary
 from pydicom.encaps import get_frame
@@ -26,7 +27,7 @@ from pydicom.uid import (
 
 from hilum.dicom import codestream
 from hilum.dicom.codestream import Codestream
-from hilum.dicom.greyscale import StoredValues
+from hilum.dicom.greyscale import StoredValues, stored_range
 from hilum.dicom.header import FilmHeader
 from hilum.dicom.native import Words, native, run_length
 from hilum.dicom.parse import DicomObject
@@ -43,6 +44,7 @@ from hilum.errors import (
 _JPEG: Final = {JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1}
 _JPEG_LS: Final = {JPEGLSLossless, JPEGLSNearLossless}
 _JPEG2000: Final = {JPEG2000Lossless, JPEG2000, HTJ2KLossless, HTJ2KLosslessRPCL, HTJ2K}
+_LOSSY: Final = {JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless, JPEG2000, HTJ2K}
 # OpenJPEG's arithmetic is exact up to here (measured); deeper films do not exist.
 _JPEG2000_BITS: Final = 24
 
@@ -172,22 +174,33 @@ def _extract(words: Words, header: FilmHeader, declared: Codestream | None = Non
     """Bits Stored bits below High Bit; what is above (retired overlays) is dropped."""
     native_words = words.astype(f"u{words.dtype.itemsize}", copy=False)
     width = 8 * native_words.dtype.itemsize
-    bits, lowest = min(header.bits_stored, width), header.high_bit + 1 - header.bits_stored
+    bits, lowest = header.bits_stored, header.high_bit + 1 - header.bits_stored
+    overshoots = False
     if declared is not None:
         if declared.bits <= header.bits_stored:
             lowest = 0  # the codestream has the values, not the words around them
+        elif header.transfer_syntax in _LOSSY and not lowest:
+            # Values may overshoot Bits Stored; without those bits white would turn black.
+            bits, overshoots = declared.bits, True
         if declared.signed[0] != header.signed:
             # The encoder took the bits of a signed value for an unsigned one, or the other way
             # round: they keep their meaning (as pydicom reads it). JPEG and JPEG-LS always do.
             bits = min(bits, declared.bits)
     if lowest:
         native_words = native_words >> lowest
-    if header.signed:
-        shift = width - bits
-        # Up to the top and back: the arithmetic shift carries the sign.
-        moved = (native_words << shift).view(f"i{native_words.dtype.itemsize}")
-        signed: StoredValues = moved >> shift
-        return signed
-    if bits < width:
-        native_words = native_words & native_words.dtype.type((1 << bits) - 1)
-    return native_words
+    values = _as_signed(native_words, bits) if header.signed else _low(native_words, bits, width)
+    if overshoots:
+        low, high = stored_range(header)
+        values = np.clip(values, low, high)
+    return values
+
+
+def _as_signed(words: Words, bits: int) -> StoredValues:
+    """Up to the top and back: the arithmetic shift carries the sign."""
+    shift = max(0, 8 * words.dtype.itemsize - bits)
+    moved: StoredValues = (words << shift).view(f"i{words.dtype.itemsize}")
+    return moved >> shift
+
+
+def _low(words: Words, bits: int, width: int) -> StoredValues:
+    return words & words.dtype.type((1 << bits) - 1) if bits < width else words

@@ -57,7 +57,7 @@ class Greyscale:
             InconsistentPixelsError: a LUT or window breaks the rules of its module.
         """
         modality = _modality(dataset, header)
-        lowest, _ = _modality_range(*_stored_range(header), modality)
+        lowest, _ = _modality_range(*stored_range(header), modality)
         return cls(
             modality=modality,
             voi=_voi(dataset, header, signed=lowest < 0),
@@ -73,7 +73,7 @@ def presentation(stored: StoredValues, header: FilmHeader, how: Greyscale) -> Fl
     """The image ``[H, W]`` as it would be shown, float32 in [0, 1], larger is brighter."""
     if header.bits_stored > _TABLE_BITS:
         return _deep(stored, how)
-    low, high = _stored_range(header)
+    low, high = stored_range(header)
     values = np.arange(low, high + 1, dtype=np.float64)
     table = _shown(values, how, full=_modality_range(low, high, how.modality)).astype(np.float32)
     return np.asarray(table[stored.astype(np.intp) - low])
@@ -104,7 +104,7 @@ def padding(stored: StoredValues, how: Greyscale) -> BoolArray | None:
     return mask if mask.any() and not mask.all() else None
 
 
-def _stored_range(header: FilmHeader) -> tuple[int, int]:
+def stored_range(header: FilmHeader) -> tuple[int, int]:
     """The smallest and largest value that Bits Stored can hold (PS3.5 section 8.1.1)."""
     count = 1 << header.bits_stored
     return (-count // 2, count // 2 - 1) if header.signed else (0, count - 1)

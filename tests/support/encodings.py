@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pydicom
+from pydicom.dataelem import DataElement
 from pydicom.encaps import encapsulate
 from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian
 from support.tiny_film import film
@@ -15,13 +16,24 @@ from support.tiny_film import film
 def rewritten(data: bytes, syntax: str, **attributes: Any) -> bytes:
     """The film ``data`` with other attributes, written in an uncompressed transfer syntax; words
     of Pixel Data and of LUTs must come in its order."""
-    ds = pydicom.dcmread(BytesIO(data))
+    read = pydicom.dcmread(BytesIO(data))
+    ds = pydicom.Dataset()  # does not remember how it was encoded
+    ds.update(read)
     for keyword, value in attributes.items():
-        setattr(ds, keyword, value)
+        if isinstance(value, DataElement):
+            ds[keyword] = value
+        else:
+            setattr(ds, keyword, value)
+    ds.file_meta = read.file_meta
     ds.file_meta.TransferSyntaxUID = syntax
     out = BytesIO()
     little = syntax != ExplicitVRBigEndian
-    ds.save_as(out, little_endian=little, implicit_vr=syntax == ImplicitVRLittleEndian)
+    ds.save_as(
+        out,
+        little_endian=little,
+        implicit_vr=syntax == ImplicitVRLittleEndian,
+        enforce_file_format=True,
+    )
     return out.getvalue()
 
 
@@ -57,4 +69,4 @@ def native(pixels: np.ndarray, syntax: str, **attributes: Any) -> bytes:
     raw += b"\0" * (len(raw) % 2)
     if pixels.dtype.itemsize == 1 and order == ">":  # OW: bytes of each word are swapped
         raw = np.frombuffer(raw, ">u2").astype("<u2").tobytes()
-    return rewritten(film(1, **attributes), syntax, PixelData=raw)
+    return rewritten(film(1, **attributes), syntax, PixelData=DataElement("PixelData", "OW", raw))
