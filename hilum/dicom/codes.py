@@ -30,9 +30,9 @@ VIEWS: Final[dict[str, str | None]] = {
 }
 CHEST: Final = {
     "816094009",  # chest
-    "51185008",  # thoracic structure, what CID 4009 had before
+    "51185008",  # thoracic structure
     "T-D3000",
-    "43799004",  # intra-thoracic
+    "43799004",  # intra-thoracic, chest cavity
     "T-D3200",
     "39607008",  # lung
     "T-28000",
