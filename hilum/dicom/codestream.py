@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
-from hilum.errors import DecodeError
+from hilum.errors import DecodeError, TruncatedError
 
 _SOC_SIZ: Final = b"\xff\x4f\xff\x51"  # JPEG 2000: start of codestream, image and tile size
 _JP2: Final = b"\x00\x00\x00\x0cjP  "
@@ -61,6 +62,19 @@ def read(data: bytes) -> Codestream:
     except (struct.error, IndexError):
         raise DecodeError("The codestream ends within its header.") from None
     raise DecodeError("The pixel data does not start with a JPEG or JPEG 2000 marker.")
+
+
+def check_end(data: bytes) -> None:
+    """Make sure that a JPEG codestream was not cut short: libjpeg would fill in grey.
+
+    Raises:
+        TruncatedError: there is no end of image after the first scan (ISO 10918-1 B.2.1).
+    """
+    scan = len(data)
+    with suppress(struct.error, IndexError):  # it ends before the scan
+        scan = next(at for marker, at, _ in _segments(data, 2) if marker == _SOS)
+    if data.rfind(bytes([0xFF, _EOI])) < scan:
+        raise TruncatedError("The JPEG data has no EOI marker (FFD9) after its first scan.")
 
 
 def exif(data: bytes) -> bytes:

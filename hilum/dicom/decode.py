@@ -73,7 +73,7 @@ def decoded(opened: DicomObject) -> Decoded:
     Raises:
         UnsupportedTransferSyntaxError: there is no decoder for it.
         UnsupportedPixelsError: the codestream is of a kind that is not decoded.
-        TruncatedError: there are fewer pixels than Rows × Columns.
+        TruncatedError: there are fewer pixels than Rows × Columns, or the codestream was cut.
         InconsistentPixelsError: the codestream is of another size or kind than the header says.
         DecodeError: the decoder refuses the codestream.
         LimitExceededError: the decoder ran out of memory.
@@ -95,6 +95,8 @@ def decoded(opened: DicomObject) -> Decoded:
     frame = _frame(data)
     declared = codestream.read(frame)
     _check(declared, header)
+    if syntax in _JPEG:
+        codestream.check_end(frame)
     # Lossy JPEG and JPEG 2000 with a component transform come out as RGB.
     turned = syntax in _JPEG and not declared.lossless
     turned = turned or (syntax in _JPEG2000 and bool(declared.colour_transform))

@@ -102,12 +102,15 @@ def decoded(opened: DicomObject) -> Decoded:
 
     Raises:
         DecodeError: the file is broken.
+        TruncatedError: it ends too early.
         LimitExceededError: the decoder ran out of memory.
         InconsistentPixelsError: the decoder gives something else than the header says.
         UnsupportedPixelsError: parts of the image are transparent.
     """
     header, data = opened.header, opened.pixel_data
     is_png = header.picture == "png"
+    if not is_png:
+        codestream.check_end(data)
     try:
         pixels = (imagecodecs.png_decode if is_png else imagecodecs.jpeg8_decode)(data)
     except MemoryError:
@@ -163,7 +166,7 @@ def _orientation(data: bytes, kind: str | None) -> int:
         found = tags.get(_ORIENTATION, 1)
     except Exception:  # Pillow raises whatever a broken block provokes; it is not the image
         return 1
-    return found if isinstance(found, int) else 1
+    return found if found in _UPRIGHT else 1
 
 
 def _png_exif(data: bytes) -> bytes:

@@ -166,6 +166,10 @@ def _huge() -> bytes:
 
 WHOLE = film(1)
 J2K = bytes(imagecodecs.jpeg2k_encode(PIXELS, level=0, codecformat="j2k"))
+LOSSLESS = bytes(imagecodecs.jpeg8_encode(PIXELS, lossless=True, bitspersample=12))
+TWELVE = bytes(imagecodecs.jpeg8_encode(PIXELS, level=98, bitspersample=12))
+JPEG_LS = bytes(imagecodecs.jpegls_encode(PIXELS))
+HTJ2K = bytes(imagecodecs.htj2k_encode(PIXELS, reversible=True))
 
 
 @pytest.mark.parametrize(
@@ -199,6 +203,17 @@ J2K = bytes(imagecodecs.jpeg2k_encode(PIXELS, level=0, codecformat="j2k"))
         (encoded(J2K, JPEG2000Lossless, rows=50), "dicom.inconsistent_pixels"),
         (encoded(J2K[:200], JPEG2000Lossless), "dicom.decode_failed"),
         (encoded(b"\xff\xd8\xff\xd9", JPEGBaseline8Bit), "dicom.decode_failed"),
+        *[
+            (encoded(frame[: round(len(frame) * share)], syntax), code)
+            for share in (0.5, 0.99)
+            for syntax, frame, code in [
+                (JPEGLosslessSV1, LOSSLESS, "dicom.truncated"),
+                (JPEGExtended12Bit, TWELVE, "dicom.truncated"),
+                (JPEGLSLossless, JPEG_LS, "dicom.decode_failed"),
+                (JPEG2000Lossless, J2K, "dicom.decode_failed"),
+                (HTJ2KLossless, HTJ2K, "dicom.decode_failed"),
+            ]
+        ],
         (encoded(b"nonsense", HTJ2KLossless), "dicom.decode_failed"),
         (encoded(b"\1\0\0\0" + bytes(60), RLELossless), "dicom.inconsistent_pixels"),
         (encoded(b"\2\0\0\0" + bytes(60), RLELossless), "dicom.decode_failed"),
