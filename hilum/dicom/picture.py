@@ -7,7 +7,6 @@ meant on a screen: larger is brighter.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
 from typing import Any, Final, Literal
 
@@ -16,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from hilum.dicom import codestream
+from hilum.dicom import codestream, png
 from hilum.dicom.decode import Decoded
 from hilum.dicom.greyscale import PLAIN
 from hilum.dicom.header import COLOUR_CAPTURE, FilmHeader, check_size
@@ -33,9 +32,7 @@ from hilum.settings import Limits
 Kind = Literal["png", "jpeg"]
 Pixels = npt.NDArray[Any]
 
-_PNG: Final = b"\x89PNG\r\n\x1a\n"
 _JPEG: Final = b"\xff\xd8\xff"
-_PNG_COLOUR: Final = {0: False, 2: True, 3: True, 4: False, 6: True}  # colour types, PNG 11.2.1
 _ORIENTATION: Final = 0x0112
 # EXIF orientation (Exif 2.3, 4.6.4): what brings the stored pixels upright.
 _UPRIGHT: Final[dict[int, Callable[[Pixels], Pixels]]] = {
@@ -54,7 +51,7 @@ def kind(data: bytes) -> Kind | None:
     whose preamble does."""
     if data[128:132] == b"DICM":
         return None
-    return "png" if data.startswith(_PNG) else "jpeg" if data.startswith(_JPEG) else None
+    return "png" if data.startswith(png.SIGNATURE) else "jpeg" if data.startswith(_JPEG) else None
 
 
 def open_picture(data: bytes, kind: Kind, limits: Limits) -> DicomObject:
@@ -70,7 +67,7 @@ def open_picture(data: bytes, kind: Kind, limits: Limits) -> DicomObject:
         raise ObjectTooLargeError(
             f"The object has {len(data)} bytes; max_object_bytes is {limits.max_object_bytes}."
         )
-    rows, columns, bits, colour = _png(data) if kind == "png" else _jpeg(data)
+    rows, columns, bits, colour = png.header(data) if kind == "png" else _jpeg(data)
     check_size(rows, columns, limits)
     if _orientation(data, kind) >= 5:
         rows, columns = columns, rows
@@ -98,7 +95,7 @@ def open_picture(data: bytes, kind: Kind, limits: Limits) -> DicomObject:
 
 
 def decoded(opened: DicomObject) -> Decoded:
-    """The pixels of a PNG or JPEG file, upright; opacity must be full and is dropped.
+    """The pixels of a PNG or JPEG file, upright.
 
     Raises:
         DecodeError: the file is broken.
@@ -108,21 +105,10 @@ def decoded(opened: DicomObject) -> Decoded:
         UnsupportedPixelsError: parts of the image are transparent.
     """
     header, data = opened.header, opened.pixel_data
-    is_png = header.picture == "png"
-    if not is_png:
-        codestream.check_end(data)
     try:
-        pixels = (imagecodecs.png_decode if is_png else imagecodecs.jpeg8_decode)(data)
+        pixels = png.decode(data) if header.picture == "png" else _decode_jpeg(data)
     except MemoryError:
         raise LimitExceededError("The decoder needs more memory than there is.") from None
-    except Exception as error:  # the codecs' exceptions share no base class
-        raise DecodeError(
-            f"The {header.picture} decoder failed ({type(error).__name__})."
-        ) from None
-    if pixels.ndim == 3 and pixels.shape[-1] in {2, 4}:
-        if (pixels[..., -1] != np.iinfo(pixels.dtype).max).any():
-            raise UnsupportedPixelsError("Parts of the PNG are transparent.")
-        pixels = pixels[..., 0] if pixels.shape[-1] == 2 else pixels[..., :3]
     pixels = _UPRIGHT.get(_orientation(data, header.picture), _as_is)(pixels)
     expected = (header.rows, header.columns, 3)[: 2 if header.samples == 1 else 3]
     if pixels.shape != expected or pixels.dtype.kind != "u":
@@ -130,18 +116,6 @@ def decoded(opened: DicomObject) -> Decoded:
             f"The decoder gave {pixels.dtype.name} of shape {pixels.shape}; expected {expected}."
         )
     return Decoded(stored=pixels, ybr=False)
-
-
-def _png(data: bytes) -> tuple[int, int, int, bool]:
-    """Rows, columns, bits and colour of the IHDR chunk (PNG, third edition, 11.2.1)."""
-    try:
-        name, columns, rows, depth, colour = struct.unpack_from(">4sIIBB", data, 12)
-    except struct.error:
-        raise DecodeError("The PNG ends within its header.") from None
-    if name != b"IHDR" or colour not in _PNG_COLOUR or depth not in {1, 2, 4, 8, 16}:
-        raise DecodeError("The PNG does not start with a valid IHDR chunk.")
-    # The decoder expands fewer bits to 8, and a palette to RGB.
-    return rows, columns, max(depth, 8), _PNG_COLOUR[colour]
 
 
 def _jpeg(data: bytes) -> tuple[int, int, int, bool]:
@@ -155,9 +129,20 @@ def _jpeg(data: bytes) -> tuple[int, int, int, bool]:
     return declared.rows, declared.columns, declared.bits, declared.components == 3
 
 
+def _decode_jpeg(data: bytes) -> Pixels:
+    codestream.check_end(data)
+    try:
+        pixels: Pixels = imagecodecs.jpeg8_decode(data)
+    except MemoryError:
+        raise
+    except Exception as error:  # the codecs' exceptions share no base class
+        raise DecodeError(f"The JPEG decoder failed ({type(error).__name__}).") from None
+    return pixels
+
+
 def _orientation(data: bytes, kind: str | None) -> int:
     """EXIF orientation, 1 if there is none that can be read."""
-    block = _png_exif(data) if kind == "png" else codestream.exif(data)
+    block = png.exif(data) if kind == "png" else codestream.exif(data)
     if not block:
         return 1
     tags = Image.Exif()
@@ -167,19 +152,6 @@ def _orientation(data: bytes, kind: str | None) -> int:
     except Exception:  # Pillow raises whatever a broken block provokes; it is not the image
         return 1
     return found if found in _UPRIGHT else 1
-
-
-def _png_exif(data: bytes) -> bytes:
-    """The eXIf chunk before the image data, empty if there is none."""
-    at = len(_PNG)
-    while at + 8 <= len(data):
-        length, name = struct.unpack_from(">I4s", data, at)
-        if name == b"eXIf":
-            return data[at + 8 : at + 8 + length]
-        if name == b"IDAT":
-            break
-        at += 12 + length
-    return b""
 
 
 def _as_is(pixels: Pixels) -> Pixels:

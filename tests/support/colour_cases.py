@@ -20,7 +20,7 @@ from pydicom.uid import (
     JPEGLosslessSV1,
     RLELossless,
 )
-from support.decode_cases import GDCM, OPENJPEG, PYDICOM, Case, pillow, pixels, plugin
+from support.decode_cases import GDCM, OPENJPEG, PYDICOM, Case, libpng, pillow, pixels, plugin
 from support.encodings import described, encoded, native
 
 GREY = pixels(8, smooth=True)
@@ -152,15 +152,16 @@ def pictures() -> Iterator[Case]:
          imagecodecs.jpeg8_encode(DEEP, lossless=True, bitspersample=16), DEEP, 0),
     ]:  # fmt: skip
         bits = 12 if "12" in kind else 8 * expected.dtype.itemsize
+        others = {"libpng": libpng} if syntax == "PNG" else {"Pillow": pillow}
         known = syntax != "JPEG lossless" and bits != 12 and kind != "palette"
         yield Case(
             syntax=f"{syntax} file",
             kind=kind,
-            decoder="libpng" if syntax == "PNG" else "libjpeg-turbo",
+            decoder="Pillow" if syntax == "PNG" else "libjpeg-turbo",
             data=bytes(data),
             expected=expected,
             bound=bound,
-            others={"Pillow": pillow} if known else {},
+            others=others if known else {},
             shown=bits,
         )
 

@@ -80,8 +80,13 @@ def openjph(data: bytes) -> np.ndarray:
     return imagecodecs.htj2k_decode(frame)
 
 
+def libpng(data: bytes) -> np.ndarray:
+    """A PNG file, through imagecodecs."""
+    return imagecodecs.png_decode(data)
+
+
 def pillow(data: bytes) -> np.ndarray:
-    """A PNG or JPEG file."""
+    """A JPEG file."""
     with Image.open(BytesIO(data)) as image:
         return np.asarray(image)
 

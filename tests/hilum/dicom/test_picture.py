@@ -123,8 +123,10 @@ def transparent() -> bytes:
     ("data", "code"),
     [
         (PNG[:20], "dicom.decode_failed"),
-        (PNG[:60], "dicom.decode_failed"),
-        (PNG[:-100], "dicom.decode_failed"),
+        (PNG[:60], "dicom.truncated"),
+        (PNG[:-100], "dicom.truncated"),
+        (PNG[:-12], "dicom.truncated"),
+        (PNG[:-60] + bytes([PNG[-60] ^ 1]) + PNG[-59:], "dicom.decode_failed"),
         (PNG.replace(b"IHDR", b"JHDR"), "dicom.decode_failed"),
         (png_of_size(0, 10), "dicom.inconsistent_pixels"),
         (png_of_size(10, 10, colour=7), "dicom.decode_failed"),
@@ -144,6 +146,32 @@ def test_refusals(data: bytes, code: str) -> None:
     with pytest.raises(HilumError) as caught:
         shown(data)
     assert caught.value.code == code, caught.value
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 8, 16])
+def test_all_depths_of_grey(depth: int) -> None:
+    """Written by hand: every value of a depth in a row (PNG 7.2)."""
+    count = 1 << depth
+    values = np.arange(min(count, 256)) * (257 if depth == 16 else 1)
+    bits = np.unpackbits(values.astype(">u2").view(np.uint8).reshape(-1, 2), axis=1)[:, -depth:]
+    row = b"\0" + np.packbits(bits.reshape(-1)).tobytes()
+    header = struct.pack(">IIBBBBB", len(values), 1, depth, 0, 0, 0, 0)
+    data = (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
+            + chunk(b"IDAT", zlib.compress(row)) + chunk(b"IEND", b""))  # fmt: skip
+    np.testing.assert_allclose(shown(data).pixels[0], values / (count - 1), atol=1e-6)
+
+
+def test_16_bits_of_colour_keep_8() -> None:
+    deep = np.random.default_rng(1).integers(0, 65536, (9, 7), dtype=np.uint16)
+    data = bytes(imagecodecs.png_encode(rgb(deep)))
+    np.testing.assert_allclose(shown(data).pixels, deep / 65535, atol=1 / 255)
+
+
+def test_a_transparent_colour_is_transparency() -> None:
+    out = BytesIO()
+    Image.fromarray(GREY).save(out, "PNG", transparency=int(GREY[5, 5]))
+    with pytest.raises(HilumError, match=r"transparent"):
+        shown(out.getvalue())
 
 
 def test_more_bytes_than_allowed() -> None:
