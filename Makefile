@@ -10,11 +10,11 @@ INSTALL := $(PIP) install --constraint constraints.txt
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint demo-model samples openapi bench clean
+.PHONY: help run test lint demo-model samples openapi decoders bench clean
 
 help:
 	@sed -n '2,4p' Makefile | cut -c3-
-	@echo "  make lint | demo-model | samples | openapi | bench | clean"
+	@echo "  make lint | demo-model | samples | openapi | decoders | bench | clean"
 
 $(PY):
 	@$(PYTHON) -c 'import sys; sys.exit("hilum needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12 ...") if sys.version_info < (3, 11) else None'
@@ -48,6 +48,9 @@ samples: $(VENV)/dev.stamp
 
 openapi: $(VENV)/dev.stamp
 	$(PY) -m api_gateway.openapi docs/openapi.json
+
+decoders: $(VENV)/dev.stamp
+	PYTHONPATH=tests $(PY) -m support.decode_table docs/dicom-support.md
 
 bench: $(VENV)/dev.stamp
 	$(PY) -m benchmarks.engine $(ARGS)

@@ -182,9 +182,16 @@ class UnsupportedTransferSyntaxError(DicomError):
 
 
 class UnsupportedPixelsError(DicomError):
-    """The pixel module declares something that is not a single greyscale radiograph."""
+    """The pixel module declares something that is not a single radiograph of integers."""
 
     code = "dicom.unsupported_pixels"
+
+
+class ColouredPixelsError(DicomError):
+    """The image has colours: a photograph, an annotated screen, a rendering, but no grey film."""
+
+    code = "dicom.coloured_pixels"
+    next_step = "Send the film as the modality wrote it, not a capture with colours in it."
 
 
 class InconsistentPixelsError(DicomError):
@@ -220,6 +227,13 @@ class WrongModalityError(NotApplicableError):
     """Modality (0008,0060) is not one the model was made for."""
 
     code = "policy.wrong_modality"
+
+
+class PlainImageError(NotApplicableError):
+    """A PNG or JPEG file; nothing in it says what it shows, and the model was not made for that."""
+
+    code = "policy.plain_image"
+    next_step = "Send DICOM, or use a model whose policy lists the modality OTHER."
 
 
 class NotChestError(NotApplicableError):

@@ -7,27 +7,38 @@ as the package's policy has it. Free text (study and series descriptions) has no
 from __future__ import annotations
 
 from hilum.dicom import FilmHeader
-from hilum.errors import LateralViewError, NotChestError, WrongModalityError
+from hilum.errors import LateralViewError, NotChestError, PlainImageError, WrongModalityError
 from hilum.package import InputPolicy
 
 BODY_PART_UNKNOWN = "body_part_unknown"
 VIEW_UNKNOWN = "view_unknown"
+PLAIN_IMAGE = "plain_image"
+# What stands for PNG and JPEG files among a policy's modalities.
+OTHER = "OTHER"
 
 
 def check(header: FilmHeader, policy: InputPolicy) -> tuple[str, ...]:
     """The flags that belong to every number of this film, such as ``view_unknown``.
 
     Raises:
+        PlainImageError: a PNG or JPEG file, and OTHER is not one of ``policy.modalities``.
         WrongModalityError: not one of ``policy.modalities``.
         NotChestError: another body part, or none is given and the policy refuses that.
         LateralViewError: another view, or none is given and the policy refuses that.
     """
-    if header.modality not in policy.modalities:
+    flags = list(header.flags)
+    if header.picture is not None:
+        if OTHER not in policy.modalities:
+            raise PlainImageError(
+                f"This is a {header.picture.upper()} file; expected a DICOM object of modality "
+                f"{' or '.join(policy.modalities)}."
+            )
+        flags.append(PLAIN_IMAGE)
+    elif header.modality not in policy.modalities:
         raise WrongModalityError(
             f"Modality (0008,0060) is {_shown(header.modality)}; "
             f"expected {' or '.join(policy.modalities)}."
         )
-    flags = []
     if header.body_part is None:
         if policy.unknown_body_part == "refuse":
             raise NotChestError("Body Part Examined (0018,0015) is not given.")

@@ -25,7 +25,7 @@ class Heat:
 
 
 def render(data: bytes, heat: Heat, *, limits: Limits, max_side: int, caption: str | None) -> bytes:
-    """A PNG of the DICOM object ``data`` with ``heat`` on it.
+    """A PNG of the film ``data`` (DICOM, PNG or JPEG) with ``heat`` on it.
 
     Args:
         data: the object that was scored.
@@ -37,7 +37,7 @@ def render(data: bytes, heat: Heat, *, limits: Limits, max_side: int, caption: s
     Raises:
         DicomError: the object cannot be decoded.
     """
-    opened = dicom.open_object(data, limits)
+    opened = dicom.open_film(data, limits)
     placement = Placement.letterbox(
         height=opened.header.rows, width=opened.header.columns, size=heat.input_size
     )

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hilum import policy, preprocess
-from hilum.dicom import FilmHeader, open_object
+from hilum.dicom import FilmHeader, open_film
 from hilum.engines import Engine
 from hilum.errors import HilumError, OutOfMemoryError, UnexpectedError
 from hilum.findings import Finding, above_operating_point, calibrate
@@ -77,14 +77,14 @@ class Scorer:
         self._preview_side = preview_side
 
     def prepare(self, data: bytes) -> Prepared:
-        """Check, decode and preprocess one DICOM object. Safe to call from many threads.
+        """Check, decode and preprocess one DICOM object, PNG or JPEG; from any number of threads.
 
         Raises:
             DicomError: not a usable image; a subclass says why.
             NotApplicableError: an image this model must not score.
         """
         manifest = self.package.manifest
-        opened = open_object(data, self._limits)
+        opened = open_film(data, self._limits)
         flags = policy.check(opened.header, manifest.policy)
         side = self._preview_side
         return Prepared(

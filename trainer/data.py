@@ -10,13 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
 
 from hilum import dicom
 from hilum.errors import DataError, HilumError
 from hilum.labels import LabelSchema
 from hilum.model_input import model_input
-from hilum.preprocess import ModelInput, Placement, PreprocessSpec, prepare
+from hilum.preprocess import ModelInput, Placement, PreprocessSpec
 from hilum.settings import Limits
 from trainer import manifest
 from trainer.manifest import Record, Split
@@ -85,23 +84,17 @@ def load(
 def read(path: Path, spec: PreprocessSpec) -> tuple[ModelInput, tuple[int, int]]:
     """A DICOM object, PNG or JPEG as model input, and the height and width of its film.
 
-    DICOM goes through the decoding that serves. Pixels of PNG and JPEG: larger = brighter.
+    All go through the decoding that serves. Pixels of PNG and JPEG: larger = brighter.
 
     Raises:
         DataError: the file is missing, or is no readable greyscale image.
     """
     try:
-        if path.suffix.lower() in {".png", ".jpg", ".jpeg"}:
-            with Image.open(path) as image:
-                # Some public sets store grey as RGB; 16-bit PNG keeps its depth.
-                grey = image if image.mode.startswith("I") else image.convert("L")
-                pixels = np.asarray(grey, dtype=np.float32)
-            return prepare(pixels, spec), (pixels.shape[0], pixels.shape[1])
-        opened = dicom.open_object(path.read_bytes(), Limits())
+        opened = dicom.open_film(path.read_bytes(), Limits())
         return model_input(opened, spec), (opened.header.rows, opened.header.columns)
     except FileNotFoundError:
         raise DataError(f"Image {path.name} is missing.") from None
-    except (OSError, UnidentifiedImageError, SyntaxError) as error:
+    except OSError as error:
         raise DataError(f"Image {path.name} is unreadable ({type(error).__name__}).") from None
     except HilumError as error:
         raise DataError(f"Image {path.name}: {error.detail}") from None

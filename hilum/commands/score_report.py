@@ -72,7 +72,7 @@ class JsonReport:
 
     def _scored(self, score: Score) -> dict[str, Any]:
         return {
-            "sop_instance_uid": score.sop_instance_uid,
+            "sop_instance_uid": score.sop_instance_uid or None,  # a PNG or JPEG has none
             "content_sha256": score.content_sha256.hex(),
             "rows": score.rows,
             "columns": score.columns,

@@ -1,37 +1,60 @@
 """What a codestream says of itself, read from its own header without decoding.
 
 A decoder allocates what the codestream declares, whatever the DICOM header says: a kilobyte of
-JPEG 2000 can declare 16000 × 16000.
+JPEG 2000 can declare 16000 × 16000. Where both speak of one thing, the codestream is what was
+encoded.
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Final
 
-from hilum.errors import DecodeError
+from hilum.errors import DecodeError, TruncatedError
 
-_SOC_SIZ = b"\xff\x4f\xff\x51"  # JPEG 2000: start of codestream, image and tile size
-_JP2 = b"\x00\x00\x00\x0cjP  "
+_SOC_SIZ: Final = b"\xff\x4f\xff\x51"  # JPEG 2000: start of codestream, image and tile size
+_JP2: Final = b"\x00\x00\x00\x0cjP  "
+_COD, _COC = 0x52, 0x53
+_SOT, _SOD, _EOC = 0x90, 0x93, 0xD9
 # JPEG frame headers (ISO 10918-1 table B.1) and JPEG-LS (ISO 14495-1): SOF55.
-_SOF = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
+_SOF: Final = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
+_LOSSLESS: Final = {0xC3, 0xC7, 0xCB, 0xCF}
+_ALONE: Final = {0x01, *range(0xD0, 0xD8)}  # markers without a length
+_EOI, _SOS, _APP1, _APP14 = 0xD9, 0xDA, 0xE1, 0xEE
+_MAX_COMPONENTS: Final = 4  # of an image of one to three samples, and perhaps opacity
 
 
 @dataclass(frozen=True, kw_only=True)
 class Codestream:
-    """Size and depth as the codestream declares them."""
+    """What a codestream declares. Lists have one entry for each component."""
 
     rows: int
     columns: int
     components: int
-    bits: int
+    bits: int  # of the deepest component
+    signed: tuple[bool, ...]  # JPEG and JPEG-LS know no sign: all false
+    subsampling: tuple[tuple[int, int], ...]
+    """(down, across): JPEG 2000 the distance of samples, 1 = every pixel (ISO 15444-1 table
+    A.11); JPEG the sampling factors (ISO 10918-1 B.2.2), where the largest is every pixel."""
+    tile: tuple[int, int] | None = None  # JPEG 2000: rows, columns of a tile
+    levels: int | None = None
+    """JPEG 2000: how often the size can be halved, the smallest of all components (COD, COC)."""
+    colour_transform: bool | None = None
+    """JPEG 2000: COD says components are mixed. JPEG: the Adobe marker says so; ``None``: no
+    marker."""
+    lossless: bool = False  # JPEG process 14
+    at_origin: bool = True  # JPEG 2000: image and tile grid start at (0, 0)
+    reversible: bool = False  # JPEG 2000: the 5/3 wavelet, otherwise the 9/7
 
 
 def read(data: bytes) -> Codestream:
     """The header of a JPEG, JPEG-LS or JPEG 2000 codestream.
 
     Raises:
-        DecodeError: it is none of these, or its header is incomplete.
+        DecodeError: it is none of these, or its header is incomplete or absurd.
     """
     try:
         if data.startswith(_JP2) or data.startswith(_SOC_SIZ):
@@ -43,31 +66,125 @@ def read(data: bytes) -> Codestream:
     raise DecodeError("The pixel data does not start with a JPEG or JPEG 2000 marker.")
 
 
+def check_end(data: bytes) -> None:
+    """Make sure that a JPEG codestream was not cut short: libjpeg would fill in grey.
+
+    Raises:
+        TruncatedError: there is no end of image after the first scan (ISO 10918-1 B.2.1).
+    """
+    scan = len(data)
+    with suppress(struct.error, IndexError):  # it ends before the scan
+        scan = next(at for marker, at, _ in _segments(data, 2) if marker == _SOS)
+    if data.rfind(bytes([0xFF, _EOI])) < scan:
+        raise TruncatedError("The JPEG data has no EOI marker (FFD9) after its first scan.")
+
+
+def is_whole(data: bytes) -> bool:
+    """Whether a JPEG 2000 codestream has its end marker (EOC, ISO 15444-1 A.4.4), pad byte aside.
+
+    Decoding in part may not notice that it was cut short.
+    """
+    return data[-3:].rstrip(b"\0").endswith(bytes([0xFF, _EOC]))
+
+
+def exif(data: bytes) -> bytes:
+    """The EXIF block of a JPEG file, empty if it has none.
+
+    Raises:
+        DecodeError: the markers before the first scan are broken.
+    """
+    try:
+        for marker, at, length in _segments(data, 2):
+            if marker == _APP1 and data[at : at + 6] == b"Exif\0\0":
+                return data[at : at + length]
+            if marker in _SOF:
+                break
+    except (struct.error, IndexError):
+        raise DecodeError("The codestream ends within its header.") from None
+    return b""
+
+
 def _jpeg2000(data: bytes) -> Codestream:
-    """SIZ marker segment, ISO 15444-1 table A.9."""
+    """SIZ, COD and COC marker segments, ISO 15444-1 A.5.1, A.6.1, A.6.2."""
     start = data.find(_SOC_SIZ)
     if start < 0:
-        raise DecodeError("The JPEG 2000 data has no SIZ marker.")
-    _, _, x1, y1, x0, y0 = struct.unpack_from(">HHIIII", data, start + 4)
+        raise DecodeError("The JPEG 2000 data has no SIZ marker (FF51).")
+    x1, y1, x0, y0, tile_columns, tile_rows = struct.unpack_from(">6I", data, start + 8)
     (components,) = struct.unpack_from(">H", data, start + 40)
-    depth = data[start + 42]
-    return Codestream(rows=y1 - y0, columns=x1 - x0, components=components, bits=(depth & 0x7F) + 1)
+    if not 1 <= components <= _MAX_COMPONENTS or x1 <= x0 or y1 <= y0:
+        raise DecodeError(
+            f"SIZ (FF51) declares {y1 - y0} × {x1 - x0} pixels of {components} components; "
+            f"expected 1 to {_MAX_COMPONENTS}."
+        )
+    depths = [struct.unpack_from(">3B", data, start + 42 + 3 * n) for n in range(components)]
+    origins = (x0, y0, *struct.unpack_from(">2I", data, start + 32))
+    levels: list[int] = []
+    mixed, reversible = None, False
+    for marker, at, _ in _segments(data, start + 2):
+        if marker == _COD:
+            mixed = data[at + 4] == 1
+            levels.append(data[at + 5])
+            reversible = data[at + 9] == 1
+        elif marker == _COC:  # components below 257 have one byte of index
+            levels.append(data[at + 2])
+        elif marker in {_SOT, _SOD, _EOC}:
+            break
+    return Codestream(
+        rows=y1 - y0,
+        columns=x1 - x0,
+        components=components,
+        bits=max((depth & 0x7F) + 1 for depth, _, _ in depths),
+        signed=tuple(bool(depth & 0x80) for depth, _, _ in depths),
+        subsampling=tuple((down, across) for _, across, down in depths),
+        tile=(tile_rows, tile_columns),
+        levels=min(levels, default=None),
+        colour_transform=mixed,
+        at_origin=not any(origins),
+        reversible=reversible,
+    )
 
 
 def _jpeg(data: bytes) -> Codestream:
-    """The first frame header, ISO 10918-1 section B.2.2."""
-    at = 2
+    """The first frame header, ISO 10918-1 B.2.2, and the Adobe marker, ISO 10918-6 6.5.3."""
+    adobe: bool | None = None
+    for marker, at, length in _segments(data, 2):
+        if marker == _APP14 and length >= 12 and data[at : at + 5] == b"Adobe":
+            adobe = data[at + 11] != 0
+        if marker in _SOF:
+            bits, rows, columns, components = struct.unpack_from(">BHHB", data, at)
+            if not 1 <= components <= _MAX_COMPONENTS:
+                raise DecodeError(f"The JPEG frame header declares {components} components.")
+            factors = [data[at + 7 + 3 * n] for n in range(components)]
+            return Codestream(
+                rows=rows,
+                columns=columns,
+                components=components,
+                bits=bits,
+                signed=(False,) * components,
+                subsampling=tuple((factor & 0xF, factor >> 4) for factor in factors),
+                colour_transform=adobe,
+                lossless=marker in _LOSSLESS,
+            )
+        if marker in {_EOI, _SOS}:
+            break
+    raise DecodeError("The JPEG data has no frame header (SOF) before its first scan.")
+
+
+def _segments(data: bytes, at: int) -> Iterator[tuple[int, int, int]]:
+    """(marker, where its parameters start, their length), from the marker at ``at`` on."""
     while True:
         if data[at] != 0xFF:
-            raise DecodeError(f"There is no JPEG marker where one should be, at byte {at}.")
+            raise DecodeError(f"There is no marker where one should be, at byte {at}.")
         marker = data[at + 1]
         if marker == 0xFF:  # fill byte
             at += 1
             continue
-        if marker in _SOF:
-            bits, rows, columns, components = struct.unpack_from(">BHHB", data, at + 4)
-            return Codestream(rows=rows, columns=columns, components=components, bits=bits)
-        if marker in {0xD9, 0xDA}:
-            raise DecodeError("The JPEG data has no frame header before its first scan.")
+        if marker in _ALONE or marker in {_EOI, _SOD}:
+            yield marker, at + 2, 0
+            at += 2
+            continue
         (length,) = struct.unpack_from(">H", data, at + 2)
+        if length < 2:
+            raise DecodeError(f"Marker FF{marker:02X} has length {length}; expected at least 2.")
+        yield marker, at + 4, length - 2
         at += 2 + length

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Final
 
 import imagecodecs
@@ -12,12 +13,8 @@ from pydicom.encaps import get_frame
 from pydicom.uid import (
     HTJ2K,
     JPEG2000,
-    DeflatedExplicitVRLittleEndian,
-    ExplicitVRBigEndian,
-    ExplicitVRLittleEndian,
     HTJ2KLossless,
     HTJ2KLosslessRPCL,
-    ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
     JPEGExtended12Bit,
@@ -30,80 +27,92 @@ from pydicom.uid import (
 
 from hilum.dicom import codestream
 from hilum.dicom.codestream import Codestream
-from hilum.dicom.greyscale import StoredValues
+from hilum.dicom.greyscale import StoredValues, stored_range
 from hilum.dicom.header import FilmHeader
+from hilum.dicom.native import Words, native, run_length
 from hilum.dicom.parse import DicomObject
+from hilum.dicom.syntaxes import NATIVE
 from hilum.errors import (
     DecodeError,
-    HilumError,
     InconsistentPixelsError,
     LimitExceededError,
     TruncatedError,
+    UnsupportedPixelsError,
     UnsupportedTransferSyntaxError,
 )
 
-_NATIVE: Final[set[str]] = {
-    ImplicitVRLittleEndian,
-    ExplicitVRLittleEndian,
-    ExplicitVRBigEndian,
-    DeflatedExplicitVRLittleEndian,
-}
-_DECODERS: Final[dict[str, Any]] = {
-    JPEGBaseline8Bit: imagecodecs.jpeg8_decode,
-    JPEGExtended12Bit: imagecodecs.jpeg8_decode,
-    JPEGLossless: imagecodecs.jpeg8_decode,
-    JPEGLosslessSV1: imagecodecs.jpeg8_decode,
-    JPEGLSLossless: imagecodecs.jpegls_decode,
-    JPEGLSNearLossless: imagecodecs.jpegls_decode,
-    JPEG2000Lossless: imagecodecs.jpeg2k_decode,
-    JPEG2000: imagecodecs.jpeg2k_decode,
-    HTJ2KLossless: imagecodecs.htj2k_decode,
-    HTJ2KLosslessRPCL: imagecodecs.htj2k_decode,
-    HTJ2K: imagecodecs.htj2k_decode,
-}
+_JPEG: Final = {JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1}
+_JPEG_LS: Final = {JPEGLSLossless, JPEGLSNearLossless}
+_JPEG2000: Final = {JPEG2000Lossless, JPEG2000, HTJ2KLossless, HTJ2KLosslessRPCL, HTJ2K}
+_LOSSY: Final = {JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless, JPEG2000, HTJ2K}
+# OpenJPEG's arithmetic is exact up to here (measured); deeper films do not exist.
+_JPEG2000_BITS: Final = 24
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoded:
+    """Decoded pixels."""
+
+    stored: StoredValues  # [H, W]; [H, W, 3] of a colour capture
+    ybr: bool  # colour is Y, CB, CR; otherwise R, G, B
 
 
 def stored_values(opened: DicomObject) -> StoredValues:
-    """The stored values ``[H, W]`` as PS3.5 section 8.1.1 defines them: the Bits Stored below
-    High Bit, sign-extended if Pixel Representation says so.
+    """The stored values ``[H, W]`` (``[H, W, 3]`` of a colour capture) as PS3.5 section 8.1.1
+    defines them: the Bits Stored below High Bit, sign-extended if Pixel Representation says so.
+
+    Raises:
+        As :func:`decoded`.
+    """
+    return decoded(opened).stored
+
+
+def decoded(opened: DicomObject) -> Decoded:
+    """Stored values, and what they mean if they are colour.
 
     Raises:
         UnsupportedTransferSyntaxError: there is no decoder for it.
-        TruncatedError: there are fewer pixels than Rows × Columns.
+        UnsupportedPixelsError: the codestream is of a kind that is not decoded.
+        TruncatedError: there are fewer pixels than Rows × Columns, or the codestream was cut.
         InconsistentPixelsError: the codestream is of another size or kind than the header says.
         DecodeError: the decoder refuses the codestream.
+        LimitExceededError: the decoder ran out of memory.
     """
     header = opened.header
     syntax, data = header.transfer_syntax, opened.pixel_data
-    if not data:
-        raise TruncatedError("Pixel Data (7FE0,0010) is empty.")
-    if syntax in _NATIVE:
-        words = _native(data, opened)
-    elif syntax == RLELossless:
-        words = _rle(_frame(data), header)
-    elif syntax in _DECODERS:
-        words = _compressed(opened, _DECODERS[syntax])
-    else:
-        name = (
-            UID_dictionary[syntax][0] if syntax in UID_dictionary else "that is not a standard one"
+    ybr = header.photometric in {"YBR_FULL", "YBR_FULL_422"}
+    if syntax in NATIVE:
+        if not data:
+            raise TruncatedError("Pixel Data (7FE0,0010) is empty.")
+        return Decoded(stored=_extract(native(data, header, vr=opened.pixel_vr), header), ybr=ybr)
+    if syntax == RLELossless:
+        return Decoded(stored=_extract(run_length(_frame(data), header), header), ybr=ybr)
+    if syntax not in _JPEG | _JPEG_LS | _JPEG2000:
+        name = UID_dictionary[syntax][0] if syntax in UID_dictionary else "not a standard one"
+        raise UnsupportedTransferSyntaxError(
+            f"There is no decoder for Transfer Syntax UID (0002,0010), {name}."
         )
-        raise UnsupportedTransferSyntaxError(f"There is no decoder for transfer syntax {name}.")
-    return _extract(words, header)
+    frame, declared = checked_frame(opened)
+    # Lossy JPEG and JPEG 2000 with a component transform come out as RGB.
+    turned = syntax in _JPEG and not declared.lossless
+    turned = turned or (syntax in _JPEG2000 and bool(declared.colour_transform))
+    words = _compressed(frame, declared, header)
+    return Decoded(stored=_extract(words, header, declared), ybr=ybr and not turned)
 
 
-def _native(data: bytes, opened: DicomObject) -> npt.NDArray[np.uint8 | np.uint16]:
-    header = opened.header
-    count = header.rows * header.columns
-    size = header.bits_allocated // 8
-    if len(data) < count * size:
-        raise TruncatedError(f"Pixel Data has {len(data)} bytes; expected {count * size}.")
-    order = "<" if opened.little_endian else ">"
-    if size == 1 and not opened.little_endian and opened.pixel_vr == "OW":
-        # 8-bit samples in 16-bit words: every pair is swapped (PS3.5 section 7.3).
-        words = np.frombuffer(data[: count + count % 2], dtype=">u2").astype("<u2").view(np.uint8)
-    else:
-        words = np.frombuffer(data, dtype=f"{order}u{size}", count=count)
-    return words[:count].reshape(header.rows, header.columns)
+def checked_frame(opened: DicomObject) -> tuple[bytes, Codestream]:
+    """The codestream of compressed pixel data, and what it declares, which fits the header.
+
+    Raises:
+        TruncatedError, UnsupportedPixelsError, InconsistentPixelsError, DecodeError: as
+            :func:`decoded`.
+    """
+    frame = _frame(opened.pixel_data)
+    declared = codestream.read(frame)
+    _check(declared, opened.header)
+    if opened.header.transfer_syntax in _JPEG:
+        codestream.check_end(frame)
+    return frame, declared
 
 
 def _frame(data: bytes) -> bytes:
@@ -121,76 +130,94 @@ def _frame(data: bytes) -> bytes:
     return frame
 
 
-def _rle(frame: bytes, header: FilmHeader) -> npt.NDArray[np.uint8 | np.uint16]:
-    """PS3.5 annex G."""
-    size = header.bits_allocated // 8
-    expected = header.rows * header.columns * size
-    try:
-        decoded = imagecodecs.dicomrle_decode(frame, np.dtype(f"<u{size}"), out=expected)
-    except Exception as error:  # the codecs' exceptions share no base class
-        raise DecodeError(f"RLE decoding failed ({type(error).__name__}).") from None
-    if len(decoded) < expected:
-        raise TruncatedError(f"RLE gave {len(decoded)} bytes; expected {expected}.")
-    words = np.frombuffer(decoded, dtype=f"<u{size}", count=header.rows * header.columns)
-    return words.reshape(header.rows, header.columns)
-
-
-def checked_frame(opened: DicomObject) -> tuple[bytes, Codestream]:
-    """The frame of compressed pixel data, and what it declares, which agrees with the header.
-
-    Raises:
-        TruncatedError, DecodeError, InconsistentPixelsError: see :func:`stored_values`.
-    """
-    header = opened.header
-    frame = _frame(opened.pixel_data)
-    declared = codestream.read(frame)
+def _check(declared: Codestream, header: FilmHeader) -> None:
+    """Header and codestream must speak of the same image before a decoder allocates for it."""
     if (declared.rows, declared.columns) != (header.rows, header.columns):
         raise InconsistentPixelsError(
             f"The codestream is {declared.rows} × {declared.columns}; the header says "
             f"{header.rows} × {header.columns}."
         )
-    if declared.components != 1 or declared.bits > header.bits_allocated:
+    if declared.components != header.samples or declared.bits > header.bits_allocated:
         raise InconsistentPixelsError(
             f"The codestream has {declared.components} components of {declared.bits} bits; the "
-            f"header says 1 of {header.bits_stored} in {header.bits_allocated}."
+            f"header says {header.samples} of {header.bits_stored} in {header.bits_allocated}."
         )
-    return frame, declared
+    if header.transfer_syntax in _JPEG2000:
+        if declared.bits > _JPEG2000_BITS:
+            raise UnsupportedPixelsError(
+                f"SIZ (FF51) declares {declared.bits} bits; JPEG 2000 is decoded up to "
+                f"{_JPEG2000_BITS}."
+            )
+        if set(declared.subsampling) != {(1, 1)}:
+            raise UnsupportedPixelsError("SIZ (FF51) declares subsampled components.")
 
 
-def _compressed(opened: DicomObject, decoder: Any) -> npt.NDArray[np.uint8 | np.uint16]:
-    header = opened.header
-    frame, _ = checked_frame(opened)
+def _compressed(frame: bytes, declared: Codestream, header: FilmHeader) -> Words:
     try:
-        decoded = decoder(frame)
+        pixels = _run(frame, declared, header)
     except MemoryError:
         raise LimitExceededError("The decoder needs more memory than there is.") from None
-    except HilumError:
-        raise
     except Exception as error:  # the codecs' exceptions share no base class
         raise DecodeError(f"The decoder failed ({type(error).__name__}).") from None
-    if decoded.shape != (header.rows, header.columns) or decoded.dtype.kind not in "iu":
+    shape = (header.rows, header.columns, 3)[: 2 if header.samples == 1 else 3]
+    if pixels.shape != shape or pixels.dtype.kind not in "iu":
         raise InconsistentPixelsError(
-            f"The decoder gave {decoded.dtype.name} of shape {decoded.shape}."
+            f"The decoder gave {pixels.dtype.name} of shape {pixels.shape}; expected {shape}."
         )
     # Signed or not is the header's to say; here only the bits count.
-    words: npt.NDArray[np.uint8 | np.uint16] = decoded.view(f"u{decoded.dtype.itemsize}")
+    words: Words = pixels.view(f"u{pixels.dtype.itemsize}")
     return words
 
 
-def _extract(words: npt.NDArray[np.uint8 | np.uint16], header: FilmHeader) -> StoredValues:
-    """Bits Stored bits below High Bit; what is above (old overlays) is dropped."""
-    native = words.astype(f"u{words.dtype.itemsize}", copy=False)
-    lowest = header.high_bit + 1 - header.bits_stored
-    width = 8 * native.dtype.itemsize
-    if lowest and width > header.bits_stored:
-        native = native >> lowest
-    if header.signed:
-        shift = width - min(header.bits_stored, width)
-        # Up to the top and back: the arithmetic shift carries the sign.
-        moved = (native << shift).view(f"i{native.dtype.itemsize}")
-        signed: StoredValues = moved >> shift
-        return signed
-    limit = 1 << header.bits_stored
-    if header.bits_stored < width and native.max() >= limit:  # rarely, and the copy is a film
-        native = native & native.dtype.type(limit - 1)
-    return native
+def _run(frame: bytes, declared: Codestream, header: FilmHeader) -> npt.NDArray[Any]:
+    if header.transfer_syntax in _JPEG2000:
+        pixels = imagecodecs.jpeg2k_decode(frame)
+    elif header.transfer_syntax in _JPEG_LS:
+        pixels = imagecodecs.jpegls_decode(frame)
+    else:
+        # Lossless JPEG is never transformed. A lossy one without the Adobe marker is taken to be
+        # YCbCr by libjpeg; if the header says RGB, it is not (as DCMTK, GDCM and pydicom read it).
+        unmarked = header.photometric == "RGB" and declared.colour_transform is None
+        as_is = header.samples == 3 and (declared.lossless or unmarked)
+        space = "RGB" if as_is else None
+        pixels = imagecodecs.jpeg8_decode(frame, colorspace=space, outcolorspace=space)
+    found: npt.NDArray[Any] = pixels
+    return found
+
+
+def _extract(words: Words, header: FilmHeader, declared: Codestream | None = None) -> StoredValues:
+    """Bits Stored bits below High Bit; what is above (retired overlays) is dropped."""
+    native_words = words.astype(f"u{words.dtype.itemsize}", copy=False)
+    width = 8 * native_words.dtype.itemsize
+    bits, lowest = header.bits_stored, header.high_bit + 1 - header.bits_stored
+    overshoots = False
+    if declared is not None:
+        if declared.bits <= header.bits_stored:
+            lowest = 0  # the codestream has the values, not the words around them
+        elif header.transfer_syntax in _LOSSY and not lowest:
+            # Values may overshoot Bits Stored; without those bits white would turn black.
+            bits, overshoots = declared.bits, True
+        if declared.signed[0] != header.signed:
+            # The encoder took the bits of a signed value for an unsigned one, or the other way
+            # round: they keep their meaning (as pydicom reads it). JPEG and JPEG-LS always do.
+            bits = min(bits, declared.bits)
+    if lowest:
+        native_words = native_words >> lowest
+    values = _as_signed(native_words, bits) if header.signed else _low(native_words, bits, width)
+    if overshoots:
+        low, high = stored_range(header)
+        values = np.clip(values, low, high)
+    return values
+
+
+def _as_signed(words: Words, bits: int) -> StoredValues:
+    """Up to the top and back: the arithmetic shift carries the sign."""
+    shift = max(0, 8 * words.dtype.itemsize - bits)
+    moved: StoredValues = (words << shift).view(f"i{words.dtype.itemsize}")
+    return moved >> shift
+
+
+def _low(words: Words, bits: int, width: int) -> StoredValues:
+    if bits >= width or words.max() < 1 << bits:  # nearly always, and the copy is a film
+        return words
+    return words & words.dtype.type((1 << bits) - 1)

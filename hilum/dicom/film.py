@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from hilum.dicom import greyscale, reduced
-from hilum.dicom.decode import stored_values
+from hilum.dicom import colour, greyscale, picture, reduced
+from hilum.dicom.decode import decoded
+from hilum.dicom.greyscale import TABLE_BITS
 from hilum.dicom.header import FilmHeader
-from hilum.dicom.parse import DicomObject
+from hilum.dicom.parse import DicomObject, open_object
+from hilum.settings import Limits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +26,16 @@ class Film:
     box: tuple[float, float, float, float]
 
 
+def open_film(data: bytes, limits: Limits) -> DicomObject:
+    """A DICOM object, or a PNG or JPEG file, checked as far as it can be without decoding.
+
+    Raises:
+        DicomError: it is none of these, or broken, or too large; a subclass says how.
+    """
+    kind = picture.kind(data)
+    return open_object(data, limits) if kind is None else picture.open_picture(data, kind, limits)
+
+
 def decode(opened: DicomObject, *, side: int | None = None) -> Film:
     """Decode and apply the greyscale pipeline. Safe to call from many threads; the decoders
     release the GIL.
@@ -31,26 +43,35 @@ def decode(opened: DicomObject, *, side: int | None = None) -> Film:
     Args:
         opened: the object.
         side: ``None``: every pixel, exactly. Else what is not needed for ``side`` samples along the
-            long side may be left out (:mod:`hilum.dicom.reduced`); a film with declared padding is
-            decoded whole all the same, because a padding value is lost in a mean.
+            long side may be left out (:mod:`hilum.dicom.reduced`). Colour captures, pictures, films
+            deeper than 16 bits and those with declared padding, whose value a mean would lose, are
+            decoded whole all the same.
 
     Raises:
-        UnsupportedTransferSyntaxError, TruncatedError, InconsistentPixelsError, DecodeError,
-        LimitExceededError.
+        UnsupportedTransferSyntaxError, UnsupportedPixelsError, ColouredPixelsError,
+        TruncatedError, InconsistentPixelsError, DecodeError, LimitExceededError.
     """
     header, how = opened.header, opened.greyscale
-    if side is not None and how.padding is None:
-        found = reduced.stored_values(opened, side=side)
-        return Film(
-            header=header,
-            pixels=greyscale.presentation(found.values, header, how),
-            padding=None,
-            box=found.box,
-        )
-    stored = stored_values(opened)
+    if side is not None and _reducible(opened):
+        less = reduced.stored_values(opened, side=side)
+        shown = greyscale.presentation(less.values, header, how)
+        return Film(header=header, pixels=shown, padding=None, box=less.box)
+    found = picture.decoded(opened) if header.picture else decoded(opened)
+    if opened.palette is not None:
+        shown = colour.grey(opened.palette.apply(found.stored), ybr=False, bits=opened.palette.bits)
+    elif header.samples == 3:
+        shown = colour.grey(found.stored, ybr=found.ybr, bits=header.bits_stored)
+    else:
+        shown = greyscale.presentation(found.stored, header, how)
     return Film(
         header=header,
-        pixels=greyscale.presentation(stored, header, how),
-        padding=greyscale.padding(stored, how),
+        pixels=shown,
+        padding=greyscale.padding(found.stored, how),
         box=(0.0, 0.0, float(header.columns), float(header.rows)),
     )
+
+
+def _reducible(opened: DicomObject) -> bool:
+    header = opened.header
+    grey = header.picture is None and header.samples == 1 and opened.palette is None
+    return grey and opened.greyscale.padding is None and header.bits_stored <= TABLE_BITS

@@ -3,56 +3,32 @@
 The steps in their order: Modality LUT or Rescale, VOI LUT or window, polarity, once. The output
 is float32 in [0, 1], larger is brighter on a light box's terms: bone bright, air dark.
 
-Every step maps one value to one value, so they are computed once for each possible stored value
-and the image is looked up: exact, and quick at any image size.
+Every step maps one value to one value. Up to 16 bits they are computed once for each possible
+stored value and the image is looked up: exact, and quick at any image size. Deeper images are
+computed pixel by pixel, some rows at a time.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset
 
 from hilum.dicom.header import FilmHeader
+from hilum.dicom.lut import Lut
+from hilum.dicom.syntaxes import little_endian
 from hilum.errors import InconsistentPixelsError
 
 Float32Array = npt.NDArray[np.float32]
 Float64Array = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
-StoredValues = npt.NDArray[np.uint8 | np.uint16 | np.int16 | np.int8]
+StoredValues = npt.NDArray[np.integer[Any]]  # [H, W], or [H, W, 3] of a colour capture
 
-
-@dataclass(frozen=True, kw_only=True)
-class Lut:
-    """A lookup table (PS3.3 C.11.1.1.1, C.11.2.1.1)."""
-
-    first: int  # the input that maps to the first entry; smaller ones do too
-    bits: int
-    entries: Float64Array
-
-    @classmethod
-    def read(cls, item: Dataset, *, signed_input: bool) -> Lut:
-        descriptor = item.get("LUTDescriptor")
-        if descriptor is None or len(descriptor) != 3:
-            raise InconsistentPixelsError("LUT Descriptor (0028,3002) has not three values.")
-        count, first, bits = (int(n) for n in descriptor)
-        count = count % (1 << 16) or 1 << 16  # 0 stands for 65536
-        if signed_input and first >= 1 << 15:
-            first -= 1 << 16  # read as US, meant as SS
-        if not 1 <= bits <= 16:
-            raise InconsistentPixelsError(f"LUT Descriptor says {bits} bits; expected 8 to 16.")
-        entries = _entries(item.get("LUTData"), count)
-        if len(entries) < count:
-            raise InconsistentPixelsError(
-                f"LUT Data (0028,3006) has {len(entries)} entries; its descriptor says {count}."
-            )
-        return cls(first=first, bits=bits, entries=entries[:count].astype(np.float64))
-
-    def apply(self, values: Float64Array) -> Float64Array:
-        index = np.clip(np.rint(values) - self.first, 0, len(self.entries) - 1)
-        return np.asarray(self.entries[index.astype(np.intp)])
+TABLE_BITS: Final = 16  # deeper tables would be larger than the image
+_ROWS_AT_ONCE: Final = 64  # float64 copies of so many rows are alive at a time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,51 +57,57 @@ class Greyscale:
             InconsistentPixelsError: a LUT or window breaks the rules of its module.
         """
         modality = _modality(dataset, header)
+        lowest, _ = _modality_range(*stored_range(header), modality)
         return cls(
             modality=modality,
-            voi=_voi(dataset, signed=header.signed or modality is not None),
+            voi=_voi(dataset, header, signed=lowest < 0),
             inverted=_inverted(dataset, header),
             padding=_padding(dataset, header),
         )
 
 
+PLAIN: Final = Greyscale(modality=None, voi=None, inverted=False, padding=None)
+
+
 def presentation(
-    stored: npt.NDArray[np.integer] | Float32Array, header: FilmHeader, how: Greyscale
+    stored: StoredValues | Float32Array, header: FilmHeader, how: Greyscale
 ) -> Float32Array:
     """The image ``[H, W]`` as it would be shown, float32 in [0, 1], larger is brighter.
 
     Means of stored values are floats; what lies between two stored values is shown between what
-    they are shown as.
+    they are shown as. Not for deep images.
     """
-    table, lowest = _table(header, how)
+    if header.bits_stored > TABLE_BITS:
+        return _deep(stored, how)
+    low, high = stored_range(header)
+    values = np.arange(low, high + 1, dtype=np.float64)
+    table = _shown(values, how, full=_modality_range(low, high, how.modality)).astype(np.float32)
     if stored.dtype.kind != "f":
-        return np.asarray(table[stored - lowest if lowest else stored])
+        return np.asarray(table[stored.astype(np.int32) - low if low else stored])
     # In steps of 1/2^finer of a stored value, 4096 or more over the range.
     finer = max(0, 12 - header.bits_stored)
     if finer:
         steps = np.arange(((len(table) - 1) << finer) + 1) / (1 << finer)
         table = np.interp(steps, np.arange(len(table)), table).astype(np.float32)
-    index = (stored - np.float32(lowest)) * np.float32(1 << finer) + np.float32(0.5)
-    return np.asarray(table[index.astype(np.uint32)])
+    index = (stored - np.float32(low)) * np.float32(1 << finer) + np.float32(0.5)
+    inside = np.clip(index, 0, len(table) - 1)  # wavelets overshoot
+    return np.asarray(table[inside.astype(np.uint32)])
 
 
-def _table(header: FilmHeader, how: Greyscale) -> tuple[Float32Array, int]:
-    """What each possible stored value is shown as, and the lowest of them."""
-    bits = header.bits_stored
-    lowest = -(1 << (bits - 1)) if header.signed else 0
-    values = np.arange(lowest, lowest + (1 << bits), dtype=np.float64)
-    if isinstance(how.modality, Lut):
-        values = how.modality.apply(values)
-    elif how.modality is not None:
-        slope, intercept = how.modality
-        values = values * slope + intercept
-    shown = _shown(values, how.voi)
-    if how.inverted:
-        shown = 1 - shown
-    return shown.astype(np.float32), lowest
+def _deep(stored: StoredValues | Float32Array, how: Greyscale) -> Float32Array:
+    """As :func:`presentation`, with no table. Without a VOI the film's own range is the full
+    one: no film fills 32 bits, and float32 could not tell its values apart."""
+    outside = padding(stored, how)
+    film = stored if outside is None else stored[~outside]
+    full = _modality_range(int(film.min()), int(film.max()), how.modality)
+    shown = np.empty(stored.shape, dtype=np.float32)
+    for start in range(0, len(stored), _ROWS_AT_ONCE):
+        rows = slice(start, start + _ROWS_AT_ONCE)
+        shown[rows] = _shown(stored[rows].astype(np.float64), how, full=full)
+    return shown
 
 
-def padding(stored: StoredValues, how: Greyscale) -> BoolArray | None:
+def padding(stored: StoredValues | Float32Array, how: Greyscale) -> BoolArray | None:
     """Where the image is declared to be no image, bool ``[H, W]``; ``None`` if nowhere.
 
     Pixel Padding Value and Range Limit (PS3.3 C.7.5.1.1.2) are compared with stored values.
@@ -137,10 +119,20 @@ def padding(stored: StoredValues, how: Greyscale) -> BoolArray | None:
     return mask if mask.any() and not mask.all() else None
 
 
+def stored_range(header: FilmHeader) -> tuple[int, int]:
+    """The smallest and largest value that Bits Stored can hold (PS3.5 section 8.1.1)."""
+    count = 1 << header.bits_stored
+    return (-count // 2, count // 2 - 1) if header.signed else (0, count - 1)
+
+
 def _modality(dataset: Dataset, header: FilmHeader) -> Lut | tuple[float, float] | None:
     """Modality LUT, else Rescale (PS3.3 C.11.1)."""
     if sequence := dataset.get("ModalityLUTSequence"):
-        return Lut.read(sequence[0], signed_input=header.signed)
+        return Lut.read(
+            sequence[0],
+            signed_input=header.signed,
+            little_endian=little_endian(header.transfer_syntax),
+        )
     slope, intercept = _real(dataset, "RescaleSlope"), _real(dataset, "RescaleIntercept")
     if slope is None or intercept is None:
         return None
@@ -149,10 +141,27 @@ def _modality(dataset: Dataset, header: FilmHeader) -> Lut | tuple[float, float]
     return slope, intercept
 
 
-def _voi(dataset: Dataset, *, signed: bool) -> Lut | Window | None:
+def _modality_range(
+    low: int, high: int, modality: Lut | tuple[float, float] | None
+) -> tuple[float, float]:
+    """The smallest and largest modality value of stored values from ``low`` to ``high``."""
+    if modality is None:
+        return low, high
+    if isinstance(modality, Lut):
+        return modality.range(low, high)
+    slope, intercept = modality
+    ends = low * slope + intercept, high * slope + intercept
+    return min(ends), max(ends)
+
+
+def _voi(dataset: Dataset, header: FilmHeader, *, signed: bool) -> Lut | Window | None:
     """VOI LUT, else the first window (PS3.3 C.11.2)."""
     if sequence := dataset.get("VOILUTSequence"):
-        return Lut.read(sequence[0], signed_input=signed)
+        return Lut.read(
+            sequence[0],
+            signed_input=signed,
+            little_endian=little_endian(header.transfer_syntax),
+        )
     centre, width = _real(dataset, "WindowCenter"), _real(dataset, "WindowWidth")
     if centre is None or width is None:
         return None
@@ -162,17 +171,33 @@ def _voi(dataset: Dataset, *, signed: bool) -> Lut | Window | None:
             "VOI LUT Function (0028,1056) is none of LINEAR, LINEAR_EXACT and SIGMOID."
         )
     if width <= 0 or (function == "LINEAR" and width < 1):
-        raise InconsistentPixelsError(f"Window Width {width:g} is not allowed for {function}.")
+        raise InconsistentPixelsError(
+            f"Window Width (0028,1051) is {width:g}; {function} needs "
+            f"{'at least 1' if function == 'LINEAR' else 'more than 0'}."
+        )
     return Window(centre=centre, width=width, function=function)
 
 
-def _shown(values: Float64Array, voi: Lut | Window | None) -> Float64Array:
+def _shown(values: Float64Array, how: Greyscale, *, full: tuple[float, float]) -> Float64Array:
+    """Stored values to [0, 1]; ``full`` is the range of modality values shown without a VOI."""
+    if isinstance(how.modality, Lut):
+        values = how.modality.apply(values)
+    elif how.modality is not None:
+        slope, intercept = how.modality
+        values = values * slope + intercept
+    shown = _windowed(values, how.voi, full)
+    return 1 - shown if how.inverted else shown
+
+
+def _windowed(
+    values: Float64Array, voi: Lut | Window | None, full: tuple[float, float]
+) -> Float64Array:
     """Modality values to [0, 1]."""
     if isinstance(voi, Lut):
         return np.asarray(voi.apply(values) / ((1 << voi.bits) - 1))
-    if voi is None:  # the full range
-        low, high = values.min(), values.max()
-        return np.asarray((values - low) / max(high - low, np.finfo(np.float64).tiny))
+    if voi is None:
+        low, high = full
+        return np.asarray(np.clip((values - low) / ((high - low) or 1), 0, 1))
     centre, width = voi.centre, voi.width
     if voi.function == "LINEAR_EXACT":  # C.11.2.1.3.2
         return np.asarray(np.clip((values - centre) / width + 0.5, 0, 1))
@@ -199,18 +224,6 @@ def _padding(dataset: Dataset, header: FilmHeader) -> tuple[int, int] | None:
     return min(ends), max(ends)
 
 
-def _entries(data: object, count: int) -> npt.NDArray[np.uint16]:
-    """LUT Data, whatever value representation it was written with."""
-    if isinstance(data, bytes):
-        if count <= len(data) < 2 * count:
-            return np.frombuffer(data, dtype=np.uint8).astype(np.uint16)
-        return np.frombuffer(data[: len(data) // 2 * 2], dtype="<u2").astype(np.uint16)
-    try:
-        return (np.atleast_1d(np.asarray(data, dtype=np.int64)) & 0xFFFF).astype(np.uint16)
-    except (TypeError, ValueError):
-        raise InconsistentPixelsError("LUT Data (0028,3006) is not a list of numbers.") from None
-
-
 def _real(dataset: Dataset, keyword: str) -> float | None:
     """The first value, or ``None`` if the attribute is absent or empty."""
     value = dataset.get(keyword)
@@ -228,11 +241,13 @@ def _real(dataset: Dataset, keyword: str) -> float | None:
 
 
 def _stored_number(value: object, header: FilmHeader) -> int:
-    """Padding values are written as US or SS; bring them to the signedness of the pixels."""
+    """Padding values are 16 bits, US or SS, whatever was right, or bytes (implicit VR); bring
+    them to the signedness of the pixels."""
     try:
-        number = int(value) if not isinstance(value, bytes) else int.from_bytes(value[:2], "little")  # type: ignore[call-overload]
+        number = (
+            int.from_bytes(value[:2], "little") if isinstance(value, bytes) else int(value)  # type: ignore[call-overload]
+        )
     except (TypeError, ValueError):
-        raise InconsistentPixelsError("Pixel Padding Value is not a number.") from None
-    if header.signed and number >= 1 << 15:
-        return int(number) - (1 << 16)
-    return int(number)
+        raise InconsistentPixelsError("Pixel Padding Value (0028,0120) is not a number.") from None
+    number %= 1 << 16
+    return int(number - (1 << 16) if header.signed and number >= 1 << 15 else number)

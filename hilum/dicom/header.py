@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from typing import Final, Literal
 
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
+from hilum.dicom import codes
+from hilum.dicom.syntaxes import NATIVE
 from hilum.errors import (
     DicomError,
     InconsistentPixelsError,
@@ -17,26 +20,16 @@ from hilum.errors import (
 )
 from hilum.settings import Limits
 
-_UID = re.compile(r"[0-9.]{1,64}")
+_UID: Final = re.compile(r"[0-9.]{1,64}")
 
-# View codes (PS3.16 CID 4010 «DX View»), SNOMED CT and the retired SRT identifiers.
-_VIEW_CODES = {
-    "399348003": "PA",
-    "R-10214": "PA",
-    "399348003 ": "PA",
-    "272479007": "PA",
-    "272460009": "PA",
-    "399067008": "LATERAL",
-    "R-10202": "LATERAL",
-    "399273009": "LL",
-    "R-10236": "LL",
-    "399198007": "RL",
-    "R-10232": "RL",
-    "399033003": "AP",
-    "R-10206": "AP",
-}
-# Anatomic regions of a chest film (PS3.16 CID 4009 «DX Anatomy Imaged»).
-_CHEST_CODES = {"51185008", "T-D3000", "43799004", "39607008", "T-28000"}
+GREY: Final = {"MONOCHROME1", "MONOCHROME2"}
+PALETTE: Final = "PALETTE COLOR"
+# Three samples a pixel (PS3.3 C.7.6.3.1.2). The partial and transformed ones exist only in
+# codestreams, whose decoders give RGB.
+_COLOUR: Final = {"RGB", "YBR_FULL", "YBR_FULL_422"}
+_COLOUR_ENCODED: Final = {"YBR_ICT", "YBR_RCT", "YBR_PARTIAL_420", "YBR_PARTIAL_422"}
+
+COLOUR_CAPTURE: Final = "colour_capture"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +51,10 @@ class FilmHeader:
     high_bit: int
     signed: bool
     photometric: str
+    samples: int = 1  # a pixel: 1, or 3 of a colour capture
+    planar: bool = False  # samples one after the other, not interleaved
+    picture: Literal["png", "jpeg"] | None = None  # a plain file, no DICOM object
+    flags: tuple[str, ...] = ()  # what belongs to every number of this film
 
 
 def read(dataset: Dataset, syntax: UID, limits: Limits) -> FilmHeader:
@@ -65,7 +62,8 @@ def read(dataset: Dataset, syntax: UID, limits: Limits) -> FilmHeader:
 
     Raises:
         NoPixelDataError: not an image.
-        UnsupportedPixelsError: an image, but not a single greyscale frame of 8 or 16 bits.
+        UnsupportedPixelsError: an image, but not a single frame of integers of 8, 16 or 32 bits
+            in a photometric interpretation that hilum reads.
         InconsistentPixelsError: attributes of the image pixel module contradict each other
             (PS3.3 C.7.6.3).
         LimitExceededError: Rows × Columns is above ``limits.max_pixels``.
@@ -76,30 +74,33 @@ def read(dataset: Dataset, syntax: UID, limits: Limits) -> FilmHeader:
             raise UnsupportedPixelsError("The image has floating-point pixels, (7FE0,0008/0009).")
         raise NoPixelDataError("The object has no Pixel Data (7FE0,0010).")
     rows, columns = _number(dataset, "Rows"), _number(dataset, "Columns")
-    if rows < 1 or columns < 1:
-        raise InconsistentPixelsError(f"Rows × Columns is {rows} × {columns}.")
-    if rows * columns > limits.max_pixels:
-        raise LimitExceededError(
-            f"Rows × Columns is {rows} × {columns}; max_pixels is {limits.max_pixels}."
-        )
-    photometric = _text(dataset, "PhotometricInterpretation") or "none"
-    samples = _number(dataset, "SamplesPerPixel", default=1)
-    if samples != 1 or photometric not in {"MONOCHROME1", "MONOCHROME2"}:
-        raise UnsupportedPixelsError(
-            f"Photometric Interpretation with {samples} samples a pixel is not greyscale; "
-            "expected MONOCHROME1 or MONOCHROME2."
-        )
+    check_size(rows, columns, limits)
     frames = _number(dataset, "NumberOfFrames", default=1)
     if frames > 1:
-        raise UnsupportedPixelsError(f"Number of Frames is {frames}; expected a single frame.")
+        raise UnsupportedPixelsError(
+            f"Number of Frames (0028,0008) is {frames}; expected a single frame."
+        )
+    samples = _number(dataset, "SamplesPerPixel", default=1)
+    photometric = _photometric(dataset, samples, encapsulated=syntax not in NATIVE)
     allocated = _number(dataset, "BitsAllocated")
     stored = _number(dataset, "BitsStored", default=allocated)
     high = _number(dataset, "HighBit", default=stored - 1)
-    if allocated not in {8, 16}:
-        raise UnsupportedPixelsError(f"Bits Allocated is {allocated}; expected 8 or 16.")
+    if allocated not in {8, 16, 32}:
+        raise UnsupportedPixelsError(
+            f"Bits Allocated (0028,0100) is {allocated}; expected 8, 16 or 32."
+        )
     if not (1 <= stored <= allocated and stored - 1 <= high < allocated):
         raise InconsistentPixelsError(
-            f"Bits Stored {stored} and High Bit {high} do not fit Bits Allocated {allocated}."
+            f"Bits Stored (0028,0101) {stored} and High Bit (0028,0102) {high} do not fit "
+            f"Bits Allocated (0028,0100) {allocated}."
+        )
+    signed = _number(dataset, "PixelRepresentation", default=0) == 1
+    if signed and samples == 3:
+        raise InconsistentPixelsError("Pixel Representation (0028,0103) is 1 for colour.")
+    if photometric == "YBR_FULL_422" and syntax in NATIVE and (columns % 2 or allocated != 8):
+        raise InconsistentPixelsError(
+            f"YBR_FULL_422 needs an even number of columns of 8-bit samples; found {columns} "
+            f"columns of {allocated} bits."
         )
     instance = _uid(dataset, "SOPInstanceUID")
     if not instance:
@@ -111,38 +112,53 @@ def read(dataset: Dataset, syntax: UID, limits: Limits) -> FilmHeader:
         sop_class_uid=_uid(dataset, "SOPClassUID"),
         transfer_syntax=str(syntax),
         modality=_text(dataset, "Modality"),
-        body_part=_body_part(dataset),
-        view=_view(dataset),
+        body_part=_text(dataset, "BodyPartExamined") or codes.body_part(dataset),
+        view=_text(dataset, "ViewPosition") or codes.view(dataset),
         rows=rows,
         columns=columns,
         bits_allocated=allocated,
         bits_stored=stored,
         high_bit=high,
-        signed=_number(dataset, "PixelRepresentation", default=0) == 1,
+        signed=signed,
         photometric=photometric,
+        samples=samples,
+        planar=_number(dataset, "PlanarConfiguration", default=0) == 1,
+        flags=() if photometric in GREY else (COLOUR_CAPTURE,),
     )
 
 
-def _body_part(dataset: Dataset) -> str | None:
-    if (text := _text(dataset, "BodyPartExamined")) is not None:
-        return text
-    code = _first_code(dataset, "AnatomicRegionSequence")
-    if code is None:
-        return None
-    # The meaning is free text, so that only known codes speak; another code is another part.
-    return "CHEST" if code in _CHEST_CODES else f"CODE {code}"
+def check_size(rows: int, columns: int, limits: Limits) -> None:
+    """Refuse what is no image or too large a one, before anything is allocated for it.
+
+    Raises:
+        InconsistentPixelsError, LimitExceededError.
+    """
+    if rows < 1 or columns < 1:
+        raise InconsistentPixelsError(
+            f"Rows × Columns, (0028,0010) × (0028,0011), is {rows} × {columns}."
+        )
+    if rows * columns > limits.max_pixels:
+        raise LimitExceededError(
+            f"Rows × Columns is {rows} × {columns}; max_pixels is {limits.max_pixels}."
+        )
 
 
-def _view(dataset: Dataset) -> str | None:
-    if (text := _text(dataset, "ViewPosition")) is not None:
-        return text
-    code = _first_code(dataset, "ViewCodeSequence")
-    return None if code is None else _VIEW_CODES.get(code)
-
-
-def _first_code(dataset: Dataset, keyword: str) -> str | None:
-    sequence = dataset.get(keyword)
-    return _text(sequence[0], "CodeValue") if sequence else None
+def _photometric(dataset: Dataset, samples: int, *, encapsulated: bool) -> str:
+    """Photometric Interpretation, if it is one that hilum reads and fits Samples per Pixel."""
+    found = _text(dataset, "PhotometricInterpretation")
+    colour = _COLOUR | _COLOUR_ENCODED if encapsulated else _COLOUR
+    expected = 3 if found in colour else 1 if found in {*GREY, PALETTE} else None
+    if found is None or expected is None:
+        known = ", ".join(sorted({*GREY, PALETTE} | colour))
+        raise UnsupportedPixelsError(
+            f"Photometric Interpretation (0028,0004) is not one that is read here; expected one "
+            f"of {known}."
+        )
+    if samples != expected:
+        raise InconsistentPixelsError(
+            f"Samples per Pixel (0028,0002) is {samples}; {found} has {expected}."
+        )
+    return found
 
 
 def _text(dataset: Dataset, keyword: str) -> str | None:

@@ -21,8 +21,9 @@ from pydicom.uid import (
 )
 
 from hilum.dicom import header
-from hilum.dicom.greyscale import Greyscale
+from hilum.dicom.greyscale import PLAIN, Greyscale
 from hilum.dicom.header import FilmHeader
+from hilum.dicom.palette import Palette
 from hilum.errors import (
     DicomError,
     EmptyObjectError,
@@ -48,9 +49,9 @@ class DicomObject:
 
     header: FilmHeader
     greyscale: Greyscale = field(repr=False)
-    pixel_data: bytes = field(repr=False)  # as encoded
+    pixel_data: bytes = field(repr=False)  # as encoded; the whole file of a PNG or JPEG
     pixel_vr: str
-    little_endian: bool
+    palette: Palette | None = field(default=None, repr=False)
 
 
 def open_object(data: bytes, limits: Limits) -> DicomObject:
@@ -75,12 +76,16 @@ def open_object(data: bytes, limits: Limits) -> DicomObject:
             # may warn or fail with that value in its text.
             found = header.read(dataset, syntax, limits)
             element = dataset["PixelData"]
+            # The greyscale pipeline has no say over colour (PS3.3 C.11.2.1.2, C.7.6.3.1.2).
+            grey = found.photometric in header.GREY
             return DicomObject(
                 header=found,
-                greyscale=Greyscale.read(dataset, found),
+                greyscale=Greyscale.read(dataset, found) if grey else PLAIN,
+                palette=Palette.read(dataset, found)
+                if found.photometric == header.PALETTE
+                else None,
                 pixel_data=bytes(element.value or b""),
                 pixel_vr=str(element.VR),
-                little_endian=syntax != ExplicitVRBigEndian,
             )
         except HilumError:
             raise

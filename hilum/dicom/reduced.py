@@ -10,6 +10,7 @@ kept, see :attr:`hilum.preprocess.PreprocessSpec.decode_side`.
 from __future__ import annotations
 
 import io
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -26,10 +27,9 @@ from pydicom.uid import (
     JPEGBaseline8Bit,
 )
 
-from hilum.dicom import jpeg2000
+from hilum.dicom import codestream
 from hilum.dicom.decode import checked_frame
 from hilum.dicom.decode import stored_values as every_value
-from hilum.dicom.jpeg2000 import Pyramid
 from hilum.dicom.parse import DicomObject
 from hilum.errors import DecodeError, LimitExceededError
 
@@ -119,26 +119,28 @@ def _wavelet(opened: DicomObject, *, side: int) -> Reduced | None:
     the stored values, or its end is missing, which a partial decoding might not notice."""
     header = opened.header
     frame, declared = checked_frame(opened)
-    pyramid = jpeg2000.pyramid(frame)
     halvings = max(header.rows, header.columns) // side
-    level = min(pyramid.levels, halvings.bit_length() - 1)
+    level = min(declared.levels or 0, halvings.bit_length() - 1)
     plain = (
         header.high_bit == header.bits_stored - 1
-        and pyramid.signed == header.signed
-        and pyramid.at_origin
+        and declared.signed[0] == header.signed
+        and declared.at_origin
+        and declared.bits <= _PILLOW_BITS
     )
-    if level < 1 or not plain or declared.bits > _PILLOW_BITS or not jpeg2000.whole(frame):
+    if level < 1 or not plain or not codestream.is_whole(frame):
         return None
-    values = _unshifted(_low_pass(frame, pyramid, level), declared.bits, signed=pyramid.signed)
+    words = _low_pass(frame, (header.rows, header.columns), level)
+    values = _unshifted(words, declared.bits, signed=header.signed)
     if declared.bits > header.bits_stored and values.max() >= 1 << header.bits_stored:
         return None  # something else, an old overlay, lies in the bits above
-    return _low_pass_grid(values, level, (header.rows, header.columns))
+    flat = _flattened(values, level) if declared.reversible else values
+    return _low_pass_grid(flat, level, (header.rows, header.columns))
 
 
-def _low_pass(frame: bytes, pyramid: Pyramid, level: int) -> Integers:
+def _low_pass(frame: bytes, shape: tuple[int, int], level: int) -> Integers:
     # Pillow rounds the reduced size, OpenJPEG takes the ceiling (ISO 15444-1 equation B-14): with
     # Pillow's own size an odd side ends as a broken data stream.
-    size = (-(-pyramid.columns >> level), -(-pyramid.rows >> level))
+    size = (-(-shape[1] >> level), -(-shape[0] >> level))
     try:
         with Jpeg2KImageFile(io.BytesIO(frame)) as image:
             tile = image.tile[0]
@@ -155,6 +157,27 @@ def _low_pass(frame: bytes, pyramid: Pyramid, level: int) -> Integers:
         raise DecodeError(f"The decoder failed ({type(error).__name__}).") from None
 
 
+def _flattened(values: Integers, level: int) -> Float32Array:
+    """Undo the lift that the low-pass of the 5/3 wavelet gives to medium frequencies.
+
+    Its response is H(f) = 3/4 + cos(2πf)/2 − cos(4πf)/4: up to 1.125 where it should be one. The
+    three taps (a, 1 − 2a, a) cancel the product over the levels at a fifth of the sampling rate,
+    and damp what was aliased above.
+    """
+    lift = 1.0
+    for halving in range(1, level + 1):
+        f = 0.2 / 2**halving
+        lift *= 0.75 + 0.5 * math.cos(2 * math.pi * f) - 0.25 * math.cos(4 * math.pi * f)
+    a = np.float32((1 - 1 / lift) / (2 * (1 - math.cos(2 * math.pi * 0.2))))
+    flat = values.astype(np.float32)
+    for axis in (0, 1):
+        width = [(1, 1) if axis == n else (0, 0) for n in (0, 1)]
+        wide = np.moveaxis(np.pad(flat, width, mode="edge"), axis, 0)
+        taps = wide[1:-1] + a * (wide[:-2] + wide[2:] - 2 * wide[1:-1])
+        flat = np.moveaxis(taps, 0, axis)
+    return flat
+
+
 def _unshifted(words: Integers, bits: int, *, signed: bool) -> npt.NDArray[np.int32]:
     """Pillow gives 8 or 16 bits, the sample shifted to their top and signed ones moved up by half
     their range."""
@@ -163,7 +186,7 @@ def _unshifted(words: Integers, bits: int, *, signed: bool) -> npt.NDArray[np.in
     return values - (1 << (bits - 1)) if signed else values
 
 
-def _low_pass_grid(values: Integers, level: int, shape: tuple[int, int]) -> Reduced:
+def _low_pass_grid(values: Integers | Float32Array, level: int, shape: tuple[int, int]) -> Reduced:
     """Low-pass sample ``i`` of level ``r`` sits on sample ``i·2^r`` of the film, not in the middle
     of a block: a point ``u`` of the film is at ``(u − ½)/2^r + ½`` here."""
     step = 1 << level

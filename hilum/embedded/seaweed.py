@@ -64,8 +64,12 @@ class Seaweed:
         self._child.wait_until(ready, timeout_s=_READY_S)
 
     def stop(self) -> None:
-        """Stop it; the objects stay."""
-        self._child.stop()
+        """Stop it; the objects stay.
+
+        Asked to end, it stops taking requests and then waits for ever for its own S3 half to let
+        go of its filer half; what was written is in the files by then.
+        """
+        self._child.stop(timeout_s=2)
 
     def _start(self, ports: list[int]) -> Child:
         data = self._folder / "data"

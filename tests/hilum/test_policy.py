@@ -43,6 +43,7 @@ def test_a_frontal_chest_film_passes_without_a_flag() -> None:
         ({"ViewPosition": "LL"}, "policy.not_frontal"),
         ({"ViewPosition": "LATERAL"}, "policy.not_frontal"),
         ({"ViewPosition": None, "ViewCodeSequence": _coded("399067008")}, "policy.not_frontal"),
+        ({"ViewPosition": None, "ViewCodeSequence": _coded("399182000")}, "policy.not_frontal"),
     ],
 )  # fmt: skip
 def test_what_is_something_else_is_refused(attributes: dict[str, Any], code: str) -> None:
@@ -62,7 +63,10 @@ def test_what_is_not_said_is_flagged_or_refused_as_the_policy_has_it() -> None:
 
 def test_codes_speak_where_the_code_string_is_missing() -> None:
     coded = {"BodyPartExamined": None, "AnatomicRegionSequence": _coded("51185008")}
-    assert _check(**coded, ViewPosition=None, ViewCodeSequence=_coded("399348003")) == ()
+    for view in ("399348003", "272479007"):  # AP, PA
+        assert _check(**coded, ViewPosition=None, ViewCodeSequence=_coded(view)) == ()
+    frontal = _coded("399033003")  # PA or AP
+    assert _check(**coded, ViewPosition=None, ViewCodeSequence=frontal) == ("view_unknown",)
 
 
 def test_free_text_is_neither_trusted_nor_repeated() -> None:

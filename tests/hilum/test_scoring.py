@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from PIL import Image
 from pydicom.data import get_testdata_file
 from support import tiny_package
 from support.tiny_film import film
@@ -23,9 +25,10 @@ from hilum.errors import (
     NotChestError,
     NotDicomError,
     OutOfMemoryError,
+    PlainImageError,
     UnexpectedError,
 )
-from hilum.package import Calibration, InputSpec
+from hilum.package import Calibration, InputPolicy, InputSpec
 from hilum.package_io import Package, verify
 from hilum.scoring import Score, Scorer, guarded
 from hilum.settings import Limits, Settings
@@ -105,6 +108,26 @@ def test_flags_of_the_policy_come_with_the_score(scorer: Scorer) -> None:
     (score,) = scorer.score([unknown])
     assert score.flags == unknown.flags
     assert "body_part_unknown" in score.flags
+
+
+def test_a_png_of_a_film_scores_like_the_film_where_the_policy_lists_other(
+    scorer: Scorer, tmp_path: Path
+) -> None:
+    pixels = np.add.outer(np.arange(48), np.arange(40)).astype(np.uint8) * 2
+    out = BytesIO()
+    Image.fromarray(pixels).save(out, "PNG")
+    with pytest.raises(PlainImageError):
+        scorer.prepare(out.getvalue())
+    tiny_package.build(tmp_path, policy=InputPolicy(modalities=("DX", "OTHER")))
+    package = verify(tmp_path)
+    liberal = Scorer(package, open_engine(package, Settings()), Limits())
+    module = {"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7, "PixelData": pixels.tobytes()}
+    picture, whole = liberal.score(
+        [liberal.prepare(out.getvalue()), liberal.prepare(film(**module))]
+    )
+    np.testing.assert_array_equal(picture.raw, whole.raw)
+    assert picture.flags == ("plain_image", "body_part_unknown", "view_unknown")
+    assert (picture.sop_instance_uid, picture.rows, picture.columns) == ("", 48, 40)
 
 
 def test_calibration_moves_probability_and_findings_but_not_raw_or_maps(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def test_what_the_model_sees_is_what_serving_makes(dataset: Path, tmp_path: Path
     for split in splits.values():
         for n, record in enumerate(split.records):
             with Image.open(dataset.parent / record.uri) as image:
-                pixels = np.asarray(image, dtype=np.float32)
+                pixels = np.asarray(image, dtype=np.float32) / 255
             assert np.array_equal(split.images[n], prepare(pixels, SPEC).image)
 
 

@@ -9,7 +9,8 @@ import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.pixels import apply_modality_lut, apply_voi, apply_windowing
 from pydicom.sequence import Sequence
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from support.encodings import described, native
 from support.tiny_film import film
 
 from hilum import dicom
@@ -31,7 +32,7 @@ def stored(seed: int = 1, **attributes: Any) -> np.ndarray:
 
 def lut(entries: list[int], first: int, bits: int) -> Sequence:
     item = Dataset()
-    item.LUTDescriptor = [len(entries), first, bits]
+    item.LUTDescriptor = [len(entries) % 65536, first, bits]
     item.LUTData = np.array(entries, dtype="<u2").tobytes()
     item["LUTDescriptor"].VR = "US"
     item["LUTData"].VR = "OW"
@@ -150,10 +151,174 @@ def test_padding_is_found_on_stored_values() -> None:
     assert decoded(PixelPaddingValue=7, **shape).padding is None
 
 
+# --- beyond 16 bits -----------------------------------------------------------------------
+
+
+def deep(values: np.ndarray, **attributes: Any) -> Film:
+    signed = values.dtype.kind == "i"
+    module = {**described(values, bits=32, signed=signed), **attributes}
+    data = native(values, ExplicitVRLittleEndian, **module)
+    return dicom.decode(dicom.open_object(data, LIMITS))
+
+
+@pytest.mark.parametrize("kind", ["u4", "i4"])
+def test_32_bits_without_a_window_show_the_films_own_range(kind: str) -> None:
+    values = np.arange(62 * 46).reshape(62, 46).astype(kind) * 3 + 1_000_000
+    if kind == "i4":
+        values -= 2_000_000
+    expected = (values - values.min()) / (values.max() - values.min())
+    np.testing.assert_allclose(deep(values).pixels, expected, atol=1e-6)
+    np.testing.assert_allclose(
+        deep(values, PhotometricInterpretation="MONOCHROME1").pixels, 1 - expected, atol=1e-6
+    )
+    constant = deep(np.full((8, 8), 7, dtype=kind))
+    assert (constant.pixels == 0).all()
+
+
+def test_32_bits_take_the_same_steps_as_16() -> None:
+    values = np.random.default_rng(2).integers(0, 4096, (130, 40), dtype=np.uint16)
+    steps: list[dict[str, Any]] = [
+        {"RescaleSlope": -2, "RescaleIntercept": 5000, "WindowCenter": 900, "WindowWidth": 3000},
+        {"VOILUTSequence": lut([5, 80, 200, 255], 700, 8)},
+        {"ModalityLUTSequence": lut(list(range(4096, 0, -1)), 0, 16), "WindowCenter": 2000,
+         "WindowWidth": 900, "VOILUTFunction": "SIGMOID", "PixelPaddingValue": 9},
+    ]  # fmt: skip
+    for attributes in steps:
+        shallow = native(values, ExplicitVRLittleEndian,
+                         **described(values, bits=16), **attributes)  # fmt: skip
+        expected = dicom.decode(dicom.open_object(shallow, LIMITS))
+        found = deep(values.astype(np.uint32), **attributes)
+        np.testing.assert_array_equal(found.pixels, expected.pixels)
+        np.testing.assert_array_equal(found.padding, expected.padding)
+
+
+def test_padding_is_no_part_of_a_deep_films_range() -> None:
+    values = np.arange(100, dtype=np.uint32).reshape(10, 10) + 5000
+    values[0] = 0
+    found = deep(values, PixelPaddingValue=0)
+    assert found.padding is not None
+    np.testing.assert_allclose(found.pixels[1:], (values[1:] - 5010) / 89, atol=1e-6)
+
+
+# --- polarity, tables and padding as they come --------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("photometric", "shape", "inverted"),
+    [
+        ("MONOCHROME2", "IDENTITY", False),
+        ("MONOCHROME2", "INVERSE", True),
+        ("MONOCHROME1", "INVERSE", True),
+        ("MONOCHROME1", "IDENTITY", True),  # contradicts itself: the polarity of Type 1 counts
+        ("MONOCHROME1", "NONSENSE", True),
+    ],
+)
+def test_polarity(photometric: str, shape: str, inverted: bool) -> None:
+    found = decoded(PhotometricInterpretation=photometric, PresentationLUTShape=shape).pixels
+    plain = stored() / 4095
+    np.testing.assert_allclose(found, 1 - plain if inverted else plain, atol=1e-6)
+
+
+def test_only_the_window_decides_not_smallest_and_largest() -> None:
+    wrong = decoded(SmallestImagePixelValue=900, LargestImagePixelValue=901)
+    assert np.array_equal(wrong.pixels, decoded().pixels)
+
+
+def test_first_of_several_voi_luts() -> None:
+    one, other = lut([0, 100, 255], 1000, 8), lut([255, 0], 0, 8)
+    several = decoded(VOILUTSequence=Sequence([*one, *other]))
+    assert np.array_equal(several.pixels, decoded(VOILUTSequence=one).pixels)
+
+
+def test_modality_lut_goes_before_rescale() -> None:
+    table = lut(list(range(4096)), 0, 16)
+    found = decoded(ModalityLUTSequence=table, RescaleSlope=7, RescaleIntercept=-9)
+    np.testing.assert_allclose(found.pixels, stored() / 4095, atol=1e-6)
+
+
+def test_without_a_window_the_rescaled_range_is_shown() -> None:
+    found = decoded(RescaleSlope=-3, RescaleIntercept=17)
+    np.testing.assert_allclose(found.pixels, 1 - stored() / 4095, atol=1e-6)
+
+
+def test_8_bit_entries_packed_in_words() -> None:
+    table = lut(list(range(256)), 1000, 8)
+    table[0]["LUTData"].value = bytes(range(256))
+    plain = decoded(VOILUTSequence=lut(list(range(256)), 1000, 8)).pixels
+    assert len(np.unique(plain)) > 50
+    assert np.array_equal(decoded(VOILUTSequence=table).pixels, plain)
+
+
+def test_zero_entries_stand_for_65536() -> None:
+    table = lut(list(range(65536)), 0, 16)
+    assert table[0].LUTDescriptor[0] == 0
+    np.testing.assert_allclose(decoded(VOILUTSequence=table).pixels, stored() / 65535, atol=1e-6)
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRBigEndian])
+def test_tables_in_other_syntaxes(syntax: str) -> None:
+    entries = [0, 300, 500, 1023]
+    order = ">u2" if syntax == ExplicitVRBigEndian else "<u2"
+    table = lut(entries, 1000, 10)
+    table[0]["LUTData"].value = np.array(entries, dtype=order).tobytes()
+    values = stored()
+    data = native(values, syntax, **described(values, bits=12), VOILUTSequence=table)
+    found = dicom.decode(dicom.open_object(data, LIMITS)).pixels
+    assert np.array_equal(found, decoded(VOILUTSequence=lut(entries, 1000, 10)).pixels)
+
+
+def test_the_first_input_is_negative_only_where_inputs_can_be() -> None:
+    """65036 is -500 for values below zero, and 65036 for a film of 16 unsigned bits — also if
+    a Rescale of 1 and 0 stands beside it."""
+    entries = list(range(0, 1001))
+    signed = np.arange(-500, 500, dtype=np.int16).reshape(25, 40)
+    unsigned = (signed.astype(np.int32) + 65036).astype(np.uint16)
+    for values, extra in [
+        (signed, {}),
+        (unsigned, {}),
+        (unsigned, {"RescaleSlope": 1, "RescaleIntercept": 0}),
+    ]:
+        first = -500 if values is signed else 65036
+        table = lut(entries, 0, 10)
+        table[0]["LUTDescriptor"].VR = "SS" if values is signed else "US"
+        table[0]["LUTDescriptor"].value = [1001, first, 10]
+        data = native(values, ExplicitVRLittleEndian, VOILUTSequence=table, **extra,
+                      **described(values, bits=16, signed=values is signed))  # fmt: skip
+        found = dicom.decode(dicom.open_object(data, LIMITS)).pixels
+        expected = np.clip(values.astype(int) - first, 0, 1000) / 1023
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(("value", "limit"), [(-2000, None), (-2000, -1990), (-1990, -2000)])
+def test_padding_of_signed_films(value: int, limit: int | None) -> None:
+    values = np.array([[-2000, -1995, -1990], [-1989, 0, 2047]], dtype=np.int16)
+    attributes: dict[str, Any] = {"PixelPaddingValue": value}
+    if limit is not None:
+        attributes["PixelPaddingRangeLimit"] = limit
+    data = native(values, ExplicitVRLittleEndian, **attributes,
+                  **described(values, bits=12, signed=True))  # fmt: skip
+    found = dicom.decode(dicom.open_object(data, LIMITS)).padding
+    low, high = min(value, limit or value), max(value, limit or value)
+    assert found is not None
+    assert np.array_equal(found, (values >= low) & (values <= high))
+
+
+def test_a_padding_value_of_the_wrong_representation() -> None:
+    """63536 as US where the pixels are signed is -2000."""
+    values = np.array([[-2000, 1], [2, 3]], dtype=np.int16)
+    data = native(values, ExplicitVRLittleEndian, **described(values, bits=16, signed=True))
+    element = b"\x28\x00\x20\x01US\x02\x00" + (63536).to_bytes(2, "little")
+    at = data.index(b"\xe0\x7f\x10\x00", 200)
+    found = dicom.decode(dicom.open_object(data[:at] + element + data[at:], LIMITS)).padding
+    assert found is not None
+    assert found.tolist() == [[True, False], [False, False]]
+
+
 @pytest.mark.parametrize(
     "attributes",
     [
         {"WindowCenter": 100, "WindowWidth": 0},
+        {"VOILUTSequence": lut([], 0, 8)},
         {"WindowCenter": 100, "WindowWidth": 50, "VOILUTFunction": "CUBIC"},
         {"RescaleSlope": 0, "RescaleIntercept": 0},
         {"VOILUTSequence": lut([1, 2, 3], 0, 40)},

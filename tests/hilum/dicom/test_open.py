@@ -8,14 +8,12 @@ import tracemalloc
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import imagecodecs
 import numpy as np
 import pydicom
 import pytest
 from pydicom.data import get_testdata_file
-from pydicom.encaps import encapsulate
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRLittleEndian,
@@ -28,6 +26,7 @@ from pydicom.uid import (
     JPEGLSLossless,
     RLELossless,
 )
+from support.encodings import encoded, rewritten
 from support.tiny_film import film
 
 from hilum import dicom
@@ -38,29 +37,6 @@ from hilum.settings import Limits
 LIMITS = Limits()
 # No value of a data set may show in an error.
 MARKER = "ZEBRA^MARKER"
-
-
-def rewritten(data: bytes, syntax: str, **attributes: Any) -> bytes:
-    """The film ``data`` with other attributes, written in an uncompressed transfer syntax."""
-    ds = pydicom.dcmread(pydicom.filebase.DicomBytesIO(data))
-    for keyword, value in attributes.items():
-        setattr(ds, keyword, value)
-    ds.file_meta.TransferSyntaxUID = syntax
-    out = pydicom.filebase.DicomBytesIO()
-    ds.save_as(out, little_endian=True, implicit_vr=syntax == ImplicitVRLittleEndian)
-    return bytes(out.getvalue())
-
-
-def encoded(frame: bytes, syntax: str, **attributes: Any) -> bytes:
-    """A film whose pixel data is ``frame``, as ``syntax`` has it."""
-    ds = pydicom.dcmread(pydicom.filebase.DicomBytesIO(film(1, **attributes)))
-    ds.PixelData = encapsulate([frame])
-    ds["PixelData"].VR = "OB"
-    ds["PixelData"].is_undefined_length = True
-    ds.file_meta.TransferSyntaxUID = syntax
-    out = pydicom.filebase.DicomBytesIO()
-    ds.save_as(out)
-    return bytes(out.getvalue())
 
 
 def values(data: bytes) -> np.ndarray:
@@ -190,6 +166,10 @@ def _huge() -> bytes:
 
 WHOLE = film(1)
 J2K = bytes(imagecodecs.jpeg2k_encode(PIXELS, level=0, codecformat="j2k"))
+LOSSLESS = bytes(imagecodecs.jpeg8_encode(PIXELS, lossless=True, bitspersample=12))
+TWELVE = bytes(imagecodecs.jpeg8_encode(PIXELS, level=98, bitspersample=12))
+JPEG_LS = bytes(imagecodecs.jpegls_encode(PIXELS))
+HTJ2K = bytes(imagecodecs.htj2k_encode(PIXELS, reversible=True))
 
 
 @pytest.mark.parametrize(
@@ -206,17 +186,37 @@ J2K = bytes(imagecodecs.jpeg2k_encode(PIXELS, level=0, codecformat="j2k"))
         (film(1, Rows=None), "dicom.inconsistent_pixels"),
         (film(1, Rows=0), "dicom.inconsistent_pixels"),
         (film(1, BitsStored=17), "dicom.inconsistent_pixels"),
-        (film(1, BitsAllocated=32, BitsStored=32, HighBit=31), "dicom.unsupported_pixels"),
-        (film(1, PhotometricInterpretation="RGB", SamplesPerPixel=3), "dicom.unsupported_pixels"),
-        (film(1, PhotometricInterpretation="PALETTE COLOR"), "dicom.unsupported_pixels"),
+        (film(1, BitsAllocated=32, BitsStored=32, HighBit=31), "dicom.truncated"),
+        (film(1, BitsAllocated=1, BitsStored=1, HighBit=0), "dicom.unsupported_pixels"),
+        (film(1, BitsAllocated=24, BitsStored=24, HighBit=23), "dicom.unsupported_pixels"),
+        (film(1, BitsAllocated=64, BitsStored=64, HighBit=63), "dicom.unsupported_pixels"),
+        (film(1, PhotometricInterpretation="RGB", SamplesPerPixel=3), "dicom.truncated"),
+        (film(1, PhotometricInterpretation="RGB"), "dicom.inconsistent_pixels"),
+        (film(1, SamplesPerPixel=3), "dicom.inconsistent_pixels"),
+        (film(1, PhotometricInterpretation="HSV", SamplesPerPixel=3), "dicom.unsupported_pixels"),
+        (film(1, PhotometricInterpretation=None), "dicom.unsupported_pixels"),
+        (film(1, PhotometricInterpretation="PALETTE COLOR"), "dicom.inconsistent_pixels"),
+        (film(1, PixelData=None, FloatPixelData=bytes(4)), "dicom.unsupported_pixels"),
         (film(1, NumberOfFrames=2), "dicom.unsupported_pixels"),
         (_huge(), "dicom.limit_exceeded"),
         (encoded(J2K, "1.2.840.10008.1.2.4.100"), "dicom.unsupported_transfer_syntax"),
         (encoded(J2K, JPEG2000Lossless, rows=50), "dicom.inconsistent_pixels"),
         (encoded(J2K[:200], JPEG2000Lossless), "dicom.decode_failed"),
         (encoded(b"\xff\xd8\xff\xd9", JPEGBaseline8Bit), "dicom.decode_failed"),
+        *[
+            (encoded(frame[: round(len(frame) * share)], syntax), code)
+            for share in (0.5, 0.99)
+            for syntax, frame, code in [
+                (JPEGLosslessSV1, LOSSLESS, "dicom.truncated"),
+                (JPEGExtended12Bit, TWELVE, "dicom.truncated"),
+                (JPEGLSLossless, JPEG_LS, "dicom.decode_failed"),
+                (JPEG2000Lossless, J2K, "dicom.decode_failed"),
+                (HTJ2KLossless, HTJ2K, "dicom.decode_failed"),
+            ]
+        ],
         (encoded(b"nonsense", HTJ2KLossless), "dicom.decode_failed"),
-        (encoded(b"\1\0\0\0" + bytes(60), RLELossless), "dicom.decode_failed"),
+        (encoded(b"\1\0\0\0" + bytes(60), RLELossless), "dicom.inconsistent_pixels"),
+        (encoded(b"\2\0\0\0" + bytes(60), RLELossless), "dicom.decode_failed"),
         (_bomb_j2k(), "dicom.inconsistent_pixels"),
         (_bomb_deflate(), "dicom.limit_exceeded"),
     ],

@@ -1,0 +1,98 @@
+"""PNG files: their header, and their pixels through Pillow (PNG, third edition).
+
+imagecodecs has a PNG decoder too. It is not used: it lets damaged pixels pass with a warning on
+stderr, and each failure costs it a reference to ``None``, until the process dies.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+from io import BytesIO
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from PIL import PngImagePlugin
+
+from hilum.errors import DecodeError, TruncatedError, UnsupportedPixelsError
+
+SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
+_COLOUR: Final = {0: False, 2: True, 3: True, 4: False, 6: True}  # colour types, 11.2.1
+_MODES: Final = {"1": "L", "P": "RGB", "PA": "RGBA"}  # what Pillow has to expand
+
+
+def header(data: bytes) -> tuple[int, int, int, bool]:
+    """Rows, columns, bits as they are decoded, and whether it is colour, of IHDR (11.2.1).
+
+    Raises:
+        DecodeError: there is no valid IHDR.
+    """
+    try:
+        name, columns, rows, depth, colour = struct.unpack_from(">4sIIBB", data, 12)
+    except struct.error:
+        raise DecodeError("The PNG ends within its header.") from None
+    if name != b"IHDR" or colour not in _COLOUR or depth not in {1, 2, 4, 8, 16}:
+        raise DecodeError("The PNG does not start with a valid IHDR chunk.")
+    # Fewer bits are expanded to 8; Pillow keeps 16 of grey alone.
+    return rows, columns, 16 if (depth, colour) == (16, 0) else 8, _COLOUR[colour]
+
+
+def exif(data: bytes) -> bytes:
+    """The eXIf chunk before the pixels, empty if there is none.
+
+    Raises:
+        TruncatedError, DecodeError: a chunk is cut or damaged.
+    """
+    for name, content in _chunks(data):
+        if name == b"eXIf":
+            return content
+        if name == b"IDAT":
+            break
+    return b""
+
+
+def decode(data: bytes) -> npt.NDArray[Any]:
+    """The pixels, uint8 or uint16, ``[H, W]`` or ``[H, W, 3]``. The caller bounds the size.
+
+    Raises:
+        TruncatedError: the file ends before its IEND chunk.
+        DecodeError: a chunk is damaged, or cannot be decoded.
+        UnsupportedPixelsError: parts of the image are transparent.
+    """
+    if not any(name == b"IEND" for name, _ in _chunks(data)):
+        raise TruncatedError("The PNG ends before its IEND chunk.")
+    try:
+        # Not Image.open: its own bound on pixels is a warning, and warnings are the process's.
+        with PngImagePlugin.PngImageFile(BytesIO(data)) as image:
+            mode = "RGBA" if "transparency" in image.info else _MODES.get(image.mode, image.mode)
+            pixels = np.asarray(image if image.mode == mode else image.convert(mode))
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow raises whatever broken data provokes
+        raise DecodeError(f"The PNG decoder failed ({type(error).__name__}).") from None
+    if pixels.ndim == 3 and pixels.shape[-1] in {2, 4}:
+        if (pixels[..., -1] != 255).any():
+            raise UnsupportedPixelsError("Parts of the PNG are transparent; expected opaque.")
+        pixels = pixels[..., 0] if pixels.shape[-1] == 2 else pixels[..., :3]
+    return pixels
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Name and content of each chunk (5.3), whose checksum is right."""
+    at = len(SIGNATURE)
+    while at < len(data):
+        if len(data) < at + 12:
+            raise TruncatedError("The PNG ends within a chunk.")
+        length, name = struct.unpack_from(">I4s", data, at)
+        end = at + 8 + length
+        if len(data) < end + 4:
+            raise TruncatedError("The PNG ends within a chunk.")
+        content = data[at + 8 : end]
+        if zlib.crc32(content, zlib.crc32(name)) != int.from_bytes(data[end : end + 4], "big"):
+            raise DecodeError("A chunk of the PNG has a wrong checksum.")
+        yield name, content
+        if name == b"IEND":
+            return
+        at = end + 4

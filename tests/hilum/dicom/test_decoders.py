@@ -1,0 +1,42 @@
+"""Every row of docs/dicom-support.md, and that the committed table has these rows."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support import decode_table
+from support.decode_cases import Case, check
+from support.decode_table import Pair, check_pair
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, id=f"{case.syntax}, {case.kind}") for case in decode_table.cases()]
+)
+def test_decoded_values(case: Case) -> None:
+    check(case)
+
+
+@pytest.mark.parametrize("pair", [pytest.param(p, id=p.one) for p in decode_table.PAIRS])
+def test_real_files(pair: Pair) -> None:
+    check_pair(pair)
+
+
+def test_a_wrong_value_would_show() -> None:
+    """The check itself: one value off by one more than allowed fails."""
+    case = next(decode_table.cases())
+    spoilt = np.array(case.expected)
+    spoilt[3, 4] ^= 1
+    with pytest.raises(AssertionError):
+        check(dataclasses.replace(case, expected=spoilt))
+    with pytest.raises(AssertionError, match="liar"):
+        check(dataclasses.replace(case, others={"liar": lambda _: spoilt}))
+
+
+def test_the_table_is_up_to_date() -> None:
+    committed = (ROOT / "docs" / "dicom-support.md").read_text(encoding="utf-8")
+    assert committed == decode_table.written(), "run `make decoders`"
