@@ -1,5 +1,5 @@
-"""Grad-CAM the usual way, by autograd: what the closed form is compared with, in speed here and
-in value in the tests. Written after Selvaraju et al. 2017, equations 1 and 2."""
+"""Grad-CAM by autograd: what the closed form is compared with, in speed here and in value in the
+tests. Written after Selvaraju et al. 2017, equations 1 and 2."""
 
 from __future__ import annotations
 
@@ -9,8 +9,25 @@ from torch import Tensor
 from trainer.backbones import Classifier
 
 
+def usual(model: Classifier, image: Tensor, label: int) -> tuple[Tensor, Tensor]:
+    """As it is commonly written, and as the grad-cam package does it: forward with gradients on,
+    then ``backward()`` from the logit. Arguments and results as :func:`one_label`."""
+    model.zero_grad()
+    activation = model.activation(image)
+    activation.retain_grad()
+    logits = model.head(activation)
+    logits[:, label].sum().backward()
+    assert activation.grad is not None
+    weight = activation.grad.mean(dim=(2, 3), keepdim=True)
+    cam = torch.relu((weight * activation).sum(dim=1))
+    return logits.detach(), cam.detach()
+
+
 def one_label(model: Classifier, image: Tensor, label: int) -> tuple[Tensor, Tensor]:
-    """Logits ``[N, K]`` and the map of ``label`` ``[N, h, w]`` for uint8 ``[N, 1, S, S]``."""
+    """Logits ``[N, K]`` and the map of ``label`` ``[N, h, w]`` for uint8 ``[N, 1, S, S]``.
+
+    The least that autograd can do: no gradient below the activation is recorded or computed.
+    """
     with torch.no_grad():
         activation = model.activation(image)
     activation.requires_grad_(True)
