@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,16 @@ import pytest
 from hilum.embedded.seaweed import Seaweed
 from hilum.embedded.valkey import Valkey
 from hilum.settings import S3Settings
+
+
+def pytest_configure() -> None:
+    """Hear Ctrl-C even where the suite runs in the background of a script.
+
+    A shell without job control starts ``make test &`` with SIGINT ignored; every child would
+    inherit that, and the tests that interrupt one would wait for ever.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
