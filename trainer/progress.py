@@ -1,0 +1,47 @@
+"""Progress bars, for every command that takes its time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+if TYPE_CHECKING:
+    from trainer.loop import Step
+
+
+def progress_bar() -> Progress:
+    """On stderr; silent where that is no terminal."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    return Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True))
+
+
+class TrainingProgress:
+    """Training as two bars: preparing the films, and the epoch that runs."""
+
+    def __init__(self, bar: Progress) -> None:
+        self._bar = bar
+        self._preparing: TaskID | None = None
+        self._epoch: TaskID | None = None
+
+    def prepared(self, done: int, total: int) -> None:
+        """``done`` of ``total`` films are prepared."""
+        if self._preparing is None:
+            self._preparing = self._bar.add_task("prepare", total=total)
+        self._bar.update(self._preparing, completed=done)
+
+    def step(self, step: Step) -> None:
+        """A batch is done."""
+        if self._epoch is None:
+            self._epoch = self._bar.add_task("", total=step.batches)
+        auroc = "" if step.validation_auroc is None else f", AUROC {step.validation_auroc:.3f}"
+        text = f"epoch {step.epoch}/{step.epochs}, loss {step.loss:.4f}{auroc}"
+        self._bar.update(self._epoch, completed=step.batch, total=step.batches, description=text)
