@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from io import BytesIO
 from typing import Final
 
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 from pydicom.uid import (
@@ -37,6 +38,7 @@ from hilum.settings import Limits
 
 _PREAMBLE: Final = 128
 _MAGIC: Final = b"DICM"
+_UNDEFINED_LENGTH: Final = 0xFFFFFFFF  # PS3.5 section 7.1.1
 
 # pydicom quotes values of the data set in what it logs and warns of: patient data.
 logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
@@ -115,9 +117,22 @@ def _parse(data: bytes, limits: Limits) -> tuple[Dataset, UID]:
     dataset.set_original_encoding(
         syntax == ImplicitVRLittleEndian, syntax != ExplicitVRBigEndian, None
     )
+    if "PixelData" not in dataset and _cut_short(dataset, len(body)):
+        raise TruncatedError("The data set ends within an element.")
     if "SOPClassUID" not in dataset and "SOPClassUID" in meta:
         raise DicomError("The data set has no SOP Class UID (0008,0016).")
     return dataset, syntax
+
+
+def _cut_short(dataset: Dataset, size: int) -> bool:
+    """Whether the ``size`` bytes that ``dataset`` was read from end in the middle of an element."""
+    if not len(dataset):  # pydicom drops every element if the last one is cut
+        return True
+    elements = [element for element in dataset.values() if isinstance(element, RawDataElement)]
+    last = max(elements, key=lambda element: element.value_tell, default=None)
+    if last is None or last.length == _UNDEFINED_LENGTH:
+        return False
+    return last.value_tell + last.length != size
 
 
 def _file_meta(data: bytes) -> tuple[Dataset, int]:

@@ -6,6 +6,7 @@ import random
 import struct
 import tracemalloc
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -227,6 +228,22 @@ def test_every_refusal_has_its_code(data: bytes, code: str) -> None:
         dicom.decode(dicom.open_object(data, limits))
     assert caught.value.code == code, caught.value
     assert caught.value.body()["next_step"]
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, JPEG2000Lossless])
+def test_an_object_cut_anywhere_is_truncated_and_not_said_to_lack_pixels(syntax: str) -> None:
+    whole = film(1) if syntax == ExplicitVRLittleEndian else encoded(J2K, syntax)
+    found = {}
+    for end in range(150, len(whole) - 8, 7):
+        with pytest.raises(HilumError) as caught:
+            dicom.decode(dicom.open_object(whole[:end], LIMITS))
+        found[end] = caught.value.code
+    pixels = whole.index(b"\xe0\x7f\x10\x00")
+    assert {code for end, code in found.items() if end > pixels} == {"dicom.truncated"}
+    # Right between two elements nothing shows that there was to be more.
+    header = Counter(code for end, code in found.items() if end <= pixels)
+    assert header.most_common(1)[0][0] == "dicom.truncated"
+    assert set(header) <= {"dicom.truncated", "dicom.no_pixel_data", "dicom.invalid"}
 
 
 def test_a_missing_uid_is_refused() -> None:
