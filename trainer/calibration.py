@@ -2,76 +2,174 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
+from typing import Final, Literal
+
 import numpy as np
 import numpy.typing as npt
+from scipy.optimize import minimize_scalar
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_curve
 
+from hilum.errors import ConfigurationError
 from hilum.labels import HeadKind
 from hilum.package import Calibration, OperatingPoint
 
 FloatArray = npt.NDArray[np.floating]
+Method = Literal["platt", "temperature", "none"]
 _EPS = 1e-7
+_TEMPERATURES: Final = (0.05, 20.0)
 
 
-def fit(raw: FloatArray, targets: FloatArray, kind: HeadKind) -> Calibration:
-    """Platt scaling of each label (Platt 1999), or one temperature for exclusive classes.
+def fit(
+    raw: FloatArray, targets: FloatArray, kind: HeadKind, method: Method = "platt"
+) -> Calibration:
+    """Calibrate each label of a multi-label head; exclusive classes share one temperature.
 
     Args:
         raw: probabilities of the graph ``[N, K]``.
-        targets: ``[N, K]``, NaN = not known.
+        targets: ``[N, K]``; what is neither 0 nor 1 is not known.
         kind: of the head.
+        method: ``platt`` fits slope and intercept of the logit (Platt 1999), which also mends
+            the prevalence that focal loss distorts; ``temperature`` the slope alone (Guo et al.
+            2017, section 4.2), for when validation has few positives; ``none`` changes nothing.
 
     A label that has only one class here keeps its probabilities as they are; so does one whose
     fitted slope is not positive, which would turn the ranking round.
     """
     count = raw.shape[1]
     scale, shift = [1.0] * count, [0.0] * count
+    if method == "none":
+        return Calibration(scale=tuple(scale), shift=tuple(shift))
     if kind == "multi_class":
-        temperature = _temperature(raw, targets)
+        temperature = _softmax_temperature(raw, targets)
         return Calibration(scale=(1 / temperature,) * count, shift=tuple(shift))
     logit = np.log(np.clip(raw, _EPS, 1)) - np.log(np.clip(1 - raw, _EPS, 1))
     for k in range(count):
-        known = ~np.isnan(targets[:, k])
+        known = _known(targets[:, k])
         if len(np.unique(targets[known, k])) != 2:
             continue
-        fitted = LogisticRegression(C=1e4).fit(logit[known, k : k + 1], targets[known, k] > 0.5)
+        x, y = logit[known, k].astype(np.float64), targets[known, k] > 0.5
+        if method == "temperature":
+            scale[k] = 1 / _sigmoid_temperature(x, y)
+            continue
+        fitted = LogisticRegression(C=1e4).fit(x[:, None], y)
         slope = float(fitted.coef_[0, 0])
         if slope > 0:
             scale[k], shift[k] = slope, float(fitted.intercept_[0])
     return Calibration(scale=tuple(scale), shift=tuple(shift))
 
 
-def operating_point(target: FloatArray, probability: FloatArray) -> OperatingPoint:
-    """The threshold with the largest sensitivity + specificity (Youden 1950).
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """What an operating point is chosen for.
 
-    A label with one class only gets the threshold 1: nothing is reported on no evidence.
+    ``youden``: the largest sensitivity + specificity (Youden 1950). ``f1``: the largest F1.
+    ``sensitivity``, ``specificity``, ``ppv``: at least ``value`` of that, and as much as possible
+    of what is traded for it: specificity for the first, sensitivity for the others.
     """
-    known = ~np.isnan(target)
+
+    kind: Literal["youden", "f1", "sensitivity", "specificity", "ppv"] = "youden"
+    value: float | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Rule:
+        """From ``youden``, ``f1``, ``sensitivity>=0.90``, ``specificity>=0.95``, ``ppv>=0.30``.
+
+        Raises:
+            ConfigurationError: it is none of these.
+        """
+        if text in ("youden", "f1"):
+            return cls(kind="youden" if text == "youden" else "f1")
+        matched = re.fullmatch(r"(sensitivity|specificity|ppv)\s*>=\s*(0?\.\d+|1(?:\.0*)?)", text)
+        if matched is None:
+            raise ConfigurationError(
+                f"{text!r} is no rule for an operating point.",
+                next_step="Use youden, f1, sensitivity>=0.90, specificity>=0.95 or ppv>=0.30.",
+            )
+        kind: Literal["sensitivity", "specificity", "ppv"] = matched[1]  # type: ignore[assignment]
+        return cls(kind=kind, value=float(matched[2]))
+
+    def __str__(self) -> str:
+        return self.kind if self.value is None else f"{self.kind}>={self.value:.2f}"
+
+
+YOUDEN: Final = Rule()
+
+
+def operating_point(
+    target: FloatArray, probability: FloatArray, rule: Rule = YOUDEN
+) -> OperatingPoint:
+    """The threshold that ``rule`` chooses, with what it gives on these films.
+
+    A label with one class only gets the threshold 1: nothing is reported on no evidence. So does
+    one that cannot reach the value asked for; its rule then says so.
+    """
+    known = _known(target)
     if len(np.unique(target[known])) != 2:
         return OperatingPoint(threshold=1.0, rule="undefined on validation")
-    fpr, tpr, thresholds = roc_curve(target[known] > 0.5, probability[known])
+    truth = target[known] > 0.5
+    fpr, tpr, thresholds = roc_curve(truth, probability[known], drop_intermediate=False)
     # Without the first, which is infinite and calls nothing positive.
-    best = int(np.argmax(tpr[1:] - fpr[1:])) + 1
+    fpr, tpr, thresholds = fpr[1:], tpr[1:], thresholds[1:]
+    tp, fp = tpr * truth.sum(), fpr * (~truth).sum()
+    best = _best(rule, tpr, 1 - fpr, tp / (tp + fp), 2 * tp / (truth.sum() + tp + fp))
+    if best is None:
+        return OperatingPoint(threshold=1.0, rule=f"{rule}: out of reach on validation")
     return OperatingPoint(
         threshold=float(np.clip(thresholds[best], 0, 1)),
-        rule="youden",
+        rule=str(rule),
         sensitivity=float(tpr[best]),
         specificity=float(1 - fpr[best]),
     )
 
 
-def _temperature(raw: FloatArray, targets: FloatArray) -> float:
-    """The temperature of least negative log-likelihood (Guo et al. 2017), on a fine grid."""
-    known = ~np.isnan(targets).any(axis=1)
+def _best(
+    rule: Rule, sensitivity: FloatArray, specificity: FloatArray, ppv: FloatArray, f1: FloatArray
+) -> int | None:
+    """The place of the threshold; thresholds fall, so sensitivity rises."""
+    if rule.kind == "youden":
+        return int(np.argmax(sensitivity + specificity))
+    if rule.kind == "f1":
+        return int(np.argmax(f1))
+    reached = {"sensitivity": sensitivity, "specificity": specificity, "ppv": ppv}[rule.kind]
+    # Counts are whole: a share of 0.9 must not fail by the last bit of a division.
+    allowed = np.flatnonzero(reached >= (rule.value or 0) - 1e-12)
+    if not len(allowed):
+        return None
+    traded = specificity if rule.kind == "sensitivity" else sensitivity
+    return int(allowed[np.argmax(traded[allowed])])  # the first: no false positives for nothing
+
+
+def _known(target: FloatArray) -> npt.NDArray[np.bool_]:
+    return np.asarray((target == 0) | (target == 1))
+
+
+def _sigmoid_temperature(logit: FloatArray, truth: npt.NDArray[np.bool_]) -> float:
+    """The temperature of least negative log-likelihood of one label."""
+    signed = np.where(truth, -1.0, 1.0) * logit
+
+    def loss(log_temperature: float) -> float:
+        # log(1 + exp(x)), for any x.
+        return float(np.mean(np.logaddexp(0, signed / np.exp(log_temperature))))
+
+    found = minimize_scalar(loss, bounds=tuple(np.log(_TEMPERATURES)), method="bounded")
+    return float(np.exp(found.x))
+
+
+def _softmax_temperature(raw: FloatArray, targets: FloatArray) -> float:
+    """The temperature of least negative log-likelihood (Guo et al. 2017)."""
+    known = _known(targets).all(axis=1)
     if not known.any():
         return 1.0
-    log_p = np.log(np.clip(raw[known], _EPS, 1))
-    best, least = 1.0, np.inf
-    for temperature in np.geomspace(0.2, 5, 161):
-        scaled = log_p / temperature
+    log_p = np.log(np.clip(raw[known].astype(np.float64), _EPS, 1))
+    truth = targets[known]
+
+    def loss(log_temperature: float) -> float:
+        scaled = log_p / np.exp(log_temperature)
         normed = scaled - np.logaddexp.reduce(scaled, axis=1, keepdims=True)
-        loss = -float(np.mean(np.sum(targets[known] * normed, axis=1)))
-        if loss < least:
-            best, least = float(temperature), loss
-    return best
+        return -float(np.mean(np.sum(truth * normed, axis=1)))
+
+    found = minimize_scalar(loss, bounds=tuple(np.log(_TEMPERATURES)), method="bounded")
+    return float(np.exp(found.x))

@@ -1,4 +1,8 @@
-"""How good the numbers are. A figure that is not defined is ``None``, never 0 or 1."""
+"""How good the numbers are. A figure that is not defined is ``None``, never 0 or 1.
+
+A label is known where it is 0 or 1; anything else (NaN, an uncertain label in between) is no truth
+to measure against. Intervals are in :mod:`trainer.evaluation`.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +13,12 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from hilum import heatmaps
-from hilum.preprocess import Placement
-from trainer.manifest import Box
-
 FloatArray = npt.NDArray[np.floating]
 
 
 def auroc(target: FloatArray, score: FloatArray) -> float | None:
-    """Area under the ROC curve; ``None`` if one of the two classes is absent. NaN targets are
-    left out."""
-    known = ~np.isnan(target)
+    """Area under the ROC curve; ``None`` if one of the two classes is absent."""
+    known = _known(target)
     if len(np.unique(target[known])) != 2:
         return None
     return float(roc_auc_score(target[known], score[known]))
@@ -27,7 +26,7 @@ def auroc(target: FloatArray, score: FloatArray) -> float | None:
 
 def average_precision(target: FloatArray, score: FloatArray) -> float | None:
     """Area under the precision-recall steps; ``None`` if there is no positive."""
-    known = ~np.isnan(target)
+    known = _known(target)
     if not target[known].any():
         return None
     return float(average_precision_score(target[known], score[known]))
@@ -35,22 +34,48 @@ def average_precision(target: FloatArray, score: FloatArray) -> float | None:
 
 def brier(target: FloatArray, probability: FloatArray) -> float | None:
     """Mean squared error of the probability."""
-    known = ~np.isnan(target)
+    known = _known(target)
     return float(np.mean((probability[known] - target[known]) ** 2)) if known.any() else None
 
 
 def calibration_error(target: FloatArray, probability: FloatArray, bins: int = 15) -> float | None:
     """Expected calibration error over ``bins`` bins of equal width (Guo et al. 2017, eq. 3)."""
-    known = ~np.isnan(target)
+    known = _known(target)
     if not known.any():
         return None
-    t, p = target[known], probability[known]
+    found = reliability(target, probability, bins)
+    total = sum(part.films for part in found)
+    return sum(abs(part.probability - part.frequency) * part.films / total for part in found)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReliabilityBin:
+    """Films whose probability lies in one bin."""
+
+    low: float
+    high: float
+    films: int
+    probability: float  # mean
+    frequency: float  # share of films that have the finding
+
+
+def reliability(
+    target: FloatArray, probability: FloatArray, bins: int = 15
+) -> tuple[ReliabilityBin, ...]:
+    """The reliability curve over ``bins`` bins of equal width; empty bins are left out."""
+    known = _known(target)
+    t, p = target[known].astype(np.float64), probability[known].astype(np.float64)
     place = np.minimum((p * bins).astype(int), bins - 1)
-    gaps = [
-        abs(p[place == b].mean() - t[place == b].mean()) * np.mean(place == b)
+    return tuple(
+        ReliabilityBin(
+            low=float(b / bins),
+            high=float((b + 1) / bins),
+            films=int(np.sum(place == b)),
+            probability=float(p[place == b].mean()),
+            frequency=float(t[place == b].mean()),
+        )
         for b in np.unique(place)
-    ]
-    return float(np.sum(gaps))
+    )
 
 
 def mean_defined(values: Sequence[float | None]) -> float | None:
@@ -59,46 +84,5 @@ def mean_defined(values: Sequence[float | None]) -> float | None:
     return float(np.mean(defined)) if defined else None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Pointing:
-    """The pointing game (Zhang et al., ECCV 2016) over images that carry boxes of one label.
-
-    A hit: the maximum of the upsampled map lies in a box of the label, with no tolerance. A map
-    without any heat is a miss. ``centre`` is the share of films whose middle lies in a box: what
-    a map that always points at the middle would get.
-    """
-
-    images: int
-    hits: float
-    centre: float
-
-
-def pointing_game(
-    maps: Sequence[FloatArray],
-    boxes: Sequence[Sequence[Box]],
-    sizes: Sequence[tuple[int, int]],
-    *,
-    size: int,
-) -> Pointing | None:
-    """Play it on grids ``[h, w]``; ``None`` without images.
-
-    Args:
-        maps: the label's Grad-CAM grid of each image.
-        boxes: the label's boxes on each film.
-        sizes: height and width of each film.
-        size: side of the model's input.
-    """
-    if not maps:
-        return None
-    hits, centres = 0, 0
-    for grid, where, (height, width) in zip(maps, boxes, sizes, strict=True):
-        place = Placement.letterbox(height=height, width=width, size=size)
-        heat = heatmaps.upsample(np.asarray(grid, dtype=np.float32), place, height, width)
-        y, x = np.unravel_index(int(heat.argmax()), heat.shape)
-        hits += bool(heat.max() > 0) and _inside(x + 0.5, y + 0.5, where)
-        centres += _inside(width / 2, height / 2, where)
-    return Pointing(images=len(maps), hits=hits / len(maps), centre=centres / len(maps))
-
-
-def _inside(x: float, y: float, boxes: Sequence[Box]) -> bool:
-    return any(box.x0 <= x < box.x1 and box.y0 <= y < box.y1 for box in boxes)
+def _known(target: FloatArray) -> npt.NDArray[np.bool_]:
+    return np.asarray((target == 0) | (target == 1))

@@ -7,8 +7,10 @@ import math
 import numpy as np
 import pytest
 
+from hilum.errors import ConfigurationError
 from hilum.findings import calibrate
 from trainer import calibration, metrics
+from trainer.calibration import Rule
 
 
 def _distorted(count: int = 20_000) -> tuple[np.ndarray, np.ndarray]:
@@ -70,3 +72,61 @@ def test_youden_by_hand() -> None:
     assert point.threshold == 0.6
     assert point.sensitivity == pytest.approx(2 / 3)
     assert point.specificity == 1
+
+
+def test_one_temperature_a_label() -> None:
+    rng = np.random.default_rng(2)
+    logit = rng.normal(0, 2, (20_000, 2))
+    target = (rng.random((20_000, 2)) < 1 / (1 + np.exp(-logit))).astype(np.float64)
+    sharp = 1 / (1 + np.exp(-logit * [2.0, 0.5]))
+    fitted = calibration.fit(sharp, target, "multi_label", "temperature")
+    assert fitted.scale == pytest.approx((0.5, 2.0), rel=0.05)
+    assert fitted.shift == (0.0, 0.0)
+    untouched = calibration.fit(sharp, target, "multi_label", "none")
+    assert (untouched.scale, untouched.shift) == ((1.0, 1.0), (0.0, 0.0))
+
+
+TARGET = np.array([1, 0, 1, 1, 0, 0, 1, 0, 0, 0], dtype=np.float64)
+SCORE = np.array([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05])
+
+
+@pytest.mark.parametrize(
+    ("rule", "threshold", "sensitivity", "specificity"),
+    [
+        ("sensitivity>=0.75", 0.6, 0.75, 5 / 6),
+        ("sensitivity>=0.76", 0.3, 1.0, 0.5),
+        ("specificity>=0.8", 0.6, 0.75, 5 / 6),
+        ("specificity>=1", 0.9, 0.25, 1.0),
+        ("ppv>=0.75", 0.6, 0.75, 5 / 6),
+        ("ppv>=0.5", 0.3, 1.0, 0.5),
+        ("f1", 0.6, 0.75, 5 / 6),  # 6/8; all four at 0.3 give 8/11
+        ("youden", 0.6, 0.75, 5 / 6),
+    ],
+)
+def test_rules_by_hand(rule: str, threshold: float, sensitivity: float, specificity: float) -> None:
+    point = calibration.operating_point(TARGET, SCORE, Rule.parse(rule))
+    assert point.threshold == threshold
+    assert point.sensitivity == pytest.approx(sensitivity)
+    assert point.specificity == pytest.approx(specificity)
+    assert Rule.parse(point.rule) == Rule.parse(rule)
+
+
+def test_a_value_out_of_reach_reports_nothing() -> None:
+    point = calibration.operating_point(1 - TARGET, SCORE, Rule.parse("ppv>=0.95"))
+    assert point.threshold == 1.0
+    assert point.rule == "ppv>=0.95: out of reach on validation"
+
+
+@pytest.mark.parametrize("text", ["", "sensitivity", "sensitivity>=90", "recall>=0.9", "ppv>0.5"])
+def test_rules_that_are_none(text: str) -> None:
+    with pytest.raises(ConfigurationError, match="no rule"):
+        Rule.parse(text)
+
+
+def test_thousands_of_films_give_a_share_exactly() -> None:
+    """0.9 of 10 positives is 9, whatever the division says."""
+    for positives in (10, 30, 70, 110):
+        target = np.r_[np.ones(positives), np.zeros(50)]
+        score = np.linspace(1, 0, positives + 50)
+        point = calibration.operating_point(target, score, Rule.parse("sensitivity>=0.90"))
+        assert point.sensitivity == pytest.approx(0.9)

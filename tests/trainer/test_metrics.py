@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from trainer import metrics
-from trainer.manifest import Box
 
 NAN = math.nan
 
@@ -49,29 +48,3 @@ def test_calibration_error_and_brier_by_hand() -> None:
     assert metrics.calibration_error(_a(0, 1), _a(0.1, 0.9)) == pytest.approx(0.1)
     assert metrics.calibration_error(_a(1), _a(1.0)) == 0
     assert metrics.brier(_a(1, 0), _a(0.5, 0.1)) == pytest.approx((0.25 + 0.01) / 2)
-
-
-def test_pointing_game_by_hand() -> None:
-    hot = np.zeros((7, 7), dtype=np.float32)
-    hot[1, 5] = 1.0  # upper right; its centre is at (176, 48) of 224
-    right = Box(label="x", x0=160, y0=30, x1=200, y1=60)
-    middle = Box(label="x", x0=100, y0=100, x1=130, y1=130)
-    size = (224, 224)
-    found = metrics.pointing_game(
-        [hot, hot, np.zeros_like(hot)],
-        [[right], [middle], [middle]],
-        [size, size, size],
-        size=224,
-    )
-    assert found == metrics.Pointing(images=3, hits=1 / 3, centre=2 / 3)
-    assert metrics.pointing_game([], [], [], size=224) is None
-
-
-def test_pointing_game_undoes_the_letterbox() -> None:
-    # A film twice as wide as high fills rows 56 … 168 of the input: cell row 2 is its top.
-    hot = np.zeros((7, 7), dtype=np.float32)
-    hot[2, 0] = 1.0
-    box = Box(label="x", x0=0, y0=20, x1=60, y1=80)
-    found = metrics.pointing_game([hot], [[box]], [(224, 448)], size=224)
-    assert found is not None
-    assert found.hits == 1

@@ -1,0 +1,63 @@
+"""The whole evaluation of one split: what goes into ``metrics.json``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from trainer import metrics
+from trainer.evaluation import localisation, published
+from trainer.evaluation.bootstrap import Bootstrap
+from trainer.evaluation.figures import figures
+from trainer.evaluation.scored import Scored
+from trainer.evaluation.shortcuts import view_figures
+from trainer.evaluation.subgroups import subgroups
+
+_LOCALISED = ("pointing_game", "pointing_centre", "iou", "iou_centre")
+
+
+def assess(scored: Scored, bootstrap: Bootstrap | None = None) -> dict[str, Any]:
+    """Every figure of ``scored`` that needs no further run of the model.
+
+    Per label, macro over the findings (without the label that means «normal») and micro. What is
+    not defined is null. The keys are stable: `card.py` and the HTML report read them.
+    """
+    bootstrap = bootstrap or Bootstrap()
+    found = figures(scored, bootstrap)
+    where = localisation.of_labels(scored)
+    for k, label in enumerate(scored.schema.labels):
+        curve = metrics.reliability(scored.targets[:, k], scored.probability[:, k])
+        found["labels"][label] |= where[label] | {"reliability": [asdict(part) for part in curve]}
+    for name in _LOCALISED:
+        values = [found["labels"][label][name] for label in scored.schema.findings]
+        found["macro"][name] = metrics.mean_defined(values)
+    return {
+        **found,
+        "subgroups": subgroups(scored, bootstrap),
+        "views": view_figures(scored),
+        "co_occurrence": co_occurrence(scored),
+        "published": published.beside(scored),
+    }
+
+
+def co_occurrence(scored: Scored) -> dict[str, Any]:
+    """How often labels go together: in truth, and as they are called at the operating points.
+
+    ``truth[i][j]``: films that have both i and j; ``called[i][j]``: films *with* label i on which
+    label j is called, a confusion matrix of labels that can go together. Films in which a label is
+    not known have no part in its rows and columns.
+    """
+    true = (scored.targets == 1).astype(np.int64)
+    called = (scored.probability >= scored.thresholds).astype(np.int64)
+    return {
+        "labels": list(scored.schema.labels),
+        "truth": _rows(true.T @ true),
+        "called": _rows(true.T @ called),
+    }
+
+
+def _rows(matrix: npt.NDArray[np.integer]) -> list[list[int]]:
+    return [[int(value) for value in row] for row in matrix]

@@ -1,0 +1,42 @@
+"""What is called and what is missed at an operating point, for many resamples at once."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.floating]
+Float32Array = npt.NDArray[np.float32]
+
+NAMES: Final = ("sensitivity", "specificity", "ppv", "npv", "f1")
+
+
+class Decisions:
+    """Every label of every film, called or not. Labels that are neither 0 nor 1 have no part."""
+
+    def __init__(self, targets: FloatArray, probability: FloatArray, threshold: FloatArray) -> None:
+        """``targets`` and ``probability`` ``[N, K]``, ``threshold`` ``[K]``."""
+        called = probability >= threshold
+        positive, negative = targets == 1, targets == 0
+        outcomes = (positive & called, negative & called, positive & ~called, negative & ~called)
+        self.labels = targets.shape[1]
+        self._outcomes = np.concatenate(outcomes, axis=1).astype(np.float32)
+
+    def counts(self, weights: Float32Array) -> FloatArray:
+        """True and false positives, false and true negatives, ``[b, 4, K]``."""
+        found = weights.T.astype(np.float32) @ self._outcomes
+        return found.reshape(-1, 4, self.labels).astype(np.float64)
+
+
+def rates(counts: FloatArray) -> FloatArray:
+    """:data:`NAMES` of ``counts`` ``[..., 4, K]`` as ``[..., 5, K]``; NaN if not defined.
+
+    F1 is not defined where a label never occurs, and 0 where it occurs and is never found.
+    """
+    tp, fp, fn, tn = (counts[..., n, :] for n in range(4))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        f1 = np.where(tp + fn > 0, 2 * tp / (2 * tp + fp + fn), np.nan)
+        found = (tp / (tp + fn), tn / (tn + fp), tp / (tp + fp), tn / (tn + fn), f1)
+        return np.stack(found, axis=-2)

@@ -1,0 +1,126 @@
+"""The figures of a split: of each label, macro and micro, with their intervals.
+
+A figure that is not defined is ``None``: a label without positives has no AUROC, neither 0 nor 1.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from trainer import metrics
+from trainer.evaluation import decisions
+from trainer.evaluation.bootstrap import Bootstrap, enough_patients, interval
+from trainer.evaluation.decisions import Decisions
+from trainer.evaluation.ranking import Ranking, whole
+from trainer.evaluation.scored import Scored
+
+FloatArray = npt.NDArray[np.floating]
+Float32Array = npt.NDArray[np.float32]
+
+AREAS: Final = ("auroc", "average_precision")
+RATES: Final = decisions.NAMES
+_COUNTS: Final = ("tp", "fp", "fn", "tn")
+FIGURES: Final = (*AREAS, *RATES)
+
+
+class Statistic:
+    """Every figure that is resampled, from weights ``[N, b]`` to ``[b, K + 2, F]``.
+
+    Rows are the labels of the schema, then macro and micro over the findings; columns
+    :data:`FIGURES`. Macro is the mean over the findings for which a figure is defined.
+    """
+
+    def __init__(self, scored: Scored) -> None:
+        targets, probability = scored.targets, scored.probability
+        self._findings = list(scored.findings)
+        columns = range(targets.shape[1])
+        self._rankings = [Ranking(targets[:, k], probability[:, k]) for k in columns]
+        chosen = targets[:, self._findings]
+        film = np.repeat(np.arange(len(targets)), len(self._findings))
+        scores = probability[:, self._findings].ravel()
+        self._pooled = Ranking(chosen.ravel(), scores, film)
+        self._decisions = Decisions(targets, probability, scored.thresholds)
+
+    def __call__(self, weights: Float32Array) -> FloatArray:
+        labels = np.stack([ranking.areas(weights) for ranking in self._rankings], axis=1)
+        counts = self._decisions.counts(weights)
+        found = np.concatenate([labels, decisions.rates(counts).swapaxes(1, 2)], axis=2)
+        macro = _mean_defined(found[:, self._findings])
+        pooled = counts[:, :, self._findings].sum(axis=2, keepdims=True)
+        micro = [self._pooled.areas(weights), decisions.rates(pooled)[:, :, 0]]
+        rows = (found, macro[:, None], np.concatenate(micro, axis=1)[:, None])
+        return np.concatenate(rows, axis=1)
+
+    def counts(self, films: int) -> FloatArray:
+        """True and false positives, false and true negatives of all films, ``[4, K]``."""
+        found: FloatArray = self._decisions.counts(whole(films))[0]
+        return found
+
+
+def figures(scored: Scored, bootstrap: Bootstrap) -> dict[str, Any]:
+    """``labels``, ``macro`` and ``micro`` of ``scored``, each figure beside its interval.
+
+    An interval is ``None`` where a class comes from too few patients to say anything, see
+    :data:`trainer.evaluation.bootstrap.LEAST_PATIENTS`.
+    """
+    statistic = Statistic(scored)
+    value = statistic(whole(len(scored)))[0]
+    patients = scored.patients
+    samples = bootstrap.samples(patients, statistic)
+    schema, counts = scored.schema, statistic.counts(len(scored))
+    labels = {}
+    for k, label in enumerate(schema.labels):
+        target, probability = scored.targets[:, k], scored.probability[:, k]
+        ill = {patients[n] for n in np.flatnonzero(target == 1)}
+        known = (target == 0) | (target == 1)
+        wide = enough_patients(patients, target)
+        point = scored.points[label]
+        labels[label] = {
+            "images": int(known.sum()),
+            "positives": int((target == 1).sum()),
+            "positive_patients": len(ill),
+            **_beside(value[k], samples[:, k] if wide else None),
+            "brier": metrics.brier(target, probability),
+            "ece": metrics.calibration_error(target, probability),
+            "threshold": point.threshold,
+            "rule": point.rule,
+            "confusion": dict(zip(_COUNTS, (int(n) for n in counts[:, k]), strict=True)),
+        }
+    macro_over = [labels[label] for label in schema.findings]
+    macro = _beside(value[-2], samples[:, -2])
+    macro |= {
+        name: metrics.mean_defined([found[name] for found in macro_over])
+        for name in ("brier", "ece")
+    }
+    return {
+        "images": len(scored),
+        "patients": len(set(patients)),
+        "replicates": bootstrap.replicates,
+        "macro_over": list(schema.findings),
+        "macro_defined": sum(found["auroc"] is not None for found in macro_over),
+        "macro": macro,
+        "micro": _beside(value[-1], samples[:, -1]),
+        "labels": labels,
+    }
+
+
+def _beside(value: FloatArray, samples: FloatArray | None) -> dict[str, Any]:
+    """Each of :data:`FIGURES` with its interval; ``value`` ``[F]``, ``samples`` ``[B, F]``."""
+    found: dict[str, Any] = {}
+    for n, name in enumerate(FIGURES):
+        defined = not np.isnan(value[n])
+        found[name] = float(value[n]) if defined else None
+        spread = interval(samples[:, n]) if defined and samples is not None else None
+        found[f"{name}_interval"] = None if spread is None else list(spread)
+    return found
+
+
+def _mean_defined(values: FloatArray) -> FloatArray:
+    """Mean over axis 1 of what is not NaN; NaN where nothing is."""
+    defined = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):
+        mean: FloatArray = np.where(defined, values, 0).sum(axis=1) / defined.sum(axis=1)
+    return mean

@@ -1,0 +1,120 @@
+"""Published AUROC on ChestX-ray14, beside ours, where the two can be compared.
+
+The official test split is harder than a random one by patient: it takes the same model from 0.84
+to 0.81. So a published figure stands beside ours only if both are of the official test split; the
+others are listed as not comparable.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any, Final, Literal
+
+import numpy as np
+
+from hilum.labels import CHESTXRAY14
+from trainer import metrics
+from trainer.evaluation.scored import Scored
+
+OFFICIAL_TEST_IMAGES: Final = 25_596
+# Shares in the table have two decimals of a per cent; our labels must agree with them to that.
+_PERCENT: Final = 0.0051
+_TABLE: Final = "chestxray14.csv"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where a column of the table comes from."""
+
+    key: str
+    title: str
+    split: Literal["official", "own"]
+
+
+SOURCES: Final = (
+    Source(
+        key="wang2017",
+        title="Wang et al. 2017 (the data set's paper, CVPR; arXiv 1705.02315), ResNet-50",
+        split="official",
+    ),
+    Source(
+        key="guendel2018",
+        title="Gündel et al. 2018 (arXiv 1803.04565), location-aware DenseNet",
+        split="official",
+    ),
+    Source(key="aecnn", title="AE-CNN, DenseNet-201", split="official"),
+    Source(key="chexnet", title="CheXNet (Rajpurkar et al. 2017, arXiv 1711.05225)", split="own"),
+    Source(
+        key="torchxrayvision",
+        title="torchxrayvision resnet50-res512-all (Cohen et al. 2022, arXiv 2111.00595)",
+        split="own",
+    ),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A finding of ChestX-ray14: counts by the official split, and published AUROC."""
+
+    images: int
+    percent_all: float
+    percent_trainval: float
+    percent_test: float
+    auroc: Mapping[str, float]  # by Source.key
+
+
+@cache
+def table() -> Mapping[str, Row]:
+    """Every label of the table, `No Finding` included."""
+    text = resources.files(__package__).joinpath(_TABLE).read_text("utf-8")
+    rows = {}
+    for line in csv.DictReader(text.splitlines()):
+        rows[line["label"]] = Row(
+            images=int(line["images"]),
+            percent_all=float(line["percent_all"]),
+            percent_trainval=float(line["percent_trainval"]),
+            percent_test=float(line["percent_test"]),
+            auroc={s.key: float(line[s.key]) for s in SOURCES if line[s.key]},
+        )
+    return rows
+
+
+def is_official_test(scored: Scored) -> bool:
+    """Whether ``scored`` is the official test split: its size and every prevalence agree."""
+    if scored.schema.id != CHESTXRAY14.id or len(scored) != OFFICIAL_TEST_IMAGES:
+        return False
+    shares = 100 * np.mean(scored.targets == 1, axis=0)
+    return all(
+        abs(share - table()[label].percent_test) <= _PERCENT
+        for label, share in zip(scored.schema.labels, shares, strict=True)
+    )
+
+
+def beside(scored: Scored) -> dict[str, Any] | None:
+    """Our AUROC and the published ones; ``None`` for another label schema than ChestX-ray14's.
+
+    ``comparable`` lists the sources that measured on the same split as we did. On any other split
+    than the official test there is none, whatever the figures are.
+    """
+    if scored.schema.id != CHESTXRAY14.id:
+        return None
+    official = is_official_test(scored)
+    columns = {label: k for k, label in enumerate(scored.schema.labels)}
+    ours = {
+        label: metrics.auroc(scored.targets[:, k], scored.probability[:, k])
+        for label, k in columns.items()
+    }
+    rows = {label: {"ours": ours[label], **table()[label].auroc} for label in columns}
+    keys = ("ours", *(source.key for source in SOURCES))
+    mean = {key: metrics.mean_defined([row[key] for row in rows.values()]) for key in keys}
+    return {
+        "split": "official test" if official else "not the official test split",
+        "comparable": [s.key for s in SOURCES if official and s.split == "official"],
+        "sources": {s.key: {"title": s.title, "split": s.split} for s in SOURCES},
+        "labels": rows,
+        "mean": mean,
+    }

@@ -1,0 +1,122 @@
+"""Does the model look at the chest, or at what goes along with disease?
+
+Two well-known ways to be right for the wrong reason (Zech et al., PLoS Medicine 2018; DeGrave et
+al., Nature Machine Intelligence 2021): marks in the corners of the film, and the view, since the
+sick are filmed lying down (AP).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from hilum.preprocess import Placement
+from trainer import metrics
+from trainer.evaluation.scored import Scored
+
+FloatArray = npt.NDArray[np.floating]
+UInt8Array = npt.NDArray[np.uint8]
+
+CORNER: Final = 0.2  # of each side of the film: four corners are 16 % of it
+
+
+def without_corners(image: UInt8Array, place: Placement) -> UInt8Array:
+    """``image`` ``[1, S, S]`` with the film's four corners black, as outside the film."""
+    masked = image.copy()
+    masked[:, corners(place)] = 0
+    return masked
+
+
+def only_corners(image: UInt8Array, place: Placement) -> UInt8Array:
+    """``image`` ``[1, S, S]`` with everything black but the film's four corners."""
+    masked = np.zeros_like(image)
+    where = corners(place)
+    masked[:, where] = image[:, where]
+    return masked
+
+
+def corners(place: Placement) -> npt.NDArray[np.bool_]:
+    """Where the film's corners are in the input, ``[S, S]``."""
+    width = max(1, round((place.x1 - place.x0) * CORNER))
+    height = max(1, round((place.y1 - place.y0) * CORNER))
+    mask = np.zeros((place.size, place.size), dtype=np.bool_)
+    for rows in (slice(place.y0, place.y0 + height), slice(place.y1 - height, place.y1)):
+        mask[rows, place.x0 : place.x0 + width] = True
+        mask[rows, place.x1 - width : place.x1] = True
+    return mask
+
+
+def corner_figures(scored: Scored, masked: FloatArray, alone: FloatArray) -> dict[str, Any]:
+    """AUROC with the corners masked, and with nothing but the corners.
+
+    Args:
+        scored: the split.
+        masked: raw probabilities ``[N, K]`` of the films without their corners.
+        alone: of the corners without their films.
+
+    A model that reads the chest loses little by the first and knows next to nothing (0.5) from
+    the second.
+    """
+    seen = {"whole": scored.probability, "corners_masked": masked, "corners_only": alone}
+    labels = {
+        label: {
+            name: metrics.auroc(scored.targets[:, k], score[:, k]) for name, score in seen.items()
+        }
+        for k, label in enumerate(scored.schema.labels)
+    }
+    return {"corner": CORNER, "macro": _macro(scored, labels, tuple(seen)), "labels": labels}
+
+
+def view_figures(scored: Scored) -> dict[str, Any] | None:
+    """AUROC over all films, within each view, over pairs of the same view, and of the view alone.
+
+    ``matched`` is the share of pairs (one film with, one without the finding, *both of one view*)
+    that the model orders rightly: what is left when the view cannot help. ``view_only`` is the
+    AUROC of a «model» that knows nothing but the view. ``None`` unless both PA and AP are there.
+    """
+    views = np.array([record.view for record in scored.records], dtype=np.str_)
+    if not {"PA", "AP"} <= set(views.tolist()):
+        return None
+    labels = {}
+    for k, label in enumerate(scored.schema.labels):
+        target, score = scored.targets[:, k], scored.probability[:, k]
+        within = {
+            view: metrics.auroc(target[views == view], score[views == view]) for view in _VIEWS
+        }
+        frontal = np.isin(views, _VIEWS)
+        labels[label] = {
+            "pooled": metrics.auroc(target[frontal], score[frontal]),
+            **within,
+            "matched": _matched(target, within, views),
+            "view_only": metrics.auroc(target[frontal], (views[frontal] == "AP").astype(float)),
+        }
+    names = ("pooled", *_VIEWS, "matched", "view_only")
+    return {"macro": _macro(scored, labels, names), "labels": labels}
+
+
+_VIEWS: Final = ("PA", "AP")
+
+
+def _matched(
+    target: FloatArray, within: dict[str, float | None], views: npt.NDArray[np.str_]
+) -> float | None:
+    """Mean of the AUROC within each view, weighted by its number of pairs."""
+    pairs = {
+        view: int((target[views == view] == 1).sum()) * int((target[views == view] == 0).sum())
+        for view in within
+    }
+    total = sum(pairs.values())
+    if not total:
+        return None
+    return sum((area or 0.0) * pairs[view] for view, area in within.items()) / total
+
+
+def _macro(
+    scored: Scored, labels: dict[str, dict[str, float | None]], names: tuple[str, ...]
+) -> dict[str, float | None]:
+    return {
+        name: metrics.mean_defined([labels[label][name] for label in scored.schema.findings])
+        for name in names
+    }
