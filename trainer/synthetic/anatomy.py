@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from hilum.files import write_atomically
 from trainer.synthetic import source
 
 Float32Array = npt.NDArray[np.float32]
@@ -23,9 +26,18 @@ COARSE = 2  # findings are built on a grid COARSE times as wide
 # Linear attenuation of water at the mean energy of a chest film (about 60 keV), NIST XCOM.
 WATER_PER_MM = 0.0206
 
-HEART, LUNG_RIGHT, LUNG_LEFT = 1, 2, 3
+HEART = 1
+UPPER_LEFT, LOWER_LEFT, UPPER_RIGHT, MIDDLE_RIGHT, LOWER_RIGHT = LOBES = (2, 3, 4, 5, 6)
+LUNG_LEFT, LUNG_RIGHT = (UPPER_LEFT, LOWER_LEFT), (UPPER_RIGHT, MIDDLE_RIGHT, LOWER_RIGHT)
 # TotalSegmentator ids in the wheel's structures.csv.
-_STRUCTURES = {HEART: (51, 61), LUNG_LEFT: (10, 11), LUNG_RIGHT: (12, 13, 14)}
+_STRUCTURES = {
+    HEART: (51, 61),
+    UPPER_LEFT: (10,),
+    LOWER_LEFT: (11,),
+    UPPER_RIGHT: (12,),
+    MIDDLE_RIGHT: (13,),
+    LOWER_RIGHT: (14,),
+}
 _COUCH_HU = -300.0
 
 
@@ -34,31 +46,65 @@ class Anatomy:
     """A chest: attenuation on a cubic grid ``[x, y, z]``, organs on one :data:`COARSE` times as
     wide. x runs from the patient's right to left, y from back to front, z from feet to head."""
 
-    attenuation: Float32Array  # [X, Y, Z] per mm, voxels of VOXEL_MM
-    organs: UInt8Array  # [X/2, Y/2, Z/2]: 0, HEART, LUNG_RIGHT, LUNG_LEFT
+    attenuation: Float32Array  # [X, Y, Z] per mm, voxels of VOXEL_MM across
+    organs: UInt8Array  # [X/2, Y/2, Z/2]: 0, HEART, or one of LOBES
+    plane_mm: float = VOXEL_MM  # thickness of a plane of attenuation, along y
+
+    @property
+    def integrals(self) -> Float32Array:
+        """Line integrals of the attenuation along the beam ``[X, Z]``."""
+        summed = self.attenuation.sum(axis=1, dtype=np.float32)
+        return np.asarray(summed * np.float32(self.plane_mm))
 
     @cached_property
     def coarse(self) -> Float32Array:
         """Attenuation on the grid of the organs, per mm."""
         n = COARSE
         x, y, z = self.organs.shape
-        blocks = self.attenuation.reshape(x, n, y, n, z, n)
+        blocks = self.attenuation.reshape(x, n, y, -1, z, n)
         return np.asarray(blocks.mean(axis=(1, 3, 5), dtype=np.float32))
 
     @cached_property
     def lungs(self) -> BoolArray:
         """Both lungs on the coarse grid."""
-        return np.isin(self.organs, (LUNG_LEFT, LUNG_RIGHT))
+        return np.isin(self.organs, LOBES)
 
     @cached_property
     def lung_depth(self) -> Float32Array:
         """Distance in mm of each coarse voxel of a lung to that lung's surface."""
-        depth = ndimage.distance_transform_edt(self.lungs) * (VOXEL_MM * COARSE)
-        return np.asarray(depth, dtype=np.float32)
+        depth = np.zeros(self.organs.shape, dtype=np.float32)
+        near = around(self.lungs)
+        depth[near] = ndimage.distance_transform_edt(self.lungs[near]) * (VOXEL_MM * COARSE)
+        return depth
+
+
+def around(mask: BoolArray) -> tuple[slice, ...]:
+    """The box of ``mask`` and one voxel more on each side, where there is one."""
+    return tuple(_extent(mask, axis=axis, margin=1) for axis in range(mask.ndim))
 
 
 def load(cache: Path) -> Anatomy:
-    """The chest of the CT, without couch and cables."""
+    """The chest of the CT, without couch and cables.
+
+    Making it takes seconds: the result is kept beside the wheel in ``cache``, under the digests of
+    the wheel and of this module.
+
+    Raises:
+        DataError: the wheel cannot be had.
+    """
+    code = hashlib.sha256(Path(__file__).read_bytes() + source.WHEEL.sha256.encode()).hexdigest()
+    kept = cache / f"chest-{code[:16]}.npz"
+    if kept.is_file():
+        with np.load(kept) as arrays:
+            return Anatomy(attenuation=arrays["attenuation"], organs=arrays["organs"])
+    chest = _from_ct(cache)
+    out = io.BytesIO()
+    np.savez(out, attenuation=chest.attenuation, organs=chest.organs)
+    write_atomically(kept, out.getvalue())
+    return chest
+
+
+def _from_ct(cache: Path) -> Anatomy:
     ct, structures = source.load(cache)
     body = _body(ct > _COUCH_HU)
     hounsfield = np.where(body, np.clip(ct, -1000, 2000), -1000.0).astype(np.float32)
@@ -88,9 +134,9 @@ def vary(anatomy: Anatomy, rng: np.random.Generator) -> Anatomy:
     One resampling, always, so that it tells nothing about findings.
     """
     tilt, turn, lean = np.deg2rad(rng.normal(0, (3.5, 4.0, 2.5)))
-    rotation = _rotation(tilt, turn, lean)
+    turned = rotation(tilt, turn, lean)
     scale = np.diag(1 / rng.uniform((0.86, 0.86, 0.86), (1.1, 1.12, 1.1)))
-    matrix = rotation @ scale
+    matrix = turned @ scale
     shift = rng.normal(0, (4, 0, 5)) / VOXEL_MM
     return Anatomy(
         attenuation=_posed(anatomy.attenuation, matrix, shift, order=1),
@@ -103,7 +149,7 @@ def _solid_heart(organs: UInt8Array) -> BoolArray:
     ball = ndimage.iterate_structure(ndimage.generate_binary_structure(3, 1), 5)
     closed = ndimage.binary_closing(np.pad(organs == HEART, 6), ball)[6:-6, 6:-6, 6:-6]
     filled = ndimage.binary_fill_holes(closed)
-    return np.asarray(filled & ~np.isin(organs, (LUNG_LEFT, LUNG_RIGHT)))
+    return np.asarray(filled & ~np.isin(organs, LOBES))
 
 
 def _posed(
@@ -136,7 +182,7 @@ def _body(dense: BoolArray) -> BoolArray:
     return np.asarray(body, dtype=np.bool_)
 
 
-def _rotation(tilt: float, turn: float, lean: float) -> npt.NDArray[np.float64]:
+def rotation(tilt: float, turn: float, lean: float) -> npt.NDArray[np.float64]:
     """About x (tilt), z (turn) and y (lean), in radians."""
     cx, sx = np.cos(tilt), np.sin(tilt)
     cz, sz = np.cos(turn), np.sin(turn)

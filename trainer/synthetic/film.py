@@ -33,6 +33,15 @@ class Film:
     pixel_mm: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """What a detector and its processing make of a film; ranges, drawn anew for each."""
+
+    quanta: tuple[float, float] = (4e3, 6e4)  # in the darkest parts
+    blur: tuple[float, float] = (0.3, 0.9)  # pixels, standard deviation
+    gamma: tuple[float, float] = (0.75, 1.35)  # of the tone curve
+
+
 def collimate(lungs: npt.NDArray[np.bool_], rng: np.random.Generator) -> Field:
     """A field around the shadow of the ``lungs`` ``[X, Z]``, as a radiographer would set it."""
     x, z = np.nonzero(lungs)
@@ -51,12 +60,14 @@ def expose(
     rng: np.random.Generator,
     *,
     side: int,
+    device: Device | None = None,
 ) -> Film:
     """A film of ``integrals`` ``[X, Z]`` within ``field``; its long side has ``side`` pixels.
 
     Everything is drawn anew for each film, with or without findings. The projection is parallel,
     from back to front (PA): the patient's right is on the left of the image, the head is up.
     """
+    device = device or Device()
     inside = integrals[field.x0 : field.x1, field.z0 : field.z1]
     image = inside.T[::-1]  # rows from the head down, columns from the patient's right to left
     zoom = side / max(image.shape)
@@ -64,13 +75,13 @@ def expose(
     primary = np.exp(-image)
     scatter = ndimage.gaussian_filter(primary, side * rng.uniform(0.04, 0.09))
     primary = primary + scatter * rng.uniform(0.15, 0.5)
-    primary = ndimage.gaussian_filter(primary, rng.uniform(0.3, 0.9))
+    primary = ndimage.gaussian_filter(primary, rng.uniform(*device.blur))
     # Quanta in the darkest parts; the mediastinum gets a few per cent of that.
-    quanta = np.exp(rng.uniform(np.log(4e3), np.log(6e4))) / np.percentile(primary, 99)
+    quanta = np.exp(rng.uniform(*np.log(device.quanta))) / np.percentile(primary, 99)
     detected = rng.poisson(np.maximum(primary * quanta, 1e-6)).astype(np.float32)
     density = -np.log(np.maximum(detected, 1) / quanta)
     low, high = np.percentile(density, (rng.uniform(0.2, 2), rng.uniform(98.5, 99.9)))
-    tone = np.clip((density - low) / (high - low), 0, 1) ** rng.uniform(0.75, 1.35)
+    tone = np.clip((density - low) / (high - low), 0, 1) ** rng.uniform(*device.gamma)
     pixels = np.rint(tone * (2**BITS - 1)).astype(np.uint16)
     return Film(pixels=pixels, field=field, pixel_mm=VOXEL_MM / zoom)
 

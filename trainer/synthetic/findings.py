@@ -29,8 +29,8 @@ Float32Array = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
 Insert = Callable[[Anatomy, np.random.Generator], Float32Array | None]
 
-_TISSUE = 1.03 * WATER_PER_MM  # per mm
-_COARSE_MM = VOXEL_MM * COARSE
+TISSUE = 1.03 * WATER_PER_MM  # per mm
+COARSE_MM = VOXEL_MM * COARSE
 
 
 def heart(
@@ -44,40 +44,50 @@ def heart(
     anchor = where.mean(axis=0) - np.array([0.15, 0, -0.2]) * np.ptp(where, axis=0)
     factors = np.array([factor, 1 + 0.6 * (factor - 1), 1 + 0.7 * (factor - 1)])
     factors = factors * rng.uniform(0.97, 1.03, 3)
-    scaled = (
+    # Only where the scaled heart can be: the rest of the chest costs most of the time.
+    reach = np.abs(where - anchor).max(axis=0) * factors + 2
+    start = np.maximum(0, np.floor(anchor - reach)).astype(int)
+    stop = np.minimum(mask.shape, np.ceil(anchor + reach) + 1).astype(int)
+    near = tuple(slice(low, high) for low, high in zip(start, stop, strict=True))
+    scaled = np.zeros_like(mask)
+    scaled[near] = (
         ndimage.affine_transform(
-            mask.astype(np.float32), 1 / factors, anchor - anchor / factors, order=1
+            mask.astype(np.float32),
+            1 / factors,
+            anchor - anchor / factors + start / factors,
+            output_shape=tuple(int(n) for n in stop - start),
+            order=1,
         )
         > 0.5
     )
     # Never in the place of the air around the patient; what is denser stays.
     room = chest.lungs | (chest.coarse > 0.7 * WATER_PER_MM)
     enlarged = mask | (scaled & room)
-    change = np.where(enlarged & ~mask, np.maximum(_TISSUE - chest.coarse, 0), 0)
+    change = np.where(enlarged & ~mask, np.maximum(TISSUE - chest.coarse, 0), 0)
     silhouette = enlarged.any(axis=1)
-    return _project(change), silhouette.repeat(COARSE, axis=0).repeat(COARSE, axis=1)
+    return project(change), silhouette.repeat(COARSE, axis=0).repeat(COARSE, axis=1)
 
 
 def effusion(chest: Anatomy, rng: np.random.Generator) -> Float32Array | None:
     """Fluid in the dependent pleural space, with a meniscus rising to the lateral wall."""
-    side = _side(chest, rng)
+    side = one_lung(chest, rng)
     if side is None:
         return None
     mask, outward = side
     x, _, z = np.nonzero(mask)
-    lateral = np.where(outward > 0, x.max() - x, x - x.min()) * _COARSE_MM
-    height = (z - z.min()) * _COARSE_MM
+    lateral = np.where(outward > 0, x.max() - x, x - x.min()) * COARSE_MM
+    height = (z - z.min()) * COARSE_MM
     rise = rng.uniform(25, 60) * np.exp(-lateral / rng.uniform(12, 30))
     level = np.quantile(height - rise, rng.uniform(0.10, 0.35))
     filled = np.zeros(mask.shape, dtype=np.float32)
     filled[mask] = expit((level - height + rise) / 3.0)
-    return _project(filled * np.maximum(_TISSUE - chest.coarse, 0))
+    return project(filled * np.maximum(TISSUE - chest.coarse, 0))
 
 
 def pneumothorax(chest: Anatomy, rng: np.random.Generator) -> Float32Array | None:
     """Air between the chest wall and a retracted lung, widest at the apex, with its pleural
     line; the lung that is left is a little denser."""
-    side = _side(chest, rng)
+    side = one_lung(chest, rng)
     if side is None:
         return None
     mask, outward = side
@@ -89,21 +99,28 @@ def pneumothorax(chest: Anatomy, rng: np.random.Generator) -> Float32Array | Non
     inner = (np.ptp(x) * 2) // 5
     medial = slice(None, x.min() + inner) if outward > 0 else slice(x.max() - inner, None)
     wall[medial, :, : z.max() - np.ptp(z) // 6] = False
-    depth = ndimage.distance_transform_edt(~wall) * _COARSE_MM
+    depth = ndimage.distance_transform_edt(~wall) * COARSE_MM
     up = np.clip((np.arange(mask.shape[2]) - z.min()) / max(1, np.ptp(z)), 0, 1)
     rim = rng.uniform(14, 38) * (0.25 + 0.75 * up ** rng.uniform(0.7, 1.6))
     air = mask & (depth < rim)
-    line = mask & (depth >= rim) & (depth < rim + 1.2 * _COARSE_MM)
+    line = mask & (depth >= rim) & (depth < rim + 1.2 * COARSE_MM)
     rest = mask & ~air & ~line
     change = np.where(air, -chest.coarse, 0)
-    change += np.where(line, rng.uniform(0.35, 0.6) * _TISSUE, 0)
+    change += np.where(line, rng.uniform(0.35, 0.6) * TISSUE, 0)
     change += np.where(rest, rng.uniform(0.03, 0.12) * WATER_PER_MM, 0)
-    return _project(change)
+    return project(change)
 
 
 def nodule(chest: Anatomy, rng: np.random.Generator) -> Float32Array | None:
     """A round or lobulated soft-tissue nodule or mass, 18 to 54 mm wide, within a lung."""
-    radius = float(np.exp(rng.uniform(np.log(9), np.log(27))))
+    return ball(chest, rng, smallest_mm=9, largest_mm=27)
+
+
+def ball(
+    chest: Anatomy, rng: np.random.Generator, *, smallest_mm: float, largest_mm: float
+) -> Float32Array:
+    """A round or lobulated body of soft tissue within a lung; its radius lies between the two."""
+    radius = float(np.exp(rng.uniform(np.log(smallest_mm), np.log(largest_mm))))
     # A large mass may touch the pleura, a small nodule lies free.
     room = np.argwhere(chest.lung_depth > min(radius * 0.9, 0.8 * float(chest.lung_depth.max())))
     centre = room[rng.integers(len(room))] * COARSE + rng.uniform(0, COARSE, 3)
@@ -117,29 +134,29 @@ def nodule(chest: Anatomy, rng: np.random.Generator) -> Float32Array | None:
         edge += radius * rng.normal(0, 0.05) * np.cos(order * angle + rng.uniform(0, 2 * np.pi))
     # The chord of a ball of the local radius.
     chord = 2 * np.sqrt(np.maximum(edge**2 - dx**2 - dz**2, 0))
-    contrast = rng.uniform(0.85, 1.1) * _TISSUE
+    contrast = rng.uniform(0.85, 1.1) * TISSUE
     return np.asarray(chord * contrast, dtype=np.float32)
 
 
 def consolidation(chest: Anatomy, rng: np.random.Generator) -> Float32Array | None:
     """A patchy, ill-defined opacity of about 50 to 100 mm within one lung."""
-    side = _side(chest, rng)
+    side = one_lung(chest, rng)
     if side is None:
         return None
     mask, _ = side
     places = np.argwhere(mask)
     centre = places[rng.integers(len(places))]
-    radii = rng.uniform(26, 52, 3) / _COARSE_MM
+    radii = rng.uniform(26, 52, 3) / COARSE_MM
     grid = np.ogrid[tuple(slice(0, n) for n in mask.shape)]
     terms = zip(grid, centre, radii, strict=True)
     away = sum(((axis - c) / r) ** 2 for axis, c, r in terms)
     noise = ndimage.gaussian_filter(
-        rng.standard_normal(mask.shape).astype(np.float32), 7 / _COARSE_MM
+        rng.standard_normal(mask.shape).astype(np.float32), 7 / COARSE_MM
     )
     noise /= noise.std()
     fill = expit(4 * (0.8 + 0.35 * noise - away))
     fill = np.where(mask, fill, 0) * rng.uniform(0.7, 1.0)
-    return _project(fill * np.maximum(_TISSUE - chest.coarse, 0))
+    return project(fill * np.maximum(TISSUE - chest.coarse, 0))
 
 
 INSERTS: dict[str, Insert] = {
@@ -150,14 +167,14 @@ INSERTS: dict[str, Insert] = {
 }
 
 
-def _side(anatomy: Anatomy, rng: np.random.Generator) -> tuple[BoolArray, int] | None:
+def one_lung(anatomy: Anatomy, rng: np.random.Generator) -> tuple[BoolArray, int] | None:
     """One lung and the direction of its lateral wall along x."""
     organ, outward = ((LUNG_LEFT, 1), (LUNG_RIGHT, -1))[int(rng.integers(2))]
-    mask: BoolArray = anatomy.organs == organ
+    mask: BoolArray = np.isin(anatomy.organs, organ)
     return (mask, outward) if mask.any() else None
 
 
-def _project(change: npt.NDArray[np.floating]) -> Float32Array:
+def project(change: npt.NDArray[np.floating]) -> Float32Array:
     """Sum ``[X/2, Y/2, Z/2]`` along the beam (y) and bring it to the detector grid ``[X, Z]``."""
-    summed = change.sum(axis=1, dtype=np.float32) * np.float32(_COARSE_MM)
+    summed = change.sum(axis=1, dtype=np.float32) * np.float32(COARSE_MM)
     return np.asarray(ndimage.zoom(summed, COARSE, order=1, grid_mode=True, mode="nearest"))

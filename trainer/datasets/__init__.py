@@ -1,0 +1,1 @@
+"""Public data sets as manifests: functions from their own tables to records."""

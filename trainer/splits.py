@@ -1,0 +1,113 @@
+"""Splits by patient, stratified for many labels at once.
+
+Iterative stratification (Sechidis, Tsoumakas & Vlahavas, ECML PKDD 2011), with patients in the
+place of samples: the rarest label is dealt out first, each of its patients to the split that
+still wants most of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import TypeVar, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from hilum.errors import DataError
+from trainer.manifest import Record, Split
+
+_S = TypeVar("_S", bound=Hashable)
+
+
+def by_patient(
+    patients: Sequence[str],
+    features: Sequence[Sequence[float]],
+    shares: Mapping[_S, float],
+    *,
+    seed: int,
+    everywhere: bool = True,
+) -> list[_S]:
+    """The split of every image.
+
+    All images of a patient go to one split; each split gets about its share of the images and of
+    the positives of each feature. The same arguments give the same splits.
+
+    Args:
+        patients: of each image.
+        features: ``[N][F]`` of each image: labels, and what else is to be balanced; 0 and NaN
+            count as absent, anything else as present.
+        shares: of the images, by split; positive, their sum need not be 1.
+        seed: of the random order of patients.
+        everywhere: a feature that at least as many patients have as there are splits is in every
+            split, however small its share.
+
+    Raises:
+        DataError: there are fewer patients than splits.
+    """
+    if not shares or min(shares.values()) <= 0:
+        raise ValueError("every share must be positive")
+    names, member = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
+    if len(names) < len(shares):
+        raise DataError(f"{len(names)} patients cannot be in {len(shares)} splits.")
+    present = np.nan_to_num(np.asarray(features, dtype=np.float64).reshape(len(member), -1)) > 0
+    counts = np.zeros((len(names), present.shape[1] + 1))
+    np.add.at(counts[:, :-1], member, present)
+    counts[:, -1] = np.bincount(member, minlength=len(names))  # images: the last to be dealt out
+    share = np.array(list(shares.values()))
+    chosen = _deal(counts, share / share.sum(), np.random.default_rng(seed), everywhere)
+    keys = list(shares)
+    return [keys[chosen[n]] for n in member]
+
+
+def _deal(
+    counts: npt.NDArray[np.float64],
+    share: npt.NDArray[np.float64],
+    rng: np.random.Generator,
+    everywhere: bool,
+) -> npt.NDArray[np.intp]:
+    """The split of each patient. ``counts`` ``[P, F]``; every patient has some of the last."""
+    chosen = np.full(len(counts), -1, dtype=np.intp)
+    wanted = share[:, None] * counts.sum(axis=0)  # [S, F], what each split still lacks
+    left = (counts > 0).sum(axis=0)
+    holds = np.zeros_like(wanted)
+    for _ in range(counts.shape[1]):
+        rarest = int(np.argmin(np.where(left > 0, left, np.inf)))
+        if left[rarest] == 0:
+            break
+        open_ones = np.flatnonzero((chosen < 0) & (counts[:, rarest] > 0))
+        # Those with many images first, while every split has room for them.
+        order = rng.permutation(open_ones)
+        order = order[np.argsort(-counts[order, rarest], kind="stable")]
+        for position, patient in enumerate(order):
+            candidates = np.arange(len(share))
+            lacking = np.flatnonzero(holds[:, rarest] == 0)
+            if everywhere and len(lacking) and len(order) - position <= len(lacking):
+                candidates = lacking  # the last chance of these to hold the feature at all
+            key = np.lexsort((wanted[candidates, -1], wanted[candidates, rarest]))
+            split = candidates[key[-1]]
+            chosen[patient] = split
+            wanted[split] -= counts[patient]
+            holds[split] += counts[patient]
+        left = (counts[chosen < 0] > 0).sum(axis=0)
+    return chosen
+
+
+def check(records: Sequence[Record]) -> None:
+    """Refuse records of one patient in two splits.
+
+    Raises:
+        DataError: some are.
+    """
+    split_of: dict[str, str] = {}
+    leaked = {r.patient for r in records if split_of.setdefault(r.patient, r.split) != r.split}
+    if leaked:
+        raise DataError(
+            f"{len(leaked)} patients are in more than one split.",
+            next_step="Split by patient: a model is not to be tested on who it was trained on.",
+        )
+
+
+def ordered(records: Sequence[Record]) -> list[Record]:
+    """Split by split, otherwise as they come."""
+    place = {split: n for n, split in enumerate(get_args(Split))}
+    return sorted(records, key=lambda record: place[record.split])
