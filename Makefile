@@ -8,6 +8,8 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --quiet
 INSTALL := $(PIP) install --constraint constraints.txt
 ARGS ?=
+# Processes of `make test`; half of its time is spent waiting for servers.
+JOBS ?= 3
 
 .DEFAULT_GOAL := help
 .PHONY: help run test lint demo-model samples openapi decoders bench clean
@@ -38,7 +40,7 @@ lint: $(VENV)/dev.stamp
 	$(VENV)/bin/lint-imports
 
 test: lint
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
 
 demo-model: $(VENV)/dev.stamp
 	$(PY) -m export.demo

@@ -41,7 +41,10 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def services(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of all services' data, open to the user PostgreSQL runs as."""
     folder = tmp_path_factory.mktemp("services")
-    for parent in (folder, folder.parent, folder.parent.parent):
+    # pytest's own folders as well; there is one more of them for each of several processes.
+    base = tmp_path_factory.getbasetemp()
+    own = [base, base.parent] if base.name.startswith("popen-") else [base]
+    for parent in (folder, *own, own[-1].parent):
         parent.chmod(0o755)
     return folder
 
