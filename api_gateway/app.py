@@ -18,6 +18,7 @@ from api_gateway.schemas import CamOut
 from api_gateway.services import Services
 from hilum import __version__
 from hilum.db.connection import Database
+from hilum.isolation import Decoders
 from hilum.settings import Settings
 from hilum.storage import open_store
 
@@ -31,11 +32,13 @@ def create_app(settings: Settings) -> FastAPI:
     """The gateway. Connects to nothing before its first request."""
     database = Database(settings.database_url)
     publisher = Publisher(settings.broker_url.get_secret_value(), database)
+    decoders = Decoders(settings.gateway.render_threads, settings.limits)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         yield
         publisher.close()
+        decoders.close()
         database.dispose()
 
     # The documentation's scripts come with us: a hospital network has no CDN.
@@ -52,6 +55,7 @@ def create_app(settings: Settings) -> FastAPI:
         store=open_store(settings.s3, settings.limits),
         publisher=publisher,
         rendering=threading.BoundedSemaphore(settings.gateway.render_threads),
+        decoders=decoders,
     )
     for router in (studies.router, images.router, operations.router):
         app.include_router(router)

@@ -134,9 +134,11 @@ def _overlay(services: Services, state: ImageState, result: StoredResult, chosen
                 probability=chosen.probability,
                 input_size=result.model.manifest.input.size,
             ),
-            limits=services.settings.limits,
-            max_side=services.settings.gateway.overlay_max_side,
-            caption=result.model.manifest.notice,
+            rendering.Look(
+                max_side=services.settings.gateway.overlay_max_side,
+                caption=result.model.manifest.notice,
+            ),
+            decoders=services.decoders,
         )
 
 

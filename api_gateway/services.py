@@ -10,6 +10,7 @@ from fastapi import Depends, Request
 
 from api_gateway.publisher import Publisher
 from hilum.db.connection import Database
+from hilum.isolation import Decoders
 from hilum.settings import Settings
 from hilum.storage import ObjectStore
 
@@ -23,6 +24,7 @@ class Services:
     store: ObjectStore
     publisher: Publisher
     rendering: threading.BoundedSemaphore  # overlays at a time
+    decoders: Decoders  # as many
 
 
 def services(request: Request) -> Services:

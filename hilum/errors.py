@@ -89,6 +89,13 @@ class OutOfMemoryError(TransientError):
     next_step = "Give the process more memory, or lower HILUM_LIMITS__MAX_PIXELS."
 
 
+class DecodersUnavailableError(TransientError):
+    """No decode process could be started; nothing is said about the image."""
+
+    code = "internal.decoders_unavailable"
+    next_step = "Check that the machine has memory and process slots left; the work is retried."
+
+
 # --- storage ------------------------------------------------------------------------------
 
 
@@ -204,6 +211,20 @@ class DecodeError(DicomError):
     """The codestream cannot be decoded."""
 
     code = "dicom.decode_failed"
+
+
+class DecoderCrashedError(DicomError):
+    """The decoder crashed over this image; it ran in a process of its own."""
+
+    code = "dicom.decoder_crashed"
+    next_step = "Have the sender write the image again; report the file if it displays elsewhere."
+
+
+class DecodeTimeoutError(DicomError):
+    """The image took longer to decode than is allowed; its decoder was killed."""
+
+    code = "dicom.decode_timeout"
+    next_step = "Raise HILUM_LIMITS__MAX_DECODE_S if such images are expected."
 
 
 class LimitExceededError(DicomError):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from hilum import dicom, heatmaps
 from hilum.dicom import DicomObject
+from hilum.isolation.pool import Decoders
+from hilum.isolation.wire import Message
 from hilum.preprocess import Placement, resize
 from hilum.settings import Limits
 
@@ -24,15 +26,47 @@ class Heat:
     input_size: int  # side S of the model's input
 
 
-def render(data: bytes, heat: Heat, *, limits: Limits, max_side: int, caption: str | None) -> bytes:
-    """A PNG of the film ``data`` (DICOM, PNG or JPEG) with ``heat`` on it.
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """How an overlay is drawn."""
 
-    Args:
-        data: the object that was scored.
-        heat: the map.
-        limits: of the object.
-        max_side: the long side of the film in the PNG is at most this, pixels.
-        caption: printed below the film.
+    max_side: int  # of the film's long side in the PNG, pixels
+    caption: str | None  # printed below the film
+
+
+def render(data: bytes, heat: Heat, look: Look, *, decoders: Decoders) -> bytes:
+    """A PNG of the film ``data`` (DICOM, PNG or JPEG) with ``heat`` on it, made by one of
+    ``decoders``: the object comes from strangers.
+
+    Raises:
+        DicomError: the object cannot be decoded.
+        DecodersUnavailableError, OutOfMemoryError: of the decode processes.
+    """
+    fields = {
+        "task": "render",
+        "limits": decoders.limits.model_dump(),
+        "heat": [heat.probability, heat.input_size],
+        "look": asdict(look),
+    }
+    grid = heat.grid.astype(np.float32)
+    (png,) = decoders.ask(Message(fields=fields, arrays=(data, grid))).arrays
+    assert isinstance(png, bytes)
+    return png
+
+
+def answer(request: Message) -> Message:
+    """What a decode process does with the request of :func:`render`."""
+    data, grid = request.arrays
+    assert isinstance(data, bytes)
+    assert isinstance(grid, np.ndarray)
+    probability, input_size = request.fields["heat"]
+    heat = Heat(grid=grid, probability=probability, input_size=input_size)
+    limits = Limits.model_validate(request.fields["limits"])
+    return Message(fields={}, arrays=(drawn(data, heat, Look(**request.fields["look"]), limits),))
+
+
+def drawn(data: bytes, heat: Heat, look: Look, limits: Limits) -> bytes:
+    """:func:`render` in this process.
 
     Raises:
         DicomError: the object cannot be decoded.
@@ -41,9 +75,9 @@ def render(data: bytes, heat: Heat, *, limits: Limits, max_side: int, caption: s
     placement = Placement.letterbox(
         height=opened.header.rows, width=opened.header.columns, size=heat.input_size
     )
-    shown = preview(opened, max_side)
+    shown = preview(opened, look.max_side)
     spread = heatmaps.upsample(heat.grid, placement, *shown.shape)
-    return heatmaps.overlay(shown, spread, probability=heat.probability, caption=caption)
+    return heatmaps.overlay(shown, spread, probability=heat.probability, caption=look.caption)
 
 
 def preview(opened: DicomObject, max_side: int) -> Float32Array:

@@ -1,46 +1,35 @@
 """The pipeline from the bytes of one object to its score, shared by the command and the worker.
 
-:meth:`Scorer.prepare` (open, check, decode, preprocess) costs the most and runs on many
-threads; :meth:`Scorer.score` is one engine call for a batch. :mod:`hilum.streaming` keeps both
-busy over any number of images.
+:meth:`Scorer.prepare` (open, check, decode, preprocess: :mod:`hilum.preparation`) costs the most
+and runs in many decode processes; :meth:`Scorer.score` is one engine call for a batch.
+:mod:`hilum.streaming` keeps both busy over any number of images.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
-from hilum import policy, preprocess
-from hilum.dicom import FilmHeader, open_film
+from hilum import preparation
 from hilum.engines import Engine
-from hilum.errors import HilumError, OutOfMemoryError, UnexpectedError
+from hilum.errors import HilumError, UnexpectedError
 from hilum.findings import Finding, above_operating_point, calibrate
-from hilum.model_input import model_input
+from hilum.guarding import guarded
+from hilum.isolation import Decoders
 from hilum.package_io import Package
-from hilum.rendering import preview
+from hilum.preparation import Prepared, Recipe
 from hilum.settings import Limits
 
+__all__ = ["Prepared", "Score", "Scorer", "guarded"]
+
 Float32Array = npt.NDArray[np.float32]
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)  # arrays have no single equality
-class Prepared:
-    """One image, ready for the engine."""
-
-    content_sha256: bytes
-    header: FilmHeader
-    model_input: preprocess.ModelInput
-    flags: tuple[str, ...]  # what the policy let pass with a remark
-    preview: Float32Array | None  # [H', W'] in [0, 1], the film made smaller for display
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
 class Score:
     """What a model says about one image of K labels."""
 
@@ -66,15 +55,31 @@ class Scorer:
         engine: of that package, see :func:`hilum.engines.loading.open_engine`.
         limits: of a single object.
         preview_side: keep each film, its long side at most this many pixels, for who shows it.
+        decoders: where objects of others are decoded; ``None``: in this process, for one's own.
     """
 
     def __init__(
-        self, package: Package, engine: Engine, limits: Limits, *, preview_side: int | None = None
+        self,
+        package: Package,
+        engine: Engine,
+        limits: Limits,
+        *,
+        preview_side: int | None = None,
+        decoders: Decoders | None = None,
     ) -> None:
         self.package = package
         self.engine = engine
-        self._limits = limits
-        self._preview_side = preview_side
+        recipe = Recipe(
+            preprocess=package.manifest.preprocess,
+            policy=package.manifest.policy,
+            limits=limits,
+            preview_side=preview_side,
+        )
+        self._prepare = (
+            partial(preparation.prepare, recipe=recipe)
+            if decoders is None
+            else preparation.isolated(recipe, decoders)
+        )
 
     def prepare(self, data: bytes) -> Prepared:
         """Check, decode and preprocess one DICOM object, PNG or JPEG; from any number of threads.
@@ -82,19 +87,9 @@ class Scorer:
         Raises:
             DicomError: not a usable image; a subclass says why.
             NotApplicableError: an image this model must not score.
+            DecodersUnavailableError, OutOfMemoryError: of the decode processes.
         """
-        manifest = self.package.manifest
-        opened = open_film(data, self._limits)
-        flags = policy.check(opened.header, manifest.policy)
-        side = self._preview_side
-        return Prepared(
-            content_sha256=hashlib.sha256(data).digest(),
-            header=opened.header,
-            model_input=model_input(opened, manifest.preprocess),
-            flags=flags,
-            # Decoded by itself, so that who looks at it does not change the numbers.
-            preview=preview(opened, side) if side else None,
-        )
+        return self._prepare(data)
 
     def score(self, batch: Sequence[Prepared]) -> list[Score]:
         """The scores of ``batch``, in its order; from one thread at a time.
@@ -141,33 +136,3 @@ class Scorer:
                 flags=image.flags,
                 preview=image.preview,
             )
-
-
-def guarded(step: Callable[[], T]) -> T | HilumError:
-    """What ``step`` returns, or its failure as a value: one image never stops the others.
-
-    An exception that hilum did not foresee becomes an :class:`UnexpectedError` that names its
-    type and where it was raised; its text could hold anything, so it is left out.
-    """
-    try:
-        return step()
-    except HilumError as error:
-        failure = error
-    except MemoryError:
-        failure = OutOfMemoryError("There was not enough memory for this image.")
-    except Exception as error:
-        failure = UnexpectedError(f"{type(error).__name__} in {_place(error)}.")
-    # Frames in tracebacks hold decoded films; a queue of failures must not.
-    failure.__traceback__ = failure.__context__ = failure.__cause__ = None
-    return failure
-
-
-def _place(error: Exception) -> str:
-    """``module:line`` of the innermost frame of ours."""
-    place, step = "?", error.__traceback__
-    while step is not None:
-        module = step.tb_frame.f_globals.get("__name__", "?")
-        if module.partition(".")[0] == __name__.partition(".")[0]:
-            place = f"{module}:{step.tb_lineno}"
-        step = step.tb_next
-    return place

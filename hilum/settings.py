@@ -45,18 +45,26 @@ class S3Settings(_Section):
 
 
 class Limits(_Section):
-    """What one object may cost. Checked before any decoder runs."""
+    """What one object may cost. The first three are checked before any decoder runs."""
 
     max_object_bytes: int = Field(default=256 * 2**20, gt=0, description="of one object, as stored")
     max_pixels: int = Field(default=64_000_000, gt=0, description="Rows × Columns")
     max_inflated_bytes: int = Field(default=512 * 2**20, gt=0, description="deflated syntaxes")
+    max_decode_bytes: int = Field(
+        default=512 * 2**20, ge=128 * 2**20, description="memory of a decode process (Linux)"
+    )
+    max_decode_s: float = Field(
+        default=10.0, gt=0, description="then the decode process is killed and replaced"
+    )
 
 
 class WorkerSettings(_Section):
     """How a worker takes and runs jobs."""
 
     processes: int = Field(default=1, ge=1, description="one engine each")
-    decode_threads: int = Field(default=2, ge=1, description="fetch and decode, in each process")
+    decode_threads: int = Field(
+        default=2, ge=1, description="fetch and decode, a decode process each"
+    )
     engine_threads: int = Field(default=0, ge=0, description="0: as many as cores")
     batch_size: int = Field(default=8, ge=1, description="images an engine call, at most")
     lease_s: float = Field(

@@ -35,9 +35,9 @@ def stream(
 ) -> Iterator[Outcome[Key]]:
     """Score ``sources``, in their order, as the results come.
 
-    ``threads`` threads read and decode ahead of the engine, by at most two batches and one
-    image a thread, so memory does not grow with the number of sources. The failure of one
-    image, foreseen or not, is its outcome and does not stop the others.
+    ``threads`` threads read, and have the scorer decode, ahead of the engine, by at most two
+    batches and one image a thread, so memory does not grow with the number of sources. The failure
+    of one image, foreseen or not, is its outcome and does not stop the others.
 
     Raises:
         HilumError: ``sources`` itself failed (a listing broke off); after the outcomes of all

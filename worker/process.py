@@ -9,6 +9,7 @@ from pathlib import Path
 
 from hilum.db.connection import Database
 from hilum.engines.loading import open_engine
+from hilum.isolation import Decoders
 from hilum.package_io import verify
 from hilum.scoring import Scorer
 from hilum.settings import Settings
@@ -23,15 +24,19 @@ class Process:
 
     def __init__(self, settings: Settings, model: ServedModel) -> None:
         """Load the model and let the engine prove itself (see ``open_engine`` for errors)."""
+        threads = settings.worker.decode_threads
+        decoders = Decoders(threads, settings.limits)
+        decoders.warm()  # while the engine loads
         package = verify(Path(model.folder))
         self._stop = threading.Event()
-        threads = settings.worker.decode_threads
         self._tools = Tools(
             database=Database(settings.database_url),
             store=open_store(settings.s3, settings.limits),
-            scorer=Scorer(package, open_engine(package, settings), settings.limits),
+            scorer=Scorer(
+                package, open_engine(package, settings), settings.limits, decoders=decoders
+            ),
             model_id=model.model_id,
-            decoders=ThreadPoolExecutor(threads, thread_name_prefix="hilum-decode"),
+            fetchers=ThreadPoolExecutor(threads, thread_name_prefix="hilum-fetch"),
             settings=settings.worker,
         )
         signal.signal(STOP_SIGNAL, lambda *_: self._stop.set())

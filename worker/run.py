@@ -53,7 +53,7 @@ class Tools:
     store: ObjectStore
     scorer: Scorer
     model_id: int
-    decoders: ThreadPoolExecutor
+    fetchers: ThreadPoolExecutor  # each waits for the store, then for a decode process
     settings: WorkerSettings
 
 
@@ -97,7 +97,7 @@ def run_job(tools: Tools, job_id: str, *, stop: threading.Event) -> Ending:
 
 @dataclass(frozen=True)
 class _Started:
-    """A batch on the decode threads."""
+    """A batch on the fetching threads."""
 
     batch: Batch
     prepared: tuple[Future[Prepared | HilumError], ...]
@@ -167,7 +167,7 @@ class _Run:
     def _start(self, batch: Batch) -> _Started:
         ids = [image.image_id for image in batch.images]
         self._write(lambda c: jobs.begin(c, self._claim, ids, lease_s=self._settings.lease_s))
-        submit = self._tools.decoders.submit
+        submit = self._tools.fetchers.submit
         return _Started(batch, tuple(submit(self._prepare, image) for image in batch.images))
 
     def _prepare(self, image: PendingImage) -> Prepared | HilumError:

@@ -29,6 +29,7 @@ from hilum.commands.score_report import (
 )
 from hilum.engines.loading import open_engine
 from hilum.errors import HilumError, ObjectMissingError
+from hilum.isolation import Decoders
 from hilum.machine import usable_cores
 from hilum.package_io import load
 from hilum.scoring import Scorer
@@ -88,25 +89,30 @@ def _run(
     config = settings.load()
     store = open_store(config.s3, config.limits, allow_local=True)
     found, many = _find(paths, store)
-    package = load(model or config.model_uri, store=store, cache_dir=config.cache_dir)
-    overlays = Overlays(overlay_dir, overlay_label, package.manifest) if overlay_dir else None
-    scorer = Scorer(
-        package,
-        open_engine(package, config),
-        config.limits,
-        preview_side=PREVIEW_SIDE if overlays else None,
-    )
-    report: Report = JsonReport(scorer, _say) if as_json else TextReport(scorer, _say, many=many)
-    sources = (Source(key=uri, read=partial(store.read, uri)) for uri in found)
-    counts: Counter[Status] = Counter()
-    with _progress(paths, store, shown=many and sys.stderr.isatty()) as advance:
-        for outcome in stream(
-            scorer, sources, batch_size=config.worker.batch_size, threads=usable_cores()
-        ):
-            files = overlays.write(outcome.key, outcome.result) if overlays else []
-            report.show(outcome.key, outcome.result, files)
-            counts[status_of(outcome.result)] += 1
-            advance()
+    with Decoders(usable_cores() if many else 1, config.limits) as decoders:
+        decoders.warm()  # while the engine loads
+        package = load(model or config.model_uri, store=store, cache_dir=config.cache_dir)
+        overlays = Overlays(overlay_dir, overlay_label, package.manifest) if overlay_dir else None
+        scorer = Scorer(
+            package,
+            open_engine(package, config),
+            config.limits,
+            preview_side=PREVIEW_SIDE if overlays else None,
+            decoders=decoders,
+        )
+        report: Report = (
+            JsonReport(scorer, _say) if as_json else TextReport(scorer, _say, many=many)
+        )
+        sources = (Source(key=uri, read=partial(store.read, uri)) for uri in found)
+        counts: Counter[Status] = Counter()
+        with _progress(paths, store, shown=many and sys.stderr.isatty()) as advance:
+            for outcome in stream(
+                scorer, sources, batch_size=config.worker.batch_size, threads=usable_cores()
+            ):
+                files = overlays.write(outcome.key, outcome.result) if overlays else []
+                report.show(outcome.key, outcome.result, files)
+                counts[status_of(outcome.result)] += 1
+                advance()
     if many:
         click.echo(summary(counts), err=True)
     return counts

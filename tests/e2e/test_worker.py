@@ -74,7 +74,8 @@ def test_a_worker_process_killed_in_the_middle(system: System) -> None:
     made = system.submit(uris)
     system.until(made, lambda s: 0 < s.counts[ItemStatus.SCORED] < 12)
     children = psutil.Process(worker.process.pid).children()
-    # Beside the pool process there is only multiprocessing's small resource tracker.
+    # Beside the pool process there is only multiprocessing's small resource tracker; the decode
+    # processes are its children in turn.
     max(children, key=lambda process: process.memory_info().rss).kill()
     state = system.completed(made)
     assert state.attempts >= 2, "the job was taken up again"
@@ -115,7 +116,7 @@ def test_an_image_that_kills_its_worker_is_given_up_alone(system: System) -> Non
     poison = film(66, rows=66, columns=66)
     uris = [system.put(f"{n}.dcm", film(n)) for n in range(3)]
     uris.insert(1, system.put("poison.dcm", poison))
-    # A real crash, from inside the decoder's thread, on a film of 66 rows.
+    # The worker process itself ends on a film of 66 rows.
     system.worker(module=("-m", "support.poisoned_worker"), HILUM_WORKER__MAX_IMAGE_ATTEMPTS="2")
     made = system.submit(uris)
     system.completed(made)
@@ -124,6 +125,20 @@ def test_an_image_that_kills_its_worker_is_given_up_alone(system: System) -> Non
     assert images[1].error is not None
     assert images[1].error["code"] == "job.attempts_exhausted"
     assert system.count(results) == 3
+
+
+def test_an_image_that_kills_its_decoder_costs_only_itself(system: System) -> None:
+    uris = [system.put(f"{n}.dcm", film(n)) for n in range(3)]
+    uris.insert(1, system.put("poison.dcm", film(67, rows=67)))
+    system.worker(module=("-m", "support.poisoned_worker"))
+    made = system.submit(uris)
+    state = system.completed(made)
+    images = system.images(made)
+    assert [image.status.value for image in images] == ["scored", "refused", "scored", "scored"]
+    assert images[1].error is not None
+    assert images[1].error["code"] == "dicom.decoder_crashed"
+    assert state.attempts == 1, "the worker did not die of it"
+    assert system.logs().count("worker.process_ready") == 1
 
 
 def test_the_broker_is_restarted_and_then_emptied(system: System) -> None:

@@ -1,27 +1,28 @@
-"""``python -m support.poisoned_worker worker``: the real worker, whose decoder kills its process
-on a film of 66 rows, as a crash in a C library would."""
+"""``python -m support.poisoned_worker worker``: the real worker; a film of 66 rows kills the worker
+process itself, one of 67 rows the decode process it is in, as crashes in C libraries would."""
 
 from __future__ import annotations
 
 import os
 import signal
 
-from hilum import scoring
-from hilum.dicom import DicomObject
-from hilum.preprocess import ModelInput, PreprocessSpec
+from hilum.isolation import process
+from hilum.preparation import Prepared
+from hilum.scoring import Scorer
 
-_real = scoring.model_input  # type: ignore[attr-defined]
+_ROWS_66 = b"\x28\x00\x10\x00US\x02\x00\x42\x00"
+_real = Scorer.prepare
 
 
-def _deadly(opened: DicomObject, spec: PreprocessSpec) -> ModelInput:
-    if opened.header.rows == 66:
+def _deadly(self: Scorer, data: bytes) -> Prepared:
+    if _ROWS_66 in data:
         os.kill(os.getpid(), signal.SIGKILL)
-    made: ModelInput = _real(opened, spec)
-    return made
+    return _real(self, data)
 
 
 # At import: pool processes are spawned and import the main module anew.
-scoring.model_input = _deadly  # type: ignore[attr-defined]
+Scorer.prepare = _deadly  # type: ignore[method-assign]
+process.PROGRAM = ("-m", "support.poisoned_decoder")  # type: ignore[misc]
 
 if __name__ == "__main__":
     from hilum.cli import main

@@ -1,0 +1,13 @@
+"""Decoding in processes of its own.
+
+Decoders are C libraries fed with what strangers send. Here they run in children that hold no
+credentials, cannot write a file, have a bound on memory and on time, and can be killed: a crash, a
+hang or a blow-up costs the image it happened to, with a typed error, and nothing else. It is also
+how all cores decode, since some decoders hold the interpreter's lock.
+
+:class:`~hilum.isolation.pool.Decoders` is the whole of it for callers.
+"""
+
+from hilum.isolation.pool import Decoders
+
+__all__ = ["Decoders"]
