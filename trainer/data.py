@@ -2,32 +2,45 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
+import logging
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from hilum import dicom
-from hilum.errors import DataError, HilumError
+from hilum.errors import DataError
+from hilum.files import locked, write_atomically
 from hilum.labels import LabelSchema
-from hilum.model_input import model_input
-from hilum.preprocess import ModelInput, Placement, PreprocessSpec
-from hilum.settings import Limits
-from trainer import manifest
+from hilum.preprocess import Placement, PreprocessSpec
+from hilum.settings import Limits, S3Settings
+from hilum.storage import ObjectStore, open_store
+from trainer import filling, manifest, prepared
+from trainer.errors import BadImagesError
+from trainer.images import open_images
 from trainer.manifest import Record, Split
+from trainer.prepared import Filling, Problem, Source
+
+log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
+
+SPLITS: Final[tuple[Split, ...]] = get_args(Split)
+REPORT: Final = "left-out.csv"
+_DUPLICATE: Final = "data.duplicate"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
     """A split of a data set, ready for the model."""
 
-    images: npt.NDArray[np.uint8]  # [N, 1, S, S], memory-mapped
+    images: npt.NDArray[np.uint8]  # [N, 1, S, S], memory-mapped, never resident as a whole
     targets: npt.NDArray[np.float32]  # [N, K], NaN = not known
     records: tuple[Record, ...]
     sizes: npt.NDArray[np.int32]  # [N, 2]: height and width of the stored film
@@ -40,6 +53,11 @@ class Prepared:
         height, width = (int(n) for n in self.sizes[index])
         return Placement.letterbox(height=height, width=width, size=self.images.shape[-1])
 
+    def absent(self, schema: LabelSchema) -> tuple[str, ...]:
+        """Labels without a positive here: nothing can be learnt or measured of them."""
+        present = np.nansum(self.targets, axis=0) > 0
+        return tuple(label for label, p in zip(schema.labels, present, strict=True) if not p)
+
 
 def load(
     path: Path,
@@ -48,56 +66,49 @@ def load(
     *,
     cache_dir: Path,
     progress: Progress | None = None,
+    max_bad_fraction: float = 0.01,
+    store: ObjectStore | None = None,
+    limits: Limits | None = None,
+    processes: int | None = None,
 ) -> dict[Split, Prepared]:
     """The splits of the manifest at ``path``.
 
     The first time every image is prepared and kept in ``cache_dir``, under the digests of manifest
-    and preprocessing; later the array is mapped and nothing is decoded.
+    and preprocessing; later the file is mapped and nothing is decoded. A run that was stopped goes
+    on where it was. An image that is missing, unreadable or there twice is left out, listed in
+    ``left-out.csv`` beside the prepared ones, and counted in a warning.
+
+    Args:
+        max_bad_fraction: of the images, that may be left out.
+        store: of the images; ``None``: files, and S3 by boto3's own configuration.
+        limits: for one image; ``None``: the defaults.
+        processes: that prepare; ``None``: as many as cores, where there is work for them.
 
     Raises:
-        DataError: the manifest is not usable, or an image is missing or unreadable.
+        DataError: the manifest is not usable, or a split has no image left.
+        BadImagesError: more images would be left out than is allowed.
+        CacheWriteError: the disk is full.
+        StorageUnavailableError, CredentialsRejectedError: the store is not to be had.
     """
     records = manifest.read(path, schema)
-    key = hashlib.sha256(f"{manifest.digest(path)}/{spec.digest}".encode()).hexdigest()[:24]
-    folder = cache_dir / key
-    if not (folder / "sizes.npy").is_file():  # written last
-        _fill(folder, path.parent, records, spec, progress)
-    images = np.load(folder / "images.npy", mmap_mode="r")
-    sizes = np.load(folder / "sizes.npy")
-    splits: dict[Split, Prepared] = {}
-    for split in ("train", "val", "test"):
-        rows = [n for n, record in enumerate(records) if record.split == split]
-        if not rows:
-            raise DataError(f"{path.name} has no image in split {split!r}.")
-        # Manifests are written split by split, so that this is a view; otherwise it is a copy.
-        contiguous = rows[-1] - rows[0] + 1 == len(rows)
-        chosen = slice(rows[0], rows[-1] + 1) if contiguous else rows
-        splits[split] = Prepared(
-            images=images[chosen],
-            targets=np.array([records[n].targets for n in rows], dtype=np.float32),
-            records=tuple(records[n] for n in rows),
-            sizes=sizes[chosen],
-        )
+    base = path.parent.resolve()
+    source = Source(
+        store=store or open_store(S3Settings(), limits or Limits(), allow_local=True),
+        limits=limits or Limits(),
+        spec=spec,
+    )
+    folder = _folder(cache_dir, path, spec)
+    _make_room(folder)
+    with locked(folder.with_suffix(".lock")):
+        if not prepared.is_whole(folder):
+            uris = [_address(base, record.uri) for record in records]
+            job = filling.Job(folder=folder, uris=uris, source=source)
+            _fill(job, records, max_bad_fraction, progress, processes)
+    left_out: dict[str, int] = prepared.about(folder)["left_out"]
+    _refuse(left_out, len(records), max_bad_fraction, folder)
+    splits = _splits(folder, records, path.name)
+    _warn(splits, schema, left_out, folder)
     return splits
-
-
-def read(path: Path, spec: PreprocessSpec) -> tuple[ModelInput, tuple[int, int]]:
-    """A DICOM object, PNG or JPEG as model input, and the height and width of its film.
-
-    All go through the decoding that serves. Pixels of PNG and JPEG: larger = brighter.
-
-    Raises:
-        DataError: the file is missing, or is no readable greyscale image.
-    """
-    try:
-        opened = dicom.open_film(path.read_bytes(), Limits())
-        return model_input(opened, spec), (opened.header.rows, opened.header.columns)
-    except FileNotFoundError:
-        raise DataError(f"Image {path.name} is missing.") from None
-    except OSError as error:
-        raise DataError(f"Image {path.name} is unreadable ({type(error).__name__}).") from None
-    except HilumError as error:
-        raise DataError(f"Image {path.name}: {error.detail}") from None
 
 
 def batches(count: int, size: int, rng: np.random.Generator) -> Iterator[npt.NDArray[np.intp]]:
@@ -109,28 +120,148 @@ def batches(count: int, size: int, rng: np.random.Generator) -> Iterator[npt.NDA
             yield batch
 
 
+def _folder(cache_dir: Path, path: Path, spec: PreprocessSpec) -> Path:
+    """Of one manifest, at one place, under one preprocessing."""
+    identity = f"{manifest.digest(path)}/{path.parent.resolve()}"
+    return cache_dir / spec.digest[:16] / hashlib.sha256(identity.encode()).hexdigest()[:24]
+
+
+def _make_room(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"The folder of prepared images cannot be made ({error.strerror}).",
+            next_step="Correct HILUM_CACHE_DIR or the permissions of the folder it names.",
+        ) from None
+
+
+def _address(base: Path, uri: str) -> str:
+    return uri if "://" in uri else str(base / uri)
+
+
 def _fill(
-    folder: Path,
-    base: Path,
+    job: filling.Job,
     records: Sequence[Record],
-    spec: PreprocessSpec,
+    max_bad_fraction: float,
     progress: Progress | None,
+    processes: int | None,
 ) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    part = folder / "images.part.npy"
-    shape = (len(records), 1, spec.size, spec.size)
-    images = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=shape)
-    sizes = np.empty((len(records), 2), dtype=np.int32)
+    size = job.source.spec.size
+    target = Filling(job.folder, len(records), size)
+    problems: list[Problem] = []
+    done = 0
 
-    def one(index: int) -> None:
-        read_in, sizes[index] = read(base / records[index].uri, spec)
-        images[index] = read_in.image
+    def found(problem: Problem | None) -> None:
+        nonlocal done
+        done += 1
+        if progress is not None:
+            progress(done, len(records))
+        if problem is not None:
+            problems.append(problem)
+            if len(problems) > max_bad_fraction * len(records):
+                _report(job.folder, problems, records)
+                _refuse(_counts(problems), len(records), max_bad_fraction, job.folder)
 
-    with ThreadPoolExecutor() as pool:
-        for done, _ in enumerate(pool.map(one, range(len(records))), 1):
-            if progress is not None:
-                progress(done, len(records))
-    images.flush()
-    part.replace(folder / "images.npy")
-    np.save(folder / "sizes.part.npy", sizes)
-    (folder / "sizes.part.npy").replace(folder / "sizes.npy")
+    try:
+        filling.run(job, target, found, processes=processes)
+        rows = target.rows()
+    finally:
+        target.close()
+    problems += _duplicates(rows["sha256"], records, {p.record for p in problems})
+    _report(job.folder, problems, records)
+    _refuse(_counts(problems), len(records), max_bad_fraction, job.folder)
+    out = {problem.record for problem in problems}
+    order = sorted(range(len(records)), key=lambda n: SPLITS.index(records[n].split))
+    kept = [n for n in order if n not in out]
+    about = {
+        "images": len(kept),
+        "left_out": _counts(problems),
+        "preprocess": dict(job.source.spec),
+    }
+    prepared.finish(job.folder, kept, size, about)
+
+
+def _duplicates(
+    digests: npt.NDArray[np.bytes_], records: Sequence[Record], out: set[int]
+) -> Iterator[Problem]:
+    """Of films whose files are the same, all but one: what is tested stays, then what comes first.
+
+    The same film in training and test would be a leak, whatever patient it is said to be of.
+    """
+    groups: dict[bytes, list[int]] = {}
+    for n, digest in enumerate(digests):
+        if n not in out:
+            groups.setdefault(bytes(digest), []).append(n)
+    for group in groups.values():
+        if len(group) > 1:
+            keeper = max(group, key=lambda n: (SPLITS.index(records[n].split), -n))
+            for n in group:
+                if n != keeper:
+                    detail = f"The same file as that of line {keeper + 2}."
+                    if not _agree(records[n], records[keeper]):
+                        detail += " Its labels differ."
+                    yield Problem(record=n, code=_DUPLICATE, detail=detail)
+
+
+def _agree(one: Record, other: Record) -> bool:
+    return np.array_equal(one.targets, other.targets, equal_nan=True)
+
+
+def _counts(problems: Sequence[Problem]) -> dict[str, int]:
+    return dict(Counter(problem.code for problem in problems).most_common())
+
+
+def _report(folder: Path, problems: Sequence[Problem], records: Sequence[Record]) -> None:
+    """``left-out.csv``: the manifest's line, split and address, and what is wrong."""
+    out = io.StringIO()
+    writer = csv.writer(out)
+    writer.writerow(["line", "split", "uri", "code", "detail"])
+    for p in sorted(problems, key=lambda problem: problem.record):
+        record = records[p.record]
+        writer.writerow([p.record + 2, record.split, record.uri, p.code, p.detail])
+    write_atomically(folder / REPORT, out.getvalue().encode())
+
+
+def _refuse(left_out: dict[str, int], total: int, allowed: float, folder: Path) -> None:
+    count = sum(left_out.values())
+    if count > allowed * total:
+        raise BadImagesError(
+            f"{count} of {total} images cannot be used ({_words(left_out)}); at most "
+            f"{allowed:.2%} may be left out. They are listed in {folder / REPORT}."
+        )
+
+
+def _words(left_out: dict[str, int]) -> str:
+    return ", ".join(f"{count} {code}" for code, count in left_out.items())
+
+
+def _splits(folder: Path, records: Sequence[Record], name: str) -> dict[Split, Prepared]:
+    images = open_images(folder / "images.npy")
+    rows = np.load(folder / "rows.npy")
+    used = [records[n] for n in rows["record"]]
+    sizes = np.stack([rows["height"], rows["width"]], axis=1).astype(np.int32)
+    splits: dict[Split, Prepared] = {}
+    for split in SPLITS:
+        where = [n for n, record in enumerate(used) if record.split == split]
+        if not where:
+            raise DataError(f"{name} has no image in split {split!r}.")
+        chosen = slice(where[0], where[-1] + 1)
+        splits[split] = Prepared(
+            images=images[chosen],
+            targets=np.array([record.targets for record in used[chosen]], dtype=np.float32),
+            records=tuple(used[chosen]),
+            sizes=sizes[chosen],
+        )
+    return splits
+
+
+def _warn(
+    splits: dict[Split, Prepared], schema: LabelSchema, left_out: dict[str, int], folder: Path
+) -> None:
+    if left_out:
+        log.warning("images left out: %s; see %s", _words(left_out), folder / REPORT)
+    for name, split in splits.items():
+        absent = split.absent(schema)
+        if absent:
+            log.warning("split %s has no positive of: %s", name, ", ".join(absent))

@@ -1,0 +1,29 @@
+"""Errors that only training raises. The rest of the tree is in :mod:`hilum.errors`."""
+
+from __future__ import annotations
+
+from hilum.errors import DataError, TransientError
+
+
+class BadImagesError(DataError):
+    """More images than allowed are missing, unreadable or there twice."""
+
+    code = "data.bad_images"
+    next_step = (
+        "Correct or remove the images of the report, or raise data.max_bad_fraction to go on "
+        "without them; what is prepared is kept."
+    )
+
+
+class PatientLeakError(DataError):
+    """A patient is in more than one split."""
+
+    code = "data.patient_leak"
+    next_step = "Split by patient: a model is not to be tested on who it was trained on."
+
+
+class CacheWriteError(TransientError):
+    """Prepared images could not be written; what is whole is kept for the next run."""
+
+    code = "data.cache_write"
+    next_step = "Make room where HILUM_CACHE_DIR points, or point it elsewhere, and run again."
