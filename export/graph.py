@@ -1,0 +1,98 @@
+"""What the precisions have in common: which part of a graph they may touch.
+
+A graph of :func:`export.onnx.export` has three parts. *Entry*: uint8 to normalised floats. *Body*:
+the backbone, nearly all of the arithmetic. *Exit*: the last weighted layer on the way to each
+output and everything behind it: the logits, the Grad-CAM sums over channels and cells. Entry and
+exit are small and full of values that reduced precision treats badly (255 × scale, weights divided
+by the number of cells, sums), so they stay float32 in every precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+import numpy as np
+import onnx
+import onnxscript.optimizer
+from onnx import ModelProto, NodeProto, numpy_helper
+from onnxscript import ir
+
+WEIGHTED: Final = ("Conv", "Gemm", "MatMul")
+#: Float32 wherever they stand: saturating, dividing, summing over many values.
+EXACT_OPS: Final = frozenset(
+    ("Sigmoid", "Softmax", "Clip", "Div", "ReduceMax", "ReduceMean", "ReduceSum", "Resize")
+)
+_FOLD_LIMIT: Final = 2**28  # values; above any weight here
+_GRADIENT: Final = "gradient"
+
+
+def parse(graph: bytes) -> ModelProto:
+    """The model in ``graph``, every node named."""
+    model = onnx.load_model_from_string(graph)
+    for position, node in enumerate(model.graph.node):
+        node.name = node.name or f"{node.op_type}_{position}"
+    return model
+
+
+def serialise(model: ModelProto) -> bytes:
+    """The bytes of ``model``, once onnx's own checker has found nothing wrong with it."""
+    onnx.checker.check_model(model, full_check=True)
+    return bytes(model.SerializeToString())
+
+
+def folded(graph: bytes) -> ModelProto:
+    """``graph`` with everything computed that depends on weights alone, in float32: AlexNet's
+    weights summed over cells, for one, which would be summed in reduced precision otherwise."""
+    model = ir.serde.deserialize_model(parse(graph))
+    onnxscript.optimizer.fold_constants(
+        model, input_size_limit=_FOLD_LIMIT, output_size_limit=_FOLD_LIMIT
+    )
+    onnxscript.optimizer.remove_unused_nodes(model)
+    return parse(ir.serde.serialize_model(model).SerializeToString())
+
+
+def exact_nodes(model: ModelProto) -> set[str]:
+    """Names of the nodes that stay float32: entry, exit and :data:`EXACT_OPS`."""
+    producer = {name: node for node in model.graph.node for name in node.output}
+    exact = {node.name for node in model.graph.node if node.op_type in EXACT_OPS}
+    waiting = [output.name for output in model.graph.output]
+    while waiting:  # from the outputs back to the first weighted layer
+        node = producer.get(waiting.pop())
+        if node is None:
+            continue
+        exact.add(node.name)
+        if node.op_type not in WEIGHTED:
+            waiting.extend(node.input)
+    weights = {tensor.name for tensor in model.graph.initializer}
+    before = {entry.name for entry in model.graph.input}
+    for node in model.graph.node:  # from the image to the first weighted layer
+        reached = before.intersection(node.input) and {*node.input} <= before | weights
+        if reached and node.op_type not in WEIGHTED:
+            before.update(node.output)
+            exact.add(node.name)
+    return exact
+
+
+def layers(model: ModelProto) -> dict[str, str]:
+    """Weighted layers that are not :func:`exact_nodes`: node name to the layer's name in the
+    PyTorch model, for people (``features.4.0.conv1``)."""
+    exact = exact_nodes(model)
+    weights = {tensor.name for tensor in model.graph.initializer}
+    return {
+        node.name: _layer_name(node, weights)
+        for node in model.graph.node
+        if node.op_type in WEIGHTED and node.name not in exact
+    }
+
+
+def _layer_name(node: NodeProto, weights: Iterable[str]) -> str:
+    name = next((name for name in node.input if name in weights), node.name)
+    name = name.removeprefix("model.").removesuffix(".weight")
+    # AlexNet's gradient multiplies by the weights of a layer that has a forward pass too.
+    return f"{name} ({_GRADIENT})" if node.op_type == "MatMul" else name
+
+
+def constants(model: ModelProto) -> dict[str, np.ndarray]:
+    """The initialisers of ``model`` by name."""
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
