@@ -28,6 +28,7 @@ $(VENV)/run.stamp: pyproject.toml constraints.txt | $(PY)
 
 $(VENV)/dev.stamp: pyproject.toml constraints.txt | $(PY)
 	$(INSTALL) --editable '.[serve,train,embedded,dev]'
+	PYTHONPATH=tests $(PY) -m support.tensorrt_stubs
 	@touch $@ $(VENV)/run.stamp
 
 run: $(VENV)/run.stamp

@@ -326,11 +326,66 @@ class EngineUnavailableError(PermanentError):
     next_step = "Install what is named above, or choose engine `onnxruntime`."
 
 
+class EngineMissingError(PermanentError):
+    """No TensorRT plan of this model fits this machine."""
+
+    code = "engine.missing"
+    next_step = "Build one on this machine: `hilum engine build PACKAGE`."
+
+
+class EngineIncompatibleError(EngineMissingError):
+    """There are TensorRT plans of this model, made for another GPU or another TensorRT."""
+
+    code = "engine.incompatible"
+
+
+class EngineDamagedError(PermanentError):
+    """A TensorRT plan is not the file that was built; it is not loaded, for a plan is code."""
+
+    code = "engine.damaged"
+    next_step = "Build it again: `hilum engine build PACKAGE --force`."
+
+
+class EngineBuildError(PermanentError):
+    """TensorRT cannot make a plan of this graph."""
+
+    code = "engine.build_failed"
+    next_step = "Use engine `onnxruntime`, or report this with the message above."
+
+
+class EngineStoreError(PermanentError):
+    """A plan could not be written; the one that was there before is still in use."""
+
+    code = "engine.store"
+    next_step = "Free space at HILUM_TENSORRT__ENGINE_DIR (or HILUM_CACHE_DIR), and build again."
+
+
+class RefitError(PermanentError):
+    """The weights of this package cannot be put into that plan."""
+
+    code = "engine.refit_failed"
+    next_step = "Build a plan of its own: `hilum engine build PACKAGE`."
+
+
 class EngineFailedError(TransientError):
     """The engine failed while running; the input may be fine."""
 
     code = "engine.failed"
     next_step = "The batch is retried; if it persists, look at the worker's log."
+
+
+class DeviceOutOfMemoryError(EngineFailedError):
+    """The GPU has no memory left for this batch."""
+
+    code = "engine.out_of_memory"
+    next_step = "Run fewer processes on this GPU, or lower HILUM_WORKER__BATCH_SIZE."
+
+
+class DeviceLostError(EngineFailedError):
+    """The GPU does not answer this process any more; another process may reach it."""
+
+    code = "engine.device_lost"
+    next_step = "The worker replaces the process; if it persists, look at `nvidia-smi` and dmesg."
 
 
 # --- jobs -----------------------------------------------------------------------------------

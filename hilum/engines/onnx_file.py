@@ -39,7 +39,7 @@ def has_external_data(model: bytes) -> bool:
     waiting = [("model", memoryview(model))]
     while waiting:
         kind, message = waiting.pop()
-        for field, value in _fields(message):
+        for field, value in fields(message):
             if isinstance(value, memoryview):
                 if kind == "tensor" and field == _EXTERNAL_DATA:
                     return True
@@ -50,7 +50,7 @@ def has_external_data(model: bytes) -> bool:
     return False
 
 
-def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+def fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
     """Field numbers of one message with their values: integers, or bytes not yet parsed."""
     at = 0
     while at < len(message):

@@ -1,0 +1,240 @@
+"""Build a plan: TensorRT's parser and builder, with every failure value looked at.
+
+Most calls of this API report failure by their return value (``False``, ``-1``, ``None``) and say
+why only to the logger; a call whose value is not checked fails later, somewhere else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, SupportsInt
+
+from hilum.engines import cuda
+from hilum.engines.tensorrt.library import builds_without_gpu, bytes_of, keeps_timings, label, trt
+from hilum.engines.tensorrt.messages import Messages
+from hilum.engines.tensorrt.network import Signature, parse
+from hilum.engines.tensorrt.options import BuildOptions, Hardware
+from hilum.errors import EngineBuildError
+
+_POLL_S: Final = 0.2  # how soon Ctrl-C is noticed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """Where a build is: steps done of the phase that is running, by TensorRT's own names."""
+
+    phase: str
+    parent: str | None
+    done: int
+    steps: int
+
+
+Report = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Built:
+    """A finished plan."""
+
+    plan: bytes
+    timing_cache: bytes  # empty if the library keeps none
+    seconds: float
+
+
+def build(
+    graph: bytes,
+    promised: Signature,
+    options: BuildOptions,
+    *,
+    timing_cache: bytes = b"",
+    report: Report | None = None,
+) -> Built:
+    """The plan of ``graph`` for this machine's GPU. Takes seconds to many minutes.
+
+    Ctrl-C cancels the build and is raised once the builder has let go.
+
+    Args:
+        graph: the ONNX file.
+        promised: its inputs and outputs.
+        options: see there.
+        timing_cache: of an earlier build; one that does not fit this GPU or version is ignored.
+        report: called from the building thread.
+
+    Raises:
+        EngineUnavailableError: no TensorRT, or no GPU it can use.
+        PackageError: the graph is damaged, or keeps weights in another file.
+        EngineBuildError: the parser or the builder refuses; their own messages are quoted.
+    """
+    if not builds_without_gpu():
+        cuda.require_device()  # without a driver the builder is an object that crashes
+    work = _Work(graph, promised, options, timing_cache, report)
+    thread = threading.Thread(target=work.run, name="hilum-engine-build", daemon=True)
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(_POLL_S)
+    except BaseException:
+        work.cancel.set()
+        thread.join()
+        raise
+    if work.failure is not None:
+        raise work.failure
+    assert work.built is not None
+    return work.built
+
+
+class _Work:
+    """One build, on a thread of its own: the builder calls back into Python, where a signal's
+    exception must not rise through C++."""
+
+    def __init__(
+        self,
+        graph: bytes,
+        promised: Signature,
+        options: BuildOptions,
+        timing_cache: bytes,
+        report: Report | None,
+    ) -> None:
+        self._graph = graph
+        self._promised = promised
+        self._options = options
+        self._timing_cache = timing_cache
+        self._report = report
+        self.cancel = threading.Event()
+        self.built: Built | None = None
+        self.failure: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self.built = self._build()
+        except BaseException as error:  # handed to the thread that waits
+            self.failure = error
+
+    def _build(self) -> Built:
+        began = time.monotonic()
+        messages = Messages()
+        builder = trt.Builder(messages.logger)
+        network, parser = parse(builder, self._graph, self._promised, messages)
+        config = builder.create_builder_config()
+        if config is None:
+            raise EngineBuildError(f"{label()} makes no configuration: {messages.quote()}")
+        _configure(config, self._options)
+        _add_profile(builder, config, self._promised, self._options, messages)
+        if keeps_timings():
+            _use_timing_cache(config, self._timing_cache)
+        config.progress_monitor = _monitor(self.cancel, self._report)
+        plan = builder.build_serialized_network(network, config)
+        del parser  # only now: it holds the weights
+        if plan is None:
+            if self.cancel.is_set():
+                raise EngineBuildError("The build was cancelled.", next_step="Start it again.")
+            raise EngineBuildError(f"{label()} cannot build the network: {messages.quote()}")
+        return Built(
+            plan=bytes_of(plan),
+            timing_cache=_timing_cache(config) if keeps_timings() else b"",
+            seconds=time.monotonic() - began,
+        )
+
+
+def _configure(config: trt.IBuilderConfig, options: BuildOptions) -> None:
+    config.builder_optimization_level = options.optimization_level
+    flags = {
+        trt.BuilderFlag.TF32: options.tf32,  # on by default in the library
+        trt.BuilderFlag.REFIT: options.refittable,
+        trt.BuilderFlag.VERSION_COMPATIBLE: options.version_compatible,
+    }
+    for flag, wanted in flags.items():
+        (config.set_flag if wanted else config.clear_flag)(flag)
+        if config.get_flag(flag) != wanted:
+            raise EngineBuildError(f"{label()} does not take the flag {flag.name} = {wanted}.")
+    if options.workspace_bytes:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_bytes)
+    level = _hardware_level(options.hardware)
+    config.hardware_compatibility_level = level
+    if not builds_without_gpu() and config.hardware_compatibility_level != level:
+        raise EngineBuildError(f"{label()} does not take hardware compatibility {level.name}.")
+
+
+def _hardware_level(hardware: Hardware) -> trt.HardwareCompatibilityLevel:
+    levels = trt.HardwareCompatibilityLevel
+    return {
+        "none": levels.NONE,
+        "same_compute_capability": levels.SAME_COMPUTE_CAPABILITY,
+        "ampere_plus": levels.AMPERE_PLUS,
+    }[hardware]
+
+
+def _add_profile(
+    builder: trt.Builder,
+    config: trt.IBuilderConfig,
+    promised: Signature,
+    options: BuildOptions,
+    messages: Messages,
+) -> None:
+    profile = builder.create_optimization_profile()
+    if profile is None:
+        raise EngineBuildError(f"{label()} makes no optimisation profile: {messages.quote()}")
+    batches = options.profile
+    for name, (_, shape) in promised.inputs.items():
+        # 10.x takes Dims only, and those only of a list.
+        minimum, optimum, maximum = (
+            trt.Dims([count, *shape])
+            for count in (batches.minimum, batches.optimum, batches.maximum)
+        )
+        profile.set_shape(name, minimum, optimum, maximum)
+    if config.add_optimization_profile(profile) < 0:
+        raise EngineBuildError(
+            f"{label()} does not take the batch profile {batches.minimum}, {batches.optimum}, "
+            f"{batches.maximum}: {messages.quote()}"
+        )
+
+
+def _use_timing_cache(config: trt.IBuilderConfig, content: bytes) -> None:
+    """Start from the timings in ``content``, or from none if they are of another machine."""
+    for candidate in (content, b""):
+        cache = config.create_timing_cache(candidate)
+        if cache is not None and config.set_timing_cache(cache, False):
+            return
+    # Without one the builder only measures again.
+
+
+def _timing_cache(config: trt.IBuilderConfig) -> bytes:
+    cache = config.get_timing_cache()
+    content = cache.serialize() if cache is not None else None
+    return bytes_of(content) if content is not None else b""
+
+
+def _monitor(cancel: threading.Event, report: Report | None) -> trt.IProgressMonitor:
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc,unused-ignore]
+        """Called by the builder; an exception in here would end the process."""
+
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self._phases: dict[str, tuple[str | None, int]] = {}
+
+        def phase_start(
+            self, phase_name: str, parent_phase: str | None, num_steps: SupportsInt
+        ) -> None:
+            self._phases[phase_name] = (parent_phase, int(num_steps))
+            self._tell(phase_name, 0)
+
+        def step_complete(self, phase_name: str, step: SupportsInt) -> bool:
+            self._tell(phase_name, int(step) + 1)
+            return not cancel.is_set()
+
+        def phase_finish(self, phase_name: str) -> None:
+            self._phases.pop(phase_name, None)
+
+        def _tell(self, phase: str, done: int) -> None:
+            parent, steps = self._phases.get(phase, (None, 0))
+            if report is None or cancel.is_set():
+                return
+            # Whoever shows it may have gone; the plan is still wanted.
+            with contextlib.suppress(Exception):
+                report(Progress(phase=phase, parent=parent, done=done, steps=steps))
+
+    return Monitor()

@@ -1,0 +1,129 @@
+"""The one way to TensorRT's Python bindings: which library, loaded when it is first used.
+
+``trt`` stands for the module ``tensorrt`` or, once :func:`use` has said so, for ``tensorrt_rtx``,
+whose interface is the same. Importing either loads several hundred megabytes and touches the
+driver, so it waits for the first attribute. A process uses one of the two, never both: it is the
+process's setting, not a call's.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from hilum.errors import ConfigurationError, EngineUnavailableError
+
+Library = Literal["tensorrt", "tensorrt_rtx"]
+
+__all__ = [
+    "Library",
+    "builds_without_gpu",
+    "bytes_of",
+    "chosen",
+    "keeps_timings",
+    "label",
+    "shape_of",
+    "trt",
+    "use",
+    "version",
+]
+
+_EXTRAS: Final[dict[str, str]] = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt-rtx"}
+_OLDEST: Final[dict[str, tuple[int, int]]] = {"tensorrt": (10, 16), "tensorrt_rtx": (1, 7)}
+
+
+class _Bindings:
+    """The chosen library's module, not loaded until something of it is asked for."""
+
+    def __init__(self) -> None:
+        self.chosen: Library = "tensorrt"
+        self.loaded: Any = None
+
+    def __getattr__(self, name: str) -> Any:
+        if self.loaded is None:
+            self.loaded = _load(self.chosen)
+        return getattr(self.loaded, name)
+
+
+_bindings = _Bindings()
+if TYPE_CHECKING:
+    import tensorrt as trt
+else:
+    trt = _bindings
+
+
+def use(library: Library, *, module: Any = None) -> None:
+    """Make ``trt`` stand for ``library``, from now on and in the whole process.
+
+    Args:
+        library: which one.
+        module: the bindings themselves, if they are not to be imported by that name.
+
+    Raises:
+        ConfigurationError: the process has already loaded the other one. Both bring functions of
+            the same names, and mixing them ends in crashes.
+    """
+    if module is None and _bindings.loaded is not None and _bindings.chosen != library:
+        raise ConfigurationError(
+            f"This process already runs {_bindings.chosen}; it cannot also run {library}."
+        )
+    if module is not None or _bindings.chosen != library:
+        _bindings.chosen, _bindings.loaded = library, module
+
+
+def chosen() -> Library:
+    """The library that ``trt`` stands for."""
+    return _bindings.chosen
+
+
+def version() -> str:
+    """The library's full version, for example ``11.4.0.106``.
+
+    Raises:
+        EngineUnavailableError: it is not installed, does not load, or is too old.
+    """
+    return str(trt.__version__)
+
+
+def label() -> str:
+    """Name and version, for people."""
+    return f"{'TensorRT-RTX' if chosen() == 'tensorrt_rtx' else 'TensorRT'} {version()}"
+
+
+def builds_without_gpu() -> bool:
+    """Whether the library's builder may be created on a machine with no driver."""
+    return chosen() == "tensorrt_rtx"
+
+
+def keeps_timings() -> bool:
+    """Whether builds go faster with the timings of earlier ones; TensorRT-RTX takes none."""
+    return chosen() == "tensorrt"
+
+
+def shape_of(dims: trt.Dims) -> tuple[int, ...]:
+    """The dimensions as plain numbers; -1 is a free one."""
+    return tuple(int(dims[i]) for i in range(len(dims)))
+
+
+def bytes_of(memory: trt.IHostMemory) -> bytes:
+    """What TensorRT has put into memory of its own."""
+    # A buffer, though its type does not say so.
+    return bytes(memoryview(memory))  # type: ignore[arg-type,unused-ignore]
+
+
+def _load(library: Library) -> Any:
+    try:
+        module = importlib.import_module(library)
+    except ImportError as error:
+        missing = isinstance(error, ModuleNotFoundError)
+        raise EngineUnavailableError(
+            f"{library} is not installed." if missing else f"{library} does not load: {error}.",
+            next_step=f"Install `hilum[{_EXTRAS[library]}]`, or choose engine `onnxruntime`.",
+        ) from None
+    found = str(module.__version__)
+    oldest = _OLDEST[library]
+    if tuple(int(part) for part in found.split(".")[:2]) < oldest:
+        raise EngineUnavailableError(
+            f"{library} {found} is too old; hilum needs {'.'.join(map(str, oldest))} or newer."
+        )
+    return module

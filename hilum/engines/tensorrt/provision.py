@@ -1,0 +1,160 @@
+"""A package's plan for this machine: the one in the store, a new one, or an old one refitted."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from hilum.engines.tensorrt.architecture import architecture_sha256
+from hilum.engines.tensorrt.build import Built, Report, build
+from hilum.engines.tensorrt.network import signature
+from hilum.engines.tensorrt.options import BuildOptions
+from hilum.engines.tensorrt.record import (
+    Machine,
+    PlanKey,
+    PlanRecord,
+    key_for,
+    misfit,
+    this_machine,
+)
+from hilum.engines.tensorrt.refit import refit
+from hilum.engines.tensorrt.store import PlanStore
+from hilum.errors import EngineDamagedError, RefitError
+from hilum.package import GRAPH, Manifest
+from hilum.package_io import Package
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provided:
+    """A plan in the store."""
+
+    record: PlanRecord
+    new: bool  # built or refitted by this call; False: it was there already
+
+
+def build_into(
+    store: PlanStore,
+    package: Package,
+    options: BuildOptions,
+    *,
+    force: bool = False,
+    report: Report | None = None,
+    on_wait: Callable[[], None] | None = None,
+) -> Provided:
+    """Build the plan of ``package`` for this machine, if it is not there.
+
+    Of several processes that ask for the same plan at once, one builds and the others wait.
+
+    Args:
+        store: where plans are kept.
+        package: verified.
+        options: how to build.
+        force: build also if it is there; the old one is in use until the new one is written.
+        report: told of the progress, from another thread.
+        on_wait: called if another process is building the same plan.
+
+    Raises:
+        EngineUnavailableError, EngineBuildError, EngineStoreError: see there.
+        PackageError: the graph is damaged.
+    """
+    machine = this_machine()
+    key = _key(package.manifest, machine, options)
+    with store.lock(key, on_wait=on_wait):
+        there = store.get(key)
+        if there is not None and not force and _intact(store, there):
+            return Provided(record=there, new=False)
+        graph = package.read(GRAPH)
+        built = build(
+            graph,
+            signature(package.manifest),
+            options,
+            timing_cache=store.timings(machine),
+            report=report,
+        )
+        record = _record(package, key, graph, built)
+        store.save(record, built.plan)
+        store.save_timings(machine, built.timing_cache)
+    return Provided(record=record, new=True)
+
+
+def refit_into(store: PlanStore, package: Package) -> Provided:
+    """Make the plan of ``package`` from a refittable one of another version of the same model.
+
+    Raises:
+        RefitError: no plan in the store is refittable, runs here and has this architecture; or
+            TensorRT cannot exchange the weights.
+        EngineUnavailableError, EngineDamagedError, EngineIncompatibleError, EngineStoreError,
+        PackageError: see there.
+    """
+    machine = this_machine()
+    graph = package.read(GRAPH)
+    base = _refittable(store, architecture_sha256(graph), machine)
+    key = base.key.model_copy(update={"graph_sha256": package.manifest.files[GRAPH]})
+    with store.lock(key):
+        there = store.get(key)
+        if there is not None and _intact(store, there):
+            return Provided(record=there, new=False)
+        changed = refit(
+            store.read(base),
+            graph,
+            signature(package.manifest),
+            host_code=base.key.version_compatible,
+        )
+        record = _record(package, key, graph, changed, refitted_from=base.key.id)
+        store.save(record, changed.plan)
+    return Provided(record=record, new=True)
+
+
+def _refittable(store: PlanStore, architecture: str, machine: Machine) -> PlanRecord:
+    candidates = [r for r in store.records() if r.key.refittable]
+    same = [r for r in candidates if r.architecture_sha256 == architecture]
+    here = [r for r in same if misfit(r.key, machine) is None]
+    if here:
+        return here[0]
+    if same:
+        raise RefitError("The refittable plans of this architecture do not run on this machine.")
+    raise RefitError(
+        f"None of the {len(candidates)} refittable plan(s) has the architecture of this package: "
+        "another backbone, precision, input size or set of labels.",
+    )
+
+
+def _key(manifest: Manifest, machine: Machine, options: BuildOptions) -> PlanKey:
+    return key_for(manifest.files[GRAPH], precision_of(manifest), machine, options)
+
+
+def precision_of(manifest: Manifest) -> str:
+    """What the graph computes in, for names and records."""
+    return str(getattr(manifest, "precision", "fp32"))
+
+
+def _record(
+    package: Package,
+    key: PlanKey,
+    graph: bytes,
+    built: Built,
+    *,
+    refitted_from: str | None = None,
+) -> PlanRecord:
+    manifest = package.manifest
+    return PlanRecord(
+        key=key,
+        architecture_sha256=architecture_sha256(graph),
+        model=f"{manifest.name} {manifest.version}",
+        package=package.digest,
+        plan_sha256=hashlib.sha256(built.plan).hexdigest(),
+        plan_bytes=len(built.plan),
+        built_at=datetime.now(UTC),
+        build_seconds=round(built.seconds, 1),
+        refitted_from=refitted_from,
+    )
+
+
+def _intact(store: PlanStore, record: PlanRecord) -> bool:
+    try:
+        store.read(record)
+    except EngineDamagedError:
+        return False
+    return True

@@ -1,0 +1,146 @@
+"""What a plan was made from and for. Kept beside the plan; decides where it may run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from hilum.engines import cuda
+from hilum.engines.cuda import Device
+from hilum.engines.tensorrt import library
+from hilum.engines.tensorrt.library import Library
+from hilum.engines.tensorrt.options import BuildOptions, Hardware
+from hilum.errors import EngineUnavailableError
+from hilum.package import Sha256
+
+ANY_DEVICE = "any"  # TensorRT-RTX without a GPU builds for all that it supports
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """The library and the GPU of this process."""
+
+    library: Library
+    library_version: str
+    device: Device | None  # None: TensorRT-RTX on a machine with no GPU, which can only build
+
+
+def this_machine() -> Machine:
+    """What plans are built for and run on here.
+
+    Raises:
+        EngineUnavailableError: no TensorRT; or no GPU, where TensorRT needs one.
+    """
+    try:
+        device = cuda.require_device()
+    except EngineUnavailableError:
+        if not library.builds_without_gpu():
+            raise
+        device = None
+    return Machine(library=library.chosen(), library_version=library.version(), device=device)
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PlanKey(_Frozen):
+    """All that a plan depends on. Two builds with equal keys are the same build."""
+
+    graph_sha256: Sha256
+    precision: str = Field(description="of the graph's arithmetic")
+    library: Library
+    library_version: str
+    device: str = Field(description="name of the GPU, or `any`")
+    sm: str = Field(description="compute capability, for example `sm_89`, or `any`")
+    cuda: str = Field(description="newest CUDA of the driver, or `any`")
+    profile: tuple[int, int, int] = Field(description="batch: smallest, tuned for, largest")
+    optimization_level: int
+    hardware: Hardware
+    version_compatible: bool
+    refittable: bool
+    tf32: bool
+    workspace_bytes: int
+
+    @property
+    def id(self) -> str:
+        """32 hex digits, the names of the plan's files."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+class PlanRecord(_Frozen):
+    """A plan in the store."""
+
+    format: Literal[1] = 1
+    key: PlanKey
+    architecture_sha256: Sha256 = Field(description="of the graph without its weights")
+    model: str = Field(description="name and version of the package it was built from")
+    package: str = Field(description="digest of that package")
+    plan_sha256: Sha256
+    plan_bytes: int
+    built_at: AwareDatetime
+    build_seconds: float
+    refitted_from: str | None = Field(default=None, description="id of the plan with old weights")
+
+
+def key_for(graph_sha256: str, precision: str, machine: Machine, options: BuildOptions) -> PlanKey:
+    """The key of a plan built here."""
+    device = machine.device
+    batches = options.profile
+    return PlanKey(
+        graph_sha256=graph_sha256,
+        precision=precision,
+        library=machine.library,
+        library_version=machine.library_version,
+        device=device.name if device else ANY_DEVICE,
+        sm=device.sm if device else ANY_DEVICE,
+        cuda=device.driver_cuda if device else ANY_DEVICE,
+        profile=(batches.minimum, batches.optimum, batches.maximum),
+        optimization_level=options.optimization_level,
+        hardware=options.hardware,
+        version_compatible=options.version_compatible,
+        refittable=options.refittable,
+        tf32=options.tf32,
+        workspace_bytes=options.workspace_bytes,
+    )
+
+
+def misfit(key: PlanKey, machine: Machine) -> str | None:
+    """Why a plan does not run on ``machine``; ``None``: it does."""
+    if key.library != machine.library:
+        return f"it was made by {key.library}, this is {machine.library}"
+    if key.library_version != machine.library_version and not _later_version(key, machine):
+        return f"it was made by version {key.library_version}, this is {machine.library_version}"
+    return _device_misfit(key, machine.device)
+
+
+def _later_version(key: PlanKey, machine: Machine) -> bool:
+    """Version-compatible plans run on later versions of the same major one."""
+    made, here = (_numbers(v) for v in (key.library_version, machine.library_version))
+    return key.version_compatible and made[0] == here[0] and made <= here
+
+
+def _device_misfit(key: PlanKey, device: Device | None) -> str | None:
+    if device is None:
+        return "there is no GPU here"
+    if key.device == ANY_DEVICE:
+        return None
+    if key.cuda.partition(".")[0] != device.driver_cuda.partition(".")[0]:
+        return f"it was made under CUDA {key.cuda}, this is {device.driver_cuda}"
+    fits = {
+        "none": (key.device, key.sm) == (device.name, device.sm),
+        "same_compute_capability": key.sm == device.sm,
+        "ampere_plus": device.compute_capability >= (8, 0),
+    }[key.hardware]
+    if fits:
+        return None
+    return f"it was made for {key.device} ({key.sm}), this is {device.name} ({device.sm})"
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isdigit())

@@ -1,0 +1,63 @@
+"""Every backbone's exported graph, in every precision, goes through the real parser and builder.
+
+TensorRT-RTX on the CPU stands for TensorRT: same parser, same interface; its plans are its own.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+
+import onnx
+import pytest
+from support import backbones
+
+from export.half import to_bf16, to_fp16
+from export.int8 import to_int8
+from hilum.engines.tensorrt.build import build
+from hilum.engines.tensorrt.network import Signature
+from hilum.engines.tensorrt.options import BuildOptions, Profile
+from trainer.backbones import BACKBONES
+
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+OPTIONS = BuildOptions(profile=Profile(optimum=2, maximum=2), optimization_level=0)
+
+
+@pytest.fixture(autouse=True)
+def memory_given_back() -> Iterator[None]:
+    """A plan of AlexNet or ResNet-152 takes some 700 MB on the way."""
+    yield
+    gc.collect()
+
+
+@pytest.mark.usefixtures("rtx")
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("name", sorted(BACKBONES))
+def test_the_exported_graph_parses_and_builds(name: str, precision: str) -> None:
+    graph = graph_in(name, precision)
+    built = build(graph, promised(name, graph), OPTIONS)
+    assert len(built.plan) > 0.9 * smallest_size(graph)
+
+
+def graph_in(name: str, precision: str) -> bytes:
+    graph = backbones.graph(name)
+    if precision == "int8":
+        films = backbones.images(name, 1).numpy()  # ranges of one film: nobody reads the numbers
+        return to_int8(graph, films, target="tensorrt")
+    return {"fp32": bytes, "fp16": to_fp16, "bf16": to_bf16}[precision](graph)
+
+
+def promised(name: str, graph: bytes) -> Signature:
+    side = BACKBONES[name].native_size
+    cam = next(o for o in onnx.load_from_string(graph).graph.output if o.name == "cam")
+    grid = tuple(d.dim_value for d in cam.type.tensor_type.shape.dim[2:])
+    labels = backbones.LABELS
+    return Signature(
+        inputs={"image": ("UINT8", (1, side, side))},
+        outputs={"probability": ("FLOAT", (labels,)), "cam": ("FLOAT", (labels, *grid))},
+    )
+
+
+def smallest_size(graph: bytes) -> int:
+    """Bytes of the weights in ``graph``: a plan without them would run nothing."""
+    return sum(len(t.raw_data) for t in onnx.load_from_string(graph).graph.initializer)
