@@ -34,10 +34,11 @@ _SUMMARIES: Final = {
     "gateway": "Run the HTTP gateway.",
     "train": "Train a model.",
     "cohort": "Generate the synthetic cohort.",
+    "manifest": "Make the manifest of a data set.",
     "export": "Make a model package from a checkpoint.",
 }
 _EXTRAS: Final = {"worker": "serve", "gateway": "serve", "demo": "serve,embedded"} | dict.fromkeys(
-    ("train", "cohort", "export"), "train"
+    ("train", "cohort", "manifest", "export"), "train"
 )
 
 

@@ -1,29 +1,37 @@
-"""The one table format of every data set: CSV, a row an image.
+"""The one table format of every data set: CSV or Parquet, a row an image.
 
 Columns: ``uri, patient, split, view, sex, age, site``, one column a label of the schema
-(``1``, ``0``, or empty for «not known», read as NaN), and ``boxes``: JSON list of
-``{"label", "x0", "y0", "x1", "y1"}`` in pixels of the stored image, half-open.
+(``1``, ``0``, something between where it is uncertain, or empty for «not known», read as NaN),
+and ``boxes``: JSON list of ``{"label", "x0", "y0", "x1", "y1"}`` in pixels of the stored image,
+half-open. Parquet has the same columns: strings, doubles with nulls.
 """
 
 from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import Final, Literal, cast, get_args
 
 from hilum.errors import DataError
+from hilum.files import write_atomically
 from hilum.labels import LabelSchema
+from trainer import parquet
+from trainer.errors import PatientLeakError
 
+PARQUET: Final = ".parquet"
 Split = Literal["train", "val", "test"]
 _FIXED = ("uri", "patient", "split", "view", "sex", "age", "site")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Box:
     """Where a finding is, in pixels of the stored image; half-open."""
 
@@ -34,7 +42,7 @@ class Box:
     y1: float
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Record:
     """One image of a data set."""
 
@@ -50,18 +58,28 @@ class Record:
 
 
 def write(path: Path, records: Iterable[Record], schema: LabelSchema) -> None:
-    """Write ``records`` to ``path`` atomically."""
-    part = path.with_suffix(path.suffix + ".part")
-    with part.open("w", newline="") as file:
-        out = csv.writer(file)
-        out.writerow([*_FIXED, *schema.labels, "boxes"])
-        for r in records:
-            age = "" if math.isnan(r.age) else f"{r.age:g}"
-            targets = ["" if math.isnan(t) else f"{t:g}" for t in r.targets]
-            boxes = json.dumps([vars(box) for box in r.boxes]) if r.boxes else ""
-            fixed = [r.uri, r.patient, r.split, r.view, r.sex, age, r.site]
-            out.writerow([*fixed, *targets, boxes])
-    part.replace(path)
+    """Write ``records`` to ``path`` atomically: Parquet if its name ends so, else CSV.
+
+    Raises:
+        DataError: the folder does not exist, or the disk is full.
+    """
+    columns = columns_of(schema)
+    rows = [_row(record) for record in records]
+    try:
+        if path.suffix == PARQUET:
+            data = parquet.dumps(columns, rows, numbers={"age", *schema.labels})
+        else:
+            text = io.StringIO()
+            out = csv.writer(text)
+            out.writerow(columns)
+            out.writerows(rows)
+            data = text.getvalue().encode()
+        write_atomically(path, data)
+    except OSError as error:
+        raise DataError(
+            f"{path.name} cannot be written ({error.strerror}).",
+            next_step="Make room, or choose another folder that exists.",
+        ) from None
 
 
 def read(path: Path, schema: LabelSchema) -> list[Record]:
@@ -69,19 +87,42 @@ def read(path: Path, schema: LabelSchema) -> list[Record]:
 
     Raises:
         DataError: the file is missing, has other columns than the schema, a value is not one
-            the format allows, an image is listed twice, or a patient is in two splits.
+            the format allows, or an image is listed twice.
+        PatientLeakError: a patient is in two splits.
     """
     if not path.is_file():
         raise DataError(f"There is no manifest at {path}.")
-    with path.open(newline="") as file:
-        rows = csv.DictReader(file)
-        expected = {*_FIXED, *schema.labels, "boxes"}
-        if set(rows.fieldnames or ()) != expected:
-            odd = ", ".join(sorted(expected ^ set(rows.fieldnames or ())))
-            raise DataError(f"{path.name} does not fit schema {schema.id!r}: columns {odd}.")
-        records = [_record(row, schema, f"{path.name} line {n}") for n, row in enumerate(rows, 2)]
+    expected = columns_of(schema)
+    rows: Iterator[dict[str, str]]
+    if path.suffix == PARQUET:
+        columns, rows = parquet.rows(path)
+        records = _records(columns, rows, expected, path.name, schema)
+    else:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            table = csv.DictReader(file)
+            try:
+                records = _records(table.fieldnames or (), table, expected, path.name, schema)
+            except (UnicodeDecodeError, csv.Error) as error:
+                raise DataError(f"{path.name} is not CSV ({type(error).__name__}).") from None
     _check(records, path.name)
     return records
+
+
+def columns_of(schema: LabelSchema) -> list[str]:
+    """The columns of a manifest with ``schema``, in order."""
+    return [*_FIXED, *schema.labels, "boxes"]
+
+
+def check_patients(records: Iterable[Record], name: str = "The data set") -> None:
+    """Refuse records of one patient in two splits.
+
+    Raises:
+        PatientLeakError: some are.
+    """
+    split_of: dict[str, str] = {}
+    leaked = {r.patient for r in records if split_of.setdefault(r.patient, r.split) != r.split}
+    if leaked:
+        raise PatientLeakError(f"{name}: {len(leaked)} patients are in more than one split.")
 
 
 def digest(path: Path) -> str:
@@ -89,15 +130,43 @@ def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def _row(record: Record) -> list[str]:
+    boxes = json.dumps([asdict(box) for box in record.boxes]) if record.boxes else ""
+    numbers = ["" if math.isnan(n) else f"{n:g}" for n in (record.age, *record.targets)]
+    fixed = [record.uri, record.patient, record.split, record.view, record.sex]
+    return [*fixed, numbers[0], record.site, *numbers[1:], boxes]
+
+
+def _records(
+    columns: Sequence[str],
+    rows: Iterable[dict[str, str]],
+    expected: Sequence[str],
+    name: str,
+    schema: LabelSchema,
+) -> list[Record]:
+    if set(columns) != set(expected):
+        missing = [column for column in expected if column not in columns]
+        extra = sorted(set(columns) - set(expected))
+        said = [f"it lacks {', '.join(missing)}"] if missing else []
+        said += [f"it has {', '.join(extra)} too"] if extra else []
+        raise DataError(f"{name} does not fit schema {schema.id!r}: {'; '.join(said)}.")
+    return [_record(row, schema, f"{name} line {n}") for n, row in enumerate(rows, 2)]
+
+
 def _record(row: dict[str, str], schema: LabelSchema, where: str) -> Record:
+    if None in row or None in row.values():
+        raise DataError(f"{where} has another number of columns than the header.")
     if row["split"] not in get_args(Split):
         raise DataError(f"{where}: split must be one of {', '.join(get_args(Split))}.")
+    if not row["uri"] or not row["patient"]:
+        raise DataError(f"{where}: uri and patient must be given.")
     try:
-        targets = tuple(float(row[label]) if row[label] else math.nan for label in schema.labels)
-        boxes = tuple(Box(**box) for box in json.loads(row["boxes"] or "[]"))
-        age = float(row["age"]) if row["age"] else math.nan
-    except (ValueError, TypeError) as error:
-        raise DataError(f"{where}: {error}.") from None
+        targets = tuple(_number(row[label]) for label in schema.labels)
+        boxes = tuple(Box(**box) for box in json.loads(row["boxes"])) if row["boxes"] else ()
+        age = _number(row["age"])
+    except (ValueError, TypeError):
+        # Not the value itself: who knows what stands in it.
+        raise DataError(f"{where}: age, a label or the boxes cannot be read.") from None
     if any(t < 0 or t > 1 for t in targets):
         raise DataError(f"{where}: a label is neither empty nor within 0 and 1.")
     if any(box.label not in schema.labels for box in boxes):
@@ -108,20 +177,23 @@ def _record(row: dict[str, str], schema: LabelSchema, where: str) -> Record:
         split=cast(Split, row["split"]),
         targets=targets,
         boxes=boxes,
-        view=row["view"],
-        sex=row["sex"],
+        view=sys.intern(row["view"]),
+        sex=sys.intern(row["sex"]),
         age=age,
-        site=row["site"],
+        site=sys.intern(row["site"]),
     )
+
+
+@lru_cache(maxsize=4096)
+def _number(text: str) -> float:
+    """One object for each value: a large data set has millions of them."""
+    return float(text) if text else math.nan
 
 
 def _check(records: Sequence[Record], name: str) -> None:
     if not records:
         raise DataError(f"{name} lists no image.")
-    uris = [r.uri for r in records]
-    if len(set(uris)) != len(uris):
-        raise DataError(f"{name} lists {len(uris) - len(set(uris))} images twice.")
-    split_of: dict[str, str] = {}
-    leaked = {r.patient for r in records if split_of.setdefault(r.patient, r.split) != r.split}
-    if leaked:
-        raise DataError(f"{name}: {len(leaked)} patients are in more than one split.")
+    uris = {r.uri for r in records}
+    if len(uris) != len(records):
+        raise DataError(f"{name} lists {len(records) - len(uris)} images twice.")
+    check_patients(records, name)

@@ -92,21 +92,6 @@ def _deal(
     return chosen
 
 
-def check(records: Sequence[Record]) -> None:
-    """Refuse records of one patient in two splits.
-
-    Raises:
-        DataError: some are.
-    """
-    split_of: dict[str, str] = {}
-    leaked = {r.patient for r in records if split_of.setdefault(r.patient, r.split) != r.split}
-    if leaked:
-        raise DataError(
-            f"{len(leaked)} patients are in more than one split.",
-            next_step="Split by patient: a model is not to be tested on who it was trained on.",
-        )
-
-
 def ordered(records: Sequence[Record]) -> list[Record]:
     """Split by split, otherwise as they come."""
     place = {split: n for n, split in enumerate(get_args(Split))}

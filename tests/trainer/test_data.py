@@ -81,6 +81,51 @@ def test_manifests_that_cannot_be_trusted(
         manifest.read(path, SYNTHETIC)
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_what_is_written_is_what_is_read(dataset: Path, suffix: str) -> None:
+    soft = (0.7, float("nan"), 0.0, 1.0, 0.0, 0.0)
+    first = _record(0, targets=soft, view="AP", sex="F", age=61.5, site="north, old wing")
+    records = [first, *(_record(n) for n in range(1, 5))]
+    path = dataset.with_name(f"odd{suffix}")
+    manifest.write(path, records, SYNTHETIC)
+    assert str(manifest.read(path, SYNTHETIC)) == str(records)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("m.parquet", b"PAR1 rubbish", "is not a Parquet file"),
+        ("m.csv", b"\xff\xfe\x00rubbish", "is not CSV"),
+        ("m.csv", b"", "does not fit schema"),
+    ],
+)
+def test_files_that_are_no_manifest(
+    tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        manifest.read(tmp_path / name, SYNTHETIC)
+
+
+def test_a_line_cut_short(dataset: Path) -> None:
+    lines = dataset.read_text().splitlines()
+    dataset.write_text("\n".join([*lines[:-1], lines[-1][:12]]))
+    with pytest.raises(DataError, match="line 61 has another number of columns"):
+        manifest.read(dataset, SYNTHETIC)
+
+
+def test_values_do_not_reach_the_error(dataset: Path) -> None:
+    dataset.write_text(dataset.read_text().replace(",0,", ",Jane Doe,", 1))
+    with pytest.raises(DataError, match="line 2: age, a label or the boxes") as caught:
+        manifest.read(dataset, SYNTHETIC)
+    assert "Jane" not in str(caught.value)
+
+
+def test_no_folder_to_write_to(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot be written"):
+        manifest.write(tmp_path / "none" / "m.csv", [_record(0)], SYNTHETIC)
+
+
 def test_manifest_of_another_schema(tmp_path: Path, dataset: Path) -> None:
     text = dataset.read_text().replace("Effusion", "Edema", 1)
     (tmp_path / "other.csv").write_text(text)

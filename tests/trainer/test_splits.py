@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from hilum.errors import DataError
-from trainer import splits
+from trainer import manifest, splits
+from trainer.errors import PatientLeakError
 from trainer.manifest import Record
 
 SHARES = {"train": 0.7, "val": 0.1, "test": 0.2}
@@ -78,5 +79,5 @@ def test_fewer_patients_than_splits() -> None:
 def test_a_leak_stops_the_run() -> None:
     one = Record(uri="0.png", patient="p", split="train", targets=(0.0,))
     two = Record(uri="1.png", patient="p", split="test", targets=(0.0,))
-    with pytest.raises(DataError, match="1 patients are in more than one split"):
-        splits.check([one, two])
+    with pytest.raises(PatientLeakError, match="1 patients are in more than one split"):
+        manifest.check_patients([one, two])

@@ -12,7 +12,7 @@ from typing import Final
 
 from hilum.errors import DataError
 from hilum.labels import CHESTXRAY14
-from trainer import splits
+from trainer import manifest, splits
 from trainer.datasets import fields
 from trainer.manifest import Box, Record, Split
 
@@ -133,7 +133,7 @@ def records(
         )
         for entry in found
     ]
-    splits.check(made)
+    manifest.check_patients(made)
     return splits.ordered(made)
 
 

@@ -1,0 +1,170 @@
+"""A folder for each class: the public sets of COVID-19, tuberculosis and pneumonia films.
+
+``ROOT/CLASS/film.png``, ``ROOT/CLASS/images/film.png`` (then ``masks`` beside it are left alone),
+or the same below ``ROOT/train``, ``ROOT/val`` and ``ROOT/test``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from hilum.errors import DataError
+from hilum.labels import LabelSchema
+from trainer import manifest, splits
+from trainer.manifest import Record, Split
+
+FILMS: Final = {".png", ".jpg", ".jpeg", ".dcm", ".dicom"}
+_SPLITS: Final[dict[str, Split]] = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+# How the sets of covid-tb-pneumonia-v1 call their classes, letters and digits only.
+_CLASSES: Final = {
+    "covid": "COVID-19",
+    "covid19": "COVID-19",
+    "tb": "Tuberculosis",
+    "tuberculosis": "Tuberculosis",
+    "bacterialpneumonia": "Pneumonia",
+    "viralpneumonia": "Pneumonia",
+    "healthy": "Normal",
+}
+_SHARES: Final[dict[Split, float]] = {"train": 0.7, "val": 0.1, "test": 0.2}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Film:
+    """A file, and what its place says about it."""
+
+    path: Path
+    label: str
+    split: Split | None
+    site: str
+    patient: str | None  # None: the name does not tell
+
+
+def find(
+    roots: Sequence[Path],
+    schema: LabelSchema,
+    *,
+    classes: Mapping[str, str] | None = None,
+    skip: Collection[str] = (),
+    patient: re.Pattern[str] | None = None,
+) -> list[Film]:
+    """Every film below ``roots``; each root is a site, so that mixed sources can be told apart.
+
+    Args:
+        classes: label of each class folder; others are found by their own name.
+        skip: class folders to leave out.
+        patient: its first group in the file's name is the patient.
+
+    Raises:
+        DataError: a root has no class folder, or one has no label.
+    """
+    found: list[Film] = []
+    for root in roots:
+        before = len(found)
+        for split, folder in _split_folders(root):
+            for entry in sorted(path for path in folder.iterdir() if path.is_dir()):
+                if entry.name in skip or entry.name.startswith("."):
+                    continue
+                label = (classes or {}).get(entry.name) or _label(entry.name, schema)
+                for path in _films(entry):
+                    match = patient.search(path.name) if patient else None
+                    name = f"{root.name}-{match[1]}" if match else None
+                    found.append(
+                        Film(path=path, label=label, split=split, site=root.name, patient=name)
+                    )
+        if len(found) == before:
+            raise DataError(
+                f"There is no film in a class folder below {root}.",
+                next_step=f"Films end in {', '.join(sorted(FILMS))}; see docs/datasets.md.",
+            )
+    return found
+
+
+def records(
+    films: Sequence[Film], schema: LabelSchema, *, base: Path, seed: int = 0
+) -> list[Record]:
+    """A manifest's records of ``films``, split by split, addresses relative to ``base``.
+
+    What the set calls its test films stays the test split, its validation films validation; what
+    is missing is cut from the rest by patient, stratified by class and site. A film whose patient
+    is not known is a patient of its own.
+
+    Raises:
+        PatientLeakError: the set's own splits share patients.
+    """
+    names = [film.patient or _alone(film.path) for film in films]
+    given = {film.split for film in films} - {None}
+    rest = [n for n, film in enumerate(films) if film.split in {None, "train"}]
+    shares = {split: share for split, share in _SHARES.items() if split not in given - {"train"}}
+    sites = sorted({film.site for film in films})
+    cut = splits.by_patient(
+        [names[n] for n in rest],
+        [
+            [float(films[n].label == label) for label in schema.labels]
+            + [float(films[n].site == site) for site in sites]
+            for n in rest
+        ],
+        shares,
+        seed=seed,
+    )
+    split_of = dict(zip(rest, cut, strict=True))
+    made = [
+        Record(
+            uri=os.path.relpath(film.path, base),
+            patient=names[n],
+            split=split_of.get(n) or film.split or "train",
+            targets=tuple(float(label == film.label) for label in schema.labels),
+            site=film.site,
+        )
+        for n, film in enumerate(films)
+    ]
+    manifest.check_patients(made, "The set's own splits")
+    return splits.ordered(made)
+
+
+def _split_folders(root: Path) -> Iterator[tuple[Split | None, Path]]:
+    if not root.is_dir():
+        raise DataError(f"There is no folder {root}.")
+    own = [path for path in sorted(root.iterdir()) if path.name.lower() in _SPLITS]
+    if not own:
+        yield None, root
+    for path in own:
+        yield _SPLITS[path.name.lower()], path
+
+
+def _films(folder: Path) -> Iterator[Path]:
+    inner = folder / "images"
+    for path in sorted((inner if inner.is_dir() else folder).rglob("*")):
+        if path.suffix.lower() in FILMS and path.is_file():
+            yield path
+
+
+def _label(name: str, schema: LabelSchema) -> str:
+    def plain(text: str) -> str:
+        return "".join(c for c in text.lower() if c.isalnum())
+
+    known = {plain(label): label for label in schema.labels}
+    label = known.get(plain(name)) or _CLASSES.get(plain(name))
+    if label not in schema.labels:
+        raise DataError(
+            f"The folder {name!r} is no class of {schema.id}.",
+            next_step=f"Say what it is with --class {name}=LABEL, or leave it out with --skip.",
+        )
+    return str(label)
+
+
+def _alone(path: Path) -> str:
+    return "film-" + hashlib.sha256(str(path).encode()).hexdigest()[:16]
