@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from export import card, evaluate
+from export import card, evaluate, int8, precision, validation_outputs, variants
 from export.onnx import OPSET, WeightsDtype, store_in_half
 from export.onnx import export as export_graph
+from export.writing import replacing, write_golden
 from hilum.engines.onnxruntime import OnnxRuntimeEngine
 from hilum.errors import ExportError
 from hilum.findings import calibrate
@@ -24,9 +24,12 @@ from hilum.package import (
     GRAPH,
     METRICS,
     NOTICE,
+    VALIDATION,
     Calibration,
     Manifest,
     OperatingPoint,
+    Precision,
+    Target,
 )
 from hilum.package_io import seal, verify
 from trainer import calibration as fitting
@@ -51,6 +54,15 @@ class Identity:
     training: str  # paragraph for the card
 
 
+@dataclass(frozen=True, kw_only=True)
+class Precisions:
+    """Which graphs go into the package beside the float32 one."""
+
+    wanted: Mapping[Target, Precision] = field(default_factory=dict)  # export.precision.parse
+    films: int = precision.CALIBRATION_FILMS  # of training, to calibrate int8 on
+    method: int8.Method = "percentile"
+
+
 def build(
     found: Checkpoint,
     target: Path,
@@ -59,6 +71,7 @@ def build(
     cache_dir: Path,
     weights_dtype: WeightsDtype = "float32",
     manifest_path: Path | None = None,
+    precisions: Precisions | None = None,
 ) -> Manifest:
     """Write the package of ``found`` to the folder ``target``, whole or not at all.
 
@@ -67,13 +80,16 @@ def build(
         target: replaced if it is there.
         identity: what goes into manifest and card.
         cache_dir: of prepared images.
-        weights_dtype: how the graph stores its weights.
+        weights_dtype: how the float32 graph stores its weights.
         manifest_path: the data set, if it is no longer where the checkpoint's configuration says.
+        precisions: further graphs; none by default.
 
     Raises:
         ExportError: the graph does not reproduce the checkpoint, or ``target`` is something else
             than a package.
-        DataError: the validation or test split cannot be read.
+        PrecisionError: a further graph loses too much.
+        WriteError: the disk is full, or ``target`` cannot be written. What was there is still.
+        DataError: a split cannot be read.
     """
     if target.exists() and not (target / GRAPH).is_file() and any(target.iterdir()):
         raise ExportError(
@@ -87,24 +103,18 @@ def build(
     splits = data.load(
         manifest_path or config.manifest, found.schema, config.preprocess, cache_dir=cache_dir
     )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as scratch:
-        folder = Path(scratch) / "package"
-        folder.mkdir()
+    with replacing(target) as folder:
         (folder / GRAPH).write_bytes(graph)
-        manifest = _fill(folder, found, splits, identity, weights_dtype)
-        if target.exists():
-            shutil.rmtree(target)
-        folder.replace(target)
-    return manifest
+        return _fill(folder, found, splits, identity, weights_dtype, precisions or Precisions())
 
 
-def _fill(
+def _fill(  # noqa: PLR0917 -- one call, every name the same on both sides
     folder: Path,
     found: Checkpoint,
     splits: dict[Split, Prepared],
     identity: Identity,
     weights_dtype: WeightsDtype,
+    precisions: Precisions,
 ) -> Manifest:
     """Everything beside the graph. The package is sealed twice: a draft, so that the serving
     engine can run it and be measured, and the real one with what was measured."""
@@ -139,17 +149,29 @@ def _fill(
         "history": list(found.record.history),
     }
     (folder / METRICS).write_text(json.dumps(figures, indent=2) + "\n")
+    validation_outputs.write(
+        folder / VALIDATION,
+        raw=on_validation.raw,
+        targets=validation.targets,
+        patients=[record.patient for record in validation.records],
+    )
 
     images = np.array(test.images[:_GOLDEN_IMAGES])
-    golden = engine.run(images)
-    np.savez_compressed(
-        folder / GOLDEN, image=images, probability=golden.probability, cam=golden.cam
+    write_golden(folder / GOLDEN, images, engine)
+    measured = variants.Measured(
+        splits=splits,
+        validation=on_validation,
+        test=on_test,
+        calibration=calibration,
+        points=points,
     )
+    made = variants.add(folder, found, measured, precisions, golden_images=images)
     final = {
         **fields,
-        "cam_grid": golden.cam.shape[2:],
+        "cam_grid": on_test.cam.shape[2:],
         "calibration": calibration,
         "operating_points": points,
+        "variants": made,
     }
     draft = seal(folder, **final)
     text = card.write(draft, tested, data=identity.data, training=identity.training)

@@ -1,8 +1,9 @@
 """The model package: everything needed to run, judge and identify a model, in one folder.
 
-``manifest.json``, ``model.onnx``, ``MODEL_CARD.md``, ``metrics.json``, ``golden.npz``. The
-manifest holds the sha256 of every other file; the package's digest is the sha256 of the
-manifest's canonical JSON, and so covers all of them. It is the model's identity everywhere.
+``manifest.json``, ``model.onnx``, ``MODEL_CARD.md``, ``metrics.json``, ``golden.npz``, and graphs
+of other precisions where an engine should run one (:class:`Variant`). The manifest holds the sha256
+of every other file; the package's digest is the sha256 of the manifest's canonical JSON, and so
+covers all of them. It is the model's identity everywhere.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ GRAPH = "model.onnx"
 CARD = "MODEL_CARD.md"
 METRICS = "metrics.json"
 GOLDEN = "golden.npz"
+VALIDATION = "validation.npz"  # optional: what recalibration needs
+PARITY = "parity.json"  # optional: how far each graph is from PyTorch
 NOTICE: Final = "demonstration only, not for clinical use"
 REQUIRED_FILES = (GRAPH, CARD, METRICS, GOLDEN)
 
@@ -32,6 +35,8 @@ BACKBONES = ("alexnet", "resnet18", "resnet50", "resnet152", "inception_v3")
 
 # Relative, with slashes, nothing hidden, nothing that leads out of the package.
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
+
+_LATER: Final = ("variants",)
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -55,6 +60,25 @@ class OperatingPoint(_Frozen):
     rule: str = Field(description="For example `youden`, `sensitivity>=0.90`.")
     sensitivity: float | None = Field(default=None, ge=0, le=1)
     specificity: float | None = Field(default=None, ge=0, le=1)
+
+
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+Target = Literal["cpu", "tensorrt"]
+
+
+class Variant(_Frozen):
+    """A graph of another precision, for one kind of engine. Without one, it runs ``model.onnx``.
+
+    It computes the same model less exactly, with the same calibration and operating points; how
+    far it is off was measured and bounded at export.
+    """
+
+    target: Target
+    precision: Precision
+    graph: str = Field(description="File of the graph, its signature that of model.onnx.")
+    golden: str = Field(description="File of images with the outputs of this graph.")
+    tolerance: float = Field(gt=0, le=0.2, description="of the golden check: |Δp|")
+    cam_tolerance: float = Field(gt=0, le=0.5, description="of the golden check: |Δcam| / max(cam)")
 
 
 class InputPolicy(_Frozen):
@@ -115,6 +139,7 @@ class Manifest(_Frozen):
     opset: int
     weights_dtype: Literal["float32", "float16"]
     golden_tolerance: float = Field(default=1e-3, gt=0, le=0.01)
+    variants: tuple[Variant, ...] = ()
     files: dict[str, Sha256]
 
     @model_validator(mode="after")
@@ -133,6 +158,11 @@ class Manifest(_Frozen):
         missing = set(REQUIRED_FILES) - set(self.files)
         if missing:
             raise ValueError(f"files lacks {', '.join(sorted(missing))}")
+        if len({variant.target for variant in self.variants}) != len(self.variants):
+            raise ValueError("variants has two graphs for one target")
+        for variant in self.variants:
+            if absent := {variant.graph, variant.golden} - set(self.files):
+                raise ValueError(f"files lacks {', '.join(sorted(absent))} of a variant")
         for name in self.files:
             if not _FILE_NAME.fullmatch(name):
                 raise ValueError("a file of the package has a name that is not portable")
@@ -143,10 +173,29 @@ class Manifest(_Frozen):
         """What must stand wherever a number of this model is shown; ``None``: nothing."""
         return NOTICE if self.demonstration_only else None
 
+    def graph_for(self, target: Target) -> Variant:
+        """What an engine of kind ``target`` runs: its variant, or the graph of the package."""
+        for variant in self.variants:
+            if variant.target == target:
+                return variant
+        return Variant(
+            target=target,
+            precision="fp32",
+            graph=GRAPH,
+            golden=GOLDEN,
+            tolerance=self.golden_tolerance,
+            cam_tolerance=self.golden_tolerance,
+        )
+
     def canonical(self) -> bytes:
         """The bytes whose sha256 is the package's digest."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
-        return text.encode()
+        document = self.model_dump(mode="json")
+        for name in _LATER:
+            # A field that came after format 1 began counts only where it says something, or every
+            # package sealed before would have another identity.
+            if not document[name]:
+                del document[name]
+        return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
 
     @property
     def digest(self) -> str:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from hilum.engines import Engine
 from hilum.errors import EngineFailedError, GoldenCheckError, PackageSchemaError
-from hilum.package import GOLDEN, Manifest
+from hilum.package import Manifest, Target
 from hilum.package_io import Package
 from hilum.settings import Settings
 
@@ -33,26 +33,29 @@ def open_engine(package: Package, settings: Settings) -> Engine:
     return engine
 
 
-def check_golden(engine: Engine, package: Package) -> None:
+def check_golden(engine: Engine, package: Package, target: Target = "cpu") -> None:
     """Run the package's golden images and compare with the outputs recorded at export.
 
-    Passes if |Δprobability| ≤ t and |Δcam| ≤ t · max(cam), with t the manifest's
-    ``golden_tolerance``, for every image, label and cell.
+    Passes if |Δprobability| ≤ t and |Δcam| ≤ t' · max(cam), with t and t' the tolerances of the
+    graph that ``target`` runs (:meth:`hilum.package.Manifest.graph_for`), for every image, label
+    and cell.
 
     Raises:
         GoldenCheckError: some value differs by more, is not a number, or the run fails.
-        PackageSchemaError: ``golden.npz`` does not fit the manifest.
+        PackageSchemaError: the golden file does not fit the manifest.
     """
-    manifest = package.manifest
-    golden = _read_golden(package)
+    variant = package.manifest.graph_for(target)
+    golden = _read_golden(package, variant.golden)
     try:
         output = engine.run(golden["image"])
     except EngineFailedError as error:
         raise GoldenCheckError(f"The golden images could not be run: {error.detail}") from None
-    tolerance = manifest.golden_tolerance
-    for name, found in (("probability", output.probability), ("cam", output.cam)):
+    highest = float(golden["cam"].max())
+    for name, found, allowed in (
+        ("probability", output.probability, variant.tolerance),
+        ("cam", output.cam, variant.cam_tolerance * highest),
+    ):
         expected = golden[name]
-        allowed = tolerance * (1.0 if name == "probability" else float(expected.max()))
         if found.shape != expected.shape:
             raise GoldenCheckError(f"{name} has shape {found.shape}, recorded {expected.shape}.")
         difference = float(np.abs(found - expected).max())
@@ -62,21 +65,21 @@ def check_golden(engine: Engine, package: Package) -> None:
             )
 
 
-def _read_golden(package: Package) -> dict[str, npt.NDArray[Any]]:
-    data = package.read(GOLDEN)
+def _read_golden(package: Package, file: str) -> dict[str, npt.NDArray[Any]]:
+    data = package.read(file)
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             if sum(entry.file_size for entry in archive.infolist()) > _MAX_GOLDEN_BYTES:
-                raise PackageSchemaError(f"{GOLDEN} inflates to over {_MAX_GOLDEN_BYTES} bytes.")
+                raise PackageSchemaError(f"{file} inflates to over {_MAX_GOLDEN_BYTES} bytes.")
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             golden = {name: arrays[name] for name in arrays.files}
     except (zipfile.BadZipFile, ValueError, OSError, EOFError) as error:
-        raise PackageSchemaError(f"{GOLDEN} cannot be read ({type(error).__name__}).") from None
-    _check_shapes(golden, package.manifest)
+        raise PackageSchemaError(f"{file} cannot be read ({type(error).__name__}).") from None
+    _check_shapes(golden, package.manifest, file)
     return golden
 
 
-def _check_shapes(golden: dict[str, npt.NDArray[Any]], manifest: Manifest) -> None:
+def _check_shapes(golden: dict[str, npt.NDArray[Any]], manifest: Manifest, file: str) -> None:
     side, labels = manifest.input.size, len(manifest.label_set.labels)
     expected: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
         "image": (np.uint8, (1, side, side)),
@@ -84,14 +87,14 @@ def _check_shapes(golden: dict[str, npt.NDArray[Any]], manifest: Manifest) -> No
         "cam": (np.float32, (labels, *manifest.cam_grid)),
     }
     if set(golden) != set(expected):
-        raise PackageSchemaError(f"{GOLDEN} must hold exactly {', '.join(sorted(expected))}.")
+        raise PackageSchemaError(f"{file} must hold exactly {', '.join(sorted(expected))}.")
     count = len(golden["image"]) if golden["image"].ndim else 0
     if count == 0:
-        raise PackageSchemaError(f"{GOLDEN} holds no image.")
+        raise PackageSchemaError(f"{file} holds no image.")
     for name, (dtype, shape) in expected.items():
         array = golden[name]
         if array.dtype != dtype or array.shape != (count, *shape):
             raise PackageSchemaError(
-                f"{GOLDEN}: {name} is {array.dtype} {array.shape}; "
+                f"{file}: {name} is {array.dtype} {array.shape}; "
                 f"expected {np.dtype(dtype)} {(count, *shape)}."
             )

@@ -25,6 +25,8 @@ _CHILDREN: Final[dict[str, dict[int, str]]] = {
 }
 _DATA_LOCATION: Final = 14
 _EXTERNAL_DATA: Final = 13
+_OPSET_IMPORT: Final = 8
+_OWN_DOMAINS: Final = (b"", b"ai.onnx")
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
@@ -48,6 +50,23 @@ def has_external_data(model: bytes) -> bool:
             elif kind == "tensor" and field == _DATA_LOCATION and value != 0:
                 return True
     return False
+
+
+def opset(model: bytes) -> int:
+    """The version of ONNX's own operators that the ONNX ``model`` is written in; 0: none named.
+
+    Raises:
+        PackageError: ``model`` is not a whole protobuf message.
+    """
+    for field, value in fields(memoryview(model)):
+        if field == _OPSET_IMPORT and isinstance(value, memoryview):
+            entry = {number: content for number, content in fields(value)}  # noqa: C416
+            domain, version = entry.get(1, b""), entry.get(2, 0)
+            if isinstance(version, int) and (
+                not isinstance(domain, int) and bytes(domain) in _OWN_DOMAINS
+            ):
+                return version
+    return 0
 
 
 def fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:

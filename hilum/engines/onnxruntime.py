@@ -9,17 +9,18 @@ import numpy as np
 import numpy.typing as npt
 
 from hilum.engines import EngineOutput
-from hilum.engines.onnx_file import has_external_data
+from hilum.engines.onnx_file import has_external_data, opset
 from hilum.errors import EngineFailedError, MissingExtraError, PackageError, PackageSchemaError
 from hilum.machine import usable_cores
 from hilum.package import GRAPH, Manifest
 from hilum.package_io import Package
 
+_NAME: Final = "onnxruntime-cpu"
 _SILENT: Final = 4  # only fatal: ONNX Runtime's own lines would go to the user's terminal
 
 
 class OnnxRuntimeEngine:
-    """A package's graph in ONNX Runtime, on all labels and maps at once.
+    """A package's graph for the CPU in ONNX Runtime, on all labels and maps at once.
 
     Args:
         package: verified.
@@ -32,7 +33,7 @@ class OnnxRuntimeEngine:
         PackageSchemaError: its inputs and outputs are not those the manifest promises.
     """
 
-    name = "onnxruntime-cpu"
+    name: str
 
     def __init__(self, package: Package, threads: int = 0) -> None:
         try:
@@ -41,9 +42,12 @@ class OnnxRuntimeEngine:
             raise MissingExtraError(
                 "The onnxruntime engine needs onnxruntime: install `hilum[serve]`."
             ) from None
-        graph = package.read(GRAPH)
+        variant = package.manifest.graph_for("cpu")
+        self.name = _NAME if variant.precision == "fp32" else f"{_NAME}-{variant.precision}"
+        file = variant.graph
+        graph = package.read(file)
         if has_external_data(graph):
-            raise PackageError(f"{GRAPH} keeps weights in another file; export it as one file.")
+            raise PackageError(f"{file} keeps weights in another file; export it as one file.")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or usable_cores()
         options.inter_op_num_threads = 1
@@ -54,10 +58,14 @@ class OnnxRuntimeEngine:
             )
         except Exception as error:  # its exceptions share no base class
             raise PackageError(
-                f"ONNX Runtime {onnxruntime.__version__} cannot load {GRAPH} "
-                f"({type(error).__name__})."
+                f"ONNX Runtime {onnxruntime.__version__} cannot load {file}, opset "
+                f"{opset(graph)} ({type(error).__name__})."
             ) from None
-        _check_signature(self._session, package.manifest)
+        if file == GRAPH and (found := opset(graph)) != package.manifest.opset:
+            raise PackageSchemaError(
+                f"{file} is of opset {found}, the manifest says {package.manifest.opset}."
+            )
+        _check_signature(self._session, package.manifest, file)
 
     def run(self, images: npt.NDArray[np.uint8]) -> EngineOutput:
         """See :class:`hilum.engines.Engine`."""
@@ -70,7 +78,7 @@ class OnnxRuntimeEngine:
         return EngineOutput(probability=probability, cam=cam)
 
 
-def _check_signature(session: Any, manifest: Manifest) -> None:
+def _check_signature(session: Any, manifest: Manifest, file: str) -> None:
     side, labels = manifest.input.size, len(manifest.label_set.labels)
     expected = {
         "input image": ("tensor(uint8)", [1, side, side]),
@@ -82,13 +90,13 @@ def _check_signature(session: Any, manifest: Manifest) -> None:
     }
     if set(found) != set(expected):
         raise PackageSchemaError(
-            f"{GRAPH} has {', '.join(sorted(found))}; expected {', '.join(sorted(expected))}."
+            f"{file} has {', '.join(sorted(found))}; expected {', '.join(sorted(expected))}."
         )
     for name, (dtype, shape) in expected.items():
         node = found[name]
         if node.type != dtype or not _batch_of(node.shape, shape):
             raise PackageSchemaError(
-                f"{GRAPH}: {name} is {node.type} {node.shape}; expected {dtype} ['N', "
+                f"{file}: {name} is {node.type} {node.shape}; expected {dtype} ['N', "
                 f"{', '.join(map(str, shape))}]."
             )
 

@@ -1,0 +1,85 @@
+"""How far one way to compute a model is from another, on the same films."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hilum.findings import calibrate
+from hilum.labels import LabelSchema
+from hilum.package import Calibration, OperatingPoint
+from trainer.evaluation.bootstrap import Bootstrap, interval
+from trainer.evaluation.ranking import Ranking, whole
+from trainer.evaluation.scorer import Run
+
+FloatArray = npt.NDArray[np.floating]
+
+
+def differences(found: Run, reference: Run) -> dict[str, float]:
+    """Largest and 99th percentile of |Δp| over films and labels, and of |Δcam| over films, labels
+    and cells, each cam in units of the largest value among the maps of its film."""
+    p = np.abs(found.raw - reference.raw)
+    scale = np.maximum(reference.cam.max(axis=(1, 2, 3), keepdims=True), 1e-12)
+    cam = np.abs(found.cam - reference.cam) / scale
+    return {
+        "max_dp": float(p.max()),
+        "p99_dp": float(np.percentile(p, 99)),
+        "max_dcam": float(cam.max()),
+        "p99_dcam": float(np.percentile(cam, 99)),
+    }
+
+
+def decisions_changed(
+    found: FloatArray,
+    reference: FloatArray,
+    schema: LabelSchema,
+    calibration: Calibration,
+    points: dict[str, OperatingPoint],
+) -> int:
+    """Over all films and labels of raw ``[N, K]``: calibrated probabilities that come to lie on
+    the other side of their threshold."""
+    threshold = np.array([points[label].threshold for label in schema.labels])
+    raw = (np.asarray(found, np.float32), np.asarray(reference, np.float32))
+    ours, theirs = (calibrate(values, calibration, schema.kind) >= threshold for values in raw)
+    return int((ours != theirs).sum())
+
+
+def auroc_loss(
+    found: FloatArray,
+    reference: FloatArray,
+    targets: FloatArray,
+    schema: LabelSchema,
+    *,
+    patients: list[str],
+    replicates: int = 500,
+) -> dict[str, Any]:
+    """AUROC of ``reference`` minus that of ``found``, raw ``[N, K]``, per label and macro over the
+    findings, with 95 % intervals over resampled patients (the same for both, so what all films
+    have in common cancels). ``None`` where a label has one class only."""
+    pairs = [
+        (Ranking(targets[:, k], found[:, k]), Ranking(targets[:, k], reference[:, k]))
+        for k in range(len(schema.labels))
+    ]
+
+    def loss(weights: npt.NDArray[np.float32]) -> FloatArray:
+        """``[b, K + 1]``: of each label, then macro."""
+        each = np.stack(
+            [theirs.areas(weights)[:, 0] - ours.areas(weights)[:, 0] for ours, theirs in pairs],
+            axis=1,
+        )
+        chosen = each[:, [schema.labels.index(label) for label in schema.findings]]
+        defined = ~np.isnan(chosen)
+        total = np.where(defined, chosen, 0).sum(axis=1)
+        count = defined.sum(axis=1)
+        macro = np.where(count > 0, total / np.maximum(count, 1), np.nan)
+        return np.concatenate([each, macro[:, None]], axis=1)
+
+    points = loss(whole(len(targets)))[0]
+    samples = Bootstrap(replicates=replicates).samples(patients, loss)
+    rows = [
+        {"loss": None if np.isnan(value) else float(value), "interval": interval(samples[:, n])}
+        for n, value in enumerate(points)
+    ]
+    return {"macro": rows[-1], "labels": dict(zip(schema.labels, rows[:-1], strict=True))}

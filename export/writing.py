@@ -1,0 +1,55 @@
+"""Packages appear whole or not at all, and what was there before stays until then."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from export.errors import WriteError
+from hilum.engines import Engine
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """An empty folder that takes the place of ``target`` when the block ends well.
+
+    Raises:
+        WriteError: the disk is full, or the folder cannot be written.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as scratch:
+            folder = Path(scratch) / "package"
+            folder.mkdir()
+            yield folder
+            old = Path(scratch) / "old"
+            if target.exists():
+                target.replace(old)
+            try:
+                folder.replace(target)
+            except OSError:
+                if old.exists():
+                    old.replace(target)
+                raise
+    except OSError as error:
+        where = shutil.disk_usage(_existing(target)).free
+        raise WriteError(
+            f"{target} could not be written: {error.strerror or type(error).__name__} "
+            f"({where // 2**20} MiB free). What was there before is unchanged."
+        ) from None
+
+
+def write_golden(path: Path, images: npt.NDArray[np.uint8], engine: Engine) -> None:
+    """Record what ``engine`` gives for ``images``, uint8 ``[N, 1, S, S]``, at ``path``."""
+    output = engine.run(images)
+    np.savez_compressed(path, image=images, probability=output.probability, cam=output.cam)
+
+
+def _existing(path: Path) -> Path:
+    return next(parent for parent in (path, *path.absolute().parents) if parent.exists())

@@ -1,0 +1,109 @@
+"""A small checkpoint that knows something, without training: random features, a fitted head."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from sklearn.linear_model import LogisticRegression
+from support import small_backbones
+
+from export.package import Identity
+from hilum.labels import SYNTHETIC
+from trainer import checkpoint, config, data, manifest
+from trainer.backbones import PooledHead
+from trainer.checkpoint import Checkpoint, CheckpointRecord
+from trainer.manifest import Box, Record
+
+SIDE = 64
+IDENTITY = Identity(
+    name="small",
+    version="1.0.0",
+    intended_use="Tests of hilum.",
+    licence="Apache-2.0",
+    demonstration_only=True,
+    data="Squares.",
+    training="A fitted head.",
+)
+
+
+@dataclass(frozen=True)
+class Small:
+    """A checkpoint with its data set and a cache of prepared films."""
+
+    checkpoint: Checkpoint
+    folder: Path  # of the checkpoint
+    cache: Path
+
+
+def make(home: Path) -> Small:
+    """A model below ``home`` that tells a bright square on the left (effusion) from one on the
+    right (nodule)."""
+    table = _films(home / "data")
+    model = small_backbones.model("resnet18")
+    settings = config.parse(
+        {
+            "manifest": table,
+            "model": {
+                "backbone": "resnet18",
+                "weights": "random",
+                "label_schema": "synthetic-v1",
+            },
+            "preprocess": {"size": SIDE},
+            "stages": [{"epochs": 1, "size": SIDE}],
+        },
+        "test",
+    )
+    cache = home / "cache"
+    splits = data.load(table, SYNTHETIC, settings.preprocess, cache_dir=cache)
+    train = splits["train"]
+    with torch.no_grad():
+        images = torch.from_numpy(np.array(train.images))
+        pooled = model.activation(images).mean(dim=(2, 3)).numpy()
+    head = model.head
+    assert isinstance(head, PooledHead)
+    for k in range(len(SYNTHETIC.labels)):
+        if len(np.unique(train.targets[:, k])) == 2:
+            fitted = LogisticRegression(C=1.0).fit(pooled, train.targets[:, k])
+            with torch.no_grad():
+                head.linear.weight[k] = torch.from_numpy(fitted.coef_[0]).float()
+                head.linear.bias[k] = float(fitted.intercept_[0])
+    record = CheckpointRecord(
+        config=settings,
+        manifest_digest=manifest.digest(table),
+        code_revision="test",
+        epoch=1,
+        validation_auroc=None,
+        history=(),
+    )
+    checkpoint.save(home / "checkpoint", model.state_dict(), record)
+    return Small(checkpoint.load(home / "checkpoint"), home / "checkpoint", cache)
+
+
+def _films(folder: Path) -> Path:
+    rng = np.random.default_rng(0)
+    folder.mkdir()
+    records = []
+    for n in range(96):
+        pixels = rng.normal(90, 12, (SIDE, SIDE))
+        left, right = bool(rng.integers(2)), bool(rng.integers(2))
+        boxes = []
+        if left:
+            pixels[36:56, 4:24] += 90
+            boxes.append(Box(label="Effusion", x0=4, y0=36, x1=24, y1=56))
+        if right:
+            pixels[10:26, 40:56] += 90
+            boxes.append(Box(label="Nodule/Mass", x0=40, y0=10, x1=56, y1=26))
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{n}.png")
+        targets = (0.0, float(left), 0.0, float(right), 0.0, float(not (left or right)))
+        split = "train" if n < 48 else "val" if n < 72 else "test"
+        records.append(
+            Record(
+                uri=f"{n}.png", patient=f"p{n}", split=split, targets=targets, boxes=tuple(boxes)
+            )
+        )
+    manifest.write(folder / "manifest.csv", records, SYNTHETIC)
+    return folder / "manifest.csv"
