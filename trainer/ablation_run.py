@@ -1,0 +1,232 @@
+"""Runs the cells of an ablation, one after the other, and never one of them twice."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from hilum import labels
+from hilum.errors import DataError
+from hilum.files import write_atomically
+from hilum.findings import calibrate
+from hilum.labels import LabelSchema
+from hilum.package import Calibration, OperatingPoint
+from hilum.settings import Settings
+from trainer import ablation, calibration, checkpoint, data, loop, manifest, splits
+from trainer.ablation import AblationConfig, Cell
+from trainer.calibration import Rule
+from trainer.data import Prepared
+from trainer.evaluation.scored import Scored
+from trainer.loop import Report
+from trainer.manifest import Split
+
+MANIFEST: Final = "manifest.csv"
+CELLS: Final = "cells"
+_FIGURES, _OUTPUTS, _RUN = "cell.json", "test.npz", "run"
+_F1: Final = Rule(kind="f1")
+
+FloatArray = npt.NDArray[np.floating]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """What a cell left: the films it was tested on, and what it says of them."""
+
+    cell: Cell
+    scored: Scored  # the test split, thresholds for F1 from validation
+    seconds: float  # of training and evaluation
+    history: tuple[dict[str, Any], ...]
+
+
+def run(
+    config: AblationConfig,
+    out: Path,
+    *,
+    settings: Settings,
+    begun: Callable[[Cell, int, int], None] | None = None,
+    report: Report | None = None,
+    keep: bool = False,
+) -> None:
+    """Run every cell that is not finished yet.
+
+    A cell is finished when its figures are written, which happens last; one that was killed goes
+    on where it was. A cell of another configuration or another manifest is run again.
+
+    Args:
+        config: what to compare.
+        out: folder of the ablation.
+        settings: for prepared images and S3.
+        begun: called before a cell is run, with its number and how many there are.
+        report: called after every batch.
+        keep: keep the checkpoints of finished cells, which nothing here needs any more.
+
+    Raises:
+        DataError, WeightsMissingError, TrainingDivergedError: as in training; what is finished
+            is kept.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    path = data_of(config, out)
+    todo = list(ablation.cells(config))
+    for number, cell in enumerate(todo, 1):
+        folder = out / CELLS / cell.name
+        trained = ablation.training_of(config, cell, path)
+        identity = ablation.identity(trained, manifest.digest(path))
+        if _is_finished(folder, identity):
+            continue
+        if begun is not None:
+            begun(cell, number, len(todo))
+        begin = time.monotonic()
+        folder.mkdir(parents=True, exist_ok=True)
+        best = loop.train(trained, folder / _RUN, settings=settings, report=report)
+        found = checkpoint.load(best)
+        outputs = _outputs(found, trained.preprocess.size, path, settings)
+        _write(folder, cell, outputs, identity, found, time.monotonic() - begin)
+        if not keep:
+            shutil.rmtree(folder / _RUN)
+
+
+def data_of(config: AblationConfig, out: Path) -> Path:
+    """The manifest that the cells use: the configuration's, or its new split in ``out``.
+
+    Raises:
+        DataError: it cannot be used.
+    """
+    if config.resplit is None:
+        return config.manifest
+    schema = labels.schema(config.label_schema)
+    records = manifest.read(config.manifest, schema)
+    shares = config.resplit
+    wanted: dict[Split, float] = {"train": shares.train, "val": shares.val, "test": shares.test}
+    patients = [record.patient for record in records]
+    strata = np.nan_to_num(np.array([record.targets for record in records])) > 0.5
+    split_of = splits.by_patient(patients, strata, wanted, seed=shares.seed)
+    here = config.manifest.parent.absolute()
+    moved = [
+        dataclasses.replace(record, split=split, uri=str(here / record.uri))
+        for record, split in zip(records, split_of, strict=True)
+    ]
+    order = list(wanted)
+    path = out / MANIFEST
+    part = path.with_suffix(".new")
+    manifest.write(part, sorted(moved, key=lambda r: order.index(r.split)), schema)
+    part.replace(path)
+    return path
+
+
+def finished(config: AblationConfig, out: Path) -> list[Finished]:
+    """What the finished cells of ``config`` in ``out`` left.
+
+    Raises:
+        DataError: no cell is finished.
+    """
+    path = config.manifest if config.resplit is None else out / MANIFEST
+    schema = labels.schema(config.label_schema)
+    if not path.is_file():
+        raise DataError(f"There is no manifest at {path}.")
+    digest = manifest.digest(path)
+    test = tuple(r for r in manifest.read(path, schema) if r.split == "test")
+    found = []
+    for cell in ablation.cells(config):
+        folder = out / CELLS / cell.name
+        identity = ablation.identity(ablation.training_of(config, cell, path), digest)
+        if _is_finished(folder, identity):
+            found.append(_read(folder, cell, schema, test))
+    if not found:
+        raise DataError("No cell of this ablation is finished.", next_step="Run it first.")
+    return found
+
+
+def _is_finished(folder: Path, identity: str) -> bool:
+    try:
+        written = json.loads((folder / _FIGURES).read_bytes())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return False
+    return bool(written.get("identity") == identity)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Outputs:
+    """Calibrated probabilities of the test split, and thresholds from validation."""
+
+    probability: FloatArray  # [N, K]
+    points: dict[str, OperatingPoint]
+    calibration: Calibration
+
+
+def _outputs(found: checkpoint.Checkpoint, size: int, path: Path, settings: Settings) -> _Outputs:
+    config, schema = found.record.config, found.schema
+    prepared = data.load(path, schema, config.preprocess, cache_dir=settings.cache_dir / "prepared")
+
+    def predict(split: Prepared) -> FloatArray:
+        raw: FloatArray = loop.predict(found.model, split.images, size, schema.kind).numpy()
+        return raw
+
+    validation, test = prepared["val"], prepared["test"]
+    on_validation = predict(validation)
+    fitted = calibration.fit(on_validation, validation.targets, schema.kind)
+    calibrated = calibrate(on_validation.astype(np.float32), fitted, schema.kind)
+    points = {
+        label: calibration.operating_point(validation.targets[:, k], calibrated[:, k], _F1)
+        for k, label in enumerate(schema.labels)
+    }
+    on_test = calibrate(predict(test).astype(np.float32), fitted, schema.kind)
+    return _Outputs(probability=on_test, points=points, calibration=fitted)
+
+
+def _write(
+    folder: Path,
+    cell: Cell,
+    outputs: _Outputs,
+    identity: str,
+    found: checkpoint.Checkpoint,
+    seconds: float,
+) -> None:
+    """The figures go last and vouch for the rest."""
+    packed = BytesIO()
+    np.savez_compressed(packed, probability=outputs.probability)
+    write_atomically(folder / _OUTPUTS, packed.getvalue())
+    figures = {
+        "identity": identity,
+        "cell": dataclasses.asdict(cell),
+        "seconds": seconds,
+        "code_revision": found.record.code_revision,
+        "history": list(found.record.history),
+        "points": {label: point.model_dump() for label, point in outputs.points.items()},
+    }
+    write_atomically(folder / _FIGURES, (json.dumps(figures, indent=2) + "\n").encode())
+
+
+def _read(
+    folder: Path, cell: Cell, schema: LabelSchema, test: tuple[manifest.Record, ...]
+) -> Finished:
+    figures = json.loads((folder / _FIGURES).read_bytes())
+    with np.load(folder / _OUTPUTS, allow_pickle=False) as arrays:
+        probability = arrays["probability"]
+    return Finished(
+        cell=cell,
+        scored=Scored(
+            schema=schema,
+            records=test,
+            sizes=np.zeros((len(test), 2), dtype=np.int32),
+            targets=np.array([record.targets for record in test], dtype=np.float32),
+            probability=probability,
+            cam=None,
+            input_size=0,
+            points={
+                label: OperatingPoint.model_validate(point)
+                for label, point in figures["points"].items()
+            },
+        ),
+        seconds=figures["seconds"],
+        history=tuple(figures["history"]),
+    )
