@@ -169,11 +169,22 @@ def training_of(config: AblationConfig, cell: Cell, manifest: Path) -> TrainConf
     Raises:
         ConfigurationError: a value is not allowed.
     """
+    values = {**_decided(config, cell), "manifest": manifest}
+    return training.parse(values, f"cell {cell.name}")
+
+
+def identity(config: AblationConfig, cell: Cell, manifest_digest: str) -> str:
+    """What a finished cell is recognised by: what was asked for, and on which data."""
+    text = json.dumps([_decided(config, cell), manifest_digest], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _decided(config: AblationConfig, cell: Cell) -> dict[str, Any]:
+    """Every setting of ``cell`` but the manifest."""
     backbone = next(b for b in config.backbones if b.name == cell.backbone)
-    values = {
+    return {
         **config.train,
         "seed": cell.seed,
-        "manifest": manifest,
         "model": {
             "backbone": backbone.name,
             "weights": backbone.weights,
@@ -185,11 +196,3 @@ def training_of(config: AblationConfig, cell: Cell, manifest: Path) -> TrainConf
             {**stage.model_dump(), "size": backbone.size} for stage in config.stages(cell.arm)
         ],
     }
-    return training.parse(values, f"cell {cell.name}")
-
-
-def identity(trained: TrainConfig, manifest_digest: str) -> str:
-    """What a finished cell is recognised by: its configuration and its data."""
-    values = trained.model_dump(mode="json", exclude={"manifest"})
-    text = json.dumps([values, manifest_digest], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()

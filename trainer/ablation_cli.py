@@ -1,0 +1,62 @@
+"""``hilum train ablate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from hilum import settings
+from trainer.progress import TrainingProgress, progress_bar
+
+if TYPE_CHECKING:
+    from trainer.ablation import Cell
+
+
+@click.command()
+@click.argument("config", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option(
+    "--to", "out", required=True, type=click.Path(path_type=Path), help="Folder of the ablation."
+)
+@click.option(
+    "--report",
+    "page",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Markdown page, figures beside it.  [default: DIR/ablation.md]",
+)
+@click.option("--report-only", is_flag=True, help="Run nothing; write what is finished.")
+@click.option("--keep-checkpoints", is_flag=True, help="Of finished cells; they need much space.")
+def ablate(
+    *, config: Path, out: Path, page: Path | None, report_only: bool, keep_checkpoints: bool
+) -> None:
+    """What fine-tuning and focal loss each bring, on equal budgets.
+
+    CONFIG names backbones, losses and seeds (configs/ablation.toml is for ChestX-ray14 and a GPU,
+    configs/ablation-synthetic.toml for a CPU). Every backbone is trained with its features frozen
+    and fine-tuned, with every loss, for every seed. Thresholds for F1 come from validation only.
+
+    Stop it whenever you like: the same command goes on with the cells that are not finished, and
+    writes the page at the end. --report-only writes it from what there is.
+    """
+    # torch takes seconds to import; `hilum train ablate --help` should not.
+    from trainer import ablation, ablation_page, ablation_run  # noqa: PLC0415
+
+    parsed = ablation.load(config)
+    if not report_only:
+        with progress_bar() as bar:
+            shown = TrainingProgress(bar)
+
+            def begun(cell: Cell, number: int, count: int) -> None:
+                click.echo(f"{number}/{count} {cell.name}", err=True)
+
+            ablation_run.run(
+                parsed,
+                out,
+                settings=settings.load(),
+                begun=begun,
+                report=shown.step,
+                keep=keep_checkpoints,
+            )
+    found = ablation_run.finished(parsed, out)
+    click.echo(ablation_page.write(page or out / "ablation.md", parsed, found))
