@@ -20,7 +20,7 @@ from hilum.errors import DataError
 from hilum.files import write_atomically
 from hilum.findings import calibrate
 from hilum.labels import LabelSchema
-from hilum.package import Calibration, OperatingPoint
+from hilum.package import OperatingPoint
 from hilum.settings import Settings
 from trainer import ablation, calibration, checkpoint, data, loop, manifest, splits
 from trainer.ablation import AblationConfig, Cell
@@ -45,6 +45,7 @@ class Finished:
     cell: Cell
     scored: Scored  # the test split, thresholds for F1 from validation
     seconds: float  # of training and evaluation
+    revision: str  # of the code that ran it
     history: tuple[dict[str, Any], ...]
 
 
@@ -90,7 +91,15 @@ def run(
         best = loop.train(trained, folder / _RUN, settings=settings, report=report)
         found = checkpoint.load(best)
         outputs = _outputs(found, trained.preprocess.size, path, settings)
-        _write(folder, cell, outputs, identity, found, time.monotonic() - begin)
+        figures = {
+            "identity": identity,
+            "cell": dataclasses.asdict(cell),
+            "seconds": time.monotonic() - begin,
+            "code_revision": found.record.code_revision,
+            "history": list(found.record.history),
+            "points": {label: point.model_dump() for label, point in outputs.points.items()},
+        }
+        _write(folder, outputs, figures)
         if not keep:
             shutil.rmtree(folder / _RUN)
 
@@ -158,9 +167,9 @@ def _is_finished(folder: Path, identity: str) -> bool:
 class _Outputs:
     """Calibrated probabilities of the test split, and thresholds from validation."""
 
+    uris: frozenset[str]  # of the films; one that could not be read is left out
     probability: FloatArray  # [N, K]
     points: dict[str, OperatingPoint]
-    calibration: Calibration
 
 
 def _outputs(found: checkpoint.Checkpoint, size: int, path: Path, settings: Settings) -> _Outputs:
@@ -180,29 +189,16 @@ def _outputs(found: checkpoint.Checkpoint, size: int, path: Path, settings: Sett
         for k, label in enumerate(schema.labels)
     }
     on_test = calibrate(predict(test).astype(np.float32), fitted, schema.kind)
-    return _Outputs(probability=on_test, points=points, calibration=fitted)
+    uris = frozenset(record.uri for record in test.records)
+    return _Outputs(uris=uris, probability=on_test, points=points)
 
 
-def _write(
-    folder: Path,
-    cell: Cell,
-    outputs: _Outputs,
-    identity: str,
-    found: checkpoint.Checkpoint,
-    seconds: float,
-) -> None:
+def _write(folder: Path, outputs: _Outputs, figures: dict[str, Any]) -> None:
     """The figures go last and vouch for the rest."""
     packed = BytesIO()
-    np.savez_compressed(packed, probability=outputs.probability)
+    uris = np.array(sorted(outputs.uris), dtype=np.str_)
+    np.savez_compressed(packed, probability=outputs.probability, uris=uris)
     write_atomically(folder / _OUTPUTS, packed.getvalue())
-    figures = {
-        "identity": identity,
-        "cell": dataclasses.asdict(cell),
-        "seconds": seconds,
-        "code_revision": found.record.code_revision,
-        "history": list(found.record.history),
-        "points": {label: point.model_dump() for label, point in outputs.points.items()},
-    }
     write_atomically(folder / _FIGURES, (json.dumps(figures, indent=2) + "\n").encode())
 
 
@@ -211,7 +207,8 @@ def _read(
 ) -> Finished:
     figures = json.loads((folder / _FIGURES).read_bytes())
     with np.load(folder / _OUTPUTS, allow_pickle=False) as arrays:
-        probability = arrays["probability"]
+        probability, uris = arrays["probability"], set(arrays["uris"].tolist())
+    test = tuple(record for record in test if record.uri in uris)
     return Finished(
         cell=cell,
         scored=Scored(
@@ -228,5 +225,6 @@ def _read(
             },
         ),
         seconds=figures["seconds"],
+        revision=figures["code_revision"],
         history=tuple(figures["history"]),
     )

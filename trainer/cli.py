@@ -14,6 +14,7 @@ import click
 
 from hilum import labels, settings
 from trainer.ablation_cli import ablate
+from trainer.evaluation.cli import evaluate
 from trainer.progress import TrainingProgress, progress_bar
 
 _RUN: Final = "run"
@@ -150,3 +151,4 @@ def cohort(
 
 
 train.add_command(ablate)
+train.add_command(evaluate)

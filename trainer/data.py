@@ -70,6 +70,7 @@ def load(
     store: ObjectStore | None = None,
     limits: Limits | None = None,
     processes: int | None = None,
+    needed: Sequence[Split] = SPLITS,
 ) -> dict[Split, Prepared]:
     """The splits of the manifest at ``path``.
 
@@ -83,9 +84,10 @@ def load(
         store: of the images; ``None``: files, and S3 by boto3's own configuration.
         limits: for one image; ``None``: the defaults.
         processes: that prepare; ``None``: as many as cores, where there is work for them.
+        needed: splits that must have images; another one may be absent.
 
     Raises:
-        DataError: the manifest is not usable, or a split has no image left.
+        DataError: the manifest is not usable, or a split that is needed has no image left.
         BadImagesError: more images would be left out than is allowed.
         CacheWriteError: the disk is full.
         StorageUnavailableError, CredentialsRejectedError: the store is not to be had.
@@ -106,7 +108,7 @@ def load(
             _fill(job, records, max_bad_fraction, progress, processes)
     left_out: dict[str, int] = prepared.about(folder)["left_out"]
     _refuse(left_out, len(records), max_bad_fraction, folder)
-    splits = _splits(folder, records, path.name)
+    splits = _splits(folder, records, path.name, needed)
     _warn(splits, schema, left_out, folder)
     return splits
 
@@ -236,7 +238,9 @@ def _words(left_out: dict[str, int]) -> str:
     return ", ".join(f"{count} {code}" for code, count in left_out.items())
 
 
-def _splits(folder: Path, records: Sequence[Record], name: str) -> dict[Split, Prepared]:
+def _splits(
+    folder: Path, records: Sequence[Record], name: str, needed: Sequence[Split]
+) -> dict[Split, Prepared]:
     images = open_images(folder / "images.npy")
     rows = np.load(folder / "rows.npy")
     used = [records[n] for n in rows["record"]]
@@ -245,6 +249,8 @@ def _splits(folder: Path, records: Sequence[Record], name: str) -> dict[Split, P
     for split in SPLITS:
         where = [n for n, record in enumerate(used) if record.split == split]
         if not where:
+            if split not in needed:
+                continue
             raise DataError(f"{name} has no image in split {split!r}.")
         chosen = slice(where[0], where[-1] + 1)
         splits[split] = Prepared(

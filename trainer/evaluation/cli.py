@@ -1,0 +1,107 @@
+"""``hilum train evaluate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.progress import TaskID
+
+from hilum import settings
+from trainer.progress import progress_bar
+
+
+@click.command()
+@click.argument("model", metavar="CHECKPOINT|PACKAGE")
+@click.option(
+    "--manifest",
+    "manifest_path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The films.  [default: those a checkpoint was trained with]",
+)
+@click.option(
+    "--to", "out", required=True, type=click.Path(path_type=Path), help="Folder of the report."
+)
+@click.option(
+    "--split",
+    type=click.Choice(["test", "val", "train"]),
+    default="test",
+    show_default=True,
+    help="Of the manifest.",
+)
+@click.option(
+    "--operating-point",
+    "rule",
+    metavar="RULE",
+    help="youden, f1, sensitivity>=0.90, specificity>=0.95 or ppv>=0.30, met on validation.  "
+    "[default: the package's own; youden for a checkpoint]",
+)
+@click.option(
+    "--calibration",
+    "method",
+    type=click.Choice(["platt", "temperature", "none"]),
+    help="Fitted on validation.  [default: the package's own; platt for a checkpoint]",
+)
+@click.option(
+    "--replicates",
+    default=1000,
+    show_default=True,
+    type=click.IntRange(min=100),
+    help="Of the bootstrap over patients.",
+)
+@click.option(
+    "--gallery",
+    default=12,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="Films with maps in the page, without names; 0: no pixel of a film leaves.",
+)
+@click.option("--no-shortcuts", is_flag=True, help="Leave out the two runs with masked corners.")
+def evaluate(
+    *,
+    model: str,
+    manifest_path: Path | None,
+    out: Path,
+    rule: str | None,
+    gallery: int,
+    no_shortcuts: bool,
+    **chosen: Any,
+) -> None:
+    """Measure a checkpoint or a package on films it has not seen.
+
+    Writes DIR/metrics.json and DIR/report.html, one page with everything in it that opens without
+    a network: AUROC and average precision with intervals over patients, operating points,
+    calibration, subgroups, maps beside a centre-point baseline, shortcut checks, and, on
+    ChestX-ray14's official test split, the published figures.
+
+    Operating points and calibration come from the split `val`, never from the films that are
+    measured. A package brings its own and is measured as it is served.
+    """
+    # torch takes seconds to import; `hilum train evaluate --help` should not.
+    from trainer.calibration import Rule  # noqa: PLC0415
+    from trainer.evaluation import evaluate as evaluation  # noqa: PLC0415
+
+    options = evaluation.Options(
+        rule=None if rule is None else Rule.parse(rule),
+        gallery=gallery,
+        shortcuts=not no_shortcuts,
+        **chosen,
+    )
+    tasks: dict[str, TaskID] = {}
+    with progress_bar() as bar:
+
+        def progress(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=total)
+            bar.update(tasks[what], completed=done, total=total)
+
+        page = evaluation.evaluate(
+            model,
+            out,
+            settings=settings.load(),
+            manifest_path=manifest_path,
+            options=options,
+            progress=progress,
+        )
+    click.echo(page)

@@ -1,0 +1,210 @@
+"""Plots as SVG text, to stand in a page: no files beside it, no fonts or scripts from elsewhere."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from io import StringIO
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib import rc_context
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from sklearn.metrics import precision_recall_curve, roc_curve
+
+from trainer.metrics import ReliabilityBin
+
+if TYPE_CHECKING:
+    from trainer.ablation_stats import Group
+
+FloatArray = npt.NDArray[np.floating]
+
+_POINTS: Final = 200  # of a curve: more cannot be seen
+BLUE, ORANGE, GREY, GREEN = "#0b62a4", "#d95f02", "#8a8f98", "#1b7a4b"
+_STYLE: Final = {
+    "svg.fonttype": "none",  # text stays text, in the page's own font
+    "svg.hashsalt": "hilum",  # the same figure gives the same bytes
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": GREY,
+    "axes.labelcolor": "#333333",
+    "xtick.color": "#333333",
+    "ytick.color": "#333333",
+    "axes.grid": True,
+    "grid.color": "#e6e8eb",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+}
+
+
+def roc(target: FloatArray, score: FloatArray, threshold: float | None) -> str:
+    """The ROC curve of one label; a dot marks the operating point."""
+    truth = target == 1
+    known = truth | (target == 0)
+    fpr, tpr, _ = roc_curve(truth[known], score[known])
+    with _figure(2.6, 2.5) as (figure, axes):
+        axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
+        axes.plot(*_thin(fpr, tpr), color=BLUE, linewidth=1.5)
+        if threshold is not None:
+            called = score[known] >= threshold
+            x = called[~truth[known]].mean()
+            axes.plot([x], [called[truth[known]].mean()], "o", color=ORANGE, markersize=5)
+        _square(axes, "1 − specificity", "sensitivity")
+    return svg(figure)
+
+
+def precision_recall(target: FloatArray, score: FloatArray, threshold: float | None) -> str:
+    """The precision-recall curve of one label; the dotted line is its prevalence."""
+    truth = target == 1
+    known = truth | (target == 0)
+    precision, recall, _ = precision_recall_curve(truth[known], score[known])
+    with _figure(2.6, 2.5) as (figure, axes):
+        axes.axhline(truth[known].mean(), color=GREY, linewidth=0.8, linestyle=":")
+        x, y = _thin(recall[::-1], precision[::-1])
+        axes.step(x, y, where="post", color=BLUE, linewidth=1.5)
+        if threshold is not None:
+            called = score[known] >= threshold
+            if called.any():
+                recalled = called[truth[known]].mean()
+                axes.plot(
+                    [recalled], [truth[known][called].mean()], "o", color=ORANGE, markersize=5
+                )
+        _square(axes, "recall (sensitivity)", "precision (PPV)")
+    return svg(figure)
+
+
+def reliability(bins: Sequence[ReliabilityBin]) -> str:
+    """Mean probability against observed frequency; the size of a dot tells how many films."""
+    with _figure(2.6, 2.5) as (figure, axes):
+        axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
+        films = np.array([part.films for part in bins], dtype=float)
+        size = 12 + 110 * np.sqrt(films / films.max())
+        x = [part.probability for part in bins]
+        y = [part.frequency for part in bins]
+        axes.plot(x, y, color=BLUE, linewidth=0.8, alpha=0.5)
+        axes.scatter(x, y, s=size, color=BLUE, alpha=0.75, linewidths=0)
+        _square(axes, "mean probability", "share with the finding")
+    return svg(figure)
+
+
+def matrix(values: FloatArray, labels: Sequence[str], counts: npt.NDArray[np.integer]) -> str:
+    """Shares in [0, 1] as colour, counts as text; row by column."""
+    side = 0.46 * len(labels) + 1.6
+    with _figure(side, side - 0.3) as (figure, axes):
+        axes.grid(visible=False)
+        axes.imshow(values, cmap="Blues", vmin=0, vmax=1)
+        names = [label.replace("_", " ") for label in labels]
+        axes.set_xticks(range(len(labels)), names, rotation=55, ha="right", rotation_mode="anchor")
+        axes.set_yticks(range(len(labels)), names)
+        for (row, column), count in np.ndenumerate(counts):
+            shade = "white" if values[row, column] > 0.6 else "#333333"
+            text = f"{count / 1000:.0f}k" if count >= 10_000 else str(count)
+            axes.text(column, row, text, ha="center", va="center", fontsize=7, color=shade)
+        axes.tick_params(length=0)
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+    return svg(figure)
+
+
+def intervals(
+    names: Sequence[str],
+    values: Sequence[float | None],
+    spans: Sequence[Sequence[float] | None],
+    title: str,
+) -> str:
+    """A dot with its interval for every name, top to bottom."""
+    with _figure(5.6, 0.27 * len(names) + 0.7) as (figure, axes):
+        for row, (value, span) in enumerate(zip(values, spans, strict=True)):
+            if span is not None:
+                axes.plot(span, [row, row], color=BLUE, linewidth=2, alpha=0.4)
+            if value is not None:
+                axes.plot([value], [row], "o", color=BLUE, markersize=4.5)
+        axes.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
+        axes.set_ylim(len(names) - 0.5, -0.5)
+        axes.set_xlabel(title)
+        low = min([0.5, *(span[0] for span in spans if span), *(v for v in values if v)])
+        axes.set_xlim(max(0.0, low - 0.03), 1.01)
+        axes.grid(visible=False, axis="y")
+        axes.tick_params(axis="y", length=0)
+    return svg(figure)
+
+
+def ablation(made: Sequence[Group], baseline: str, full: str) -> str:
+    """Macro AUROC and F1 of every group of an ablation, with intervals over patients."""
+    backbones = list(dict.fromkeys(group.backbone for group in made))
+    shades = {("frozen", baseline): GREY, ("frozen", full): ORANGE}
+    shades |= {("fine_tuned", baseline): GREEN, ("fine_tuned", full): BLUE}
+    with _figure(7.4, 0.95 * len(backbones) + 1.1, columns=2) as (figure, axes):
+        for ax, name, title in zip(
+            axes, ("auroc", "f1"), ("AUROC, macro", "F1, macro"), strict=True
+        ):
+            for group in made:
+                arms = list(shades)
+                key = (group.arm, group.loss)
+                place = arms.index(key) if key in shades else len(arms)
+                row = backbones.index(group.backbone) + 0.2 * (place - 1.5)
+                found = group.estimate(name)
+                colour = shades.get(key, "black")
+                if found.interval is not None:
+                    ax.plot(found.interval, [row, row], color=colour, linewidth=2, alpha=0.4)
+                arm = "frozen" if group.arm == "frozen" else "fine-tuned"
+                label = f"{arm}, {group.loss}"
+                ax.plot([found.value], [row], "o", color=colour, markersize=4.5, label=label)
+            ax.set_ylim(len(backbones) - 0.5, -0.5)
+            ax.set_yticks(range(len(backbones)), backbones)
+            ax.set_xlabel(title)
+            ax.grid(visible=False, axis="y")
+            ax.tick_params(axis="y", length=0)
+        axes[1].set_yticklabels([])
+        handles, names = axes[0].get_legend_handles_labels()
+        unique = dict(zip(names, handles, strict=True))
+        figure.legend(
+            unique.values(), unique.keys(), loc="upper center", ncol=4, frameon=False, fontsize=8
+        )
+        figure.subplots_adjust(top=0.88)
+    return svg(figure)
+
+
+def svg(figure: Figure) -> str:
+    """``figure`` as an ``<svg>`` element."""
+    out = StringIO()
+    with rc_context(_STYLE):
+        FigureCanvasSVG(figure).print_svg(out, metadata={"Date": None})
+    text = out.getvalue()
+    element = text[text.index("<svg") :]
+    # Without matplotlib's own description of the file, which names an address on the web.
+    return re.sub(r"<metadata>.*?</metadata>\s*", "", element, flags=re.DOTALL)
+
+
+@contextmanager
+def _figure(width: float, height: float, columns: int = 1) -> Iterator[tuple[Figure, Any]]:
+    """A figure of ``width`` × ``height`` inches, without pyplot's global state."""
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained" if columns == 1 else None)
+        if columns == 1:
+            yield figure, figure.subplots()
+        else:
+            yield figure, figure.subplots(1, columns)
+
+
+def _square(axes: Any, x: str, y: str) -> None:
+    axes.set_xlim(-0.02, 1.02)
+    axes.set_ylim(-0.02, 1.02)
+    axes.set_xticks([0, 0.5, 1])
+    axes.set_yticks([0, 0.5, 1])
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.set_aspect("equal")
+
+
+def _thin(x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """At most :data:`_POINTS` points of a curve, its ends among them."""
+    if len(x) <= _POINTS:
+        return x, y
+    chosen = np.unique(np.linspace(0, len(x) - 1, _POINTS).astype(int))
+    return x[chosen], y[chosen]
