@@ -137,9 +137,14 @@ class _Learner:
         """Start ``stage``: its size, its trained layers, a new optimiser and schedule."""
         self._stage = stage
         config = self._config.optimiser
-        body = list(self.model.features.parameters())
-        known = {id(parameter) for parameter in body}
-        heads = [p for p in self.model.parameters() if id(p) not in known]
+        # What no pretrained weights know: the layers that give logits. AlexNet's hidden layers are
+        # features, as the rest of it is.
+        new = [self.model.head.last]
+        if self.model.auxiliary is not None:
+            new.append(self.model.auxiliary.get_submodule("fc"))  # type: ignore[arg-type]
+        heads = [parameter for layer in new for parameter in layer.parameters()]
+        known = {id(parameter) for parameter in heads}
+        body = [p for p in self.model.parameters() if id(p) not in known]
         if self._cells is not None:
             heads += self._cells.parameters()
         groups: list[dict[str, Any]] = [{"params": heads, "lr": stage.learning_rate}]

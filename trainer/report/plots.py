@@ -97,14 +97,20 @@ def matrix(values: FloatArray, labels: Sequence[str], counts: npt.NDArray[np.int
     side = 0.46 * len(labels) + 1.6
     with _figure(side, side - 0.3) as (figure, axes):
         axes.grid(visible=False)
-        axes.imshow(values, cmap="Blues", vmin=0, vmax=1)
+        # Not imshow, which would put a bitmap into the SVG.
+        axes.pcolormesh(values, cmap="Blues", vmin=0, vmax=1, edgecolors="white", linewidth=0.5)
+        axes.set_aspect("equal")
+        axes.invert_yaxis()
+        places = np.arange(len(labels)) + 0.5
         names = [label.replace("_", " ") for label in labels]
-        axes.set_xticks(range(len(labels)), names, rotation=55, ha="right", rotation_mode="anchor")
-        axes.set_yticks(range(len(labels)), names)
+        axes.set_xticks(places, names, rotation=55, ha="right", rotation_mode="anchor")
+        axes.set_yticks(places, names)
         for (row, column), count in np.ndenumerate(counts):
             shade = "white" if values[row, column] > 0.6 else "#333333"
             text = f"{count / 1000:.0f}k" if count >= 10_000 else str(count)
-            axes.text(column, row, text, ha="center", va="center", fontsize=7, color=shade)
+            axes.text(
+                column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=7, color=shade
+            )
         axes.tick_params(length=0)
         for spine in axes.spines.values():
             spine.set_visible(False)

@@ -12,6 +12,7 @@ from sklearn import metrics as sk
 
 from hilum.labels import CHESTXRAY14, SYNTHETIC
 from hilum.package import OperatingPoint
+from hilum.preprocess import Placement
 from trainer.evaluation import published, shortcuts
 from trainer.evaluation.assess import assess
 from trainer.evaluation.bootstrap import Bootstrap
@@ -175,3 +176,24 @@ def test_the_table_of_published_figures_is_whole() -> None:
     }
     assert mean["chexnet"] == pytest.approx(0.841, abs=6e-4)
     assert mean["aecnn"] == pytest.approx(0.824, abs=6e-4)
+
+
+def test_corners_are_those_of_the_film_not_of_the_input() -> None:
+    # A film half as wide as high: columns 16 … 48 of the input; a fifth of it are 6 × 13 pixels.
+    place = Placement.letterbox(height=200, width=100, size=64)
+    image = np.full((1, 64, 64), 200, dtype=np.uint8)
+    masked, alone = shortcuts.without_corners(image, place), shortcuts.only_corners(image, place)
+    assert (masked == 0).sum() == 4 * 6 * 13
+    assert np.array_equal(masked == 0, alone == 200)
+    assert masked[0, 0, 16] == masked[0, 63, 47] == 0
+    assert masked[0, 0, 15] == masked[0, 0, 22] == masked[0, 13, 16] == 200
+    assert (image == 200).all(), "the film itself is left alone"
+
+
+def test_a_model_of_the_corners_is_found_out(scored: Scored) -> None:
+    guess = np.random.default_rng(99).random(scored.probability.shape)
+    found = shortcuts.corner_figures(scored, masked=guess, alone=scored.probability)
+    effusion = found["labels"]["Effusion"]
+    assert effusion["whole"] == effusion["corners_only"] > 0.75
+    assert abs(effusion["corners_masked"] - 0.5) < 0.1
+    assert found["labels"]["Pneumothorax"] == dict.fromkeys(effusion, None)
