@@ -167,6 +167,13 @@ class NotDicomError(DicomError):
     code = "dicom.not_dicom"
 
 
+class ExecutablePreambleError(DicomError):
+    """The file is a DICOM object and a program at once; no modality writes such a file."""
+
+    code = "dicom.executable_preamble"
+    next_step = "Find out where the object came from; hilum does not read it."
+
+
 class TruncatedError(DicomError):
     """The file or its pixel data ends before its declared length."""
 
