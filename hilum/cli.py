@@ -26,6 +26,8 @@ EXIT_PIPE: Final = 141  # 128 + SIGPIPE: the reader went away
 _SUMMARIES: Final = {
     "score": "Score chest films from files, folders or S3.",
     "package": "Verify, inspect and pack model packages.",
+    "doctor": "Say what this machine has, which engine it would use, and why.",
+    "engine": "Build and keep TensorRT plans for this machine's GPU.",
     "db": "Create and upgrade the SQL schema.",
     "keys": "Manage the API keys of the gateway.",
     "demo": "Start the whole system on this machine.",

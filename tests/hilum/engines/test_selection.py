@@ -31,7 +31,7 @@ from hilum.errors import (
     EngineUnavailableError,
     GoldenCheckError,
 )
-from hilum.package import GOLDEN, GRAPH
+from hilum.package import GOLDEN, GRAPH, Variant
 from hilum.package_io import Package, seal, verify
 from hilum.settings import Settings, TensorRTSettings
 
@@ -100,8 +100,9 @@ def put_plan(package: Package, folder: Path, plan: bytes | None = None) -> PlanR
         max_batch=manifest.input.max_batch,
     )
     options = BuildOptions(profile=profile_of(manifest, batch_size=8))
+    variant = manifest.graph_for("tensorrt")
     record = PlanRecord(
-        key=key_for(manifest.files[GRAPH], "fp32", this_machine(), options),
+        key=key_for(manifest.files[variant.graph], variant.precision, this_machine(), options),
         architecture_sha256="0" * 64,
         model="tiny 1.0.0",
         package=package.digest,
@@ -124,6 +125,36 @@ def test_auto_takes_tensorrt_where_a_plan_fits(trt: Any, package: Package, confi
     engine = open_engine(package, settings)
     assert engine.name == "tensorrt-11.4.0.106-sm89-fp32"
     assert engine.reason == "auto"
+
+
+def test_tensorrt_runs_the_graph_that_was_made_for_it(
+    trt: Any, package: Package, config: Config
+) -> None:
+    """In the same package, the CPU has another one."""
+    folder = package.folder
+    (folder / "model.tensorrt.onnx").write_bytes(package.read(GRAPH) + b"\x12\x00")
+    (folder / "golden.tensorrt.npz").write_bytes(package.read(GOLDEN))
+    variant = Variant(
+        target="tensorrt",
+        precision="int8",
+        graph="model.tensorrt.onnx",
+        golden="golden.tensorrt.npz",
+        tolerance=0.1,
+        cam_tolerance=0.1,
+    )
+    fields = {
+        name: getattr(package.manifest, name)
+        for name in type(package.manifest).model_fields
+        if name not in ("files", "format")
+    }
+    seal(folder, **{**fields, "variants": (variant,)})
+    both = verify(folder)
+    settings = config("tensorrt")
+    with pytest.raises(EngineMissingError):
+        open_engine(both, settings)
+    record = put_plan(both, settings.engine_dir)
+    assert record.key.graph_sha256 == both.manifest.files["model.tensorrt.onnx"]
+    assert open_engine(both, settings).name == "tensorrt-11.4.0.106-sm89-int8"
 
 
 def test_without_a_gpu_auto_takes_the_cpu_and_says_why(
