@@ -299,6 +299,20 @@ class PackageDigestError(PackageError):
     code = "package.digest_mismatch"
 
 
+class PackageUnsignedError(PackageError):
+    """Only signed packages are trusted here, and this one is not."""
+
+    code = "package.unsigned"
+    next_step = "Have its publisher sign it (`hilum package sign`), or unset HILUM_TRUSTED_SIGNERS."
+
+
+class PackageSignatureError(PackageError):
+    """The package's signature is damaged, of nobody trusted, or not over this manifest."""
+
+    code = "package.signature"
+    next_step = "Fetch the package again; if it persists, ask its publisher which key signed it."
+
+
 class PackageSchemaError(PackageError):
     """The manifest or the graph breaks the package contract."""
 

@@ -157,6 +157,10 @@ class Settings(BaseSettings):
         default="auto",
         description="what runs the graph: auto, tensorrt, onnxruntime-cuda or onnxruntime",
     )
+    trusted_signers: Path | None = Field(
+        default=None,
+        description="who may sign packages; others are refused",
+    )
     cache_dir: Path = Field(
         default=Path("var/cache"), description="fetched model packages; no patient data"
     )

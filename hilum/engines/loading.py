@@ -7,7 +7,7 @@ import logging
 from hilum.engines.golden import check_golden
 from hilum.engines.selection import ChosenEngine, choose
 from hilum.errors import EngineMissingError, EngineUnavailableError
-from hilum.package_io import Package
+from hilum.package_io import Package, check_signature
 from hilum.settings import Settings
 
 __all__ = ["check_golden", "open_engine"]
@@ -19,8 +19,11 @@ def open_engine(package: Package, settings: Settings) -> ChosenEngine:
     """The engine for ``package``, after it has reproduced the package's golden outputs.
 
     Raises:
+        PackageUnsignedError, PackageSignatureError: ``trusted_signers`` is set, and nobody whom
+            it names signed the package.
         As :func:`hilum.engines.selection.choose`.
     """
+    check_signature(package, settings)
     choice = choose(package, settings)
     for passed in choice.passed_over:
         # No GPU, or no plan yet, is how most machines are; anything else wants looking at.
