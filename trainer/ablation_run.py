@@ -16,15 +16,16 @@ import numpy as np
 import numpy.typing as npt
 
 from hilum import labels
-from hilum.errors import DataError
+from hilum.errors import CheckpointError, DataError
 from hilum.files import write_atomically
 from hilum.findings import calibrate
 from hilum.labels import LabelSchema
 from hilum.package import OperatingPoint
 from hilum.settings import Settings
-from trainer import ablation, calibration, checkpoint, data, loop, manifest, splits
+from trainer import ablation, calibration, checkpoint, data, loop, manifest, prediction, splits
 from trainer.ablation import AblationConfig, Cell
 from trainer.calibration import Rule
+from trainer.config import TrainConfig
 from trainer.data import Prepared
 from trainer.evaluation.scored import Scored
 from trainer.loop import Report
@@ -88,7 +89,7 @@ def run(
             begun(cell, number, len(todo))
         begin = time.monotonic()
         folder.mkdir(parents=True, exist_ok=True)
-        best = loop.train(trained, folder / _RUN, settings=settings, report=report)
+        best = _train(trained, folder / _RUN, settings, report)
         found = checkpoint.load(best)
         outputs = _outputs(found, trained.preprocess.size, path, settings)
         figures = {
@@ -102,6 +103,15 @@ def run(
         _write(folder, outputs, figures)
         if not keep:
             shutil.rmtree(folder / _RUN)
+
+
+def _train(config: TrainConfig, out: Path, settings: Settings, report: Report | None) -> Path:
+    """Go on with the run in ``out``; one of another configuration or manifest makes way."""
+    try:
+        return loop.train(config, out, settings=settings, report=report, resume=True)
+    except CheckpointError:
+        shutil.rmtree(out)
+        return loop.train(config, out, settings=settings, report=report)
 
 
 def data_of(config: AblationConfig, out: Path) -> Path:
@@ -177,7 +187,7 @@ def _outputs(found: checkpoint.Checkpoint, size: int, path: Path, settings: Sett
     prepared = data.load(path, schema, config.preprocess, cache_dir=settings.cache_dir / "prepared")
 
     def predict(split: Prepared) -> FloatArray:
-        raw: FloatArray = loop.predict(found.model, split.images, size, schema.kind).numpy()
+        raw: FloatArray = prediction.predict(found.model, split.images, size, schema.kind).numpy()
         return raw
 
     validation, test = prepared["val"], prepared["test"]

@@ -144,7 +144,9 @@ def learn(
         net.load_state_dict(deepen(start, net))
     # InceptionV3's auxiliary head needs larger inputs; it stays as it is, as does its transform.
     body = net if name != "inception_v3" else _without_auxiliary(net)
-    model = nn.Sequential(Normalise(), body).to(memory_format=torch.channels_last)
+    model = nn.Sequential(Normalise(*backbone(name).normalisation), body).to(
+        memory_format=torch.channels_last
+    )
     optimiser = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01)
     steps, warmup = count // batch, max(1, count // batch // 20)
     model.train()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -12,37 +13,37 @@ from trainer.config import Augmentation
 
 
 def augment(
-    images: Tensor, masks: Tensor | None, config: Augmentation, generator: torch.Generator
+    images: Tensor, masks: Tensor | None, config: Augmentation, seeds: Sequence[int]
 ) -> tuple[Tensor, Tensor | None]:
     """Change each image in its own way, and its masks with it.
 
     Args:
-        images: uint8 ``[N, 1, S, S]``.
+        images: uint8 ``[N, 1, S, S]``, on any device.
         masks: float32 ``[N, K, s, s]``, moved as the images are; ``None``: there are none.
         config: how much.
-        generator: of the random numbers.
+        seeds: one an image; the same seed changes an image the same way, whatever is beside it.
     """
-    count = len(images)
-
-    def uniform(limit: float) -> Tensor:
-        return (torch.rand(count, generator=generator) * 2 - 1) * limit
-
-    angle = uniform(math.radians(config.rotate_deg))
-    zoom = 1 + uniform(config.scale)
+    draws, noise = _draw(images, config, seeds)
+    # Uniform in [-1, 1] but the last, which is in [0, 1].
+    angle, zoom, right, down, contrast, brightness, flip = draws.to(images.device).unbind(1)
+    angle = angle * math.radians(config.rotate_deg)
+    zoom = 1 + zoom * config.scale
     cos, sin = torch.cos(angle) * zoom, torch.sin(angle) * zoom
-    shift_x, shift_y = uniform(2 * config.shift), uniform(2 * config.shift)
-    rows = (torch.stack((cos, -sin, shift_x), 1), torch.stack((sin, cos, shift_y), 1))
+    mirror = torch.where(flip < config.horizontal_flip, -1.0, 1.0)
+    rows = (
+        torch.stack((cos * mirror, -sin, right * 2 * config.shift), 1),
+        torch.stack((sin * mirror, cos, down * 2 * config.shift), 1),
+    )
     matrix = torch.stack(rows, 1)
-    grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
-    moved = F.grid_sample(images.float(), grid, mode="bilinear", align_corners=False)
-    contrast = (1 + uniform(config.contrast)).view(-1, 1, 1, 1)
-    brightness = uniform(255 * config.brightness).view(-1, 1, 1, 1)
-    noise = torch.randn(moved.shape, generator=generator) * (255 * config.noise)
-    changed = (moved - 127.5) * contrast + 127.5 + brightness + noise
+    changed = _move(images.float(), matrix, "bilinear")
+    gain = (1 + contrast * config.contrast).view(-1, 1, 1, 1)
+    offset = (brightness * 255 * config.brightness).view(-1, 1, 1, 1)
+    changed = (changed - 127.5) * gain + 127.5 + offset
+    if noise is not None:
+        changed = changed.add_(noise, alpha=255 * config.noise)
     if masks is not None:
-        small = F.affine_grid(matrix, list(masks.shape), align_corners=False)
-        masks = F.grid_sample(masks, small, mode="nearest", align_corners=False)
-    return changed.round().clamp(0, 255).to(torch.uint8), masks
+        masks = _move(masks, matrix, "nearest")
+    return changed.round_().clamp_(0, 255).to(torch.uint8), masks
 
 
 def shrink(images: Tensor, size: int) -> Tensor:
@@ -53,3 +54,24 @@ def shrink(images: Tensor, size: int) -> Tensor:
         images.float(), (size, size), mode="bilinear", align_corners=False, antialias=True
     )
     return small.round().clamp(0, 255).to(torch.uint8)
+
+
+def _draw(
+    images: Tensor, config: Augmentation, seeds: Sequence[int]
+) -> tuple[Tensor, Tensor | None]:
+    """Seven numbers an image, float32 ``[N, 7]`` on the CPU, and noise like ``images``."""
+    numbers = torch.Generator()
+    pixels = torch.Generator(images.device)
+    draws = torch.empty(len(images), 7)
+    noise = torch.empty(images.shape, device=images.device) if config.noise else None
+    for n, seed in enumerate(seeds):
+        draws[n] = torch.rand(7, generator=numbers.manual_seed(seed))
+        if noise is not None:
+            noise[n].normal_(generator=pixels.manual_seed(seed ^ 1))
+    draws[:, :6] = draws[:, :6] * 2 - 1
+    return draws, noise
+
+
+def _move(images: Tensor, matrix: Tensor, mode: str) -> Tensor:
+    grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, mode=mode, align_corners=False)

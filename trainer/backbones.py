@@ -1,13 +1,13 @@
 """AlexNet, ResNet and InceptionV3 with their heads replaced, open at the Grad-CAM layer.
 
-Every model takes films as they are stored, uint8 ``[N, 1, S, S]``; scaling, the normalisation of
-the ImageNet weights and the replication to three channels are inside, once. ``S`` is the
-backbone's native size unless the configuration says otherwise.
+Every model takes films as they are stored, uint8 ``[N, 1, S, S]``; scaling, the normalisation its
+pretrained weights were made with and the replication to three channels are inside, once. ``S`` is
+the backbone's native size unless the configuration says otherwise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,9 +18,12 @@ from torchvision import models
 
 from hilum.errors import ConfigurationError, UnknownBackboneError
 
-_MEAN = (0.485, 0.456, 0.406)
-_STD = (0.229, 0.224, 0.225)
-_AUXILIARY_GRID = 17  # least side of the grid that InceptionV3's auxiliary head can work on
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+# InceptionV3's weights come from TensorFlow, which normalised to [-1, 1]. torchvision asks for
+# ImageNet's normalisation nevertheless and undoes it inside (`transform_input`); here it never was.
+_UNIT = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+# torchvision's names of the layers that give logits; they are replaced, whatever their width.
+_HEADS = ("fc.", "AuxLogits.fc.", "classifier.6.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +35,8 @@ class Backbone:
     channels: int  # of the Grad-CAM layer
     grid: int  # side of the Grad-CAM map at the native size
     weights: str  # torchvision's name of the ImageNet weights
+    # Mean and standard deviation of each channel, of full scale, as those weights expect.
+    normalisation: tuple[tuple[float, ...], tuple[float, ...]] = _IMAGENET
 
 
 BACKBONES: dict[str, Backbone] = {
@@ -69,6 +74,7 @@ BACKBONES: dict[str, Backbone] = {
         channels=2048,
         grid=8,
         weights="Inception_V3_Weights.IMAGENET1K_V1",
+        normalisation=_UNIT,
     ),
 }
 
@@ -87,17 +93,17 @@ def backbone(name: str) -> Backbone:
 
 
 class Normalise(nn.Module):
-    """uint8 ``[N, 1, S, S]`` to float32 ``[N, 3, S, S]`` as ImageNet weights expect it."""
+    """uint8 ``[N, 1, S, S]`` to float32 ``[N, C, S, S]`` as the weights expect it."""
 
     scale: Tensor
     shift: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Args: mean and standard deviation of each of the C channels, of full scale."""
         super().__init__()
-        mean = torch.tensor(_MEAN).view(1, 3, 1, 1)
-        std = torch.tensor(_STD).view(1, 3, 1, 1)
-        self.register_buffer("scale", 1 / (255 * std), persistent=False)
-        self.register_buffer("shift", -mean / std, persistent=False)
+        mean_, std_ = torch.tensor(mean).view(1, -1, 1, 1), torch.tensor(std).view(1, -1, 1, 1)
+        self.register_buffer("scale", 1 / (255 * std_), persistent=False)
+        self.register_buffer("shift", -mean_ / std_, persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
         """Broadcasting over the channels is the replication."""
@@ -126,13 +132,15 @@ class PooledHead(nn.Module):
 class AlexNetHead(nn.Module):
     """AlexNet after its last convolution: pooling and three linear layers."""
 
-    def __init__(self, hidden1: nn.Linear, hidden2: nn.Linear, outputs: int) -> None:
+    def __init__(
+        self, hidden1: nn.Linear, hidden2: nn.Linear, outputs: int, dropout: float = 0.5
+    ) -> None:
         super().__init__()
         self.pool = nn.MaxPool2d(kernel_size=3, stride=2)
         self.resize = nn.AdaptiveAvgPool2d((6, 6))
-        self.dropout1 = nn.Dropout(0.5)
+        self.dropout1 = nn.Dropout(dropout)
         self.hidden1 = hidden1
-        self.dropout2 = nn.Dropout(0.5)
+        self.dropout2 = nn.Dropout(dropout)
         self.hidden2 = hidden2
         self.linear = nn.Linear(hidden2.out_features, outputs)
 
@@ -183,6 +191,26 @@ class InceptionFeatures(nn.Module):
         return activation
 
 
+class AuxiliaryHead(nn.Module):
+    """InceptionV3's second head (Szegedy et al. 2016, section 4), for training only."""
+
+    def __init__(self, net: nn.Module, outputs: int) -> None:
+        """Args: ``net`` is torchvision's, whose convolutions are kept."""
+        super().__init__()
+        self.conv0 = net.get_submodule("conv0")
+        self.conv1 = net.get_submodule("conv1")
+        self.fc = nn.Linear(768, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[N, 768, h, w]`` of Mixed_6e (17×17 at 299 px) to logits ``[N, K]``."""
+        # torchvision's pooling; what it leaves of smaller inputs is less than conv1's 5×5.
+        large = min(x.shape[2:]) >= 17
+        pooled = F.avg_pool2d(x, 5, stride=3) if large else F.adaptive_avg_pool2d(x, (5, 5))
+        middle: Tensor = self.conv1(self.conv0(pooled))
+        logits: Tensor = self.fc(middle.mean(dim=(2, 3)))
+        return logits
+
+
 Kind = Literal["multi_label", "multi_class"]
 
 
@@ -198,11 +226,12 @@ class Classifier(nn.Module):
         name: str,
         features: nn.Module,
         head: PooledHead | AlexNetHead,
-        auxiliary: nn.Module | None,
+        auxiliary: AuxiliaryHead | None,
+        normalise: Normalise,
     ) -> None:
         super().__init__()
         self.name = name
-        self.normalise = Normalise()
+        self.normalise = normalise
         self.features = features
         self.head = head
         self.auxiliary = auxiliary
@@ -218,22 +247,23 @@ class Classifier(nn.Module):
         return logits
 
     def forward_training(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Logits ``[N, K]``, the Grad-CAM layer, and the auxiliary logits where there are any.
-
-        InceptionV3's auxiliary head pools and convolves a grid of 17 cells a side, that of inputs
-        of 299 pixels; on smaller ones it takes no part.
-        """
+        """Logits ``[N, K]``, the Grad-CAM layer, and the auxiliary logits where there are any."""
         if self.auxiliary is None or not isinstance(self.features, InceptionFeatures):
             activation = self.activation(image)
             return self.head(activation), activation, None
         middle = self.features.lower(self.normalise(image))
         activation = self.features.upper(middle)
-        if min(middle.shape[2:]) < _AUXILIARY_GRID:
-            return self.head(activation), activation, None
         return self.head(activation), activation, self.auxiliary(middle)
 
 
-def build(name: str, outputs: int, *, state: dict[str, Tensor] | None = None) -> Classifier:
+def build(
+    name: str,
+    outputs: int,
+    *,
+    state: dict[str, Tensor] | None = None,
+    dropout: float | None = None,
+    initialise: bool = True,
+) -> Classifier:
     """Architecture ``name`` with a new head of ``outputs`` logits.
 
     Args:
@@ -242,46 +272,92 @@ def build(name: str, outputs: int, *, state: dict[str, Tensor] | None = None) ->
         state: torchvision's state dict of pretrained weights; its classification head is
             dropped. ``None``: random weights, on the caller's own word (see
             :mod:`trainer.weights`).
+        dropout: of the head; ``None``: the architecture's own (AlexNet and InceptionV3 0.5).
+        initialise: false: weights will be loaded, the slow parts of drawing random ones can go.
 
     Raises:
+        UnknownBackboneError: hilum does not know ``name``.
         ConfigurationError: ``state`` does not fit the architecture.
     """
     known = backbone(name)
-    # InceptionV3's own input transform stays off: Normalise does it, once.
-    extra = {"aux_logits": True, "init_weights": True} if name == "inception_v3" else {}
+    extra: dict[str, bool] = {}
     if name == "inception_v3":
-        extra["transform_input"] = False
+        # Its own input transform stays off: Normalise does it, once.
+        extra = {"aux_logits": True, "transform_input": False}
+        extra["init_weights"] = initialise and state is None
     net = known.build(weights=None, **extra)
     if state is not None:
         try:
-            net.load_state_dict(state)
+            net.load_state_dict(_but_heads(state) | _only_heads(net.state_dict()))
         except RuntimeError:
-            raise ConfigurationError(f"The pretrained weights are not those of {name}.") from None
+            raise ConfigurationError(
+                f"The pretrained weights are not those of {name}.",
+                next_step="Give a state dict as torchvision publishes it for this backbone.",
+            ) from None
+    normalise = Normalise(*known.normalisation)
     if isinstance(net, models.AlexNet):
-        return Classifier(
-            name,
-            net.features[:-1],  # the last max-pooling belongs to the head
-            AlexNetHead(net.classifier[1], net.classifier[4], outputs),
-            None,
-        )
+        hidden1, hidden2 = net.classifier[1], net.classifier[4]
+        head = AlexNetHead(hidden1, hidden2, outputs, 0.5 if dropout is None else dropout)
+        # The last max-pooling belongs to the head.
+        return Classifier(name, net.features[:-1], head, None, normalise)
     if isinstance(net, models.Inception3):
-        net.AuxLogits.fc = nn.Linear(net.AuxLogits.fc.in_features, outputs)
-        head = PooledHead(known.channels, outputs, dropout=0.5)
-        return Classifier(name, InceptionFeatures(net), head, net.AuxLogits)
+        auxiliary = AuxiliaryHead(net.AuxLogits, outputs)
+        pooled = PooledHead(known.channels, outputs, 0.5 if dropout is None else dropout)
+        return Classifier(name, InceptionFeatures(net), pooled, auxiliary, normalise)
     assert isinstance(net, models.ResNet)
+    pooled = PooledHead(known.channels, outputs, dropout or 0.0)
+    return Classifier(name, resnet_features(net), pooled, None, normalise)
+
+
+def _but_heads(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value for name, value in state.items() if not name.startswith(_HEADS)}
+
+
+def _only_heads(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value for name, value in state.items() if name.startswith(_HEADS)}
+
+
+def resnet_features(net: models.ResNet) -> nn.Sequential:
+    """A ResNet without its pooling and classification layer."""
     stem = (net.conv1, net.bn1, net.relu, net.maxpool)
-    features = nn.Sequential(*stem, net.layer1, net.layer2, net.layer3, net.layer4)
-    return Classifier(name, features, PooledHead(known.channels, outputs), None)
+    return nn.Sequential(*stem, net.layer1, net.layer2, net.layer3, net.layer4)
+
+
+def heads(model: Classifier) -> list[nn.Linear]:
+    """The new layers, which no pretrained weights know: those that give logits."""
+    found = [model.head.last]
+    if model.auxiliary is not None:
+        found.append(model.auxiliary.fc)
+    return found
+
+
+def blocks(model: Classifier) -> list[list[nn.Parameter]]:
+    """The pretrained parameters in blocks, from the input to the head.
+
+    ResNet: stem and four layers; InceptionV3: each convolution and mixed block; AlexNet: five
+    convolutions and two hidden layers.
+    """
+    if isinstance(model.features, InceptionFeatures):
+        modules = [*model.features.lower, *model.features.upper]
+    else:
+        modules = list(model.features.children())
+        if isinstance(modules[0], nn.Conv2d) and isinstance(modules[1], nn.BatchNorm2d):
+            modules[:2] = [nn.Sequential(*modules[:2])]
+    if isinstance(model.head, AlexNetHead):
+        modules += [model.head.hidden1, model.head.hidden2]
+    found = [list(module.parameters()) for module in modules]
+    if model.auxiliary is not None:
+        # Hangs at a middle layer, but is the farther from the input for it.
+        new = {id(parameter) for head in heads(model) for parameter in head.parameters()}
+        found[-1] += [p for p in model.auxiliary.parameters() if id(p) not in new]
+    return [block for block in found if block]
 
 
 def set_prior_bias(model: Classifier, prevalence: Tensor, kind: Kind) -> None:
     """Start from the prevalences ``[K]`` instead of from one half (Lin et al. 2017, 4.1)."""
     prior = prevalence.clamp(1e-4, 1 - 1e-4)
     bias = torch.logit(prior) if kind == "multi_label" else prior.log()
-    layers = [model.head.last]
-    if model.auxiliary is not None:
-        layers.append(model.auxiliary.get_submodule("fc"))  # type: ignore[arg-type]
-    for layer in layers:
+    for layer in heads(model):
         with torch.no_grad():
             layer.weight.mul_(0.1)
             layer.bias.copy_(bias)

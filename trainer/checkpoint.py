@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from hilum import labels
-from hilum.errors import CheckpointError
-from hilum.files import write_atomically
+from hilum.errors import CheckpointError, HilumError
 from hilum.labels import LabelSchema
+from trainer import snapshot
 from trainer.backbones import Classifier, build
 from trainer.config import TrainConfig
 
-WEIGHTS = "model.safetensors"
 RECORD = "checkpoint.json"
 
 
@@ -30,9 +25,10 @@ class CheckpointRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: int = 1
+    format: Literal[2] = 2
     config: TrainConfig
     manifest_digest: str
+    start_digest: str | None  # sha256 of the pretrained weights' file; None: random
     code_revision: str
     epoch: int
     validation_auroc: float | None
@@ -48,29 +44,28 @@ class Checkpoint:
     record: CheckpointRecord
 
 
-def save(folder: Path, state: dict[str, Tensor], record: CheckpointRecord) -> None:
-    """Write a checkpoint into ``folder``; the record goes last and vouches for the weights."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: tensor.detach().contiguous() for name, tensor in state.items()}
-    write_atomically(folder / WEIGHTS, save_tensors(tensors))
-    write_atomically(folder / RECORD, record.model_dump_json(indent=2).encode())
+def save(folder: Path, state: Mapping[str, Tensor], record: CheckpointRecord) -> None:
+    """Write a checkpoint into ``folder``, whole or not at all.
+
+    Raises:
+        CheckpointWriteError: the disk is full or refuses; what was there still is.
+    """
+    snapshot.write(folder / RECORD, state, record.model_dump(mode="json"))
 
 
 def load(folder: Path) -> Checkpoint:
-    """The model of the checkpoint in ``folder``, in evaluation mode.
+    """The model of the checkpoint in ``folder``, in evaluation mode, on the CPU.
 
     Raises:
         CheckpointError: there is none, it is damaged, or it does not fit its configuration.
     """
+    values, state = snapshot.read(folder / RECORD)
     try:
-        record = CheckpointRecord.model_validate_json((folder / RECORD).read_bytes())
-        state = load_tensors((folder / WEIGHTS).read_bytes())
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{folder} has no {Path(error.filename).name}.") from None
-    except (ValidationError, SafetensorError, json.JSONDecodeError) as error:
+        record = CheckpointRecord.model_validate(values)
+        schema = labels.schema(record.config.model.label_schema)
+    except (ValidationError, HilumError) as error:
         raise CheckpointError(f"{folder} is damaged ({type(error).__name__}).") from None
-    schema = labels.schema(record.config.model.label_schema)
-    model = build(record.config.model.backbone, len(schema.labels))
+    model = build(record.config.model.backbone, len(schema.labels), initialise=False)
     try:
         model.load_state_dict(state)
     except RuntimeError:
@@ -79,17 +74,3 @@ def load(folder: Path) -> Checkpoint:
             f"with {len(schema.labels)} labels."
         ) from None
     return Checkpoint(model=model.eval(), schema=schema, record=record)
-
-
-def average(state: dict[str, Tensor], latest: dict[str, Tensor], decay: float) -> None:
-    """Move the running average ``state`` towards ``latest``, in place."""
-    for name, value in latest.items():
-        if value.dtype.is_floating_point:
-            state[name].lerp_(value.detach(), 1 - decay)
-        else:
-            state[name].copy_(value)
-
-
-def clone(model: Classifier) -> dict[str, Tensor]:
-    """A copy of the model's state."""
-    return {name: torch.clone(value.detach()) for name, value in model.state_dict().items()}

@@ -1,6 +1,6 @@
 """``hilum train`` and ``hilum cohort``.
 
-``hilum train CONFIG`` trains; other jobs are sub-commands beside it. A
+``hilum train CONFIG`` trains; other jobs are sub-commands beside it (``hilum train keys``). A
 module that brings one defines a click command, without importing torch, and adds it at the end of
 this file.
 """
@@ -17,31 +17,48 @@ from trainer.ablation_cli import ablate
 from trainer.evaluation.cli import evaluate
 from trainer.progress import TrainingProgress, progress_bar
 
+__all__ = ["cohort", "progress_bar", "train"]
+
 _RUN: Final = "run"
 MANUAL: Final = """\
 Fine-tune AlexNet, ResNet or InceptionV3 on chest films, as the file CONFIG says.
 
 \b
-  hilum train configs/demo.toml --to var/run
+  hilum train configs/chestxray14.toml --to var/run
+  hilum train configs/chestxray14.toml --to var/run --resume
   hilum export var/run/best --to models/mine --name mine ...
 
-WHAT IT NEEDS. CONFIG, one TOML file (docs/training.md explains every key): the manifest, which
+WHAT IT NEEDS. CONFIG, one TOML file (`hilum train keys` explains every key): the manifest, which
 lists films, patients, splits and labels; the backbone and the weights it starts from; the loss; one
 or more stages. Weights that were asked for and are not there end the run: it never starts from
 random silently.
 
 THE USUAL RECIPE is two stages from ImageNet weights: the head alone (backbone_scale = 0), then
-everything, with a smaller rate for the backbone (backbone_scale = 0.1). Focal loss by
-default; bce to compare.
+everything, with smaller learning rates the farther a layer is from the head (backbone_scale = 0.1,
+layer_decay = 0.8). Focal loss by default; bce, weighted_bce and asymmetric to compare.
 
 WHAT IT LEAVES in the folder --to:
 
 \b
   best/         checkpoint of the best validation macro AUROC, last stage
   last/         checkpoint of the last finished epoch
+  state/        all that --resume needs: weights, optimiser, position
+  tensorboard/  curves, for `tensorboard --logdir`
 
 A checkpoint is safetensors and JSON, with its configuration inside. Files are written whole or not
 at all: a full disk or a kill leaves the checkpoint before.
+
+RESUME. With --resume the run goes on where its last state was saved, and ends with the same
+weights, bit for bit on a CPU, as if nothing had happened. Without anything to resume it starts. A
+CONFIG or manifest other than the one the run began with is refused.
+
+SEVERAL GPUS OR MACHINES. Start the same command under torchrun, on every machine:
+
+\b
+  torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d \\
+           --rdzv-endpoint HOST:29500 -m hilum train CONFIG --to DIR --resume
+
+batch_size stays the size of the whole batch, so the result does not depend on how many share it.
 
 EXIT CODES. 0: done. 2: a message says what was wrong and what to do. 130: stopped by Ctrl-C.
 """
@@ -81,12 +98,14 @@ def train() -> None:
 @click.option(
     "--to", "out", required=True, type=click.Path(path_type=Path), help="Folder of the run."
 )
+@click.option("--resume", is_flag=True, help="Go on where the run in that folder stopped.")
 @click.option("--manifest", type=click.Path(path_type=Path), help="Instead of CONFIG's.")
 @click.option("--seed", type=int, help="Instead of CONFIG's.")
-def run(config: Path, out: Path, manifest: Path | None, seed: int | None) -> None:
+def run(config: Path, out: Path, resume: bool, manifest: Path | None, seed: int | None) -> None:
     """Train as CONFIG says."""
     # torch takes seconds to import; `hilum train --help` should not.
     from trainer import config as configuration  # noqa: PLC0415
+    from trainer import processes  # noqa: PLC0415
     from trainer.loop import train as train_model  # noqa: PLC0415
 
     given: dict[str, Any] = {"manifest": manifest, "seed": seed}
@@ -100,8 +119,20 @@ def run(config: Path, out: Path, manifest: Path | None, seed: int | None) -> Non
             settings=settings.load(),
             report=shown.step,
             prepare_progress=shown.prepared,
+            resume=resume,
         )
-    click.echo(best)
+    if processes.speaks():
+        click.echo(best)
+
+
+@train.command("keys")
+def keys() -> None:
+    """Explain every key of CONFIG."""
+    from trainer import config_keys  # noqa: PLC0415
+
+    for key in config_keys.every():
+        click.echo(f"{key.name}  {f'({key.default})' if key.default else '(required)'}")
+        click.echo(click.wrap_text(key.meaning, 96, "    ", "    "))
 
 
 @click.command()

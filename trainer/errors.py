@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hilum.errors import DataError, TransientError
+from hilum.errors import DataError, PermanentError, TransientError
 
 
 class BadImagesError(DataError):
@@ -27,3 +27,24 @@ class CacheWriteError(TransientError):
 
     code = "data.cache_write"
     next_step = "Make room where HILUM_CACHE_DIR points, or point it elsewhere, and run again."
+
+
+class CheckpointWriteError(TransientError):
+    """A checkpoint or the state of a run could not be written; the one before is untouched."""
+
+    code = "train.checkpoint_write"
+    next_step = "Make room on the disk or correct its permissions, then run again with --resume."
+
+
+class RunExistsError(PermanentError):
+    """The folder already holds a run."""
+
+    code = "train.run_exists"
+    next_step = "Go on with --resume, or choose another folder."
+
+
+class WeightsDigestError(PermanentError):
+    """The pretrained weights are not the file that was asked for."""
+
+    code = "weights.digest"
+    next_step = "Fetch the file again, or correct model.weights_sha256."

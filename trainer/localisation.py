@@ -9,7 +9,7 @@ Grad-CAM is what it always is.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -34,32 +34,41 @@ class CellHead(nn.Module):
         assert self.linear.bias is not None
         nn.init.constant_(self.linear.bias, math.log(0.05 / 0.95))
 
-    def loss(self, activation: Tensor, masks: Tensor) -> Tensor:
-        """Mean cross-entropy over the cells that are known.
+    def loss(self, activation: Tensor, cells: Tensor, total: Tensor) -> Tensor:
+        """Cross-entropy over the cells that are known, divided by ``total``.
 
         Args:
             activation: ``[N, C, h, w]``.
-            masks: ``[N, K, SIDE, SIDE]``: 1 in a box, 0 outside, -1 not known.
+            cells: ``[N, K, h, w]``, see :func:`pooled`.
+            total: number of known cells in the whole batch.
         """
-        logits = self.linear(activation)
-        # A cell holds a finding as soon as a box touches it.
-        target = F.adaptive_max_pool2d(masks, list(logits.shape[2:]))
-        known = (target >= 0).to(logits.dtype)
-        cells = F.binary_cross_entropy_with_logits(logits, target.clamp(min=0), reduction="none")
-        loss: Tensor = (cells * known).sum() / known.sum().clamp(min=1)
-        return loss
+        logits = self.linear(activation).float()
+        known = (cells >= 0).to(logits.dtype)
+        loss = F.binary_cross_entropy_with_logits(logits, cells.clamp(min=0), reduction="none")
+        mean: Tensor = (loss * known).sum() / total.clamp(min=1)
+        return mean
 
 
-def masks(split: Prepared, schema: LabelSchema) -> npt.NDArray[np.int8]:
-    """``[N, K, SIDE, SIDE]``: 1 where a box of the label lies in the model's input, else 0.
+def pooled(masks: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Masks ``[N, K, SIDE, SIDE]`` at the cells ``grid``: a cell holds a finding as soon as a box
+    touches it. 1 in a box, 0 outside, -1 not known."""
+    return F.adaptive_max_pool2d(masks, list(grid))
+
+
+def masks(
+    split: Prepared, schema: LabelSchema, rows: Iterable[int] | None = None
+) -> npt.NDArray[np.int8]:
+    """``[N, K, SIDE, SIDE]`` of ``rows`` (``None``: of all): 1 where a box of the label lies in
+    the model's input, else 0.
 
     -1 throughout for a label that is present without a box or not known, and for the label that
     means «normal», which is nowhere.
     """
-    out = np.zeros((len(split), len(schema.labels), SIDE, SIDE), dtype=np.int8)
-    for n, record in enumerate(split.records):
-        placement = split.placement(n)
-        height, width = split.sizes[n]
+    chosen = range(len(split)) if rows is None else [int(row) for row in rows]
+    out = np.zeros((len(chosen), len(schema.labels), SIDE, SIDE), dtype=np.int8)
+    for n, row in enumerate(chosen):
+        record, placement = split.records[row], split.placement(row)
+        height, width = split.sizes[row]
         boxed = set()
         for box in record.boxes:
             k = schema.index(box.label)

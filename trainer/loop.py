@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import math
 import subprocess
+import time
 from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from hilum import labels
-from hilum.errors import TrainingDivergedError
 from hilum.labels import LabelSchema
 from hilum.settings import Settings
-from trainer import checkpoint, data, localisation, losses, manifest, metrics, weights
-from trainer.augment import augment, shrink
-from trainer.backbones import Classifier, Kind, backbone, build, set_prior_bias
-from trainer.config import LossConfig, Stage, TrainConfig
+from hilum.storage import open_store
+from trainer import balance, checkpoint, data, manifest, metrics, runstate, tracking, weights
+from trainer.backbones import Classifier, Kind, build, set_prior_bias
+from trainer.balance import Balance
+from trainer.config import Stage, TrainConfig
 from trainer.data import Prepared
-from trainer.localisation import CellHead
+from trainer.learner import Learner
+from trainer.prediction import predict
+from trainer.processes import Processes, joined
+from trainer.runstate import RunState
+from trainer.tracking import Trackers
+
+BEST = "best"
+LAST = "last"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,170 +54,225 @@ def train(
     settings: Settings,
     report: Report | None = None,
     prepare_progress: data.Progress | None = None,
+    resume: bool = False,
 ) -> Path:
     """Train and leave the best checkpoint, by validation macro AUROC, in ``out/best``.
 
-    On one machine and one number of threads the same configuration gives the same weights.
+    On one machine and one number of threads the same configuration gives the same weights, however
+    often the run was killed and resumed in between. Under torchrun this is one of several
+    processes that share the work.
+
+    Args:
+        config: what to do.
+        out: folder of the run: ``best``, ``last``, ``state``, ``tensorboard``.
+        settings: of hilum: where prepared images are kept, S3.
+        report: called after every batch, in the first process.
+        prepare_progress: called while images are prepared.
+        resume: go on with the run in ``out``; if there is none, start.
 
     Raises:
+        RunExistsError: ``out`` holds a run and ``resume`` is false.
         DataError: the data set is not usable.
-        WeightsMissingError: the pretrained weights are not there.
-        TrainingDivergedError: the loss is not finite; ``out/best`` keeps the last good epoch.
+        WeightsMissingError, WeightsDigestError: the pretrained weights are not there.
+        TrainingDivergedError: the loss is not finite; the last good checkpoint is kept.
+        CheckpointError: the run in ``out`` is damaged, or of another configuration or manifest.
+        CheckpointWriteError: the disk is full; the last good checkpoint is kept.
     """
-    torch.manual_seed(config.seed)
     schema = labels.schema(config.model.label_schema)
-    cache = settings.cache_dir / "prepared"
-    splits = data.load(
-        config.manifest, schema, config.preprocess, cache_dir=cache, progress=prepare_progress
-    )
-    start = weights.load(config.model.weights, config.model.backbone, settings)
-    model = build(config.model.backbone, len(schema.labels), state=start)
-    prevalence = torch.from_numpy(np.nanmean(splits["train"].targets, axis=0))
-    set_prior_bias(model, prevalence, schema.kind)
-    learner = _Learner(config, model, splits["train"], schema)
-
-    history: list[dict[str, Any]] = []
-    best, epochs = -math.inf, sum(stage.epochs for stage in config.stages)
-    for stage in config.stages:
-        learner.enter(stage)
-        stale = 0
-        for _ in range(stage.epochs):
-            # One epoch.
-            for batch, batches, loss in learner.epoch():
-                if report is not None:
-                    last = history[-1]["validation_auroc"] if history else None
-                    step = Step(
-                        epoch=len(history) + 1,
-                        epochs=epochs,
-                        batch=batch,
-                        batches=batches,
-                        loss=loss,
-                        validation_auroc=last,
-                    )
-                    report(step)
-            # Judge the running average of the weights, which is what is kept.
-            score = _validate(learner, splits["val"], stage.size, schema.kind)
-            epoch = {"epoch": len(history) + 1, "size": stage.size, "loss": loss}
-            history.append({**epoch, "validation_auroc": score})
-            record = checkpoint.CheckpointRecord(
+    with joined(config.compute.device) as processes, _reproducible(config, processes):
+        found = runstate.find(out, config, resume=resume)
+        splits = data.load(
+            config.manifest,
+            schema,
+            config.preprocess,
+            cache_dir=settings.cache_dir / "prepared",
+            # Of the processes of one machine the first to come prepares, the others wait.
+            progress=prepare_progress if processes.first else None,
+            max_bad_fraction=config.data.max_bad_fraction,
+            store=open_store(settings.s3, settings.limits, allow_local=True),
+            limits=settings.limits,
+        )
+        digest = manifest.digest(config.manifest)
+        if found is None:
+            start = weights.load(config.model, settings)
+            state = RunState(
                 config=config,
-                manifest_digest=manifest.digest(config.manifest),
-                code_revision=code_revision(),
-                epoch=len(history),
-                validation_auroc=score,
-                history=tuple(history),
+                manifest_digest=digest,
+                start_digest=None if start is None else start.digest,
             )
-            checkpoint.save(out / "last", learner.averaged, record)
-            # Only the last stage runs at the size that ships.
-            value = -math.inf if score is None else score
-            if stage is config.stages[-1] and (value > best or best == -math.inf):
-                best, stale = value, 0
-                checkpoint.save(out / "best", learner.averaged, record)
-            else:
-                stale += 1
-            if config.optimiser.patience is not None and stale >= config.optimiser.patience:
-                break
-    return out / "best"
+        else:
+            found.check_data(digest)
+            start, state = None, found.state
+        if state.finished:
+            return out / BEST
+
+        counts = balance.count(splits["train"].targets, schema)
+        torch.manual_seed(config.seed)
+        model = _model(config, schema, counts, start)
+        alpha = balance.alpha(config.loss, counts, schema)
+        learner = Learner(
+            config,
+            model=model,
+            split=splits["train"],
+            schema=schema,
+            alpha=alpha,
+            processes=processes,
+        )
+        learner.enter(state.stage)
+        if found is not None:
+            learner.restore(found.tensors, state.scale)
+        run = _Run(
+            config,
+            out,
+            learner=learner,
+            validation=splits["val"],
+            kind=schema.kind,
+            processes=processes,
+            report=report,
+        )
+        begun = sum(epoch["batches"] for epoch in state.history) + state.batch
+        with (
+            closing(learner.feed),
+            tracking.opened(
+                config, out, step=begun, state=state.tracking, active=processes.first
+            ) as trackers,
+        ):
+            state = state.but(tracking=trackers.state)
+            while not state.finished:
+                state = run.epoch(state, trackers)
+        processes.wait()
+    return out / BEST
 
 
-class _Learner:
-    """The model, its running average, and what changes them."""
+class _Run:
+    """A run between its epochs."""
 
     def __init__(
-        self, config: TrainConfig, model: Classifier, split: Prepared, schema: LabelSchema
+        self,
+        config: TrainConfig,
+        out: Path,
+        *,
+        learner: Learner,
+        validation: Prepared,
+        kind: Kind,
+        processes: Processes,
+        report: Report | None,
     ) -> None:
-        self.model = model.to(memory_format=torch.channels_last)
-        self.averaged = checkpoint.clone(model)
         self._config = config
-        self._split = split
-        self._kind = schema.kind
-        self._rng = np.random.default_rng(config.seed)
-        self._generator = torch.Generator().manual_seed(config.seed)
-        self._cells: CellHead | None = None
-        if config.loss.box_weight:
-            channels = backbone(config.model.backbone).channels
-            self._cells = CellHead(channels, len(schema.labels))
-            self._masks = localisation.masks(split, schema)
+        self._out = out
+        self._learner = learner
+        self._validation = validation
+        self._kind = kind
+        self._processes = processes
+        self._report = report
+        self._revision = code_revision()
+        self._saved = -math.inf  # when the state was, on the monotonic clock
 
-    def enter(self, stage: Stage) -> None:
-        """Start ``stage``: its size, its trained layers, a new optimiser and schedule."""
-        self._stage = stage
-        config = self._config.optimiser
-        # What no pretrained weights know: the layers that give logits. AlexNet's hidden layers are
-        # features, as the rest of it is.
-        new = [self.model.head.last]
-        if self.model.auxiliary is not None:
-            new.append(self.model.auxiliary.get_submodule("fc"))  # type: ignore[arg-type]
-        heads = [parameter for layer in new for parameter in layer.parameters()]
-        known = {id(parameter) for parameter in heads}
-        body = [p for p in self.model.parameters() if id(p) not in known]
-        if self._cells is not None:
-            heads += self._cells.parameters()
-        groups: list[dict[str, Any]] = [{"params": heads, "lr": stage.learning_rate}]
-        if stage.backbone_scale:
-            rate = stage.learning_rate * stage.backbone_scale
-            groups.append({"params": body, "lr": rate})
-        for parameter in body:
-            parameter.requires_grad_(stage.backbone_scale > 0)
-        self._parameters = [p for group in groups for p in group["params"]]
-        self._optimiser = torch.optim.AdamW(groups, weight_decay=config.weight_decay)
-        steps = stage.epochs * math.ceil(len(self._split) / config.batch_size)
-        self._schedule = torch.optim.lr_scheduler.LambdaLR(
-            self._optimiser, _cosine(steps, max(1, round(config.warmup * steps)))
+    def epoch(self, state: RunState, trackers: Trackers) -> RunState:
+        """Train one epoch, judge it, keep what is good. Returns the state it leaves."""
+        learner, stage = self._learner, self._config.stages[state.stage]
+        every = self._config.compute.checkpoint_steps
+        before = sum(epoch["batches"] for epoch in state.history)
+        batches = learner.epoch(state.epoch, state.stage_epoch, state.batch)
+        for batch, loss in batches:
+            state = state.after_batch(loss, len(batch.rows))
+            self._show(state)
+            trackers.log(
+                {"train/loss": loss, "train/learning_rate": learner.rate}, before + state.batch
+            )
+            if every and state.batch % every == 0 and state.batch < learner.feed.steps:
+                self._save(state)
+
+        # Judge the running average of the weights, which is what is kept.
+        score = self._validate(stage)
+        trackers.log(
+            {"validation/macro_auroc": score, "train/epoch_loss": state.loss}, before + state.batch
+        )
+        epoch = {
+            "epoch": state.epoch + 1,
+            "stage": state.stage + 1,
+            "size": stage.size,
+            "batches": state.batch,
+            "loss": state.loss,
+            "validation_auroc": score,
+        }
+        state = state.but(history=(*state.history, epoch))
+        self._write(LAST, state, score)
+        better = score is not None and (state.best is None or score > state.best)
+        if better:
+            state = state.but(best=score, stale=0)
+        elif score is not None:  # what is not defined is no verdict
+            state = state.but(stale=state.stale + 1)
+        # Only the last stage runs at the size, and with the layers, that ship.
+        if state.stage == len(self._config.stages) - 1 and (better or not state.kept):
+            self._write(BEST, state, score)
+            state = state.but(kept=True)
+        state = self._onwards(state, stage)
+        pause = time.monotonic() - self._saved
+        if state.finished or pause >= self._config.compute.checkpoint_seconds:
+            self._save(state)
+        return state
+
+    def _onwards(self, state: RunState, stage: Stage) -> RunState:
+        """To the next epoch, stage, or the end."""
+        patience = self._config.optimiser.patience
+        state = state.but(batch=0, loss_sum=0.0, images=0, stage_epoch=state.stage_epoch + 1)
+        stop = patience is not None and state.stale >= patience
+        if state.stage_epoch < stage.epochs and not stop:
+            return state
+        if state.stage + 1 == len(self._config.stages):
+            return state.but(finished=True)
+        self._learner.enter(state.stage + 1)
+        return state.but(stage=state.stage + 1, stage_epoch=0, best=None, stale=0)
+
+    def _validate(self, stage: Stage) -> float | None:
+        """Macro AUROC of the averaged weights; every process takes its share of the films."""
+        split, count = self._validation, self._processes.count
+        bounds = np.linspace(0, len(split), count + 1).astype(int)
+        start, stop = bounds[self._processes.rank], bounds[self._processes.rank + 1]
+        mine = predict(self._learner.averaged, split.images[start:stop], stage.size, self._kind)
+        probability = np.concatenate(self._processes.gather(mine.numpy()))
+        columns = range(probability.shape[1])
+        return metrics.mean_defined(
+            [metrics.auroc(split.targets[:, k], probability[:, k]) for k in columns]
         )
 
-    def epoch(self) -> Iterator[tuple[int, int, float]]:
-        """Every image once. Yields batch, batches and the mean loss so far.
+    def _write(self, name: str, state: RunState, score: float | None) -> None:
+        if not self._processes.first:
+            return
+        record = checkpoint.CheckpointRecord(
+            config=self._config,
+            manifest_digest=state.manifest_digest,
+            start_digest=state.start_digest,
+            code_revision=self._revision,
+            epoch=state.epoch,
+            validation_auroc=score,
+            history=state.history,
+        )
+        checkpoint.save(self._out / name, self._learner.averaged.state_dict(), record)
 
-        Raises:
-            TrainingDivergedError: the loss is not finite; nothing of that batch is applied.
-        """
-        self.model.train()
-        if self._stage.backbone_scale == 0:
-            self.model.features.eval()  # frozen features keep their batch statistics too
-        config = self._config.optimiser
-        order = list(data.batches(len(self._split), config.batch_size, self._rng))
-        total, seen = 0.0, 0
-        for number, rows in enumerate(order, 1):
-            loss = self._loss(np.sort(rows))
-            if not math.isfinite(loss.item()):
-                raise TrainingDivergedError(f"The loss is {loss.item()} in batch {number}.")
-            self._optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(self._parameters, config.clip_norm)
-            self._optimiser.step()
-            self._schedule.step()
-            checkpoint.average(self.averaged, self.model.state_dict(), config.ema_decay)
-            total, seen = total + loss.item() * len(rows), seen + len(rows)
-            yield number, len(order), total / seen
+    def _save(self, state: RunState) -> None:
+        if self._processes.first:
+            state = state.but(scale=self._learner.scale)
+            # Nothing goes on from the end: its weights are in `last`.
+            tensors = {} if state.finished else self._learner.tensors()
+            runstate.save(self._out, state, tensors)
+            self._saved = time.monotonic()
 
-    def _loss(self, rows: npt.NDArray[np.intp]) -> Tensor:
-        config = self._config.loss
-        images = torch.from_numpy(self._split.images[rows])
-        targets = torch.from_numpy(self._split.targets[rows])
-        boxes = None if self._cells is None else localisation.as_tensor(self._masks[rows])
-        images, boxes = augment(images, boxes, self._config.augmentation, self._generator)
-        shrunk = shrink(images, self._stage.size)
-        logits, activation, auxiliary = self.model.forward_training(shrunk)
-        loss = _classification(logits, targets, config, self._kind)
-        if auxiliary is not None:
-            extra = _classification(auxiliary, targets, config, self._kind)
-            loss = loss + config.auxiliary_weight * extra
-        if self._cells is not None and boxes is not None:
-            loss = loss + config.box_weight * self._cells.loss(activation, boxes)
-        return loss
-
-
-@torch.no_grad()
-def predict(model: Classifier, images: np.ndarray[Any, Any], size: int, kind: Kind) -> Tensor:
-    """Probabilities ``[N, K]`` of ``images`` uint8 ``[N, 1, S, S]`` at side ``size``."""
-    model.eval()
-    parts = []
-    for start in range(0, len(images), 64):
-        batch = shrink(torch.from_numpy(np.array(images[start : start + 64])), size)
-        logits = model(batch)
-        parts.append(logits.sigmoid() if kind == "multi_label" else logits.softmax(dim=1))
-    return torch.cat(parts)
+    def _show(self, state: RunState) -> None:
+        if self._report is None or not self._processes.first:
+            return
+        last = state.history[-1]["validation_auroc"] if state.history else None
+        self._report(
+            Step(
+                epoch=state.epoch + 1,
+                epochs=sum(stage.epochs for stage in self._config.stages),
+                batch=state.batch,
+                batches=self._learner.feed.steps,
+                loss=state.loss,
+                validation_auroc=last,
+            )
+        )
 
 
 def code_revision() -> str:
@@ -227,32 +288,37 @@ def code_revision() -> str:
     return done.stdout.strip() or "unknown"
 
 
-def _cosine(steps: int, warmup: int) -> Callable[[int], float]:
-    """The learning rate's factor at each step: linear warm-up, then a cosine to zero."""
-
-    def factor(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / warmup
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup))))
-
-    return factor
-
-
-def _classification(logits: Tensor, targets: Tensor, config: LossConfig, kind: Kind) -> Tensor:
-    function = losses.focal_sigmoid if kind == "multi_label" else losses.focal_softmax
-    if config.kind == "bce":
-        return function(logits, targets, gamma=0.0)
-    alpha = None if config.alpha is None else torch.full((targets.shape[1],), config.alpha)
-    return function(logits, targets, gamma=config.gamma, alpha=alpha)
-
-
-def _validate(learner: _Learner, split: Prepared, size: int, kind: Kind) -> float | None:
-    """Macro AUROC of the averaged weights on ``split``."""
-    own = checkpoint.clone(learner.model)
-    learner.model.load_state_dict(learner.averaged)
-    probability = predict(learner.model, split.images, size, kind).numpy()
-    learner.model.load_state_dict(own)
-    columns = range(probability.shape[1])
-    return metrics.mean_defined(
-        [metrics.auroc(split.targets[:, k], probability[:, k]) for k in columns]
+def _model(
+    config: TrainConfig,
+    schema: LabelSchema,
+    counts: Balance,
+    start: weights.Pretrained | None,
+) -> Classifier:
+    model = build(
+        config.model.backbone,
+        len(schema.labels),
+        state=None if start is None else start.state,
+        dropout=config.model.dropout,
     )
+    if config.loss.prior_bias:
+        set_prior_bias(model, counts.prevalence, schema.kind)
+    return model
+
+
+@contextmanager
+def _reproducible(config: TrainConfig, processes: Processes) -> Iterator[None]:
+    """The caller's random numbers untouched; on GPUs, the algorithms that always round alike."""
+    gpu = processes.device.type == "cuda"
+    cudnn, exact = torch.backends.cudnn, config.compute.deterministic
+    before = (cudnn.deterministic, cudnn.benchmark, torch.are_deterministic_algorithms_enabled())
+    warned = torch.is_deterministic_algorithms_warn_only_enabled()
+    with torch.random.fork_rng(devices=[processes.device] if gpu else []):
+        try:
+            if gpu:
+                cudnn.deterministic, cudnn.benchmark = exact, not exact
+                torch.use_deterministic_algorithms(exact, warn_only=True)
+            yield
+        finally:
+            if gpu:
+                cudnn.deterministic, cudnn.benchmark = before[:2]
+                torch.use_deterministic_algorithms(before[2], warn_only=warned)

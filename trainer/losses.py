@@ -1,20 +1,31 @@
 """Losses on logits, stable at any magnitude, with unknown labels left out.
 
 Focal loss (Lin et al., ICCV 2017, equation 5): FL = −α_t (1 − p_t)^γ log p_t. ``alpha`` is the
-weight of the *positive* term and 1 − α that of the negative one, per class; 0.25, the value of
+weight of the *positive* term and 1 − α that of the negative one, per label; 0.25, the value of
 the paper, therefore favours negatives (there, against hard ones at γ = 2). With γ = 0 and no α it
-is the cross-entropy.
+is the cross-entropy. For exclusive classes α is the weight of each class.
+
+Every function returns a mean; ``total`` replaces the number it is taken over. Parts of a batch,
+in several processes or one after another, so add up to exactly the loss of the whole.
 """
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
+
+from hilum.labels import HeadKind
+from trainer.config import LossConfig
 
 
 def focal_sigmoid(
-    logits: Tensor, targets: Tensor, *, gamma: float, alpha: Tensor | None = None
+    logits: Tensor,
+    targets: Tensor,
+    *,
+    gamma: float,
+    alpha: Tensor | None = None,
+    total: Tensor | None = None,
 ) -> Tensor:
     """Mean focal loss of independent labels.
 
@@ -23,6 +34,7 @@ def focal_sigmoid(
         targets: ``[N, K]`` in [0, 1]; NaN where the label is not known.
         gamma: focusing parameter, >= 0.
         alpha: ``[K]`` in (0, 1), or ``None`` for equal weight of both terms.
+        total: what to divide the sum by; ``None``: the number of known labels.
 
     Returns:
         The mean over the known labels; 0 if none is known.
@@ -37,12 +49,16 @@ def focal_sigmoid(
         negative = negative * torch.exp(-gamma * F.softplus(-logits))
     if alpha is not None:
         positive, negative = alpha * positive, (1 - alpha) * negative
-    loss = torch.where(known, positive + negative, 0.0)
-    return loss.sum() / known.sum().clamp(min=1)
+    return _mean(torch.where(known, positive + negative, 0.0), known, total)
 
 
 def focal_softmax(
-    logits: Tensor, targets: Tensor, *, gamma: float, alpha: Tensor | None = None
+    logits: Tensor,
+    targets: Tensor,
+    *,
+    gamma: float,
+    alpha: Tensor | None = None,
+    total: Tensor | None = None,
 ) -> Tensor:
     """Mean focal loss of exclusive classes.
 
@@ -51,6 +67,7 @@ def focal_softmax(
         targets: ``[N, K]``, rows that sum to one; rows with a NaN are left out.
         gamma: focusing parameter, >= 0.
         alpha: weight of each class ``[K]``, or ``None``.
+        total: what to divide the sum by; ``None``: the number of known rows.
 
     Returns:
         The mean over the known rows; 0 if none is known.
@@ -63,4 +80,83 @@ def focal_softmax(
         loss = loss * (1 - log_p.exp()).clamp(min=1e-12) ** gamma
     if alpha is not None:
         loss = loss * alpha
-    return loss.sum() / known.sum().clamp(min=1)
+    return _mean(loss, known, total)
+
+
+def asymmetric(
+    logits: Tensor,
+    targets: Tensor,
+    *,
+    gamma_positive: float,
+    gamma_negative: float,
+    margin: float,
+    total: Tensor | None = None,
+) -> Tensor:
+    """Mean asymmetric loss of independent labels (Ridnik et al., ICCV 2021, equations 4 to 7).
+
+    Positives are focused by ``gamma_positive``, negatives by ``gamma_negative`` after ``margin``
+    has been taken off their probability: a negative scored below the margin has no part.
+
+    Args:
+        logits: ``[N, K]``.
+        targets: ``[N, K]`` in [0, 1]; NaN where the label is not known.
+        gamma_positive: γ₊ >= 0.
+        gamma_negative: γ₋ >= 0.
+        margin: m in [0, 1).
+        total: what to divide the sum by; ``None``: the number of known labels.
+    """
+    known = ~targets.isnan()
+    target = torch.where(known, targets, 0.0)
+    positive = target * F.softplus(-logits)
+    if gamma_positive:
+        positive = positive * torch.exp(-gamma_positive * F.softplus(logits))
+    if margin:
+        shifted = (torch.sigmoid(logits) - margin).clamp(min=0)
+        negative = (1 - target) * -torch.log1p(-shifted)
+        if gamma_negative:
+            # Where nothing is left of the probability, a power below one has no finite slope.
+            negative = negative * shifted.clamp(min=1e-6) ** gamma_negative
+    else:
+        negative = (1 - target) * F.softplus(logits)
+        if gamma_negative:
+            negative = negative * torch.exp(-gamma_negative * F.softplus(-logits))
+    return _mean(torch.where(known, positive + negative, 0.0), known, total)
+
+
+class Loss(nn.Module):
+    """The loss of a configuration, for one kind of head."""
+
+    alpha: Tensor | None
+
+    def __init__(self, config: LossConfig, kind: HeadKind, alpha: Tensor | None) -> None:
+        """Args: ``alpha`` float32 ``[K]``, see :func:`trainer.balance.alpha`."""
+        super().__init__()
+        self._config = config
+        self._kind = kind
+        self.register_buffer("alpha", alpha, persistent=False)
+
+    def known(self, targets: Tensor) -> Tensor:
+        """How many entries of ``targets`` ``[N, K]`` the mean is taken over, int64."""
+        known = ~targets.isnan()
+        return (known if self._kind == "multi_label" else known.all(dim=1)).sum()
+
+    def forward(self, logits: Tensor, targets: Tensor, total: Tensor | None = None) -> Tensor:
+        """Logits ``[N, K]`` and targets ``[N, K]`` to the mean loss."""
+        config, logits = self._config, logits.float()
+        if config.kind == "asymmetric":
+            return asymmetric(
+                logits,
+                targets,
+                gamma_positive=config.gamma_positive,
+                gamma_negative=config.gamma_negative,
+                margin=config.margin,
+                total=total,
+            )
+        function = focal_sigmoid if self._kind == "multi_label" else focal_softmax
+        gamma = config.gamma if config.kind == "focal" else 0.0
+        return function(logits, targets, gamma=gamma, alpha=self.alpha, total=total)
+
+
+def _mean(loss: Tensor, known: Tensor, total: Tensor | None) -> Tensor:
+    count = known.sum() if total is None else total
+    return loss.sum() / count.clamp(min=1)

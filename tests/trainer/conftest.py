@@ -65,6 +65,7 @@ def config_file(tmp_path: Path, dataset: Path) -> Callable[..., Path]:
             "preprocess": "[preprocess]\nsize = 64\n",
             "loss": "[loss]\ngamma = 1.0\nbox_weight = 0.5\n",
             "optimiser": "[optimiser]\nbatch_size = 12\nema_decay = 0.5\n",
+            "tracking": "[tracking]\ntensorboard = false\n",
             "stages": "[[stages]]\nepochs = 2\nsize = 48\nlearning_rate = 2e-3\n"
             "[[stages]]\nepochs = 1\nsize = 64\nlearning_rate = 1e-3\n",
         } | changes

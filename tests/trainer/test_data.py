@@ -7,15 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from hilum.errors import DataError
 from hilum.labels import SYNTHETIC
 from hilum.preprocess import PreprocessSpec, prepare
-from trainer import data, localisation, manifest
-from trainer.augment import augment, shrink
-from trainer.config import Augmentation
+from trainer import data, manifest
 from trainer.errors import BadImagesError
 from trainer.manifest import Record
 
@@ -131,58 +128,3 @@ def test_manifest_of_another_schema(tmp_path: Path, dataset: Path) -> None:
     (tmp_path / "other.csv").write_text(text)
     with pytest.raises(DataError, match="does not fit schema"):
         manifest.read(tmp_path / "other.csv", SYNTHETIC)
-
-
-def test_batches_are_a_permutation() -> None:
-    rows = np.concatenate(list(data.batches(41, 8, np.random.default_rng(0))))
-    assert len(rows) == 40, "a last batch of one cannot be normalised"
-    assert len(set(rows.tolist())) == 40
-
-
-def test_masks_follow_the_boxes(dataset: Path, tmp_path: Path) -> None:
-    train = data.load(dataset, SYNTHETIC, SPEC, cache_dir=tmp_path)["train"]
-    masks = localisation.masks(train, SYNTHETIC)
-    effusion, normal = SYNTHETIC.index("Effusion"), SYNTHETIC.index("No Finding")
-    for n, record in enumerate(train.records):
-        assert (masks[n, normal] == -1).all()
-        expected = np.zeros((localisation.SIDE, localisation.SIDE), dtype=np.int8)
-        if record.targets[effusion]:
-            # The box 4 … 24 × 36 … 56 of a 64×64 film, in 28 cells.
-            expected[16:24, 2:10] = 1
-        assert np.array_equal(masks[n, effusion], expected)
-
-
-def test_a_finding_without_a_box_teaches_nothing(dataset: Path, tmp_path: Path) -> None:
-    records = [dataclasses.replace(r, boxes=()) for r in manifest.read(dataset, SYNTHETIC)]
-    path = dataset.with_name("unboxed.csv")
-    manifest.write(path, records, SYNTHETIC)
-    train = data.load(path, SYNTHETIC, SPEC, cache_dir=tmp_path)["train"]
-    masks = localisation.masks(train, SYNTHETIC)
-    k = SYNTHETIC.index("Effusion")
-    for n, record in enumerate(train.records):
-        assert set(np.unique(masks[n, k])) == ({-1} if record.targets[k] else {0})
-
-
-def test_augmentation_moves_boxes_with_the_film_and_never_mirrors() -> None:
-    image = torch.zeros((16, 1, 112, 112), dtype=torch.uint8)
-    image[:, :, 16:48, 8:40] = 255
-    masks = torch.zeros((16, 1, 28, 28))
-    masks[:, :, 4:12, 2:10] = 1
-    strong = Augmentation(rotate_deg=12, scale=0.15, shift=0.08, contrast=0, brightness=0, noise=0)
-    moved, boxes = augment(image, masks, strong, torch.Generator().manual_seed(0))
-    assert boxes is not None
-    bright = torch.nn.functional.avg_pool2d(moved.float() / 255, 4) > 0.5
-    overlap = ((boxes > 0.5) & bright).sum() / ((boxes > 0.5) | bright).sum()
-    assert overlap > 0.85
-    assert len({tuple(m.flatten().tolist()) for m in moved}) == 16, "each in its own way"
-    columns = torch.nonzero(bright)[:, 3].float().mean()
-    assert columns < 14, "left stays left"
-
-
-def test_no_augmentation_changes_nothing() -> None:
-    image = torch.randint(0, 256, (3, 1, 32, 32), dtype=torch.uint8)
-    none = Augmentation(rotate_deg=0, scale=0, shift=0, contrast=0, brightness=0, noise=0)
-    same, _ = augment(image, None, none, torch.Generator().manual_seed(0))
-    assert (same.int() - image.int()).abs().max() <= 1
-    assert torch.equal(shrink(image, 32), image)
-    assert shrink(image, 16).shape == (3, 1, 16, 16)

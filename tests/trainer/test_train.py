@@ -135,36 +135,6 @@ def test_missing_weights_are_an_error_never_a_random_start(
         config.load(config_file(model=no_weights))
 
 
-def test_weights_from_a_file_are_used(
-    config_file: ConfigFile, settings: Settings, tmp_path: Path
-) -> None:
-    from torchvision.models import resnet18
-
-    from trainer import weights
-    from trainer.backbones import build as build_model
-
-    torch.manual_seed(5)
-    state = resnet18(weights=None).state_dict()
-    torch.save(state, tmp_path / "w.pth")
-    loaded = weights.load(str(tmp_path / "w.pth"), "resnet18", settings)
-    model = build_model("resnet18", 3, state=loaded)
-    assert torch.equal(model.features[0].weight, state["conv1.weight"])  # type: ignore[index]
-    with pytest.raises(ConfigurationError, match="not those of alexnet"):
-        build_model("alexnet", 3, state=loaded)
-    (tmp_path / "junk.pth").write_bytes(b"junk")
-    with pytest.raises(WeightsMissingError, match="not a PyTorch state dict"):
-        weights.load(str(tmp_path / "junk.pth"), "resnet18", settings)
-
-
-def test_configuration_errors_name_the_key(config_file: ConfigFile) -> None:
-    with pytest.raises(ConfigurationError, match=r"loss\.gamma"):
-        config.load(config_file(loss="[loss]\ngamma = -1\n"))
-    with pytest.raises(ConfigurationError, match=r"loss\.gama"):
-        config.load(config_file(loss="[loss]\ngama = 1\n"))
-    with pytest.raises(ConfigurationError, match=r"above preprocess\.size"):
-        config.load(config_file(stages="[[stages]]\nepochs = 1\nsize = 96\n"))
-
-
 def test_unknown_backbone(config_file: ConfigFile, settings: Settings, tmp_path: Path) -> None:
     model = '[model]\nbackbone = "vgg"\nweights = "random"\nlabel_schema = "synthetic-v1"\n'
     with pytest.raises(UnknownBackboneError, match="vgg"):
@@ -181,7 +151,8 @@ def test_damaged_checkpoints_are_refused(
     (best / checkpoint.RECORD).write_text(json.dumps(record))
     with pytest.raises(CheckpointError, match="not those of a resnet50"):
         checkpoint.load(best)
-    (best / checkpoint.WEIGHTS).write_bytes(b"\0" * 100)
+    (weights,) = best.glob("*.safetensors")
+    weights.write_bytes(b"\0" * 100)
     with pytest.raises(CheckpointError, match="damaged"):
         checkpoint.load(best)
     (best / checkpoint.RECORD).unlink()

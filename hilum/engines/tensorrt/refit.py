@@ -55,7 +55,5 @@ def refit(plan: bytes, graph: bytes, promised: Signature, *, host_code: bool) ->
         raise RefitError(f"{label()} cannot refit the plan: {messages.quote()}")
     changed = loaded.engine.serialize()
     if changed is None:
-        # Said to the runtime's logger, which the engine belongs to.
-        reason = loaded.messages.quote()
-        raise RefitError(f"{label()} cannot write the refitted plan: {reason}")
+        raise RefitError(f"{label()} cannot write the refitted plan: {messages.quote()}")
     return Built(plan=bytes_of(changed), timing_cache=b"", seconds=time.monotonic() - began)

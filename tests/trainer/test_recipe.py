@@ -1,0 +1,160 @@
+"""What the recipe's switches do to a run."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from hilum.errors import MissingExtraError, TrainingDivergedError
+from hilum.settings import Settings
+from trainer import checkpoint, config, loop
+from trainer.backbones import build
+from trainer.objective import Objective
+
+ConfigFile = Callable[..., Path]
+
+_SMALL = "[preprocess]\nsize = 32\n"
+
+
+def _stage(**keys: object) -> str:
+    lines = {"epochs": 1, "size": 32, "learning_rate": 1e-3} | keys
+    return "[[stages]]\n" + "".join(
+        f"{key} = {value!r}\n".replace("'", '"') for key, value in lines.items()
+    )
+
+
+def test_precision_changes_the_rounding_not_the_run(
+    config_file: ConfigFile, settings: Settings, tmp_path: Path
+) -> None:
+    losses = {}
+    for precision in ("float32", "bf16", "fp16"):
+        file = config_file(
+            preprocess=_SMALL,
+            # The features forward only: fp16 has no quick backward pass on CPUs.
+            stages=_stage(epochs=2, backbone_scale=0),
+            compute=f'[compute]\nprecision = "{precision}"\n',
+        )
+        best = loop.train(config.load(file), tmp_path / precision, settings=settings)
+        losses[precision] = checkpoint.load(best).record.history[-1]["loss"]
+    assert len(set(losses.values())) == 3, "each was computed in its own way"
+    for precision in ("bf16", "fp16"):
+        assert losses[precision] == pytest.approx(losses["float32"], rel=0.05)
+
+
+def test_frozen_features_stay_as_they_are(
+    config_file: ConfigFile, settings: Settings, tmp_path: Path
+) -> None:
+    torch.manual_seed(1)
+    start = build("resnet18", 6).features.state_dict()
+    weights = tmp_path / "start.pth"
+    names = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
+    state = {
+        f"{names[int(name.split('.')[0])]}.{name.partition('.')[2]}": value
+        for name, value in start.items()
+    }
+    torch.save(state, weights)
+    model = f'[model]\nbackbone = "resnet18"\nweights = "{weights}"\n'
+    file = config_file(
+        model=model + 'label_schema = "synthetic-v1"\n',
+        preprocess=_SMALL,
+        loss="[loss]\n",
+        stages=_stage(backbone_scale=0),
+    )
+    best = loop.train(config.load(file), tmp_path / "out", settings=settings)
+    found = checkpoint.load(best)
+    assert found.record.start_digest is not None
+    for name, value in found.model.features.state_dict().items():
+        # A running average of what never changes rounds in its last bit.
+        torch.testing.assert_close(value, start[name], rtol=1e-6, atol=1e-7)
+    bias = found.model.head.last.bias.detach()
+    assert bias.std() > 0
+
+
+def test_a_stage_ends_when_nothing_gets_better(
+    config_file: ConfigFile, settings: Settings, tmp_path: Path
+) -> None:
+    file = config_file(
+        preprocess=_SMALL,
+        optimiser="[optimiser]\nbatch_size = 12\npatience = 1\n",
+        # So slow that the second epoch ranks as the first.
+        stages=_stage(epochs=4, learning_rate=1e-12, batch_norm="frozen")
+        + _stage(epochs=4, learning_rate=1e-12, batch_norm="frozen"),
+    )
+    loop.train(config.load(file), tmp_path / "out", settings=settings)
+    record = checkpoint.load(tmp_path / "out" / "last").record
+    assert [epoch["stage"] for epoch in record.history] == [1, 1, 2, 2]
+    assert checkpoint.load(tmp_path / "out" / "best").record.epoch == 3
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run(
+    config_file: ConfigFile,
+    settings: Settings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    forward = Objective.forward
+
+    def vertical(self: Objective, *parts: torch.Tensor) -> torch.Tensor:
+        loss = forward(self, *parts)
+        bias = self.model.head.last.bias
+        return loss + (bias - bias.detach()).abs().sqrt().sum()
+
+    monkeypatch.setattr(Objective, "forward", vertical)
+    file = config_file(preprocess=_SMALL, stages=_stage())
+    with pytest.raises(TrainingDivergedError, match="gradient's norm"):
+        loop.train(config.load(file), tmp_path / "out", settings=settings)
+    assert not (tmp_path / "out" / "last").exists()
+
+
+def test_curves_are_in_tensorboard_once_even_after_a_resume(
+    config_file: ConfigFile, settings: Settings, tmp_path: Path
+) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    file = config_file(
+        preprocess=_SMALL,
+        stages=_stage(epochs=2),
+        tracking="[tracking]\ntensorboard = true\n",
+        compute="[compute]\ncheckpoint_seconds = 0\n",
+    )
+    out = tmp_path / "out"
+
+    class Stop(Exception):
+        pass
+
+    def stop(step: loop.Step) -> None:
+        if step.epoch == 2 and step.batch == 2:
+            raise Stop
+
+    with pytest.raises(Stop):
+        loop.train(config.load(file), out, settings=settings, report=stop)
+    best = loop.train(config.load(file), out, settings=settings, resume=True)
+    read = EventAccumulator(str(out / "tensorboard"))
+    read.Reload()
+    assert [event.step for event in read.Scalars("train/loss")] == [1, 2, 3, 4, 5, 6]
+    history = checkpoint.load(best.parent / "last").record.history
+    judged = read.Scalars("validation/macro_auroc")
+    assert [event.step for event in judged] == [3, 6]
+    assert [event.value for event in judged] == pytest.approx(
+        [epoch["validation_auroc"] for epoch in history]
+    )
+    assert all(math.isfinite(event.value) for event in read.Scalars("train/learning_rate"))
+
+
+def test_mlflow_that_is_not_installed_is_said_to_be_missing(
+    config_file: ConfigFile,
+    settings: Settings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    file = config_file(
+        preprocess=_SMALL, stages=_stage(), tracking='[tracking]\nmlflow = "file:/nowhere"\n'
+    )
+    with pytest.raises(MissingExtraError, match=r"hilum\[mlflow\]"):
+        loop.train(config.load(file), tmp_path / "out", settings=settings)

@@ -1,0 +1,115 @@
+"""Batches: chosen, augmented and on the device before they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from hilum.labels import LabelSchema
+from trainer import localisation, randomness
+from trainer.augment import augment, shrink
+from trainer.config import TrainConfig
+from trainer.data import Prepared
+from trainer.processes import Processes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """What goes through the model at once."""
+
+    images: Tensor  # uint8 [n, 1, S, S]
+    targets: Tensor  # float32 [n, K], NaN = not known
+    cells: Tensor | None  # float32 [n, K, h, w], 1 in a box, 0 outside, -1 not known
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """One step of the optimiser: this process's parts of it."""
+
+    parts: tuple[Part, ...]
+    rows: npt.NDArray[np.intp]  # of the whole batch, over all processes
+    targets: Tensor  # float32 [N, K] of the whole batch
+
+
+class Feed:
+    """The training split, batch by batch.
+
+    A batch is cut into as many parts as there are processes times accumulated parts. Which images
+    it holds and how each is augmented depends on seed and epoch only, so it is the same batch
+    however it is cut.
+    """
+
+    def __init__(
+        self, split: Prepared, schema: LabelSchema, config: TrainConfig, processes: Processes
+    ) -> None:
+        self._split = split
+        self._schema = schema
+        self._config = config
+        self._processes = processes
+        self._cuts = processes.count * config.optimiser.accumulate
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="feed")
+
+    @property
+    def steps(self) -> int:
+        """Batches an epoch. A last one too small to give each part two images is left out:
+        batch normalisation needs two."""
+        size = self._config.optimiser.batch_size
+        whole, rest = divmod(len(self._split), size)
+        return whole + (rest >= 2 * self._cuts)
+
+    def batches(self, epoch: int, size: int, grid: tuple[int, int], start: int) -> Iterator[Batch]:
+        """The batches of ``epoch`` from number ``start`` on, one being made ahead.
+
+        Args:
+            epoch: counted from 0 over all stages.
+            size: side of the images, pixels.
+            grid: of the Grad-CAM layer at that size.
+            start: number of the first batch, from 0.
+        """
+        order = randomness.epoch_order(len(self._split), self._config.seed, epoch)
+        length = self._config.optimiser.batch_size
+
+        def make(number: int) -> Batch:
+            rows = order[number * length : (number + 1) * length]
+            return self._batch(rows, epoch, size, grid)
+
+        ahead: Future[Batch] | None = None
+        for number in range(start, self.steps):
+            batch = make(number) if ahead is None else ahead.result()
+            if number + 1 < self.steps:
+                ahead = self._pool.submit(make, number + 1)
+            yield batch
+
+    def close(self) -> None:
+        """Wait for a batch in the making and end its thread."""
+        self._pool.shutdown(cancel_futures=True)
+
+    def _batch(
+        self, rows: npt.NDArray[np.intp], epoch: int, size: int, grid: tuple[int, int]
+    ) -> Batch:
+        count = self._config.optimiser.accumulate
+        mine = np.array_split(rows, self._cuts)[self._processes.rank * count :][:count]
+        parts = tuple(self._part(np.sort(chosen), epoch, size, grid) for chosen in mine)
+        targets = torch.from_numpy(self._split.targets[rows])
+        return Batch(parts=parts, rows=rows, targets=targets)
+
+    def _part(
+        self, rows: npt.NDArray[np.intp], epoch: int, size: int, grid: tuple[int, int]
+    ) -> Part:
+        device = self._processes.device
+        images = torch.from_numpy(np.ascontiguousarray(self._split.images[rows])).to(device)
+        targets = torch.from_numpy(self._split.targets[rows]).to(device)
+        masks = None
+        if self._config.loss.box_weight:
+            boxes = localisation.masks(self._split, self._schema, rows)
+            masks = localisation.as_tensor(boxes).to(device)
+        seeds = [randomness.seed(self._config.seed, "augment", epoch, int(row)) for row in rows]
+        images, masks = augment(images, masks, self._config.augmentation, seeds)
+        cells = None if masks is None else localisation.pooled(masks, grid)
+        return Part(images=shrink(images, size), targets=targets, cells=cells)

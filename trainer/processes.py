@@ -1,0 +1,98 @@
+"""One run in several processes, on one machine or many, as torchrun starts them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from hilum.errors import ConfigurationError
+
+# Long: while one machine still prepares its films, the others wait in their first exchange. A
+# process that died is torchrun's to notice, at once.
+_PATIENCE: Final = timedelta(hours=6)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Processes:
+    """This process among those that share a run."""
+
+    rank: int
+    count: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        """Whether this one writes files and shows progress."""
+        return self.rank == 0
+
+    def sum(self, value: Tensor) -> Tensor:
+        """The sum of ``value`` over all processes, in place."""
+        if self.count > 1:
+            dist.all_reduce(value)
+        return value
+
+    def gather(self, value: Any) -> list[Any]:
+        """``value`` of every process, by rank."""
+        if self.count == 1:
+            return [value]
+        found: list[Any] = [None] * self.count
+        dist.all_gather_object(found, value)
+        return found
+
+    def wait(self) -> None:
+        """Until all are here."""
+        if self.count > 1:
+            dist.barrier()
+
+
+def speaks() -> bool:
+    """Whether this process is the one that shows results, before or after :func:`joined`."""
+    if not (dist.is_available() and dist.is_torchelastic_launched()):
+        return True
+    return os.environ["RANK"] == "0"  # torchrun's word; torch tells it only while joined
+
+
+@contextmanager
+def joined(device: str) -> Iterator[Processes]:
+    """This process, having met the others if torchrun started it.
+
+    Args:
+        device: ``auto``, ``cpu`` or ``cuda``.
+
+    Raises:
+        ConfigurationError: ``cuda`` was asked for and there is no GPU for this process.
+    """
+    shared = dist.is_available() and dist.is_torchelastic_launched()
+    place = dist.get_node_local_rank(0) if shared else 0
+    found = _device(device, place)
+    if not shared:
+        yield Processes(rank=0, count=1, device=found)
+        return
+    if found.type == "cuda":
+        torch.cuda.set_device(found)
+    backend = "cpu:gloo,cuda:nccl" if found.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=_PATIENCE)
+    try:
+        yield Processes(rank=dist.get_rank(), count=dist.get_world_size(), device=found)
+    finally:
+        dist.destroy_process_group()
+
+
+def _device(wanted: str, place: int) -> torch.device:
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if wanted == "cpu" or (wanted == "auto" and count == 0):
+        return torch.device("cpu")
+    if place >= count:
+        raise ConfigurationError(
+            f"compute.device asks for GPU {place}; this machine has {count}.",
+            next_step='Start no more processes than GPUs, or set compute.device = "cpu".',
+        )
+    return torch.device("cuda", place)
