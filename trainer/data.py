@@ -93,6 +93,7 @@ def load(
         StorageUnavailableError, CredentialsRejectedError: the store is not to be had.
     """
     records = manifest.read(path, schema)
+    _refuse_empty({record.split for record in records}, needed, path.name)
     base = path.parent.resolve()
     source = Source(
         store=store or open_store(S3Settings(), limits or Limits(), allow_local=True),
@@ -234,6 +235,12 @@ def _refuse(left_out: dict[str, int], total: int, allowed: float, folder: Path) 
         )
 
 
+def _refuse_empty(found: set[Split], needed: Sequence[Split], name: str) -> None:
+    for split in needed:
+        if split not in found:
+            raise DataError(f"{name} has no image in split {split!r}.")
+
+
 def _words(left_out: dict[str, int]) -> str:
     return ", ".join(f"{count} {code}" for code, count in left_out.items())
 
@@ -245,13 +252,12 @@ def _splits(
     rows = np.load(folder / "rows.npy")
     used = [records[n] for n in rows["record"]]
     sizes = np.stack([rows["height"], rows["width"]], axis=1).astype(np.int32)
+    _refuse_empty({record.split for record in used}, needed, name)
     splits: dict[Split, Prepared] = {}
     for split in SPLITS:
         where = [n for n, record in enumerate(used) if record.split == split]
         if not where:
-            if split not in needed:
-                continue
-            raise DataError(f"{name} has no image in split {split!r}.")
+            continue  # not asked for
         chosen = slice(where[0], where[-1] + 1)
         splits[split] = Prepared(
             images=images[chosen],

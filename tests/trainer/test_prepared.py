@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hilum.errors import StorageUnavailableError
+from hilum.errors import DataError, StorageUnavailableError
 from hilum.labels import SYNTHETIC
 from hilum.preprocess import PreprocessSpec
 from hilum.settings import Limits, S3Settings
@@ -333,3 +333,11 @@ def test_labels_that_a_split_lacks_are_flagged(
     splits = data.load(dataset, SYNTHETIC, SPEC, cache_dir=tmp_path)
     assert splits["val"].absent(SYNTHETIC) == ("Cardiomegaly", "Pneumothorax", "Consolidation")
     assert "split val has no positive of: Cardiomegaly" in caplog.text
+
+
+def test_an_empty_split_is_said_before_anything_is_decoded(dataset: Path, tmp_path: Path) -> None:
+    records = [r for r in manifest.read(dataset, SYNTHETIC) if r.split != "val"]
+    manifest.write(dataset, records, SYNTHETIC)
+    with pytest.raises(DataError, match="no image in split 'val'"):
+        data.load(dataset, SYNTHETIC, SPEC, cache_dir=tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -13,7 +14,7 @@ from typing import Final
 from hilum.errors import DataError
 from hilum.labels import CHESTXRAY14
 from trainer import manifest, splits
-from trainer.datasets import fields
+from trainer.datasets import fields, real_tables
 from trainer.manifest import Box, Record, Split
 
 IMAGES: Final = 112_120
@@ -78,6 +79,33 @@ def boxes(table: Iterable[Mapping[str, str]]) -> dict[str, tuple[Box, ...]]:
         box = Box(label=label, x0=x, y0=y, x1=x + width, y1=y + height)
         found[row["Image Index"]] = (*found.get(row["Image Index"], ()), box)
     return found
+
+
+def differences(
+    table: bytes, found: Sequence[Entry], train_val: Sequence[str], test: Sequence[str]
+) -> list[str]:
+    """What is not as published, in words: figures on it are not comparable with others'.
+
+    Args:
+        table: ``Data_Entry_2017….csv`` itself.
+        found: its entries.
+        train_val, test: file names, of the lists.
+    """
+    said = []
+    if hashlib.sha256(table).hexdigest() != real_tables.SHA256["Data_Entry_2017_v2020"]:
+        said.append("Data_Entry_2017 is not the release of 2020, byte for byte.")
+    counts = {
+        "images in Data_Entry_2017": (len(found), IMAGES),
+        "patients in Data_Entry_2017": (len({entry.patient for entry in found}), PATIENTS),
+        "images in train_val_list": (len(train_val), TRAIN_VAL),
+        "images in test_list": (len(test), TEST),
+    }
+    said += [
+        f"There are {own:,} {what}; published: {published:,}."
+        for what, (own, published) in counts.items()
+        if own != published
+    ]
+    return said
 
 
 def records(

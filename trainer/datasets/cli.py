@@ -61,7 +61,11 @@ def from_chestxray14(
     are looked for in FOLDER; the PNG files anywhere below. The official test list is the test
     split; validation is cut from the other list by patient.
     """
-    found = chestxray14.entries(_rows(_one(folder, "Data_Entry_2017*.csv")))
+    entry_table = _one(folder, "Data_Entry_2017*.csv")
+    found = chestxray14.entries(_rows(entry_table))
+    train_val, test = (_lines(_one(folder, f"{n}_list.txt")) for n in ("train_val", "test"))
+    for note in chestxray14.differences(entry_table.read_bytes(), found, train_val, test):
+        click.echo(note, err=True)
     where = {path.name: path for path in sorted(folder.rglob("*.png"))}
     missing = sum(entry.image not in where for entry in found)
     if missing:
@@ -77,8 +81,8 @@ def from_chestxray14(
     made = chestxray14.records(
         found,
         uri_of=lambda name: os.path.relpath(where[name].resolve(), base),
-        train_val=_lines(_one(folder, "train_val_list.txt")),
-        test=_lines(_one(folder, "test_list.txt")),
+        train_val=train_val,
+        test=test,
         boxed=chestxray14.boxes(_rows(boxes[0])) if boxes else {},
         val_share=val_share,
         seed=seed,
@@ -253,6 +257,11 @@ def _write(target: Path, records: Sequence[Record], schema: LabelSchema) -> None
     table.write(target, records, schema)
     _show(records, schema)
     click.echo(target)
+
+
+def show_manifest(path: Path, schema: LabelSchema) -> None:
+    """What is in the manifest at ``path``, on stderr."""
+    _show(table.read(path, schema), schema)
 
 
 def _show(records: Sequence[Record], schema: LabelSchema) -> None:

@@ -115,6 +115,20 @@ def test_the_official_test_list_stays_and_validation_is_cut_by_patient(
     assert sum(len(record.boxes) for record in records) == 984
 
 
+def test_what_differs_from_the_publication_is_said(entries: list[Entry], table_cache: Path) -> None:
+    table = real_tables.read("Data_Entry_2017_v2020", table_cache)
+    names = [entry.image for entry in entries]
+    as_published = chestxray14.differences(table, entries, names[:86_524], names[86_524:])
+    assert as_published == []
+    said = chestxray14.differences(table + b"\n", entries[:-1], names[:86_524], names[86_525:])
+    assert said == [
+        "Data_Entry_2017 is not the release of 2020, byte for byte.",
+        "There are 112,119 images in Data_Entry_2017; published: 112,120.",
+        "There are 30,804 patients in Data_Entry_2017; published: 30,805.",
+        "There are 25,595 images in test_list; published: 25,596.",
+    ]
+
+
 def test_an_image_in_no_list_stops_it(entries: list[Entry]) -> None:
     train_val, test = _official(entries[:100])
     with pytest.raises(DataError, match="1 images are in neither"):
