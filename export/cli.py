@@ -11,6 +11,7 @@ import click
 
 from hilum import settings
 from hilum.package import PARITY
+from hilum.storage import open_store
 
 
 @click.command()
@@ -98,11 +99,13 @@ def export(  # noqa: PLR0917 -- click passes them by name
         data=data,
         training=describe(config.model.backbone, config.model.weights, found.record.epoch),
     )
+    configured = settings.load()
     manifest = build(
         found,
         target,
         identity,
-        cache_dir=settings.load().cache_dir / "prepared",
+        cache_dir=configured.cache_dir / "prepared",
+        store=open_store(configured.s3, configured.limits, allow_local=True),
         weights_dtype="float16" if half else "float32",
         manifest_path=manifest_path,
         precisions=chosen,

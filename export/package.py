@@ -32,6 +32,7 @@ from hilum.package import (
     Target,
 )
 from hilum.package_io import seal, verify
+from hilum.storage import ObjectStore
 from trainer import calibration as fitting
 from trainer import data
 from trainer.checkpoint import Checkpoint
@@ -72,6 +73,7 @@ def build(
     weights_dtype: WeightsDtype = "float32",
     manifest_path: Path | None = None,
     precisions: Precisions | None = None,
+    store: ObjectStore | None = None,
 ) -> Manifest:
     """Write the package of ``found`` to the folder ``target``, whole or not at all.
 
@@ -83,6 +85,7 @@ def build(
         weights_dtype: how the float32 graph stores its weights.
         manifest_path: the data set, if it is no longer where the checkpoint's configuration says.
         precisions: further graphs; none by default.
+        store: of the films; ``None``: files, and S3 by boto3's own configuration.
 
     Raises:
         ExportError: the graph does not reproduce the checkpoint, or ``target`` is something else
@@ -101,7 +104,12 @@ def build(
     if weights_dtype == "float16":
         graph = store_in_half(graph)
     splits = data.load(
-        manifest_path or config.manifest, found.schema, config.preprocess, cache_dir=cache_dir
+        manifest_path or config.manifest,
+        found.schema,
+        config.preprocess,
+        cache_dir=cache_dir,
+        max_bad_fraction=config.data.max_bad_fraction,
+        store=store,
     )
     with replacing(target) as folder:
         (folder / GRAPH).write_bytes(graph)

@@ -22,6 +22,7 @@ from hilum.findings import calibrate
 from hilum.labels import LabelSchema
 from hilum.package import OperatingPoint
 from hilum.settings import Settings
+from hilum.storage import open_store
 from trainer import ablation, calibration, checkpoint, data, loop, manifest, prediction, splits
 from trainer.ablation import AblationConfig, Cell
 from trainer.calibration import Rule
@@ -184,7 +185,15 @@ class _Outputs:
 
 def _outputs(found: checkpoint.Checkpoint, size: int, path: Path, settings: Settings) -> _Outputs:
     config, schema = found.record.config, found.schema
-    prepared = data.load(path, schema, config.preprocess, cache_dir=settings.cache_dir / "prepared")
+    prepared = data.load(
+        path,
+        schema,
+        config.preprocess,
+        cache_dir=settings.cache_dir / "prepared",
+        max_bad_fraction=config.data.max_bad_fraction,
+        store=open_store(settings.s3, settings.limits, allow_local=True),
+        limits=settings.limits,
+    )
 
     def predict(split: Prepared) -> FloatArray:
         raw: FloatArray = prediction.predict(found.model, split.images, size, schema.kind).numpy()

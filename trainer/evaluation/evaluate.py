@@ -18,6 +18,7 @@ from hilum.files import write_atomically
 from hilum.findings import calibrate
 from hilum.package import Calibration, OperatingPoint
 from hilum.settings import Settings
+from hilum.storage import open_store
 from trainer import calibration as fitting
 from trainer import data, manifest
 from trainer.calibration import Method, Rule
@@ -165,6 +166,8 @@ def _films(
         model.preprocess,
         cache_dir=settings.cache_dir / "prepared",
         progress=None if progress is None else lambda n, of: progress("prepare", n, of),
+        store=open_store(settings.s3, settings.limits, allow_local=True),
+        limits=settings.limits,
         needed=needed,
     )
 
