@@ -70,6 +70,7 @@ def _result(result: StoredResult, url: str) -> ResultOut:
         flags=list(result.flags),
         model=_model(result.model),
         engine=result.engine,
+        engine_reason=result.engine_reason,
         scored_at=result.created_at,
         cam={labels[k]: f"{url}/cam?label={quote(labels[k], safe='')}" for k in result.cam_labels},
     )

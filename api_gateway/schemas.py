@@ -91,6 +91,7 @@ class ResultOut(BaseModel):
     )
     model: ModelOut
     engine: str
+    engine_reason: str | None
     scored_at: datetime
     cam: dict[str, str] = Field(description="URL of the Grad-CAM map, by label, of those kept")
 

@@ -25,7 +25,9 @@ EXIT_PIPE: Final = 141  # 128 + SIGPIPE: the reader went away
 # For `hilum --help`, which must not import the commands: some are not even installed.
 _SUMMARIES: Final = {
     "score": "Score chest films from files, folders or S3.",
-    "package": "Verify, inspect and pack model packages.",
+    "package": "Verify, inspect, compare, sign and pack model packages.",
+    "doctor": "Say what this machine has, which engine it would use, and why.",
+    "engine": "Build and keep TensorRT plans for this machine's GPU.",
     "db": "Create and upgrade the SQL schema.",
     "keys": "Manage the API keys of the gateway.",
     "demo": "Start the whole system on this machine.",
@@ -66,16 +68,7 @@ class HilumGroup(click.Group):
         point = self._found().get(cmd_name)
         if point is None:
             return None
-        try:
-            command: click.Command = point.load()
-        except ModuleNotFoundError as error:
-            if error.name is None or error.name.partition(".")[0] in _own_packages():
-                raise
-            extra = _EXTRAS.get(cmd_name, "serve")
-            raise MissingExtraError(
-                f"`hilum {cmd_name}` needs {error.name}: install `hilum[{extra}]`."
-            ) from None
-        return command
+        return _loaded(point, f"hilum {cmd_name}", _EXTRAS.get(cmd_name, "serve"))
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The command list of ``--help``, without importing any."""
@@ -125,6 +118,57 @@ class HilumGroup(click.Group):
     def _found(self) -> dict[str, EntryPoint]:
         points = entry_points(group=self._entry_point_group)
         return {point.name: point for point in sorted(points, key=lambda point: point.name)}
+
+
+class HilumSubgroup(click.Group):
+    """A command's own sub-commands, and more that other folders bring as entry points."""
+
+    def __init__(
+        self, *, entry_point_group: str, extra: str, summaries: dict[str, str], **more: Any
+    ) -> None:
+        """``extra``: what to install for those of ``summaries``, shown without importing them."""
+        super().__init__(**more)
+        self._entry_point_group = entry_point_group
+        self._extra = extra
+        self._summaries = summaries
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Both kinds."""
+        return sorted({*super().list_commands(ctx), *self._summaries})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command, imported if it is another folder's.
+
+        Raises:
+            MissingExtraError: it needs something that is not installed.
+        """
+        own = super().get_command(ctx, cmd_name)
+        if own is not None:
+            return own
+        for point in entry_points(group=self._entry_point_group, name=cmd_name):
+            return _loaded(point, f"{ctx.command_path} {cmd_name}", self._extra)
+        return None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The command list of ``--help``, without importing any."""
+        rows = {name: command.get_short_help_str(60) for name, command in self.commands.items()}
+        with formatter.section("Commands"):
+            formatter.write_dl(sorted((rows | self._summaries).items()))
+
+
+def _loaded(point: EntryPoint, name: str, extra: str) -> click.Command:
+    """The command of ``point``.
+
+    Raises:
+        MissingExtraError: it needs something that is not installed.
+    """
+    try:
+        command: click.Command = point.load()
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] in _own_packages():
+            raise
+        raise MissingExtraError(f"`{name}` needs {error.name}: install `hilum[{extra}]`.") from None
+    return command
 
 
 def show_error(error: HilumError) -> None:

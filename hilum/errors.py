@@ -167,6 +167,13 @@ class NotDicomError(DicomError):
     code = "dicom.not_dicom"
 
 
+class ExecutablePreambleError(DicomError):
+    """The file is a DICOM object and a program at once; no modality writes such a file."""
+
+    code = "dicom.executable_preamble"
+    next_step = "Find out where the object came from; hilum does not read it."
+
+
 class TruncatedError(DicomError):
     """The file or its pixel data ends before its declared length."""
 
@@ -290,6 +297,20 @@ class PackageDigestError(PackageError):
     """A file of the package is not the one its manifest describes."""
 
     code = "package.digest_mismatch"
+
+
+class PackageUnsignedError(PackageError):
+    """Only signed packages are trusted here, and this one is not."""
+
+    code = "package.unsigned"
+    next_step = "Have its publisher sign it (`hilum package sign`), or unset HILUM_TRUSTED_SIGNERS."
+
+
+class PackageSignatureError(PackageError):
+    """The package's signature is damaged, of nobody trusted, or not over this manifest."""
+
+    code = "package.signature"
+    next_step = "Fetch the package again; if it persists, ask its publisher which key signed it."
 
 
 class PackageSchemaError(PackageError):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -28,6 +28,7 @@ GOLDEN = "golden.npz"
 VALIDATION = "validation.npz"  # optional: what recalibration needs
 PARITY = "parity.json"  # optional: how far each graph is from PyTorch
 NOTICE: Final = "demonstration only, not for clinical use"
+SIGNATURE = "manifest.json.sig"  # optional and detached: not listed, as it covers the manifest
 REQUIRED_FILES = (GRAPH, CARD, METRICS, GOLDEN)
 
 # Side of the Grad-CAM grid of each backbone at its native input size.
@@ -64,6 +65,7 @@ class OperatingPoint(_Frozen):
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 Target = Literal["cpu", "tensorrt"]
+TARGETS: Final[tuple[Target, ...]] = get_args(Target)
 
 
 class Variant(_Frozen):
@@ -163,6 +165,8 @@ class Manifest(_Frozen):
         for variant in self.variants:
             if absent := {variant.graph, variant.golden} - set(self.files):
                 raise ValueError(f"files lacks {', '.join(sorted(absent))} of a variant")
+        if {MANIFEST, SIGNATURE} & set(self.files):
+            raise ValueError("files must not list the manifest or its signature")
         for name in self.files:
             if not _FILE_NAME.fullmatch(name):
                 raise ValueError("a file of the package has a name that is not portable")

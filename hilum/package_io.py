@@ -14,10 +14,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Final
 
 from pydantic import ValidationError
 
+from hilum import signing
 from hilum.errors import (
     ConfigurationError,
     ObjectMissingError,
@@ -28,7 +29,7 @@ from hilum.errors import (
     PackageSchemaError,
 )
 from hilum.files import locked, write_atomically
-from hilum.package import MANIFEST, Manifest
+from hilum.package import MANIFEST, SIGNATURE, Manifest
 from hilum.package_source import (
     MAX_MANIFEST_BYTES,
     MAX_PACKAGE_BYTES,
@@ -37,7 +38,10 @@ from hilum.package_source import (
     open_archive,
     write_archive,
 )
+from hilum.settings import Settings
 from hilum.storage import ObjectStore
+
+_UNLISTED: Final = {MANIFEST, SIGNATURE}
 
 
 @dataclass(frozen=True)
@@ -82,11 +86,12 @@ def seal(folder: Path, **fields: Any) -> Manifest:
         PackageSchemaError: a field is missing or wrong, or a required file is not there.
         UnknownBackboneError: as its name says.
     """
-    files = {name: _sha256(folder / name) for name in _names(folder) if name != MANIFEST}
+    files = {name: _sha256(folder / name) for name in _names(folder) if name not in _UNLISTED}
     try:
         manifest = Manifest(**fields, files=files)
     except ValidationError as error:
         raise _schema_error(error) from None
+    (folder / SIGNATURE).unlink(missing_ok=True)  # it was of the manifest before
     write_atomically(folder / MANIFEST, manifest.model_dump_json(indent=2).encode() + b"\n")
     return manifest
 
@@ -96,7 +101,10 @@ def pack(package: Package, target: Path) -> None:
     same bytes."""
     with TemporaryDirectory(dir=target.parent, prefix=".zip.") as scratch:
         archive = Path(scratch) / "package.zip"
-        write_archive(package.folder, [MANIFEST, *package.manifest.files], archive)
+        names = [MANIFEST, *package.manifest.files]
+        if (package.folder / SIGNATURE).is_file():
+            names.append(SIGNATURE)
+        write_archive(package.folder, names, archive)
         archive.replace(target)
 
 
@@ -170,7 +178,9 @@ def _cached(source: Source, cache_dir: Path) -> Package:
         with locked(folder.with_name(f".{folder.name}.lock")):
             if folder.is_dir():
                 try:
-                    return verify(folder)
+                    found = verify(folder)
+                    _fetch_signature(source, folder, data)  # perhaps signed since
+                    return found
                 except PackageError:
                     shutil.rmtree(folder)
             partial = folder.with_name(f".{folder.name}.partial")
@@ -181,11 +191,25 @@ def _cached(source: Source, cache_dir: Path) -> Package:
                 for name in manifest.files:
                     (partial / name).parent.mkdir(parents=True, exist_ok=True)
                     source.fetch(name, partial / name)
+                _fetch_signature(source, partial, data)
                 verify(partial)
                 partial.rename(folder)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
     return Package(folder, manifest)
+
+
+def _fetch_signature(source: Source, folder: Path, manifest: bytes) -> None:
+    """Put the signature of ``source`` into ``folder``, if there is one. The manifest's bytes come
+    along: a signature is over bytes, and the same manifest can be written in several ways."""
+    part = folder / f".{SIGNATURE}"
+    try:
+        source.fetch(SIGNATURE, part)
+    except PackageDigestError:
+        part.unlink(missing_ok=True)
+        return
+    write_atomically(folder / MANIFEST, manifest)
+    part.replace(folder / SIGNATURE)
 
 
 def _home(cache_dir: Path) -> Path:
@@ -222,11 +246,23 @@ def verify(folder: Path) -> Package:
     return Package(folder, manifest)
 
 
+def check_signature(package: Package, settings: Settings) -> signing.Signer | None:
+    """Who signed ``package``, where ``HILUM_TRUSTED_SIGNERS`` says whom to trust; else ``None``.
+
+    Raises:
+        PackageUnsignedError, PackageSignatureError: nobody who is trusted.
+        ConfigurationError: the file of trusted signers is not usable.
+    """
+    if settings.trusted_signers is None:
+        return None
+    return signing.require(package.folder, SIGNATURE, MANIFEST, settings.trusted_signers)
+
+
 def _check_names(manifest: Manifest, present: set[str]) -> None:
     """Exactly the files that ``manifest`` lists, and itself."""
     if missing := set(manifest.files) - present:
         raise PackageDigestError(f"The package lacks {', '.join(sorted(missing))}.")
-    if extra := present - set(manifest.files) - {MANIFEST}:
+    if extra := present - set(manifest.files) - _UNLISTED:
         raise PackageDigestError(f"The manifest does not list {', '.join(sorted(extra))}.")
 
 

@@ -18,6 +18,9 @@ import numpy.typing as npt
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from hilum import sampling
+from hilum.sampling import Box, Samples
+
 Float32Array = npt.NDArray[np.float32]
 UInt8Array = npt.NDArray[np.uint8]
 BoolArray = npt.NDArray[np.bool_]
@@ -99,8 +102,7 @@ class Extent:
 
     rows: int
     columns: int
-    # x0, y0, x1, y1 in samples; may end up to one sample beyond the last, whose value goes on.
-    box: tuple[float, float, float, float]
+    box: Box | Samples  # where it lies in the pixels at hand, or how these stand for it
 
     @classmethod
     def whole(cls, pixels: Float32Array) -> Extent:
@@ -163,14 +165,11 @@ def prepare(
     return ModelInput(image=canvas, placement=place)
 
 
-def resize(
-    pixels: Float32Array, box: tuple[float, float, float, float], size: tuple[int, int]
-) -> Float32Array:
-    """What of ``[H, W]`` lies in ``box``, resized to ``size`` = (width, height); the filter widens
-    when shrinking."""
-    height, width = pixels.shape
-    if box[2] > width or box[3] > height:  # by less than a pixel, see `Extent`
-        pixels = np.pad(pixels, ((0, 1), (0, 1)), mode="edge")
+def resize(pixels: Float32Array, box: Box | Samples, size: tuple[int, int]) -> Float32Array:
+    """What of ``[H, W]`` lies in ``box``, or what it stands for, resized to ``size`` = (width,
+    height); the filter widens when shrinking."""
+    if isinstance(box, Samples):
+        return sampling.resize(pixels, box, size)
     image = Image.fromarray(np.ascontiguousarray(pixels, dtype=np.float32))
     resized = image.resize(size, Image.Resampling.BILINEAR, box)
     return np.asarray(resized, dtype=np.float32)

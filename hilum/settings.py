@@ -21,6 +21,7 @@ from pydantic_settings import (
 from hilum.errors import ConfigurationError
 
 CamPolicy = Literal["all", "findings", "none"]
+EngineChoice = Literal["auto", "tensorrt", "onnxruntime-cuda", "onnxruntime"]
 
 
 class _Section(BaseModel):
@@ -106,6 +107,22 @@ class WorkerSettings(_Section):
         return self
 
 
+class TensorRTSettings(_Section):
+    """The TensorRT engine."""
+
+    library: Literal["tensorrt", "tensorrt_rtx"] = Field(
+        default="tensorrt", description="tensorrt, or tensorrt_rtx for RTX cards"
+    )
+    engine_dir: Path | None = Field(
+        default=None, description="built plans; None: engines below the cache directory"
+    )
+    on_missing: Literal["error", "build"] = Field(
+        default="error", description="no plan fits this GPU: refuse, or build it (minutes)"
+    )
+    streams: int = Field(default=2, ge=1, le=16, description="batches on the GPU at once")
+    cuda_graphs: bool = Field(default=True, description="launch a batch as one recorded piece")
+
+
 class GatewaySettings(_Section):
     """The HTTP side."""
 
@@ -136,7 +153,14 @@ class Settings(BaseSettings):
     model_uri: str = Field(
         default="models/demo", description="model package: folder, archive or s3://…"
     )
-    engine: Literal["onnxruntime"] = Field(default="onnxruntime", description="what runs the graph")
+    engine: EngineChoice = Field(
+        default="auto",
+        description="what runs the graph: auto, tensorrt, onnxruntime-cuda or onnxruntime",
+    )
+    trusted_signers: Path | None = Field(
+        default=None,
+        description="who may sign packages; others are refused",
+    )
     cache_dir: Path = Field(
         default=Path("var/cache"), description="fetched model packages; no patient data"
     )
@@ -146,7 +170,13 @@ class Settings(BaseSettings):
     s3: S3Settings = S3Settings()
     limits: Limits = Limits()
     worker: WorkerSettings = WorkerSettings()
+    tensorrt: TensorRTSettings = TensorRTSettings()
     gateway: GatewaySettings = GatewaySettings()
+
+    @property
+    def engine_dir(self) -> Path:
+        """Where TensorRT's plans are kept."""
+        return self.tensorrt.engine_dir or self.cache_dir / "engines"
 
     @classmethod
     def settings_customise_sources(

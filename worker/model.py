@@ -8,7 +8,7 @@ from pathlib import Path
 from hilum.db import models
 from hilum.db.connection import Database
 from hilum.package import Manifest
-from hilum.package_io import load
+from hilum.package_io import check_signature, load
 from hilum.settings import Settings
 from hilum.storage import open_store
 
@@ -34,6 +34,7 @@ def verify_and_register(settings: Settings, database: Database) -> tuple[Manifes
     """
     store = open_store(settings.s3, settings.limits)
     package = load(settings.model_uri, store=store, cache_dir=settings.cache_dir)
+    check_signature(package, settings)  # before it is known to anyone
     with database.write() as connection:
         model_id = models.register(connection, package.manifest)
     folder = str(Path(package.folder).resolve())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hilum.db.claims import NotScored, Scored
 from hilum.db.results import NewResult
 from hilum.db.states import ItemStatus
+from hilum.engines.selection import reason_of
 from hilum.errors import AttemptsExhaustedError, PermanentError, UnexpectedError
 from hilum.scoring import Score, Scorer
 from hilum.settings import CamPolicy
@@ -34,6 +35,7 @@ def scored(
         cam=score.cam[list(kept)],
         cam_labels=kept,
         engine=scorer.engine.name,
+        engine_reason=reason_of(scorer.engine),
         flags=score.flags,
     )
     return Scored(image_id=image_id, result=result)

@@ -29,6 +29,7 @@ class Process:
         decoders.warm()  # while the engine loads
         package = verify(Path(model.folder))
         self._stop = threading.Event()
+        self._broken = False
         self._tools = Tools(
             database=Database(settings.database_url),
             store=open_store(settings.s3, settings.limits),
@@ -46,6 +47,13 @@ class Process:
         """Whether this process takes no more jobs."""
         return self._stop.is_set()
 
+    @property
+    def broken(self) -> bool:
+        """Whether the GPU is lost to this process for good. Only a new process has one again."""
+        return self._broken
+
     def run(self, job_id: str) -> Ending:
         """See :func:`worker.run.run_job`."""
-        return run_job(self._tools, job_id, stop=self._stop)
+        ending = run_job(self._tools, job_id, stop=self._stop)
+        self._broken = ending is Ending.DEVICE_LOST
+        return ending

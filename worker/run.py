@@ -18,6 +18,7 @@ from hilum.db.connection import Database
 from hilum.db.patience import Step, T, persist
 from hilum.errors import (
     AttemptsExhaustedError,
+    DeviceLostError,
     HilumError,
     LeaseLostError,
     PermanentError,
@@ -43,6 +44,7 @@ class Ending(StrEnum):
     RELEASED = "released"  # given back because this worker stops, or has had it for long enough
     QUARANTINED = "quarantined"
     LEASE_LOST = "lease_lost"
+    DEVICE_LOST = "device_lost"  # given back: this process has no GPU any more, another will
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,7 +243,10 @@ class _Run:
         self._write(
             lambda c: jobs.defer(c, self._claim, error, delay_s=delay_s, images=self._waiting)
         )
-        return Ending.DEFERRED
+        return Ending.DEVICE_LOST if self._device_lost() else Ending.DEFERRED
+
+    def _device_lost(self) -> bool:
+        return any(isinstance(error, DeviceLostError) for error in self._waiting.values())
 
     def _write(self, step: Step[T]) -> T:
         return persist(

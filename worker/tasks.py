@@ -62,6 +62,11 @@ def _score_job(job_id: str) -> None:
     except Exception:
         # Not re-raised: Celery would log its text, which may be data.
         log.error("job.broken_off", exc_info=True, extra={"fields": {"job": job_id}})
+    if _process.broken:
+        # The pool starts another process in its place. The job has been given back in SQL; this
+        # delivery of it goes to somebody who finds that it is not due yet.
+        logs.event(log, logging.CRITICAL, "worker.device_lost", pid=os.getpid())
+        raise SystemExit(1)
 
 
 score_job = shared_task(name=SCORE_TASK)(_score_job)

@@ -1,4 +1,6 @@
-"""``hilum package``: is this model package whole, what is in it, put it in one file."""
+"""``hilum package``: is this model package whole and whose is it, what is in it, what is different
+in another one, sign it, put it in one file. The sub-commands that fit something come from export.
+"""
 
 from __future__ import annotations
 
@@ -7,36 +9,128 @@ from pathlib import Path
 
 import click
 
-from hilum import settings
-from hilum.package import Manifest
-from hilum.package_io import Package, load, pack
+from hilum import settings, signing
+from hilum.cli import HilumSubgroup
+from hilum.errors import ConfigurationError
+from hilum.files import write_atomically
+from hilum.package import MANIFEST, SIGNATURE, TARGETS, Manifest
+from hilum.package_diff import differences, same_graphs
+from hilum.package_io import Package, check_signature, load, pack
+from hilum.package_io import verify as verify_folder
 from hilum.storage import open_store
 
 
-@click.group()
+@click.group(
+    cls=HilumSubgroup,
+    entry_point_group="hilum.package_commands",
+    extra="train",
+    summaries={
+        "recalibrate": "Make a new version, calibrated to other films or another prevalence.",
+        "rethreshold": "Make a new version with other operating points.",
+    },
+)
 def package() -> None:
-    """Verify, inspect and pack model packages."""
+    """Verify, inspect, compare, sign and pack model packages."""
 
 
 @package.command()
 @click.argument("location", metavar="PATH|s3://…")
+@click.option(
+    "--trusted",
+    "--key",
+    "trusted",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Allowed signers, or one public key: refuse what they did not sign.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
-def verify(location: str, as_json: bool) -> None:
-    """Check a package as a worker does: digests, manifest, graph, golden outputs.
+def verify(location: str, trusted: Path | None, as_json: bool) -> None:
+    """Check a package as a worker does: digests, manifest, signature, graph, golden outputs.
 
-    Exit 0 if this machine may score with it, 2 with the reason if not.
+    Without --trusted the signers of HILUM_TRUSTED_SIGNERS are asked for, if it is set. Exit 0 if
+    this machine may score with it, 2 with the reason if not.
     """
     from hilum.engines.loading import open_engine  # noqa: PLC0415 - inspect needs no engine
 
     config = settings.load()
+    if trusted is not None:
+        config = config.model_copy(update={"trusted_signers": trusted})
     found = _load(location, config)
+    signer = check_signature(found, config)
     engine = open_engine(found, config)
+    signed = (found.folder / SIGNATURE).is_file()
     if as_json:
-        click.echo(json.dumps({"digest": found.digest, "verified": True, "engine": engine.name}))
+        document = {"digest": found.digest, "verified": True, "engine": engine.name}
+        document |= {"signed": signed, "signer": signer.name if signer else None}
+        click.echo(json.dumps(document))
         return
     manifest = found.manifest
     click.echo(f"{manifest.name} {manifest.version}  {found.digest}")
     click.echo(f"{len(manifest.files)} files, graph and golden outputs verified on {engine.name}.")
+    if signer:
+        click.echo(f"Signed by {signer.name}, {signing.fingerprint(signer.key)}.")
+    else:
+        click.echo(
+            "It has a signature; whose was not checked (--trusted)." if signed else "Not signed."
+        )
+
+
+@package.command()
+@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option(
+    "--key",
+    required=True,
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="OpenSSH private key, Ed25519 (`ssh-keygen -t ed25519`).",
+)
+@click.option("--ask-password", is_flag=True, help="The key has a password; ask for it.")
+def sign(folder: Path, key: Path, ask_password: bool) -> None:
+    """Sign the package in FOLDER: writes manifest.json.sig, as `ssh-keygen -Y sign` would.
+
+    The digests are checked first. The package's identity does not change. A key in an agent or on
+    a token signs with `ssh-keygen -Y sign -n hilum-package -f KEY manifest.json`.
+    """
+    found = verify_folder(folder)
+    password = (
+        click.prompt("Password", hide_input=True, err=True).encode() if ask_password else None
+    )
+    try:
+        made = signing.sign((folder / MANIFEST).read_bytes(), key.read_bytes(), password)
+        write_atomically(folder / SIGNATURE, made)
+    except OSError as error:
+        raise ConfigurationError(f"{folder} cannot be signed: {error.strerror}.") from None
+    click.echo(f"{folder / SIGNATURE}  {signing.parse(made).fingerprint}  {found.digest}")
+
+
+@package.command()
+@click.argument("old", metavar="OLD")
+@click.argument("new", metavar="NEW")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def diff(old: str, new: str, as_json: bool) -> None:
+    """Show what is different in the package NEW: manifest, files, figures.
+
+    Each is a folder, an archive or an s3:// address. Digests are checked, graphs are not run.
+    """
+    config = settings.load()
+    before, after = _load(old, config), _load(new, config)
+    found = differences(before, after)
+    same = same_graphs(before, after)
+    if as_json:
+        document = {"old": before.digest, "new": after.digest, "same_graphs": same, **found}
+        click.echo(json.dumps(document, indent=2))
+        return
+    if before.digest == after.digest:
+        click.echo(f"The same package: {before.digest}")
+        return
+    click.echo(f"- {before.manifest.name} {before.manifest.version}  {before.digest}")
+    click.echo(f"+ {after.manifest.name} {after.manifest.version}  {after.digest}")
+    kept = "stored raw outputs stay valid" if same else "films have to be scored again"
+    click.echo(f"{'Same graphs' if same else 'Other graphs'}: {kept}.")
+    for part in ("manifest", "metrics"):
+        for name, (was, is_now) in found[part].items():
+            click.echo(f"  {part}: {name}: {_short(was)} -> {_short(is_now)}")
+    for what, names in found["files"].items():
+        for name in names:
+            click.echo(f"  files: {what} {name}")
 
 
 @package.command()
@@ -50,6 +144,8 @@ def inspect(location: str, as_json: bool) -> None:
         click.echo(json.dumps(document, indent=2))
         return
     click.echo("\n".join(_lines(found.manifest)))
+    signed = (found.folder / SIGNATURE).is_file()
+    click.echo(f"\n{'signed; see `hilum package verify --trusted`' if signed else 'not signed'}")
 
 
 @package.command(name="pack")
@@ -85,6 +181,9 @@ def _lines(manifest: Manifest) -> list[str]:
         "films": f"{'/'.join(manifest.policy.modalities)}, {'/'.join(manifest.policy.views)}",
         "training data": f"sha256:{manifest.training_data_digest}",
         "code": manifest.code_revision,
+        "runs as": ", ".join(
+            f"{manifest.graph_for(target).precision} on {target}" for target in TARGETS
+        ),
     }
     lines = [f"{name + ':':<15}{value}" for name, value in facts.items()]
     if manifest.notice:
@@ -94,3 +193,11 @@ def _lines(manifest: Manifest) -> list[str]:
         point = manifest.operating_points[label]
         lines.append(f"  {label:<28}{point.threshold:.3f}  {point.rule}")
     return lines
+
+
+def _short(value: object) -> str:
+    """A value in one line; ``–`` where there is none."""
+    if value is None:
+        return "–"
+    text = f"{value:.6g}" if isinstance(value, float) else json.dumps(value)
+    return text if len(text) <= 100 else text[:99] + "…"

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal, Protocol
 
+from hilum.engines.selection import reason_of
 from hilum.errors import HilumError
 from hilum.package import Manifest
 from hilum.scoring import Score, Scorer
@@ -58,6 +59,7 @@ class JsonReport:
                 "demonstration_only": manifest.demonstration_only,
             },
             "engine": scorer.engine.name,
+            "engine_reason": reason_of(scorer.engine),
             "notice": manifest.notice,
         }
 

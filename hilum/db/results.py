@@ -35,6 +35,7 @@ class NewResult:
     cam: Float32Array  # [len(cam_labels), h, w]
     cam_labels: tuple[int, ...]  # positions in the label schema; empty: no maps are kept
     engine: str
+    engine_reason: str | None = None  # why that engine; None: from before this was recorded
     flags: tuple[str, ...]
 
 
@@ -79,6 +80,7 @@ def save(connection: Connection, *, tenant: str, result: NewResult) -> int:
         "cam": result.cam.astype("<f2").tobytes(),
         "cam_labels": bytes(result.cam_labels),
         "engine": result.engine,
+        "engine_reason": result.engine_reason,
         "flags": list(result.flags),
         "created_at": datetime.now(UTC),
     }
@@ -128,6 +130,7 @@ def get(connection: Connection, result_id: int) -> StoredResult | None:
         cam=_grids(row.cam, len(row.cam_labels), model.manifest.cam_grid),
         cam_labels=tuple(row.cam_labels),
         engine=row.engine,
+        engine_reason=row.engine_reason,
         flags=tuple(row.flags),
     )
 

@@ -161,6 +161,8 @@ results = Table(
     Column("cam", LargeBinary, nullable=False),
     Column("cam_labels", LargeBinary, nullable=False),
     Column("engine", String(64), nullable=False),
+    # `configured`, `auto`, or `auto:<error code>` of what kept the preferred engine from it.
+    Column("engine_reason", String(64)),
     Column("flags", _JSON, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
     UniqueConstraint("tenant", "sop_instance_uid", "content_sha256", "model_id"),

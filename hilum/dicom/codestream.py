@@ -25,6 +25,7 @@ _LOSSLESS: Final = {0xC3, 0xC7, 0xCB, 0xCF}
 _ALONE: Final = {0x01, *range(0xD0, 0xD8)}  # markers without a length
 _EOI, _SOS, _APP1, _APP14 = 0xD9, 0xDA, 0xE1, 0xEE
 _MAX_COMPONENTS: Final = 4  # of an image of one to three samples, and perhaps opacity
+_MAX_LEVELS: Final = 32  # ISO 15444-1 table A.15
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +49,14 @@ class Codestream:
     lossless: bool = False  # JPEG process 14
     at_origin: bool = True  # JPEG 2000: image and tile grid start at (0, 0)
     reversible: bool = False  # JPEG 2000: the 5/3 wavelet, otherwise the 9/7
+
+    @property
+    def tiles(self) -> int:
+        """How many tiles a JPEG 2000 codestream that starts at the origin has."""
+        if self.tile is None:
+            return 1
+        rows, columns = self.tile
+        return -(-self.rows // rows) * -(-self.columns // columns)
 
 
 def read(data: bytes) -> Codestream:
@@ -116,6 +125,8 @@ def _jpeg2000(data: bytes) -> Codestream:
             f"SIZ (FF51) declares {y1 - y0} × {x1 - x0} pixels of {components} components; "
             f"expected 1 to {_MAX_COMPONENTS}."
         )
+    if not tile_columns or not tile_rows:
+        raise DecodeError("SIZ (FF51) declares tiles of no size.")
     depths = [struct.unpack_from(">3B", data, start + 42 + 3 * n) for n in range(components)]
     origins = (x0, y0, *struct.unpack_from(">2I", data, start + 32))
     levels: list[int] = []
@@ -129,6 +140,10 @@ def _jpeg2000(data: bytes) -> Codestream:
             levels.append(data[at + 2])
         elif marker in {_SOT, _SOD, _EOC}:
             break
+    if max(levels, default=0) > _MAX_LEVELS:
+        raise DecodeError(
+            f"COD (FF52) declares {max(levels)} decomposition levels; at most {_MAX_LEVELS} exist."
+        )
     return Codestream(
         rows=y1 - y0,
         columns=x1 - x0,

@@ -47,6 +47,7 @@ _JPEG2000: Final = {JPEG2000Lossless, JPEG2000, HTJ2KLossless, HTJ2KLosslessRPCL
 _LOSSY: Final = {JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless, JPEG2000, HTJ2K}
 # OpenJPEG's arithmetic is exact up to here (measured); deeper films do not exist.
 _JPEG2000_BITS: Final = 24
+_MAX_TILES: Final = 4096  # it allocates for each, some 5 KB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +77,7 @@ def decoded(opened: DicomObject) -> Decoded:
         TruncatedError: there are fewer pixels than Rows × Columns, or the codestream was cut.
         InconsistentPixelsError: the codestream is of another size or kind than the header says.
         DecodeError: the decoder refuses the codestream.
-        LimitExceededError: the decoder ran out of memory.
+        LimitExceededError: the decoder ran out of memory, or there are too many tiles.
     """
     header = opened.header
     syntax, data = header.transfer_syntax, opened.pixel_data
@@ -86,7 +87,7 @@ def decoded(opened: DicomObject) -> Decoded:
             raise TruncatedError("Pixel Data (7FE0,0010) is empty.")
         return Decoded(stored=_extract(native(data, header, vr=opened.pixel_vr), header), ybr=ybr)
     if syntax == RLELossless:
-        return Decoded(stored=_extract(run_length(_frame(data), header), header), ybr=ybr)
+        return Decoded(stored=_extract(run_length(_frame(bytes(data)), header), header), ybr=ybr)
     if syntax not in _JPEG | _JPEG_LS | _JPEG2000:
         name = UID_dictionary[syntax][0] if syntax in UID_dictionary else "not a standard one"
         raise UnsupportedTransferSyntaxError(
@@ -107,7 +108,7 @@ def checked_frame(opened: DicomObject) -> tuple[bytes, Codestream]:
         TruncatedError, UnsupportedPixelsError, InconsistentPixelsError, DecodeError: as
             :func:`decoded`.
     """
-    frame = _frame(opened.pixel_data)
+    frame = _frame(bytes(opened.pixel_data))
     declared = codestream.read(frame)
     _check(declared, opened.header)
     if opened.header.transfer_syntax in _JPEG:
@@ -147,6 +148,11 @@ def _check(declared: Codestream, header: FilmHeader) -> None:
             raise UnsupportedPixelsError(
                 f"SIZ (FF51) declares {declared.bits} bits; JPEG 2000 is decoded up to "
                 f"{_JPEG2000_BITS}."
+            )
+        if declared.tiles > _MAX_TILES:
+            raise LimitExceededError(
+                f"SIZ (FF51) declares {declared.tiles} tiles; at most {_MAX_TILES} are decoded.",
+                next_step="Have the sender write larger tiles, or one.",
             )
         if set(declared.subsampling) != {(1, 1)}:
             raise UnsupportedPixelsError("SIZ (FF51) declares subsampled components.")

@@ -12,6 +12,7 @@ from hilum.dicom.decode import decoded
 from hilum.dicom.greyscale import TABLE_BITS
 from hilum.dicom.header import FilmHeader
 from hilum.dicom.parse import DicomObject, open_object
+from hilum.sampling import Box, Samples
 from hilum.settings import Limits
 
 
@@ -22,8 +23,7 @@ class Film:
     header: FilmHeader
     pixels: npt.NDArray[np.float32] = field(repr=False)  # [h, w] in [0, 1], larger is brighter
     padding: npt.NDArray[np.bool_] | None = field(repr=False)  # [h, w], true: not image
-    # x0, y0, x1, y1: where the whole film lies, in samples of ``pixels``; (0, 0, w, h) if whole.
-    box: tuple[float, float, float, float]
+    box: Box | Samples  # (0, 0, w, h) if whole, else how ``pixels`` stand for those of the film
 
 
 def open_film(data: bytes, limits: Limits) -> DicomObject:

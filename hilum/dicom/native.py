@@ -15,7 +15,7 @@ from hilum.errors import DecodeError, InconsistentPixelsError, TruncatedError
 Words = npt.NDArray[np.unsignedinteger[Any]]  # [H, W], or [H, W, 3]
 
 
-def native(data: bytes, header: FilmHeader, *, vr: str) -> Words:
+def native(data: bytes | memoryview, header: FilmHeader, *, vr: str) -> Words:
     """The words of Pixel Data (7FE0,0010), ``[H, W]`` or ``[H, W, 3]``.
 
     Args:
@@ -35,7 +35,7 @@ def native(data: bytes, header: FilmHeader, *, vr: str) -> Words:
         )
     if size == 1 and vr == "OW" and not little_endian(header.transfer_syntax):
         # 8-bit samples in 16-bit words: every pair is swapped (PS3.5 section 7.3).
-        padded = data[: count + count % 2].ljust(count + count % 2, b"\0")
+        padded = bytes(data[: count + count % 2]).ljust(count + count % 2, b"\0")
         words = np.frombuffer(padded, dtype=">u2").astype("<u2").view(np.uint8)[:count]
     else:
         order = "<" if little_endian(header.transfer_syntax) else ">"

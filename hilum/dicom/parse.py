@@ -25,9 +25,11 @@ from hilum.dicom import header
 from hilum.dicom.greyscale import PLAIN, Greyscale
 from hilum.dicom.header import FilmHeader
 from hilum.dicom.palette import Palette
+from hilum.dicom.syntaxes import NATIVE
 from hilum.errors import (
     DicomError,
     EmptyObjectError,
+    ExecutablePreambleError,
     HilumError,
     LimitExceededError,
     NotDicomError,
@@ -38,6 +40,21 @@ from hilum.settings import Limits
 
 _PREAMBLE: Final = 128
 _MAGIC: Final = b"DICM"
+# What makes the preamble the start of a program: DOS and Windows, ELF, Mach-O, scripts, archives.
+_PROGRAMS: Final = (
+    b"MZ",
+    b"\x7fELF",
+    b"\xfe\xed\xfa\xce",
+    b"\xfe\xed\xfa\xcf",
+    b"\xce\xfa\xed\xfe",
+    b"\xcf\xfa\xed\xfe",
+    b"\xca\xfe\xba\xbe",
+    b"#!",
+    b"PK\x03\x04",
+)
+_PIXEL_DATA: Final = 0x7FE00010
+_ITEM: Final = b"\xfe\xff\x00\xe0"
+_DEFERRED: Final = 1 << 20  # longer values are not read; Pixel Data is found in place
 _UNDEFINED_LENGTH: Final = 0xFFFFFFFF  # PS3.5 section 7.1.1
 
 # pydicom quotes values of the data set in what it logs and warns of: patient data.
@@ -51,7 +68,8 @@ class DicomObject:
 
     header: FilmHeader
     greyscale: Greyscale = field(repr=False)
-    pixel_data: bytes = field(repr=False)  # as encoded; the whole file of a PNG or JPEG
+    # As encoded; the whole file of a PNG or JPEG. Native pixels are a view of the file's bytes.
+    pixel_data: bytes | memoryview = field(repr=False)
     pixel_vr: str
     palette: Palette | None = field(default=None, repr=False)
 
@@ -73,11 +91,11 @@ def open_object(data: bytes, limits: Limits) -> DicomObject:
     with _warnings_lock, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            dataset, syntax = _parse(data, limits)
+            dataset, syntax, source = _parse(data, limits)
             # Everything is read here: pydicom converts a value when it is first looked at, and
             # may warn or fail with that value in its text.
             found = header.read(dataset, syntax, limits)
-            element = dataset["PixelData"]
+            pixels, vr = _pixel_data(dataset, source)
             # The greyscale pipeline has no say over colour (PS3.3 C.11.2.1.2, C.7.6.3.1.2).
             grey = found.photometric in header.GREY
             return DicomObject(
@@ -86,8 +104,8 @@ def open_object(data: bytes, limits: Limits) -> DicomObject:
                 palette=Palette.read(dataset, found)
                 if found.photometric == header.PALETTE
                 else None,
-                pixel_data=bytes(element.value or b""),
-                pixel_vr=str(element.VR),
+                pixel_data=pixels if syntax in NATIVE else bytes(pixels),
+                pixel_vr=vr,
             )
         except HilumError:
             raise
@@ -96,32 +114,65 @@ def open_object(data: bytes, limits: Limits) -> DicomObject:
         except MemoryError:
             raise LimitExceededError("The data set needs more memory than there is.") from None
         except RecursionError:
-            raise DicomError("Sequences are nested too deeply.") from None
+            raise DicomError("Sequences (PS3.5 section 7.5) are nested too deeply.") from None
         except Exception as error:  # pydicom raises whatever a broken file provokes
             raise DicomError(f"The data set cannot be parsed ({type(error).__name__}).") from None
 
 
-def _parse(data: bytes, limits: Limits) -> tuple[Dataset, UID]:
+def _parse(data: bytes, limits: Limits) -> tuple[Dataset, UID, bytes]:
+    """The data set, its transfer syntax, and the bytes that its positions count in."""
     meta, start = _file_meta(data)
     syntax = UID(str(meta.get("TransferSyntaxUID", "")).strip(" \0"))
     if not syntax:
         syntax = _guess(data, start)
-    body = data[start:]
+    source = data
     if syntax == DeflatedExplicitVRLittleEndian:
-        body = _inflate(body, limits.max_inflated_bytes)
-    if not body:
+        source, start = _inflate(data[start:], limits.max_inflated_bytes), 0
+    if start >= len(source):
         raise TruncatedError("The file ends after its meta information.")
+    stream = BytesIO(source)
+    stream.seek(start)
     dataset = read_dataset(
-        BytesIO(body), syntax == ImplicitVRLittleEndian, syntax != ExplicitVRBigEndian
+        stream,
+        syntax == ImplicitVRLittleEndian,
+        syntax != ExplicitVRBigEndian,
+        defer_size=_DEFERRED,
     )
     dataset.set_original_encoding(
         syntax == ImplicitVRLittleEndian, syntax != ExplicitVRBigEndian, None
     )
-    if "PixelData" not in dataset and _cut_short(dataset, len(body)):
+    if "PixelData" not in dataset and _cut_short(dataset, len(source)):
         raise TruncatedError("The data set ends within an element.")
     if "SOPClassUID" not in dataset and "SOPClassUID" in meta:
         raise DicomError("The data set has no SOP Class UID (0008,0016).")
-    return dataset, syntax
+    return dataset, syntax, source
+
+
+def _pixel_data(dataset: Dataset, source: bytes) -> tuple[bytes | memoryview, str]:
+    """The value of Pixel Data (7FE0,0010), not copied if it is a large native one, and its VR."""
+    elements: dict[int, object] = dict(dataset.items())  # any other look at it would read it
+    raw = elements[_PIXEL_DATA]
+    if not isinstance(raw, RawDataElement) or raw.value is not None:
+        element = dataset[_PIXEL_DATA]
+        return bytes(element.value or b""), str(element.VR)
+    if raw.length == _UNDEFINED_LENGTH:
+        end = _end_of_items(source, raw.value_tell)
+    else:
+        end = raw.value_tell + raw.length
+    if end > len(source):
+        raise TruncatedError(
+            f"Pixel Data (7FE0,0010) declares {raw.length} bytes; {len(source) - raw.value_tell} "
+            "are left."
+        )
+    return memoryview(source)[raw.value_tell : end], raw.VR or "OW"  # implicit VR: PS3.5 A.1
+
+
+def _end_of_items(source: bytes, at: int) -> int:
+    """Where the items that begin at ``at`` end (PS3.5 section A.4): at their delimiter, or where
+    there is neither an item nor a delimiter."""
+    while source[at : at + 4] == _ITEM:
+        at += 8 + int.from_bytes(source[at + 4 : at + 8], "little")
+    return min(at, len(source))
 
 
 def _cut_short(dataset: Dataset, size: int) -> bool:
@@ -142,6 +193,10 @@ def _file_meta(data: bytes) -> tuple[Dataset, int]:
     they start with an element that such a file starts with.
     """
     if data[_PREAMBLE : _PREAMBLE + 4] == _MAGIC:
+        if data.startswith(_PROGRAMS):
+            raise ExecutablePreambleError(
+                "The preamble (PS3.10 section 7.1) begins like a program; expected zeros or TIFF."
+            )
         start = _PREAMBLE + 4
     elif data[:2] in {b"\x02\x00", b"\x08\x00", b"\x00\x08"}:
         start = 0

@@ -104,7 +104,7 @@ def decoded(opened: DicomObject) -> Decoded:
         InconsistentPixelsError: the decoder gives something else than the header says.
         UnsupportedPixelsError: parts of the image are transparent.
     """
-    header, data = opened.header, opened.pixel_data
+    header, data = opened.header, bytes(opened.pixel_data)
     try:
         pixels = png.decode(data) if header.picture == "png" else _decode_jpeg(data)
     except MemoryError:

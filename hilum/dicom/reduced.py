@@ -3,16 +3,15 @@
 A network of 224 × 224 pixels sees one sample in more than a hundred of a film of 3056 × 2544. JPEG
 2000 keeps the film as a pyramid, so the levels above the one needed are left undecoded (ISO 15444-1
 annex F); JPEG can leave out the high frequencies of each block (ISO 10918-1 annex A); everything
-else is decoded whole and averaged over blocks. At least ``side`` samples along the long side are
-kept, see :attr:`hilum.preprocess.PreprocessSpec.decode_side`.
+else is decoded whole and averaged over blocks. How many samples are kept follows from
+:attr:`hilum.preprocess.PreprocessSpec.decode_side`; :mod:`hilum.sampling` says what they stand for.
 """
 
 from __future__ import annotations
 
 import io
-import math
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -32,31 +31,31 @@ from hilum.dicom.decode import checked_frame
 from hilum.dicom.decode import stored_values as every_value
 from hilum.dicom.parse import DicomObject
 from hilum.errors import DecodeError, LimitExceededError
+from hilum.sampling import Box, Samples
 
 Float32Array = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.integer]
 
 _WAVELETS: Final = {JPEG2000, JPEG2000Lossless, HTJ2K, HTJ2KLossless, HTJ2KLosslessRPCL}
 _PILLOW_BITS: Final = 16  # Pillow shifts deeper than 8-bit JPEG 2000 samples up to this
-# A mean of what it covers has no aliasing, so fewer of them do than of a wavelet's samples.
-_OF_MEANS: Final = 0.7
+# Shares of the samples asked for that are enough (docs/benchmarks.md), because every one less is
+# time saved. Means of pixels that are decoded anyway save little.
+_OF_LOW_PASS: Final = 0.625
+_OF_COSINES: Final = 0.7
+_OF_MEANS: Final = 0.9
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reduced:
-    """Samples of a film on a coarser grid.
-
-    Sample ``(i, j)`` is centred at ``(i + 0.5, j + 0.5)``; the whole film covers ``box`` = x0, y0,
-    x1, y1 in these coordinates, which may reach half a sample beyond the last one.
-    """
+    """Samples of a film, and how they stand for its pixels."""
 
     values: Integers | Float32Array  # [h, w], stored values; means are not whole numbers
-    box: tuple[float, float, float, float]
+    box: Box | Samples
 
 
 def stored_values(opened: DicomObject, *, side: int) -> Reduced:
-    """The stored values with about ``side`` samples along the long side: at least as many low-pass
-    samples, or 0.7 times as many means.
+    """The stored values with about ``side`` samples along the long side: at least 0.9 times as many
+    means, 0.7 times if the decoder makes them, or 0.625 times as many low-pass samples.
 
     The same errors as :func:`hilum.dicom.decode.stored_values`.
     """
@@ -77,24 +76,42 @@ def block_means(values: Integers, factor: int) -> Integers | Float32Array:
     """
     if factor == 1:
         return values
-    height, width = values.shape
-    missing = ((0, -height % factor), (0, -width % factor))
-    whole = np.pad(values, missing, mode="edge") if missing != ((0, 0), (0, 0)) else values
     # Whole rows first: they lie in one piece in memory, and are a factor fewer afterwards.
-    total = np.int64 if values.dtype.itemsize > 2 else np.int32
-    rows = whole[::factor].astype(total)
-    for i in range(1, factor):
-        np.add(rows, whole[i::factor], out=rows)
-    blocks = rows[:, ::factor].copy()
-    for i in range(1, factor):
-        np.add(blocks, rows[:, i::factor], out=blocks)
-    return blocks.astype(np.float32) / np.float32(factor * factor)
+    rows = _sums(values, factor)
+    columns = _sums(np.ascontiguousarray(rows.T), factor)
+    return columns.T.astype(np.float32) / np.float32(factor * factor)
+
+
+def _sums(values: Integers, factor: int) -> Integers:
+    """Of each ``factor`` rows, the last one repeated if some are missing."""
+    height, width = values.shape
+    blocks, rest = divmod(height, factor)
+    sums = np.empty((blocks + bool(rest), width), dtype=_wide_enough(values, factor))
+    whole = values[: blocks * factor].reshape(blocks, factor, width)
+    np.add.reduce(whole, axis=1, dtype=sums.dtype, out=sums[:blocks])
+    if rest:
+        np.add.reduce(values[blocks * factor :], axis=0, dtype=sums.dtype, out=sums[blocks])
+        sums[blocks] += values[-1] * sums.dtype.type(factor - rest)
+    return sums
+
+
+def _wide_enough(values: Integers, factor: int) -> np.dtype[Any]:
+    """The narrowest integer that sums of ``factor`` values fit: the same as that of the values, if
+    it does, adds up several times as fast."""
+    low, high = int(values.min()) * factor, int(values.max()) * factor
+    for kind in (values.dtype.type, np.int32, np.int64):
+        if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max:
+            return np.dtype(kind)
+    return np.dtype(np.int64)
 
 
 def _averaged(values: Integers | Float32Array, factor: int, *, shape: tuple[int, ...]) -> Reduced:
-    """Each sample is the mean of what it covers, so the grids share their corner."""
-    height, width = shape
-    return Reduced(values=values, box=(0.0, 0.0, width / factor, height / factor))
+    rows, columns = shape
+    if factor == 1:
+        return Reduced(values=values, box=(0.0, 0.0, float(columns), float(rows)))
+    return Reduced(
+        values=values, box=Samples(kind="means", step=factor, rows=rows, columns=columns)
+    )
 
 
 def _scaled_dct(opened: DicomObject, *, side: int) -> Reduced:
@@ -104,7 +121,7 @@ def _scaled_dct(opened: DicomObject, *, side: int) -> Reduced:
     try:
         with JpegImagePlugin.JpegImageFile(io.BytesIO(frame)) as image:
             # Pillow scales by the largest of 8, 4, 2 that leaves both sides at least this long.
-            scale = side * _OF_MEANS / max(header.rows, header.columns)
+            scale = side * _OF_COSINES / max(header.rows, header.columns)
             image.draft("L", (int(header.columns * scale), int(header.rows * scale)))
             values = np.asarray(image)
     except (OSError, ValueError, SyntaxError) as error:
@@ -119,7 +136,7 @@ def _wavelet(opened: DicomObject, *, side: int) -> Reduced | None:
     the stored values, or its end is missing, which a partial decoding might not notice."""
     header = opened.header
     frame, declared = checked_frame(opened)
-    halvings = max(header.rows, header.columns) // side
+    halvings = int(max(header.rows, header.columns) / (side * _OF_LOW_PASS))
     level = min(declared.levels or 0, halvings.bit_length() - 1)
     plain = (
         header.high_bit == header.bits_stored - 1
@@ -133,8 +150,15 @@ def _wavelet(opened: DicomObject, *, side: int) -> Reduced | None:
     values = _unshifted(words, declared.bits, signed=header.signed)
     if declared.bits > header.bits_stored and values.max() >= 1 << header.bits_stored:
         return None  # something else, an old overlay, lies in the bits above
-    flat = _flattened(values, level) if declared.reversible else values
-    return _low_pass_grid(flat, level, (header.rows, header.columns))
+    return Reduced(
+        values=values - _rounded_up(level) if declared.reversible else values,
+        box=Samples(
+            kind="5/3" if declared.reversible else "9/7",
+            step=1 << level,
+            rows=header.rows,
+            columns=header.columns,
+        ),
+    )
 
 
 def _low_pass(frame: bytes, shape: tuple[int, int], level: int) -> Integers:
@@ -157,25 +181,14 @@ def _low_pass(frame: bytes, shape: tuple[int, int], level: int) -> Integers:
         raise DecodeError(f"The decoder failed ({type(error).__name__}).") from None
 
 
-def _flattened(values: Integers, level: int) -> Float32Array:
-    """Undo the lift that the low-pass of the 5/3 wavelet gives to medium frequencies.
+def _rounded_up(level: int) -> np.float32:
+    """How much too large the low-pass of the reversible wavelet is, stored values.
 
-    Its response is H(f) = 3/4 + cos(2πf)/2 − cos(4πf)/4: up to 1.125 where it should be one. The
-    three taps (a, 1 − 2a, a) cancel the product over the levels at a fifth of the sampling rate,
-    and damp what was aliased above.
+    Its two lifting steps round (ISO 15444-1 equations F-9, F-10): down by 1/4 the predicted value,
+    so that the detail is too large, of which the update adds a half, and up by 1/8 the update.
+    Together 1/4 along each axis at each level.
     """
-    lift = 1.0
-    for halving in range(1, level + 1):
-        f = 0.2 / 2**halving
-        lift *= 0.75 + 0.5 * math.cos(2 * math.pi * f) - 0.25 * math.cos(4 * math.pi * f)
-    a = np.float32((1 - 1 / lift) / (2 * (1 - math.cos(2 * math.pi * 0.2))))
-    flat = values.astype(np.float32)
-    for axis in (0, 1):
-        width = [(1, 1) if axis == n else (0, 0) for n in (0, 1)]
-        wide = np.moveaxis(np.pad(flat, width, mode="edge"), axis, 0)
-        taps = wide[1:-1] + a * (wide[:-2] + wide[2:] - 2 * wide[1:-1])
-        flat = np.moveaxis(taps, 0, axis)
-    return flat
+    return np.float32(level / 2)
 
 
 def _unshifted(words: Integers, bits: int, *, signed: bool) -> npt.NDArray[np.int32]:
@@ -184,15 +197,3 @@ def _unshifted(words: Integers, bits: int, *, signed: bool) -> npt.NDArray[np.in
     width = 8 * words.dtype.itemsize
     values = words.astype(np.int32) >> (width - bits)
     return values - (1 << (bits - 1)) if signed else values
-
-
-def _low_pass_grid(values: Integers | Float32Array, level: int, shape: tuple[int, int]) -> Reduced:
-    """Low-pass sample ``i`` of level ``r`` sits on sample ``i·2^r`` of the film, not in the middle
-    of a block: a point ``u`` of the film is at ``(u − ½)/2^r + ½`` here."""
-    step = 1 << level
-    height, width = shape
-
-    def here(u: float) -> float:
-        return (u - 0.5) / step + 0.5
-
-    return Reduced(values=values, box=(here(0), here(0), here(width), here(height)))

@@ -1,49 +1,64 @@
-"""The ONNX Runtime engine: the default, on the CPU."""
+"""The ONNX Runtime engine, on the CPU or on an NVIDIA GPU."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from hilum.engines import EngineOutput
 from hilum.engines.onnx_file import has_external_data, opset
-from hilum.errors import EngineFailedError, MissingExtraError, PackageError, PackageSchemaError
+from hilum.errors import (
+    EngineFailedError,
+    EngineUnavailableError,
+    MissingExtraError,
+    PackageError,
+    PackageSchemaError,
+)
 from hilum.machine import usable_cores
 from hilum.package import GRAPH, Manifest
 from hilum.package_io import Package
 
-_NAME: Final = "onnxruntime-cpu"
 _SILENT: Final = 4  # only fatal: ONNX Runtime's own lines would go to the user's terminal
 
 
 class OnnxRuntimeEngine:
-    """A package's graph for the CPU in ONNX Runtime, on all labels and maps at once.
+    """A package's graph in ONNX Runtime, on all labels and maps at once.
 
     Args:
         package: verified.
         threads: of one run; 0 takes the cores this process may use (in a container that is
             fewer than the machine has).
+        device: `cuda` needs ONNX Runtime's GPU build, and runs the graph meant for GPUs.
 
     Raises:
         MissingExtraError: onnxruntime is not installed.
+        EngineUnavailableError: it has no CUDA, or cannot start it here.
         PackageError: the graph is damaged, or its weights lie outside the package's file.
         PackageSchemaError: its inputs and outputs are not those the manifest promises.
     """
 
     name: str
 
-    def __init__(self, package: Package, threads: int = 0) -> None:
+    def __init__(
+        self, package: Package, threads: int = 0, *, device: Literal["cpu", "cuda"] = "cpu"
+    ) -> None:
         try:
             import onnxruntime  # noqa: PLC0415 - the core does without it
         except ImportError:
             raise MissingExtraError(
                 "The onnxruntime engine needs onnxruntime: install `hilum[serve]`."
             ) from None
-        variant = package.manifest.graph_for("cpu")
-        self.name = _NAME if variant.precision == "fp32" else f"{_NAME}-{variant.precision}"
+        provider = "CUDAExecutionProvider" if device == "cuda" else "CPUExecutionProvider"
+        if provider not in onnxruntime.get_available_providers():
+            raise EngineUnavailableError(
+                "The installed ONNX Runtime is not the GPU build (`onnxruntime-gpu`)."
+            )
+        variant = package.manifest.graph_for("tensorrt" if device == "cuda" else "cpu")
+        name = f"onnxruntime-{device}"
+        self.name = name if variant.precision == "fp32" else f"{name}-{variant.precision}"
         file = variant.graph
         graph = package.read(file)
         if has_external_data(graph):
@@ -53,14 +68,15 @@ class OnnxRuntimeEngine:
         options.inter_op_num_threads = 1
         options.log_severity_level = _SILENT
         try:
-            self._session = onnxruntime.InferenceSession(
-                graph, options, providers=["CPUExecutionProvider"]
-            )
+            self._session = onnxruntime.InferenceSession(graph, options, providers=[provider])
         except Exception as error:  # its exceptions share no base class
             raise PackageError(
                 f"ONNX Runtime {onnxruntime.__version__} cannot load {file}, opset "
                 f"{opset(graph)} ({type(error).__name__})."
             ) from None
+        if provider not in self._session.get_providers():
+            # It has quietly gone over to the CPU.
+            raise EngineUnavailableError("ONNX Runtime cannot start CUDA on this machine.")
         if file == GRAPH and (found := opset(graph)) != package.manifest.opset:
             raise PackageSchemaError(
                 f"{file} is of opset {found}, the manifest says {package.manifest.opset}."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -139,6 +140,17 @@ def test_an_image_that_kills_its_decoder_costs_only_itself(system: System) -> No
     assert images[1].error["code"] == "dicom.decoder_crashed"
     assert state.attempts == 1, "the worker did not die of it"
     assert system.logs().count("worker.process_ready") == 1
+
+
+def test_a_process_that_lost_its_gpu_is_replaced(system: System, tmp_path: Path) -> None:
+    mark = tmp_path / "lost"
+    system.worker(module=("-m", "support.lost_gpu_worker"), LOST_GPU_MARK=str(mark))
+    made = system.submit([system.put(f"{n}.dcm", film(n)) for n in range(3)])
+    system.completed(made)
+    assert system.count(results) == 3
+    logs = system.logs()
+    assert logs.count("worker.device_lost") == 1
+    assert logs.count("worker.process_ready") == 2
 
 
 def test_the_broker_is_restarted_and_then_emptied(system: System) -> None:

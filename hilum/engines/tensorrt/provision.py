@@ -22,7 +22,7 @@ from hilum.engines.tensorrt.record import (
 from hilum.engines.tensorrt.refit import refit
 from hilum.engines.tensorrt.store import PlanStore
 from hilum.errors import EngineDamagedError, RefitError
-from hilum.package import GRAPH, Manifest
+from hilum.package import Manifest
 from hilum.package_io import Package
 
 
@@ -65,7 +65,7 @@ def build_into(
         there = store.get(key)
         if there is not None and not force and _intact(store, there):
             return Provided(record=there, new=False)
-        graph = package.read(GRAPH)
+        graph = package.read(package.manifest.graph_for("tensorrt").graph)
         built = build(
             graph,
             signature(package.manifest),
@@ -89,9 +89,9 @@ def refit_into(store: PlanStore, package: Package) -> Provided:
         PackageError: see there.
     """
     machine = this_machine()
-    graph = package.read(GRAPH)
+    graph = package.read(package.manifest.graph_for("tensorrt").graph)
     base = _refittable(store, architecture_sha256(graph), machine)
-    key = base.key.model_copy(update={"graph_sha256": package.manifest.files[GRAPH]})
+    key = base.key.model_copy(update={"graph_sha256": graph_sha256(package.manifest)})
     with store.lock(key):
         there = store.get(key)
         if there is not None and _intact(store, there):
@@ -121,13 +121,14 @@ def _refittable(store: PlanStore, architecture: str, machine: Machine) -> PlanRe
     )
 
 
+def graph_sha256(manifest: Manifest) -> str:
+    """Of the graph that TensorRT runs."""
+    return manifest.files[manifest.graph_for("tensorrt").graph]
+
+
 def _key(manifest: Manifest, machine: Machine, options: BuildOptions) -> PlanKey:
-    return key_for(manifest.files[GRAPH], precision_of(manifest), machine, options)
-
-
-def precision_of(manifest: Manifest) -> str:
-    """What the graph computes in, for names and records."""
-    return str(getattr(manifest, "precision", "fp32"))
+    precision = manifest.graph_for("tensorrt").precision
+    return key_for(graph_sha256(manifest), precision, machine, options)
 
 
 def _record(

@@ -55,5 +55,7 @@ def refit(plan: bytes, graph: bytes, promised: Signature, *, host_code: bool) ->
         raise RefitError(f"{label()} cannot refit the plan: {messages.quote()}")
     changed = loaded.engine.serialize()
     if changed is None:
-        raise RefitError(f"{label()} cannot write the refitted plan: {messages.quote()}")
+        # Said to the runtime's logger, which the engine belongs to.
+        reason = loaded.messages.quote()
+        raise RefitError(f"{label()} cannot write the refitted plan: {reason}")
     return Built(plan=bytes_of(changed), timing_cache=b"", seconds=time.monotonic() - began)

@@ -16,7 +16,6 @@ from hilum.engines.tensorrt.plan import load
 from hilum.engines.tensorrt.record import PlanRecord
 from hilum.engines.tensorrt.slot import Slot
 from hilum.errors import DeviceLostError, EngineFailedError, EngineIncompatibleError, HilumError
-from hilum.package import GRAPH
 from hilum.package_io import Package
 
 Float32Array = npt.NDArray[np.float32]
@@ -62,7 +61,7 @@ class TensorRTEngine:
         cuda_graphs: bool = True,
     ) -> None:
         manifest = package.manifest
-        if record.key.graph_sha256 != manifest.files[GRAPH]:
+        if record.key.graph_sha256 != manifest.files[manifest.graph_for("tensorrt").graph]:
             raise EngineIncompatibleError("The TensorRT plan was made of another graph.")
         device = cuda.require_device()
         runtime = cuda.load_runtime()

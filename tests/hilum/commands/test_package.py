@@ -7,10 +7,27 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ed25519
+from support import tiny_package
 
 from hilum.cli import main
-from hilum.package import GRAPH
-from hilum.package_io import Package
+from hilum.engines.loading import open_engine
+from hilum.errors import ConfigurationError, PackageSignatureError, PackageUnsignedError
+from hilum.package import GRAPH, MANIFEST, SIGNATURE, Manifest
+from hilum.package_io import (
+    Package,
+    check_signature,
+    load,
+    pack,
+    parse_manifest,
+    seal,
+    verify,
+)
+from hilum.settings import Settings
+from hilum.storage import ObjectStore
+
+PUBLIC = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMO85DHL9LXGJUgsJ7mkDnTtujyltYbVO9cXDVIkLh3w test"
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +44,13 @@ def test_verify(tiny: Package, copy_of_tiny: Path) -> None:
     assert good.exit_code == 0
     assert tiny.digest in good.stdout
     document = json.loads(hilum("verify", tiny.folder, "--json").stdout)
-    assert document == {"digest": tiny.digest, "verified": True, "engine": "onnxruntime-cpu"}
+    assert document == {
+        "digest": tiny.digest,
+        "verified": True,
+        "engine": "onnxruntime-cpu",
+        "signed": False,
+        "signer": None,
+    }
     (copy_of_tiny / GRAPH).write_bytes(b"exchanged")
     bad = hilum("verify", copy_of_tiny)
     assert bad.exit_code == 2
@@ -52,3 +75,98 @@ def test_pack_and_verify_the_archive(tiny: Package, tmp_path: Path) -> None:
     assert tiny.digest in hilum("verify", tmp_path / "tiny.zip").stdout
     assert hilum("pack", tiny.folder, tmp_path / "tiny.tar").exit_code == 2
     assert hilum("pack", tiny.folder, tmp_path / "none" / "tiny.zip").exit_code == 2
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> Path:
+    """A private key, its public half beside it as OpenSSH keeps them."""
+    made = ed25519.Ed25519PrivateKey.generate()
+    path = tmp_path / "key"
+    path.write_bytes(
+        made.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.OpenSSH,
+            serialization.NoEncryption(),
+        )
+    )
+    public = made.public_key().public_bytes(
+        serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
+    )
+    path.with_name("key.pub").write_bytes(public + b" ai@hospital\n")
+    return path
+
+
+def test_sign_and_verify_whose_it_is(
+    tiny: Package, copy_of_tiny: Path, key: Path, tmp_path: Path
+) -> None:
+    public = key.with_name("key.pub")
+    unsigned = hilum("verify", copy_of_tiny, "--key", public)
+    assert unsigned.exit_code == 2
+    assert "[package.unsigned]" in unsigned.stderr
+    signed = hilum("sign", copy_of_tiny, "--key", key)
+    assert signed.exit_code == 0, signed.stderr
+    assert tiny.digest in signed.stdout  # the identity is the same
+    good = hilum("verify", copy_of_tiny, "--key", public)
+    assert "Signed by ai@hospital, SHA256:" in good.stdout
+    assert "not checked" in hilum("verify", copy_of_tiny).stdout
+    assert hilum("pack", copy_of_tiny, tmp_path / "signed.zip").exit_code == 0
+    archived = json.loads(
+        hilum("verify", tmp_path / "signed.zip", "--key", public, "--json").stdout
+    )
+    assert archived["signer"] == "ai@hospital"
+    # Re-sealed with something exchanged: digests hold, the signature does not.
+    document = json.loads((copy_of_tiny / MANIFEST).read_text()) | {"version": "9"}
+    (copy_of_tiny / MANIFEST).write_text(json.dumps(document))
+    forged = hilum("verify", copy_of_tiny, "--key", public)
+    assert forged.exit_code == 2
+    assert "[package.signature]" in forged.stderr
+
+
+def test_unsigned_packages_are_refused_where_signers_are_named(
+    copy_of_tiny: Path, key: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = Settings(trusted_signers=key.with_name("key.pub"))
+    with pytest.raises(PackageUnsignedError):
+        open_engine(verify(copy_of_tiny), config)
+    hilum("sign", copy_of_tiny, "--key", key)
+    open_engine(verify(copy_of_tiny), config)
+    other = key.with_name("other")
+    other.write_text(f"someone {PUBLIC}\n")
+    with pytest.raises(PackageSignatureError, match="not a trusted key"):
+        open_engine(verify(copy_of_tiny), Settings(trusted_signers=other))
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        open_engine(verify(copy_of_tiny), Settings(trusted_signers=key.with_name("none")))
+
+
+def test_a_signature_that_came_later_reaches_the_cache(
+    copy_of_tiny: Path, key: Path, tmp_path: Path, local_store: ObjectStore
+) -> None:
+    archive = tmp_path / "p.zip"
+    pack(verify(copy_of_tiny), archive)
+    first = load(str(archive), store=local_store, cache_dir=tmp_path / "c")
+    assert not (first.folder / SIGNATURE).exists()
+    hilum("sign", copy_of_tiny, "--key", key)
+    pack(verify(copy_of_tiny), archive)
+    again = load(str(archive), store=local_store, cache_dir=tmp_path / "c")
+    assert again.folder == first.folder
+    assert check_signature(again, Settings(trusted_signers=key.with_name("key.pub")))
+
+
+def test_diff(tiny: Package, copy_of_tiny: Path) -> None:
+    assert "The same package" in hilum("diff", tiny.folder, copy_of_tiny).stdout
+    tiny_package.build(copy_of_tiny, version="1.1.0", licence="MIT")
+    (copy_of_tiny / "extra.txt").write_text("more")
+    fields = {n: getattr(verify_unlisted(copy_of_tiny), n) for n in Manifest.model_fields}
+    del fields["files"], fields["format"]
+    seal(copy_of_tiny, **fields)
+    text = hilum("diff", tiny.folder, copy_of_tiny).stdout
+    assert 'manifest: version: "1.0.0" -> "1.1.0"' in text
+    assert "Same graphs: stored raw outputs stay valid." in text
+    document = json.loads(hilum("diff", tiny.folder, copy_of_tiny, "--json").stdout)
+    assert document["same_graphs"]
+    assert document["manifest"]["licence"] == ["Apache-2.0", "MIT"]
+    assert document["files"] == {"added": ["extra.txt"], "removed": [], "changed": []}
+
+
+def verify_unlisted(folder: Path) -> Manifest:
+    return parse_manifest((folder / MANIFEST).read_bytes())

@@ -191,7 +191,7 @@ def test_a_golden_file_that_is_no_archive_or_inflates_too_far(
     copy_of_tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     package = verify(copy_of_tiny)
-    monkeypatch.setattr("hilum.engines.loading._MAX_GOLDEN_BYTES", 1000)
+    monkeypatch.setattr("hilum.engines.golden._MAX_GOLDEN_BYTES", 1000)
     with pytest.raises(PackageSchemaError, match="inflates"):
         open_engine(package, Settings())
     (copy_of_tiny / GOLDEN).write_bytes(b"not a zip")

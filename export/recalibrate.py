@@ -1,0 +1,236 @@
+"""A new version of a package with another calibration or other operating points, and no inference.
+
+Both follow from raw outputs that were stored with their labels: the package's own
+``validation.npz``, or a site's own results. The graphs and golden files go over as they are, so raw
+outputs in SQL stay valid: new probabilities follow from them (decision 0005).
+
+Prevalence: a calibrated probability is right for the prevalence it was fitted at. At a site where a
+finding is rarer by odds of r, the odds of every probability are multiplied by r (Saerens, Latinne
+and Decaestecker 2002, equation 4), which is a shift of the calibration by log r.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from export import validation_outputs
+from export.errors import OutputsError
+from export.validation_outputs import Outputs
+from export.writing import replacing
+from hilum.errors import ConfigurationError
+from hilum.findings import calibrate
+from hilum.package import CARD, METRICS, VALIDATION, Calibration, Manifest, OperatingPoint
+from hilum.package_io import Package, seal
+from trainer import calibration as fitting
+from trainer import metrics
+from trainer.calibration import Method, Rule
+
+FloatArray = npt.NDArray[np.floating]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """What a new version has of its own."""
+
+    calibration: Calibration
+    points: dict[str, OperatingPoint]
+    note: str  # a sentence for the card
+    outputs: Outputs
+
+
+def stored_outputs(package: Package, given: Path | None) -> Outputs:
+    """The raw outputs with labels in ``given``, or in the package itself.
+
+    Raises:
+        OutputsError: there are none, or they are not of this model.
+    """
+    labels = len(package.manifest.label_set.labels)
+    if given is not None:
+        try:
+            with given.open("rb") as file:
+                return validation_outputs.read(file, labels, given.name)
+        except OSError as error:
+            raise OutputsError(f"{given} cannot be read: {error.strerror}.") from None
+    if VALIDATION not in package.manifest.files:
+        raise OutputsError(f"The package was exported without {VALIDATION}.")
+    package.read(VALIDATION)  # its digest
+    with (package.folder / VALIDATION).open("rb") as file:
+        return validation_outputs.read(file, labels, VALIDATION)
+
+
+def fit(package: Package, outputs: Outputs, *, method: Method, rules: Mapping[str, Rule]) -> Change:
+    """Fit calibration and operating points again on ``outputs``."""
+    kind = package.manifest.label_set.kind
+    found = fitting.fit(outputs.raw, outputs.targets, kind, method)
+    return Change(
+        calibration=found,
+        points=choose(package, outputs, found, rules),
+        note=f"calibration ({method}) and operating points fitted on {len(outputs.raw)} films",
+        outputs=outputs,
+    )
+
+
+def at_prevalence(package: Package, outputs: Outputs, prevalence: Mapping[str, float]) -> Change:
+    """Correct the calibration of some labels from the prevalence of ``outputs`` to ``prevalence``.
+
+    Their thresholds move along, so that the same films are called: what was chosen for a
+    sensitivity or specificity keeps it, at any prevalence.
+
+    Raises:
+        ConfigurationError: a label is not the model's, a prevalence not between 0 and 1, or the
+            labels exclude one another.
+        OutputsError: the outputs do not tell the prevalence so far.
+    """
+    manifest = package.manifest
+    labels = manifest.label_set.labels
+    if manifest.label_set.kind != "multi_label":
+        raise ConfigurationError("The prevalence of labels that exclude one another is not known.")
+    scale, shift = manifest.calibration.scale, [*manifest.calibration.shift]
+    moved: dict[int, float] = {}
+    for label, wanted in prevalence.items():
+        k = _index(label, labels)
+        if not 0 < wanted < 1:
+            raise ConfigurationError(f"A prevalence of {wanted:g} for {label} is not possible.")
+        known = outputs.targets[:, k][~np.isnan(outputs.targets[:, k])]
+        so_far = float(known.mean()) if len(known) else 0.0
+        if not 0 < so_far < 1:
+            raise OutputsError(f"The stored outputs do not tell the prevalence of {label}.")
+        moved[k] = _logit(wanted) - _logit(so_far)
+        shift[k] += moved[k]
+    corrected = Calibration(scale=scale, shift=tuple(shift))
+    before = calibrate(outputs.raw, manifest.calibration, "multi_label")
+    after = calibrate(outputs.raw, corrected, "multi_label")
+    points = dict(manifest.operating_points)
+    for k, by in moved.items():
+        point = points[labels[k]]
+        if 0 < point.threshold < 1:
+            raised = 1 / (1 + math.exp(-(_logit(point.threshold) + by)))
+            # A threshold is a film's own probability: rounding must not turn that film round.
+            called = after[:, k][before[:, k] >= point.threshold]
+            lowest = min(raised, float(called.min(initial=1.0)))
+            points[labels[k]] = point.model_copy(update={"threshold": lowest})
+    text = ", ".join(f"{label} {value:g}" for label, value in prevalence.items())
+    return Change(
+        calibration=corrected,
+        points=points,
+        note=f"calibrated to the prevalence {text}",
+        outputs=outputs,
+    )
+
+
+def choose(
+    package: Package, outputs: Outputs, calibration: Calibration, rules: Mapping[str, Rule]
+) -> dict[str, OperatingPoint]:
+    """Operating points on ``outputs``: by ``rules``, else by the rule each label has now.
+
+    Raises:
+        ConfigurationError: a label is not the model's.
+    """
+    manifest = package.manifest
+    labels = manifest.label_set.labels
+    for label in rules:
+        _index(label, labels)
+    probability = calibrate(outputs.raw, calibration, manifest.label_set.kind)
+    points = {}
+    for k, label in enumerate(labels):
+        rule = rules.get(label) or _rule_of(manifest.operating_points[label])
+        points[label] = fitting.operating_point(outputs.targets[:, k], probability[:, k], rule)
+    return points
+
+
+def write(package: Package, target: Path, version: str, change: Change) -> Manifest:
+    """Write the new version to the folder ``target``, whole or not at all.
+
+    Raises:
+        ConfigurationError: ``version`` is that of ``package``, or ``target`` is not empty.
+        WriteError: the disk is full, or ``target`` cannot be written.
+    """
+    manifest = package.manifest
+    if version == manifest.version:
+        raise ConfigurationError(
+            f"The package has version {version} already.", next_step="Give another --version."
+        )
+    if target.exists() and any(target.iterdir()):
+        raise ConfigurationError(f"{target} is not empty.", next_step="Choose another folder.")
+    with replacing(target) as folder:
+        for name in manifest.files:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            if name not in (CARD, METRICS, VALIDATION):
+                shutil.copyfile(package.folder / name, folder / name)
+        note = f"Version {version}, from {package.digest}: {change.note}."
+        card = package.read(CARD).decode("utf-8", "replace")
+        (folder / CARD).write_text(f"{card.rstrip()}\n\n## {version}\n\n{note}\n")
+        figures = _figures(package, change)
+        (folder / METRICS).write_text(json.dumps(figures, indent=2) + "\n")
+        outputs = change.outputs
+        np.savez_compressed(
+            folder / VALIDATION,
+            raw=outputs.raw,
+            targets=outputs.targets,
+            patients=outputs.patients,
+        )
+        fields = {name: getattr(manifest, name) for name in Manifest.model_fields}
+        del fields["files"], fields["format"]
+        changed = {
+            "version": version,
+            "calibration": change.calibration,
+            "operating_points": change.points,
+        }
+        return seal(folder, **{**fields, **changed})
+
+
+def _figures(package: Package, change: Change) -> dict[str, Any]:
+    """metrics.json with what the new calibration and thresholds give on the outputs used. Those of
+    the test split were measured with the old ones and would mislead."""
+    manifest, outputs = package.manifest, change.outputs
+    probability = calibrate(outputs.raw, change.calibration, manifest.label_set.kind)
+    labels = {}
+    for k, label in enumerate(manifest.label_set.labels):
+        target, point = outputs.targets[:, k], change.points[label]
+        called = probability[:, k] >= point.threshold
+        positive, negative = target == 1, target == 0
+        labels[label] = {
+            "images": int((~np.isnan(target)).sum()),
+            "positives": int(positive.sum()),
+            "auroc": metrics.auroc(target, probability[:, k]),
+            "ece": metrics.calibration_error(target, probability[:, k]),
+            "brier": metrics.brier(target, probability[:, k]),
+            "threshold": point.threshold,
+            "sensitivity": float(called[positive].mean()) if positive.any() else None,
+            "specificity": float((~called[negative]).mean()) if negative.any() else None,
+        }
+    return {
+        "notice": manifest.notice,
+        "recalibrated_from": package.digest,
+        "what": change.note,
+        "outputs": {"images": len(outputs.raw), "labels": labels},
+    }
+
+
+def _rule_of(point: OperatingPoint) -> Rule:
+    """The rule that ``point`` was chosen by; Youden's where it names none, as `fixed` does."""
+    try:
+        return Rule.parse(point.rule.partition(":")[0])
+    except ConfigurationError:
+        return fitting.YOUDEN
+
+
+def _index(label: str, labels: tuple[str, ...]) -> int:
+    if label not in labels:
+        raise ConfigurationError(
+            f"The model has no label {label!r}.", next_step=f"Its labels: {', '.join(labels)}."
+        )
+    return labels.index(label)
+
+
+def _logit(p: float) -> float:
+    return math.log(p / (1 - p))

@@ -1,0 +1,172 @@
+"""``hilum package recalibrate`` and ``hilum package rethreshold``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from hilum import settings
+from hilum.errors import ConfigurationError
+from hilum.package_io import Package, load
+from hilum.storage import open_store
+
+if TYPE_CHECKING:
+    from export.recalibrate import Change
+    from trainer.calibration import Rule
+
+_LOCATION = click.argument("location", metavar="PATH|s3://…")
+_TO = click.option(
+    "--to", "target", required=True, type=click.Path(path_type=Path), help="Folder of the new one."
+)
+_VERSION = click.option("--version", required=True, help="Of the new package.")
+_OUTPUTS = click.option(
+    "--outputs",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Raw outputs with labels (.npz: raw, targets [N, K]); else the package's own.",
+)
+_RULE = click.option(
+    "--rule",
+    "rules",
+    multiple=True,
+    metavar="[LABEL=]RULE",
+    help="youden, f1, sensitivity>=0.90, specificity>=0.95, ppv>=0.30; for one label or all. "
+    "Without it each label keeps its rule.",
+)
+
+
+@click.command()
+@_LOCATION
+@_TO
+@_VERSION
+@_OUTPUTS
+@click.option(
+    "--method",
+    type=click.Choice(["platt", "temperature", "none"]),
+    default="platt",
+    show_default=True,
+    help="How calibration is fitted.",
+)
+@_RULE
+@click.option(
+    "--prevalence",
+    multiple=True,
+    metavar="LABEL=P",
+    help="Instead of fitting: correct LABEL to the prevalence P of the site.",
+)
+def recalibrate(  # noqa: PLR0917 -- click passes them by name
+    location: str,
+    target: Path,
+    version: str,
+    outputs: Path | None,
+    method: Literal["platt", "temperature", "none"],
+    rules: tuple[str, ...],
+    prevalence: tuple[str, ...],
+) -> None:
+    """Make a new version of a package, calibrated anew; no film is scored.
+
+    Fits on the stored validation outputs, or on a site's own (--outputs), and chooses operating
+    points there. With --prevalence nothing is fitted: calibration and thresholds move to where the
+    site's prevalence puts them, and the same films are called.
+    """
+    from export import recalibrate as work  # noqa: PLC0415 - scikit-learn takes a second
+
+    if prevalence and rules:
+        raise ConfigurationError(
+            "--prevalence moves thresholds itself; --rule chooses them anew.",
+            next_step="Use one of the two, or one after the other.",
+        )
+    package = _package(location)
+    found = work.stored_outputs(package, outputs)
+    if prevalence:
+        wanted = {label: _number(label, text) for label, text in map(_pair, prevalence)}
+        change = work.at_prevalence(package, found, wanted)
+    else:
+        change = work.fit(package, found, method=method, rules=_rules(package, rules))
+    _finish(package, target, version, change)
+
+
+@click.command()
+@_LOCATION
+@_TO
+@_VERSION
+@_OUTPUTS
+@_RULE
+def rethreshold(
+    location: str, target: Path, version: str, outputs: Path | None, rules: tuple[str, ...]
+) -> None:
+    """Make a new version of a package with other operating points; no film is scored.
+
+    The calibration stays; thresholds are chosen on the stored validation outputs or on --outputs.
+    """
+    from export import recalibrate as work  # noqa: PLC0415 - scikit-learn takes a second
+
+    package = _package(location)
+    found = work.stored_outputs(package, outputs)
+    calibration = package.manifest.calibration
+    change = work.Change(
+        calibration=calibration,
+        points=work.choose(package, found, calibration, _rules(package, rules)),
+        note=f"operating points chosen on {len(found.raw)} films",
+        outputs=found,
+    )
+    _finish(package, target, version, change)
+
+
+def _package(location: str) -> Package:
+    config = settings.load()
+    store = open_store(config.s3, config.limits)
+    return load(location, store=store, cache_dir=config.cache_dir)
+
+
+def _finish(package: Package, target: Path, version: str, change: Change) -> None:
+    from export import recalibrate as work  # noqa: PLC0415
+
+    manifest = work.write(package, target, version, change)
+    click.echo(f"{target}  {manifest.digest}")
+    old = package.manifest.operating_points
+    for label, point in manifest.operating_points.items():
+        figures = "".join(
+            f", {name} {value:.3f}"
+            for name, value in (
+                ("sensitivity", point.sensitivity),
+                ("specificity", point.specificity),
+            )
+            if value is not None
+        )
+        was = old[label].threshold
+        click.echo(f"  {label:<28}{was:.3f} -> {point.threshold:.3f}  {point.rule}{figures}")
+
+
+def _rules(package: Package, given: tuple[str, ...]) -> dict[str, Rule]:
+    from trainer.calibration import Rule  # noqa: PLC0415
+
+    labels = package.manifest.label_set.labels
+    found: dict[str, Rule] = {}
+    for text in given:
+        # `LABEL=sensitivity>=0.9`: the label ends at the first = that no > stands before.
+        label, equals, rule = text.partition("=")
+        if not equals or label.endswith(">"):
+            found |= {name: Rule.parse(text) for name in labels if name not in found}
+        else:
+            found[label] = Rule.parse(rule)
+    return found
+
+
+def _pair(text: str) -> tuple[str, str]:
+    label, equals, value = text.rpartition("=")
+    if not equals or not label:
+        raise ConfigurationError(
+            f"--prevalence {text!r} is not LABEL=P.", next_step="For example Effusion=0.08."
+        )
+    return label, value
+
+
+def _number(label: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ConfigurationError(
+            f"The prevalence of {label} is no number.", next_step="For example Effusion=0.08."
+        ) from None

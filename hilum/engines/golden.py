@@ -1,0 +1,84 @@
+"""An engine proves itself on the images a package brings before anyone uses it."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from hilum.engines import Engine
+from hilum.errors import EngineFailedError, GoldenCheckError, PackageSchemaError
+from hilum.package import Manifest, Target
+from hilum.package_io import Package
+
+_MAX_GOLDEN_BYTES: Final = 256 * 2**20  # inflated; numpy would trust the file's own word
+
+
+def check_golden(engine: Engine, package: Package, target: Target = "cpu") -> None:
+    """Run the package's golden images and compare with the outputs recorded at export.
+
+    Passes if |Δprobability| ≤ t and |Δcam| ≤ t' · max(cam), with t and t' the tolerances of the
+    graph that ``target`` runs (:meth:`hilum.package.Manifest.graph_for`), for every image, label
+    and cell.
+
+    Raises:
+        GoldenCheckError: some value differs by more, is not a number, or the run fails.
+        PackageSchemaError: the golden file does not fit the manifest.
+    """
+    variant = package.manifest.graph_for(target)
+    golden = _read_golden(package, variant.golden)
+    try:
+        output = engine.run(golden["image"])
+    except EngineFailedError as error:
+        raise GoldenCheckError(f"The golden images could not be run: {error.detail}") from None
+    highest = float(golden["cam"].max())
+    for name, found, allowed in (
+        ("probability", output.probability, variant.tolerance),
+        ("cam", output.cam, variant.cam_tolerance * highest),
+    ):
+        expected = golden[name]
+        if found.shape != expected.shape:
+            raise GoldenCheckError(f"{name} has shape {found.shape}, recorded {expected.shape}.")
+        difference = float(np.abs(found - expected).max())
+        if not difference <= allowed:  # so that NaN fails too
+            raise GoldenCheckError(
+                f"{name} differs by {difference:.3g} from the recorded; {allowed:.3g} is allowed."
+            )
+
+
+def _read_golden(package: Package, file: str) -> dict[str, npt.NDArray[Any]]:
+    data = package.read(file)
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > _MAX_GOLDEN_BYTES:
+                raise PackageSchemaError(f"{file} inflates to over {_MAX_GOLDEN_BYTES} bytes.")
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            golden = {name: arrays[name] for name in arrays.files}
+    except (zipfile.BadZipFile, ValueError, OSError, EOFError) as error:
+        raise PackageSchemaError(f"{file} cannot be read ({type(error).__name__}).") from None
+    _check_shapes(golden, package.manifest, file)
+    return golden
+
+
+def _check_shapes(golden: dict[str, npt.NDArray[Any]], manifest: Manifest, file: str) -> None:
+    side, labels = manifest.input.size, len(manifest.label_set.labels)
+    expected: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
+        "image": (np.uint8, (1, side, side)),
+        "probability": (np.float32, (labels,)),
+        "cam": (np.float32, (labels, *manifest.cam_grid)),
+    }
+    if set(golden) != set(expected):
+        raise PackageSchemaError(f"{file} must hold exactly {', '.join(sorted(expected))}.")
+    count = len(golden["image"]) if golden["image"].ndim else 0
+    if count == 0:
+        raise PackageSchemaError(f"{file} holds no image.")
+    for name, (dtype, shape) in expected.items():
+        array = golden[name]
+        if array.dtype != dtype or array.shape != (count, *shape):
+            raise PackageSchemaError(
+                f"{file}: {name} is {array.dtype} {array.shape}; "
+                f"expected {np.dtype(dtype)} {(count, *shape)}."
+            )

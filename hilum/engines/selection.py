@@ -1,0 +1,167 @@
+"""Which engine runs a package here, and why that one.
+
+``auto`` prefers TensorRT where there is a GPU and a plan for it, then ONNX Runtime on the GPU,
+then the CPU. Each candidate has to load the package and reproduce its golden outputs; one that
+cannot is passed over, with its reason kept. An engine asked for by name is never replaced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from hilum.engines import Engine, EngineOutput
+from hilum.engines.golden import check_golden
+from hilum.errors import HilumError
+from hilum.package_io import Package
+from hilum.settings import EngineChoice, Settings
+
+if TYPE_CHECKING:
+    from hilum.engines.tensorrt.record import PlanRecord
+
+CONFIGURED: Final = "configured"
+AUTOMATIC: Final[tuple[EngineChoice, ...]] = ("tensorrt", "onnxruntime-cuda", "onnxruntime")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PassedOver:
+    """A candidate that was preferred and could not be used."""
+
+    candidate: EngineChoice
+    error: HilumError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChosenEngine:
+    """An engine that has proved itself, and how it was chosen. Is itself an engine."""
+
+    engine: Engine
+    automatic: bool
+    passed_over: tuple[PassedOver, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """See :class:`hilum.engines.Engine`."""
+        return self.engine.name
+
+    def run(self, images: npt.NDArray[np.uint8]) -> EngineOutput:
+        """See :class:`hilum.engines.Engine`."""
+        return self.engine.run(images)
+
+    @property
+    def reason(self) -> str:
+        """``configured``, ``auto`` (the first choice), or ``auto:`` and the code of what kept
+        TensorRT from being used."""
+        if not self.automatic:
+            return CONFIGURED
+        return f"auto:{self.passed_over[0].error.code}" if self.passed_over else "auto"
+
+    @property
+    def because(self) -> str:
+        """Why this engine, for people."""
+        if not self.automatic:
+            return "HILUM_ENGINE names it"
+        if not self.passed_over:
+            return "there is a GPU and a plan for it"
+        return "; ".join(f"{p.candidate}: {p.error.detail}" for p in self.passed_over)
+
+
+def reason_of(engine: Engine) -> str:
+    """Why a result came from ``engine``; see :attr:`ChosenEngine.reason`."""
+    return engine.reason if isinstance(engine, ChosenEngine) else CONFIGURED
+
+
+def choose(package: Package, settings: Settings) -> ChosenEngine:
+    """The engine for ``package``.
+
+    Raises:
+        EngineUnavailableError, EngineMissingError, EngineDamagedError: the engine asked for
+            cannot run here.
+        PackageError: the graph or the golden file is not usable, on any engine.
+        GoldenCheckError: the engine asked for (or, under ``auto``, each of them) computes
+            something else than the exporting machine did.
+        MissingExtraError: ONNX Runtime is not installed.
+    """
+    if settings.engine != "auto":
+        return ChosenEngine(engine=_proved(settings.engine, package, settings), automatic=False)
+    passed_over: list[PassedOver] = []
+    for candidate in AUTOMATIC[:-1]:
+        try:
+            engine = _proved(candidate, package, settings)
+        except HilumError as error:
+            passed_over.append(PassedOver(candidate=candidate, error=error))
+        else:
+            return ChosenEngine(engine=engine, automatic=True, passed_over=tuple(passed_over))
+    # The last is not passed over: its error is the package's or the installation's.
+    engine = _proved(AUTOMATIC[-1], package, settings)
+    return ChosenEngine(engine=engine, automatic=True, passed_over=tuple(passed_over))
+
+
+def _proved(candidate: EngineChoice, package: Package, settings: Settings) -> Engine:
+    engine = _OPENERS[candidate](package, settings)
+    check_golden(engine, package, "cpu" if candidate == "onnxruntime" else "tensorrt")
+    return engine
+
+
+def _onnxruntime(package: Package, settings: Settings) -> Engine:
+    from hilum.engines.onnxruntime import OnnxRuntimeEngine  # noqa: PLC0415 - only the one used
+
+    return OnnxRuntimeEngine(package, settings.worker.engine_threads)
+
+
+def _onnxruntime_cuda(package: Package, settings: Settings) -> Engine:
+    from hilum.engines.onnxruntime import OnnxRuntimeEngine  # noqa: PLC0415 - only the one used
+
+    return OnnxRuntimeEngine(package, settings.worker.engine_threads, device="cuda")
+
+
+def _tensorrt(package: Package, settings: Settings) -> Engine:
+    from hilum.engines.tensorrt import library  # noqa: PLC0415 - only the one used
+    from hilum.engines.tensorrt.runtime import TensorRTEngine  # noqa: PLC0415
+    from hilum.engines.tensorrt.store import PlanStore  # noqa: PLC0415
+
+    library.use(settings.tensorrt.library)
+    store = PlanStore(settings.engine_dir)
+    record = _plan(package, settings)
+    return TensorRTEngine(
+        package,
+        record,
+        store.read(record),
+        streams=settings.tensorrt.streams,
+        cuda_graphs=settings.tensorrt.cuda_graphs,
+    )
+
+
+def _plan(package: Package, settings: Settings) -> PlanRecord:
+    """The plan in the store that fits, or a new one where the settings say so."""
+    from hilum.engines import cuda  # noqa: PLC0415
+    from hilum.engines.tensorrt import provision  # noqa: PLC0415
+    from hilum.engines.tensorrt.options import BuildOptions, profile_of  # noqa: PLC0415
+    from hilum.engines.tensorrt.record import this_machine  # noqa: PLC0415
+    from hilum.engines.tensorrt.store import PlanStore  # noqa: PLC0415
+    from hilum.errors import EngineDamagedError, EngineMissingError  # noqa: PLC0415
+
+    cuda.require_device()
+    store, manifest = PlanStore(settings.engine_dir), package.manifest
+    try:
+        record = store.find(
+            provision.graph_sha256(manifest), this_machine(), max_batch=manifest.input.max_batch
+        )
+        store.read(record)
+    except (EngineMissingError, EngineDamagedError):
+        if settings.tensorrt.on_missing == "error":
+            raise
+        profile = profile_of(manifest, batch_size=settings.worker.batch_size)
+        record = provision.build_into(store, package, BuildOptions(profile=profile)).record
+    return record
+
+
+_OPENERS: Final[dict[EngineChoice, Callable[[Package, Settings], Engine]]] = {
+    "tensorrt": _tensorrt,
+    "onnxruntime-cuda": _onnxruntime_cuda,
+    "onnxruntime": _onnxruntime,
+}

@@ -1,0 +1,302 @@
+"""Detached signatures of packages, as `ssh-keygen -Y` makes and checks them.
+
+The file ``manifest.json.sig`` is an OpenSSH signature (openssh-portable, PROTOCOL.sshsig) with an
+Ed25519 key over the bytes of ``manifest.json``, which holds the sha256 of every other file. Whom to
+trust stands in an *allowed signers* file (ssh-keygen(1)), a line a signer::
+
+    radiology-ai@hospital.example namespaces="hilum-package" ssh-ed25519 AAAA…
+
+So a package can be signed and checked with nothing but OpenSSH::
+
+    ssh-keygen -Y sign -n hilum-package -f KEY manifest.json
+    ssh-keygen -Y verify -n hilum-package -f SIGNERS -I WHO -s manifest.json.sig < manifest.json
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import re
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from hilum.errors import (
+    ConfigurationError,
+    MissingExtraError,
+    PackageSignatureError,
+    PackageUnsignedError,
+)
+
+NAMESPACE: Final = "hilum-package"
+MAX_SIGNATURE_BYTES: Final = 16 * 2**10
+_MAGIC: Final = b"SSHSIG"
+_KIND: Final = b"ssh-ed25519"
+_HASHES: Final[dict[bytes, Callable[[bytes], Any]]] = {
+    b"sha512": hashlib.sha512,
+    b"sha256": hashlib.sha256,
+}
+_ARMOUR = re.compile(
+    rb"\s*-----BEGIN SSH SIGNATURE-----\s(.+?)\s-----END SSH SIGNATURE-----\s*", re.DOTALL
+)
+_SIGNER = re.compile(
+    r"(?P<who>\"[^\"]+\"|\S+)\s+(?:(?P<options>(?:[^\s\"]|\"[^\"]*\")+)\s+)?"
+    r"(?P<kind>ssh-\S+|sk-\S+|ecdsa-\S+)\s+(?P<key>[A-Za-z0-9+/=]+)(?:\s.*)?"
+)
+_OPTION = re.compile(r"([a-z-]+)(?:=\"([^\"]*)\"|=([^,]*))?(?:,|$)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Signer:
+    """A key that is trusted to sign packages."""
+
+    name: str
+    key: bytes  # as in an OpenSSH public key, decoded
+    valid_after: datetime | None = None
+    valid_before: datetime | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Signature:
+    """What a signature file says, not yet believed."""
+
+    key: bytes
+    hash_name: bytes
+    value: bytes  # 64 bytes
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the key, as ssh-keygen -l shows it."""
+        return fingerprint(self.key)
+
+
+def fingerprint(key: bytes) -> str:
+    """``SHA256:…`` of an OpenSSH public key."""
+    digest = base64.b64encode(hashlib.sha256(key).digest()).decode()
+    return f"SHA256:{digest.rstrip('=')}"
+
+
+def sign(message: bytes, private_key: bytes, password: bytes | None = None) -> bytes:
+    """The armoured signature of ``message``.
+
+    Args:
+        message: the bytes of ``manifest.json``.
+        private_key: Ed25519, as ssh-keygen writes it.
+        password: of the key, if it has one.
+
+    Raises:
+        ConfigurationError: the key is none of these, or the password is wrong or missing.
+        MissingExtraError: the cryptography package is not installed.
+    """
+    _, serialization, ed25519 = _cryptography()
+    try:
+        key = serialization.load_ssh_private_key(private_key, password)
+    except (ValueError, TypeError):
+        raise ConfigurationError(
+            "The private key cannot be read: it is not an OpenSSH key, or its password is wrong.",
+            next_step="Make one with `ssh-keygen -t ed25519`; give its password when asked.",
+        ) from None
+    if not isinstance(key, ed25519.Ed25519PrivateKey):
+        raise ConfigurationError(
+            "Packages are signed with Ed25519 keys.",
+            next_step="Make one with `ssh-keygen -t ed25519`.",
+        )
+    public = _string(_KIND) + _string(key.public_key().public_bytes_raw())
+    value = key.sign(_signed(message, b"sha512"))
+    blob = (
+        _MAGIC
+        + struct.pack(">I", 1)
+        + _string(public)
+        + _string(NAMESPACE.encode())
+        + _string(b"")
+        + _string(b"sha512")
+        + _string(_string(_KIND) + _string(value))
+    )
+    text = base64.b64encode(blob).decode()
+    lines = "\n".join(text[at : at + 70] for at in range(0, len(text), 70))
+    return f"-----BEGIN SSH SIGNATURE-----\n{lines}\n-----END SSH SIGNATURE-----\n".encode()
+
+
+def parse(data: bytes) -> Signature:
+    """The signature in the file ``data``.
+
+    Raises:
+        PackageSignatureError: it is none, or made for something else than packages.
+    """
+    armoured = _ARMOUR.fullmatch(data) if len(data) <= MAX_SIGNATURE_BYTES else None
+    if armoured is None:
+        raise PackageSignatureError("The signature file is no OpenSSH signature.")
+    try:
+        blob = base64.b64decode(b"".join(armoured[1].split()), validate=True)
+        if blob[:6] != _MAGIC or struct.unpack(">I", blob[6:10]) != (1,):
+            raise ValueError
+        key, namespace, _, hash_name, inner = _strings(blob[10:], 5)
+        kind, value = _strings(inner, 2)
+        key_kind, _ = _strings(key, 2)
+    except (ValueError, struct.error, binascii.Error):
+        raise PackageSignatureError("The signature file is damaged.") from None
+    if namespace != NAMESPACE.encode():
+        raise PackageSignatureError("The signature was made for another use than packages.")
+    if kind != _KIND or key_kind != _KIND or len(value) != 64 or hash_name not in _HASHES:
+        raise PackageSignatureError("The signature is not an Ed25519 one.")
+    return Signature(key=key, hash_name=hash_name, value=value)
+
+
+def check(message: bytes, signature: Signature, signers: list[Signer]) -> Signer:
+    """Who of ``signers`` made ``signature`` over ``message``.
+
+    Raises:
+        PackageSignatureError: none of them, or not over this message.
+        MissingExtraError: the cryptography package is not installed.
+    """
+    invalid, _, ed25519 = _cryptography()
+    try:
+        _, raw = _strings(signature.key, 2)
+        key = ed25519.Ed25519PublicKey.from_public_bytes(raw)
+        key.verify(signature.value, _signed(message, signature.hash_name))
+    except (invalid, ValueError):
+        raise PackageSignatureError("The signature is not over this manifest.") from None
+    now = datetime.now(UTC)
+    for signer in signers:
+        if signer.key == signature.key:
+            if (signer.valid_after and now < signer.valid_after) or (
+                signer.valid_before and now >= signer.valid_before
+            ):
+                continue
+            return signer
+    raise PackageSignatureError(
+        f"The package is signed with {signature.fingerprint}, which is not a trusted key now."
+    )
+
+
+def read_signers(path: Path) -> list[Signer]:
+    """Those whom the allowed signers file ``path`` trusts with packages. A file with a public key
+    alone (``ssh-ed25519 AAAA… comment``) trusts that key.
+
+    Raises:
+        ConfigurationError: it is not readable, or a line of it is not understood. Trust is not
+            guessed at.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(
+            f"The trusted signers in {path} cannot be read ({type(error).__name__})."
+        ) from None
+    found: list[Signer] = []
+    for number, line in enumerate(lines, 1):
+        text = line.strip()
+        if text and not text.startswith("#"):
+            found += _signers(text, f"{path}, line {number}")
+    if not found:
+        raise ConfigurationError(f"{path} names nobody who may sign packages.")
+    return found
+
+
+def require(folder: Path, signature_file: str, manifest_file: str, trusted: Path) -> Signer:
+    """Who signed the package in ``folder``.
+
+    Raises:
+        PackageUnsignedError: nobody.
+        PackageSignatureError: nobody whom ``trusted`` names, or the manifest was changed since.
+        ConfigurationError: see :func:`read_signers`.
+    """
+    signers = read_signers(trusted)
+    try:
+        with (folder / signature_file).open("rb") as file:
+            data = file.read(MAX_SIGNATURE_BYTES + 1)
+        message = (folder / manifest_file).read_bytes()
+    except FileNotFoundError:
+        raise PackageUnsignedError(f"The package has no {signature_file}.") from None
+    except OSError as error:
+        raise PackageSignatureError(f"The signature cannot be read: {error.strerror}.") from None
+    return check(message, parse(data), signers)
+
+
+def _signers(text: str, where: str) -> Iterator[Signer]:
+    parts = text.split()
+    if parts[0] == _KIND.decode() and len(parts) > 1:  # a public key file
+        yield Signer(name=" ".join(parts[2:]) or "key", key=_decoded(parts[1], where))
+        return
+    matched = _SIGNER.fullmatch(text)
+    if matched is None:
+        raise ConfigurationError(f"{where} is no line of an allowed signers file.")
+    options = {
+        name: quoted or plain for name, quoted, plain in _OPTION.findall(matched["options"] or "")
+    }
+    if unknown := set(options) - {"namespaces", "valid-after", "valid-before"}:
+        raise ConfigurationError(f"{where}: option {', '.join(sorted(unknown))} is not supported.")
+    if "namespaces" in options and NAMESPACE not in options["namespaces"].split(","):
+        return
+    if matched["kind"] != _KIND.decode():
+        return  # for other uses; packages are signed with Ed25519
+    yield Signer(
+        name=matched["who"].strip('"'),
+        key=_decoded(matched["key"], where),
+        valid_after=_time(options.get("valid-after"), where),
+        valid_before=_time(options.get("valid-before"), where),
+    )
+
+
+def _time(text: str | None, where: str) -> datetime | None:
+    if text is None:
+        return None
+    digits = text.removesuffix("Z")
+    layout = {8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}.get(len(digits))
+    try:
+        if layout is None:
+            raise ValueError
+        moment = datetime.strptime(digits, layout)
+    except ValueError:
+        raise ConfigurationError(f"{where}: {text!r} is no time.") from None
+    return moment.replace(tzinfo=UTC) if text.endswith("Z") else moment.astimezone()
+
+
+def _decoded(text: str, where: str) -> bytes:
+    try:
+        key = base64.b64decode(text, validate=True)
+        if _strings(key, 2)[0] != _KIND:
+            raise ValueError
+    except (ValueError, struct.error, binascii.Error):
+        raise ConfigurationError(f"{where} holds no Ed25519 public key.") from None
+    return key
+
+
+def _signed(message: bytes, hash_name: bytes) -> bytes:
+    digest = _HASHES[hash_name](message).digest()
+    parts = (NAMESPACE.encode(), b"", hash_name, digest)
+    return _MAGIC + b"".join(_string(part) for part in parts)
+
+
+def _string(data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + data
+
+
+def _strings(data: bytes, count: int) -> list[bytes]:
+    """``count`` length-prefixed strings, and nothing after them."""
+    found: list[bytes] = []
+    for _ in range(count):
+        (size,) = struct.unpack(">I", data[:4])
+        if size > len(data) - 4:
+            raise ValueError("cut short")
+        found.append(data[4 : 4 + size])
+        data = data[4 + size :]
+    if data:
+        raise ValueError("more than expected")
+    return found
+
+
+def _cryptography() -> tuple[Any, Any, Any]:
+    try:
+        from cryptography.exceptions import InvalidSignature  # noqa: PLC0415 - the core has none
+        from cryptography.hazmat.primitives import serialization  # noqa: PLC0415
+        from cryptography.hazmat.primitives.asymmetric import ed25519  # noqa: PLC0415
+    except ImportError:
+        raise MissingExtraError(
+            "Signatures need the cryptography package: install `hilum[serve]`."
+        ) from None
+    return InvalidSignature, serialization, ed25519
