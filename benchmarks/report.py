@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+
+from hilum.machine import cpu_model, usable_cores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +57,4 @@ def interleaved(
 
 def machine() -> str:
     """What this ran on."""
-    model = platform.processor() or platform.machine()
-    with open("/proc/cpuinfo") as file:  # noqa: PTH123 -- no path of ours
-        names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
-    cores = len(os.sched_getaffinity(0))
-    return f"{names[0] if names else model}, {cores} cores, Python {platform.python_version()}"
+    return f"{cpu_model()}, {usable_cores()} cores, Python {platform.python_version()}"

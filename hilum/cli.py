@@ -28,6 +28,7 @@ _SUMMARIES: Final = {
     "package": "Verify, inspect, compare, sign and pack model packages.",
     "doctor": "Say what this machine has, which engine it would use, and why.",
     "engine": "Build and keep TensorRT plans for this machine's GPU.",
+    "tune": "Find this machine's best threads and batch size for a model.",
     "db": "Create and upgrade the SQL schema.",
     "keys": "Manage the API keys of the gateway.",
     "demo": "Start the whole system on this machine.",

@@ -14,6 +14,7 @@ from hilum.package_io import verify
 from hilum.scoring import Scorer
 from hilum.settings import Settings
 from hilum.storage import open_store
+from hilum.tuning import applied
 from worker.model import ServedModel
 from worker.process_signals import STOP_SIGNAL
 from worker.run import Ending, Tools, run_job
@@ -28,6 +29,7 @@ class Process:
         decoders = Decoders(threads, settings.limits)
         decoders.warm()  # while the engine loads
         package = verify(Path(model.folder))
+        settings = applied(package, settings)
         self._stop = threading.Event()
         self._broken = False
         self._tools = Tools(

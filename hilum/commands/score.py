@@ -35,6 +35,7 @@ from hilum.package_io import load
 from hilum.scoring import Scorer
 from hilum.storage import ObjectStore, open_store
 from hilum.streaming import Source, stream
+from hilum.tuning import applied
 
 
 @click.command()
@@ -107,7 +108,10 @@ def _run(
         counts: Counter[Status] = Counter()
         with _progress(paths, store, shown=many and sys.stderr.isatty()) as advance:
             for outcome in stream(
-                scorer, sources, batch_size=config.worker.batch_size, threads=usable_cores()
+                scorer,
+                sources,
+                batch_size=applied(package, config).worker.batch_size,
+                threads=usable_cores(),
             ):
                 files = overlays.write(outcome.key, outcome.result) if overlays else []
                 report.show(outcome.key, outcome.result, files)

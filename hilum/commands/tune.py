@@ -1,0 +1,78 @@
+"""``hilum tune``: threads × batch size, measured on this machine, the best kept for workers."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import click
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress
+
+from hilum import settings, tuning
+from hilum.engines.onnxruntime import OnnxRuntimeEngine
+from hilum.machine import usable_cores
+from hilum.package_io import check_signature, load
+from hilum.storage import open_store
+
+
+@click.command()
+@click.argument("location", metavar="PATH|s3://…", required=False)
+@click.option(
+    "--seconds", default=1.0, show_default=True, type=click.FloatRange(min=0), help="A combination."
+)
+@click.option("--dry-run", is_flag=True, help="Measure and show; keep nothing.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def tune(location: str | None, seconds: float, dry_run: bool, as_json: bool) -> None:
+    """Find the threads and the batch size that are best for a model here, on the CPU.
+
+    Default: HILUM_MODEL_URI. What is found lies beside the package, in PACKAGE.tuning.json, for
+    this kind of machine only; workers and `hilum score` take it up when they start, unless
+    HILUM_WORKER__ENGINE_THREADS or HILUM_WORKER__BATCH_SIZE is set. Run it on a quiet machine.
+    """
+    config = settings.load()
+    package = load(
+        location or config.model_uri,
+        store=open_store(config.s3, config.limits),
+        cache_dir=config.cache_dir,
+    )
+    check_signature(package, config)
+    variant = package.manifest.graph_for("cpu")
+    with np.load(io.BytesIO(package.read(variant.golden)), allow_pickle=False) as arrays:
+        images = arrays["image"]
+    threads = tuning.thread_counts(usable_cores())
+    batches = tuning.batch_sizes(package.manifest.input.max_batch)
+    cells: list[tuning.Cell] = []
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("measuring", total=len(threads) * len(batches))
+        for cell in tuning.sweep(
+            lambda count: OnnxRuntimeEngine(package, count),
+            images,
+            threads=threads,
+            batches=batches,
+            seconds=seconds,
+        ):
+            cells.append(cell)
+            bar.advance(task)
+    machine = tuning.this_machine()
+    engine = "onnxruntime-cpu" + ("" if variant.precision == "fp32" else f"-{variant.precision}")
+    tuned = tuning.Tuned(
+        machine=machine.text, engine=engine, best=tuning.best(cells), cells=tuple(cells)
+    )
+    path = None if dry_run else tuning.store(package, tuned)
+    if as_json:
+        kept = str(path) if path else None
+        click.echo(json.dumps({"digest": package.digest, "kept": kept, **tuned.model_dump()}))
+        return
+    click.echo(f"{package.manifest.name} {package.manifest.version} on {engine}; {machine.text}")
+    click.echo("images/s    " + "".join(f"batch {batch:<5}" for batch in batches))
+    for count in threads:
+        row = [cell for cell in cells if cell.threads == count]
+        speeds = "".join(f"{cell.images_per_s:<11.1f}" for cell in row)
+        click.echo(f"{count:>3} threads {speeds}")
+    found = tuned.best
+    click.echo(
+        f"best: {found.threads} threads, batch {found.batch}: {found.images_per_s:.1f} images/s, "
+        f"{found.batch_s * 1000:.0f} ms a call" + (f"; kept in {path}" if path else "")
+    )

@@ -1,0 +1,109 @@
+"""What was measured is kept beside the package and used, unless someone decided otherwise."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from support import tiny_package
+
+from hilum import tuning
+from hilum.cli import main
+from hilum.engines.onnxruntime import OnnxRuntimeEngine
+from hilum.errors import ConfigurationError
+from hilum.machine import usable_cores
+from hilum.package_io import Package, verify
+from hilum.settings import Settings, WorkerSettings
+from hilum.tuning import Cell, Tuned, applied, best, stored
+
+
+def found(threads: int, batch: int) -> Tuned:
+    cell = Cell(threads=threads, batch=batch, images_per_s=10, batch_s=0.1)
+    return Tuned(machine="here", engine="onnxruntime-cpu", best=cell, cells=(cell,))
+
+
+def test_the_command_measures_every_combination_and_keeps_the_best(copy_of_tiny: Path) -> None:
+    before = verify(copy_of_tiny).digest
+    run = CliRunner().invoke(main, ["tune", str(copy_of_tiny), "--seconds", "0", "--json"])
+    assert run.exit_code == 0, run.output
+    document = json.loads(run.stdout)
+    tried = {(cell["threads"], cell["batch"]) for cell in document["cells"]}
+    threads, batches = tuning.thread_counts(usable_cores()), [1, 2, 4, 8, 16]
+    assert tried == {(count, batch) for count in threads for batch in batches}
+    assert document["best"] in document["cells"]
+    assert verify(copy_of_tiny).digest == before  # nothing of it lies in the package
+    kept = stored(verify(copy_of_tiny))
+    assert kept is not None
+    assert kept.best.model_dump() == document["best"]
+    shown = CliRunner().invoke(main, ["tune", str(copy_of_tiny), "--seconds", "0", "--dry-run"])
+    assert "images/s" in shown.stdout
+    assert "kept in" not in shown.stdout
+
+
+def test_best_prefers_small_where_it_hardly_matters() -> None:
+    def cell(threads: int, batch: int, speed: float) -> Cell:
+        return Cell(threads=threads, batch=batch, images_per_s=speed, batch_s=batch / speed)
+
+    assert best([cell(1, 1, 50), cell(2, 1, 80), cell(2, 8, 100)]).batch == 8
+    near = [cell(1, 8, 99), cell(2, 4, 98), cell(1, 4, 97.5), cell(2, 16, 100), cell(1, 1, 90)]
+    assert (best(near).threads, best(near).batch) == (1, 4)
+
+
+def test_settings_that_someone_made_count_more(copy_of_tiny: Path) -> None:
+    package = verify(copy_of_tiny)
+    assert applied(package, Settings()) == Settings()
+    tuning.store(package, found(1, 4))
+    worker = applied(package, Settings()).worker
+    assert (worker.engine_threads, worker.batch_size) == (1, 4)
+    mine = applied(package, Settings(worker=WorkerSettings(batch_size=8))).worker
+    assert (mine.engine_threads, mine.batch_size) == (1, 8)
+    both = WorkerSettings(batch_size=8, engine_threads=0)
+    assert applied(package, Settings(worker=both)).worker == both
+    tuning.store(package, found(64, 4))
+    many = applied(package, Settings(worker=WorkerSettings(processes=64))).worker
+    assert many.engine_threads == 1
+
+
+def test_another_package_or_machine_is_another_matter(
+    copy_of_tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tuning.store(verify(copy_of_tiny), found(1, 4))
+    with monkeypatch.context() as patch:
+        patch.setattr("hilum.tuning.cpu_model", lambda: "another")
+        assert stored(verify(copy_of_tiny)) is None
+        tuning.store(verify(copy_of_tiny), found(2, 2))
+    first = stored(verify(copy_of_tiny))
+    assert first is not None
+    assert first.best.batch == 4  # both machines are there
+    shutil.rmtree(copy_of_tiny)
+    tiny_package.build(copy_of_tiny, version="2.0.0")
+    assert stored(verify(copy_of_tiny)) is None
+    tuning.place(verify(copy_of_tiny)).write_text("{not json")
+    assert stored(verify(copy_of_tiny)) is None
+
+
+def test_a_folder_that_cannot_be_written(tiny: Package, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("hilum.tuning.write_atomically", refuse)
+    with pytest.raises(ConfigurationError, match="Permission denied"):
+        tuning.store(tiny, found(1, 1))
+
+
+def test_the_sweep_runs_what_it_says(tiny: Package) -> None:
+    sizes = []
+
+    class Spy(OnnxRuntimeEngine):
+        def run(self, images: np.ndarray) -> object:  # type: ignore[override]
+            sizes.append(len(images))
+            return super().run(images)
+
+    images = np.zeros((2, 1, 64, 64), np.uint8)
+    cells = [*tuning.sweep(lambda n: Spy(tiny, n), images, threads=[1], batches=[1, 3], seconds=0)]
+    assert sizes == [1] * 4 + [3] * 4
+    assert [cell.batch for cell in cells] == [1, 3]
