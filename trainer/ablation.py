@@ -152,15 +152,18 @@ def load(path: Path) -> AblationConfig:
 
 
 def cells(config: AblationConfig) -> Iterator[Cell]:
-    """Every cell, seed by seed, so that an ablation that is stopped has whole comparisons."""
+    """Every cell, in an order in which an ablation that is stopped says most: seed by seed, and of
+    a seed the comparison of before and after of every backbone first."""
     seeds = {seed for b in config.backbones for seed in b.seeds or config.seeds}
+    ends = {("frozen", config.baseline_loss), ("fine_tuned", config.full_loss)}
     for seed in sorted(seeds):
-        for backbone in config.backbones:
-            if seed not in (backbone.seeds or config.seeds):
-                continue
-            for arm in ARMS:
-                for loss in config.losses:
-                    yield Cell(backbone=backbone.name, arm=arm, loss=loss, seed=seed)
+        there = [b.name for b in config.backbones if seed in (b.seeds or config.seeds)]
+        for is_end in (True, False):
+            for backbone in there:
+                for arm in ARMS:
+                    for loss in config.losses:
+                        if ((arm, loss) in ends) == is_end:
+                            yield Cell(backbone=backbone, arm=arm, loss=loss, seed=seed)
 
 
 def training_of(config: AblationConfig, cell: Cell, manifest: Path) -> TrainConfig:

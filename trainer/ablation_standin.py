@@ -9,8 +9,8 @@ recipe loads it as it would load ImageNet's. It is far weaker than those, and sa
 file beside it.
 
 ResNet-152 starts as the ResNet-50 of the same call with its further blocks set to the identity
-(Net2DeeperNet; Chen, Goodfellow, Shlens, ICLR 2016) and learns on from there: from random weights
-it learns next to nothing in the pictures that a CPU can show it.
+(Net2DeeperNet; Chen, Goodfellow, Shlens, ICLR 2016), and may learn on from there: from random
+weights it learns next to nothing in the pictures that a CPU can show it.
 """
 
 from __future__ import annotations
@@ -218,7 +218,7 @@ def _batches(backbones: tuple[str, ...]) -> Iterator[str]:
 @click.option("--to", "folder", required=True, type=click.Path(path_type=Path))
 @click.option("--backbone", "names", multiple=True, help="All four without.")
 @click.option("--pictures", "count", default=12_000, show_default=True)
-@click.option("--deep-pictures", default=3_000, show_default=True, help="For ResNet-152.")
+@click.option("--deep-pictures", default=3_000, show_default=True, help="More, for ResNet-152.")
 @click.option("--size", default=64, show_default=True, help="Side in pixels, for the ResNets.")
 @click.option("--wide", default=80, show_default=True, help="For AlexNet and InceptionV3 (≥ 75).")
 @click.option("--seed", default=0, show_default=True)
