@@ -116,6 +116,8 @@ def test_from_the_raw_folder_to_the_package(
 
 def _parses(command: click.Command, arguments: list[str]) -> None:
     """Every sub-command and option of ``arguments`` is there."""
+    if arguments[0] == "train" and arguments[1].endswith(".toml"):
+        arguments = ["train", "run", *arguments[1:]]  # as TrainGroup does
     context = click.Context(command, info_name="hilum")
     while isinstance(command, click.Group):
         name, command, arguments = command.resolve_command(context, arguments)
