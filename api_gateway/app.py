@@ -18,6 +18,7 @@ from api_gateway.schemas import CamOut
 from api_gateway.services import Services
 from hilum import __version__
 from hilum.db.connection import Database
+from hilum.deidentify.pseudonyms import open_pseudonyms
 from hilum.isolation import Decoders
 from hilum.settings import Settings
 from hilum.storage import open_store
@@ -56,6 +57,7 @@ def create_app(settings: Settings) -> FastAPI:
         publisher=publisher,
         rendering=threading.BoundedSemaphore(settings.gateway.render_threads),
         decoders=decoders,
+        pseudonyms=(open_pseudonyms(settings.deidentify) if settings.deidentify.results else None),
     )
     for router in (studies.router, images.router, operations.router):
         app.include_router(router)

@@ -38,7 +38,8 @@ _MEDIA = {"png": "image/png", "json": "application/json", "npy": "application/x-
 @router.get("", operation_id="getImage", responses=documented(404), summary="An image's result")
 def get(study_id: str, image_id: str, key: Reader, services: ServicesDep) -> ImageOut:
     """Probabilities and findings, or why there are none."""
-    return presenters.image(*_image(services, key.tenant, study_id, image_id))
+    state, result = _image(services, key.tenant, study_id, image_id)
+    return presenters.image(state, result, services.pseudonyms)
 
 
 @router.get(
@@ -70,6 +71,9 @@ def cam(  # noqa: PLR0917 -- FastAPI calls it, by name
         Format | None,
         Query(alias="format", description="instead of the Accept header; `png` by default"),
     ] = None,
+    mask_text: Annotated[
+        bool, Query(description="cover what looks like text burnt into the film; PNG only")
+    ] = False,
 ) -> Response:
     """`png`: the film with the heat on it, rendered now from the object that was scored.
     `json`, `npy`: the raw grid, float32, as the graph gave it."""
@@ -78,12 +82,13 @@ def cam(  # noqa: PLR0917 -- FastAPI calls it, by name
         raise ImageNotScoredError(f"The image is {state.status.value}; there is no map.")
     chosen = _Map.of(result, label)
     kind = wanted or _negotiated(request.headers.get("accept", ""))
-    tag = _etag(result, label, kind)
+    masked = mask_text or services.settings.deidentify.results
+    tag = _etag(result, label, f"{kind}/masked" if masked else kind)
     headers = {"ETag": tag, "Cache-Control": "private, max-age=3600", "Vary": "Accept"}
     if request.headers.get("if-none-match") == tag:
         return Response(status_code=304, headers=headers)
     if kind == "png":
-        content = _overlay(services, state, result, chosen)
+        content = _overlay(services, state, result, chosen, mask_text=masked)
     elif kind == "npy":
         content = _npy(chosen.grid)
     else:
@@ -122,7 +127,14 @@ def _image(
         return state, results.get(connection, state.result_id)
 
 
-def _overlay(services: Services, state: ImageState, result: StoredResult, chosen: _Map) -> bytes:
+def _overlay(
+    services: Services,
+    state: ImageState,
+    result: StoredResult,
+    chosen: _Map,
+    *,
+    mask_text: bool,
+) -> bytes:
     with services.rendering:
         data = services.store.read(state.uri)
         if hashlib.sha256(data).digest() != result.content_sha256:
@@ -137,6 +149,8 @@ def _overlay(services: Services, state: ImageState, result: StoredResult, chosen
             rendering.Look(
                 max_side=services.settings.gateway.overlay_max_side,
                 caption=result.model.manifest.notice,
+                mask_text=mask_text,
+                regions=services.settings.deidentify.regions,
             ),
             decoders=services.decoders,
         )

@@ -15,6 +15,7 @@ from api_gateway.schemas import (
 from hilum.db.models import RegisteredModel
 from hilum.db.results import StoredResult
 from hilum.db.studies import ImageState
+from hilum.deidentify.pseudonyms import Pseudonyms
 
 
 def study_url(study_id: str) -> str:
@@ -27,8 +28,10 @@ def image_url(study_id: str, image_id: str) -> str:
     return f"{study_url(study_id)}/images/{image_id}"
 
 
-def image(state: ImageState, result: StoredResult | None) -> ImageOut:
-    """An image with its result, if there is one."""
+def image(
+    state: ImageState, result: StoredResult | None, pseudonyms: Pseudonyms | None
+) -> ImageOut:
+    """An image with its result, if there is one; its UIDs under ``pseudonyms``, if there are."""
     url = image_url(state.study_id, state.id)
     return ImageOut(
         id=state.id,
@@ -36,7 +39,7 @@ def image(state: ImageState, result: StoredResult | None) -> ImageOut:
         status=state.status,
         url=url,
         error=ErrorOut.of(state.error),
-        result=None if result is None else _result(result, url),
+        result=None if result is None else _result(result, url, pseudonyms),
     )
 
 
@@ -54,13 +57,14 @@ def model(registered: RegisteredModel) -> RegisteredModelOut:
     )
 
 
-def _result(result: StoredResult, url: str) -> ResultOut:
+def _result(result: StoredResult, url: str, pseudonyms: Pseudonyms | None) -> ResultOut:
+    shown = str if pseudonyms is None else pseudonyms.uid
     labels = result.model.manifest.label_set.labels
     return ResultOut(
         notice=result.model.manifest.notice,
-        sop_instance_uid=result.sop_instance_uid,
-        series_instance_uid=result.series_instance_uid,
-        study_instance_uid=result.study_instance_uid,
+        sop_instance_uid=shown(result.sop_instance_uid),
+        series_instance_uid=shown(result.series_instance_uid),
+        study_instance_uid=shown(result.study_instance_uid),
         probabilities=dict(zip(labels, result.probability.tolist(), strict=True)),
         raw=dict(zip(labels, result.raw.tolist(), strict=True)),
         findings=[

@@ -10,6 +10,7 @@ from fastapi import Depends, Request
 
 from api_gateway.publisher import Publisher
 from hilum.db.connection import Database
+from hilum.deidentify.pseudonyms import Pseudonyms
 from hilum.isolation import Decoders
 from hilum.settings import Settings
 from hilum.storage import ObjectStore
@@ -24,6 +25,7 @@ class Services:
     store: ObjectStore
     publisher: Publisher
     rendering: threading.BoundedSemaphore  # overlays at a time
+    pseudonyms: Pseudonyms | None  # for UIDs; None: they are given as they are
     decoders: Decoders  # as many
 
 

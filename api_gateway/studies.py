@@ -123,6 +123,7 @@ def _page(services: Services, study: StudyState, *, after: int, limit: int) -> I
             presenters.image(
                 state,
                 None if state.result_id is None else results.get(connection, state.result_id),
+                services.pseudonyms,
             )
             for state in page
         ]

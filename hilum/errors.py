@@ -113,6 +113,13 @@ class ObjectMissingError(PermanentError):
     next_step = "Check the bucket and key, and that the upload finished before the study was sent."
 
 
+class ObjectChangedError(TransientError):
+    """The object was replaced between being looked at and being read."""
+
+    code = "storage.object_changed"
+    next_step = "Nothing to do: the new object is read on the next attempt."
+
+
 class ObjectTooLargeError(PermanentError):
     """The object is larger than hilum is configured to read."""
 
@@ -265,15 +272,74 @@ class PlainImageError(NotApplicableError):
 
 
 class NotChestError(NotApplicableError):
-    """The header says that another body part was examined."""
+    """The header, or the picture itself, says that this is another part of the body."""
 
     code = "policy.not_chest"
 
 
 class LateralViewError(NotApplicableError):
-    """The header says that the view is not frontal."""
+    """The header, or the picture itself, says that the view is not frontal."""
 
     code = "policy.not_frontal"
+
+
+class InvertedFilmError(NotApplicableError):
+    """Black and white are exchanged on the film as it would be shown."""
+
+    code = "policy.inverted"
+    next_step = (
+        "Correct Photometric Interpretation or Presentation LUT Shape where the film is made; "
+        "bone has to be bright."
+    )
+
+
+class RotatedFilmError(NotApplicableError):
+    """The film lies on its side or upside down."""
+
+    code = "policy.rotated"
+    next_step = "Turn the film upright before it is sent; head up."
+
+
+class MirroredFilmError(NotApplicableError):
+    """Left and right seem to be exchanged."""
+
+    code = "policy.mirrored"
+    next_step = "Check the side marker; a film seen from behind has to be flipped."
+
+
+class BlankFilmError(NotApplicableError):
+    """There is nothing to see on the film."""
+
+    code = "policy.blank"
+    next_step = "Check the window in the header and the exposure; the film has a single grey."
+
+
+class BurnedInError(NotApplicableError):
+    """The film has text burnt into it, (0028,0301), and the policy takes none."""
+
+    code = "policy.burned_in_annotation"
+    next_step = "Send the film as the modality wrote it, without text in its pixels."
+
+
+class ForProcessingError(NotApplicableError):
+    """The raw film, Presentation Intent Type (0008,0068) FOR PROCESSING."""
+
+    code = "policy.for_processing"
+    next_step = "Send the film for presentation that the modality makes of it."
+
+
+class UnderAgeError(NotApplicableError):
+    """The patient is younger than those the model was made for, or of unknown age."""
+
+    code = "policy.under_age"
+    next_step = "Use a model that was made for this age; give Patient's Age (0010,1010)."
+
+
+class MultiFrameError(NotApplicableError):
+    """Several frames; which of them is the film would be a guess."""
+
+    code = "policy.multi_frame"
+    next_step = "Send each film as an object of its own, or let the policy take the first frame."
 
 
 # --- model packages and engines -------------------------------------------------------------

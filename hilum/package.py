@@ -83,14 +83,48 @@ class Variant(_Frozen):
     cam_tolerance: float = Field(gt=0, le=0.5, description="of the golden check: |Δcam| / max(cam)")
 
 
+Action = Literal["refuse", "flag", "off"]
+LookAction = Literal["refuse", "refuse_unless_stated", "flag", "off"]
+
+
+class PixelPolicy(_Frozen):
+    """What follows from what the picture itself looks like (:mod:`hilum.filmcheck`): ``refuse``,
+    ``flag``, ``off``; ``refuse_unless_stated`` flags if the header states the opposite, and else
+    refuses. What the check is not sure of is flagged at most."""
+
+    blank: Action = "refuse"
+    not_chest: LookAction = "refuse_unless_stated"
+    not_frontal: LookAction = "refuse_unless_stated"
+    inverted: Action = "refuse"
+    rotated: Action = "refuse"
+    mirrored: Literal["flag", "off"] = Field(
+        default="flag", description="never sure: the heart may lie on the right"
+    )
+
+    @classmethod
+    def nothing(cls) -> PixelPolicy:
+        """For models of other pictures than chest films, such as those of tests."""
+        off: Literal["off"] = "off"
+        return cls(
+            blank=off, not_chest=off, not_frontal=off, inverted=off, rotated=off, mirrored=off
+        )
+
+
 class InputPolicy(_Frozen):
     """Which films the model may be asked about. What does not fit is refused, never scored."""
 
-    modalities: tuple[str, ...] = ("CR", "DX")
+    modalities: tuple[str, ...] = ("CR", "DX", "DR")
     body_parts: tuple[str, ...] = ("CHEST", "THORAX", "LUNG")
     unknown_body_part: Literal["flag", "refuse"] = "flag"
     views: tuple[str, ...] = ("PA", "AP")
     unknown_view: Literal["flag", "refuse"] = "flag"
+    min_age_years: float | None = Field(default=None, ge=0, le=120)
+    under_age: Literal["flag", "refuse"] = "refuse"
+    unknown_age: Action = Field(default="flag", description="only if there is a min_age_years")
+    burned_in: Action = "flag"
+    for_processing: Action = "flag"
+    multi_frame: Literal["refuse", "first"] = "refuse"
+    pixels: PixelPolicy = PixelPolicy()
 
 
 class InputSpec(_Frozen):

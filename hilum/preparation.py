@@ -10,20 +10,21 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
-from hilum import policy, preprocess
+from hilum import filmcheck, model_input, policy
 from hilum.dicom import FilmHeader, open_film
+from hilum.errors import NotApplicableError
+from hilum.filmcheck import Doubt
 from hilum.isolation.pool import Decoders
 from hilum.isolation.wire import Message
-from hilum.model_input import model_input
-from hilum.package import InputPolicy
-from hilum.preprocess import Placement, PreprocessSpec
+from hilum.package import InputPolicy, PixelPolicy
+from hilum.preprocess import Grey, ModelInput, Placement, PreprocessSpec, from_kept
 from hilum.rendering import preview
 from hilum.settings import Limits
 
@@ -38,9 +39,26 @@ class Prepared:
 
     content_sha256: bytes
     header: FilmHeader
-    model_input: preprocess.ModelInput
+    model_input: ModelInput
     flags: tuple[str, ...]  # what the policy let pass with a remark
     preview: Float32Array | None  # [H', W'] in [0, 1], the film made smaller for display
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Examined:
+    """One image with all that a policy needs to judge it, whatever the judgement is."""
+
+    content_sha256: bytes
+    header: FilmHeader
+    model_input: ModelInput | None  # None: its header was enough to refuse it, nothing was decoded
+    doubts: tuple[Doubt, ...] = ()  # about its picture
+    grey: Grey | None = None  # the intermediate, if it is to be kept
+    preview: Float32Array | None = None
+
+    @property
+    def kept(self) -> Grey | ModelInput | None:
+        """The stage of it that is worth keeping, see :func:`hilum.model_input.kept`."""
+        return self.grey or self.model_input
 
 
 class Recipe(BaseModel):
@@ -52,9 +70,11 @@ class Recipe(BaseModel):
     policy: InputPolicy
     limits: Limits
     preview_side: int | None = None  # keep the film, its long side at most this many pixels
+    keep: bool = False  # give the intermediate too, for a cache
 
 
 Preparer = Callable[[bytes], Prepared]
+Examiner = Callable[[bytes], Examined]
 
 
 def prepare(data: bytes, recipe: Recipe) -> Prepared:
@@ -64,31 +84,104 @@ def prepare(data: bytes, recipe: Recipe) -> Prepared:
         DicomError: not a usable image; a subclass says why.
         NotApplicableError: an image this model must not score.
     """
+    return judged(examine(data, recipe), recipe)
+
+
+def examine(data: bytes, recipe: Recipe) -> Examined:
+    """All of :func:`prepare` but the judgement. What the header is enough to refuse is not decoded.
+
+    Raises:
+        DicomError: not a usable image; a subclass says why.
+    """
     opened = open_film(data, recipe.limits)
-    flags = policy.check(opened.header, recipe.policy)
+    sha256 = hashlib.sha256(data).digest()
+    try:
+        policy.check(opened.header, recipe.policy)
+    except NotApplicableError:
+        return Examined(content_sha256=sha256, header=opened.header, model_input=None)
+    kept = model_input.kept(opened, recipe.preprocess)
     side = recipe.preview_side
-    return Prepared(
-        content_sha256=hashlib.sha256(data).digest(),
-        header=opened.header,
-        model_input=model_input(opened, recipe.preprocess),
-        flags=flags,
+    return _looked_at(
+        sha256,
+        opened.header,
+        kept,
+        recipe,
         # Decoded by itself, so that who looks at it does not change the numbers.
-        preview=preview(opened, side) if side else None,
+        shown=preview(opened, side) if side else None,
     )
 
 
-def isolated(recipe: Recipe, decoders: Decoders) -> Preparer:
-    """:func:`prepare` in one of ``decoders``; beside its errors there are those of
-    :meth:`hilum.isolation.pool.Decoders.ask`."""
+def recalled(
+    content_sha256: bytes, header: FilmHeader, kept: Grey | ModelInput | None, recipe: Recipe
+) -> Examined | None:
+    """What :func:`examine` gives, from what was kept of the film; ``None``: the film itself is
+    needed, because nothing was decoded when it was refused, and now it would not be refused."""
+    if kept is not None:
+        return _looked_at(content_sha256, header, kept, recipe)
+    try:
+        policy.check(header, recipe.policy)
+    except NotApplicableError:
+        return Examined(content_sha256=content_sha256, header=header, model_input=None)
+    return None
+
+
+def judged(examined: Examined, recipe: Recipe) -> Prepared:
+    """An image that the model may score.
+
+    Raises:
+        NotApplicableError: it must not.
+    """
+    flags = policy.check(examined.header, recipe.policy)
+    assert examined.model_input is not None  # or the line above would have raised
+    return Prepared(
+        content_sha256=examined.content_sha256,
+        header=examined.header,
+        model_input=examined.model_input,
+        flags=flags + policy.check_pixels(examined.doubts, examined.header, recipe.policy.pixels),
+        preview=examined.preview,
+    )
+
+
+def examiner(recipe: Recipe, decoders: Decoders | None) -> Examiner:
+    """:func:`examine` in one of ``decoders``, with the errors of
+    :meth:`hilum.isolation.pool.Decoders.ask` beside its own; ``None``: in this process."""
+    if decoders is None:
+        return partial(examine, recipe=recipe)
     fields = {"task": "prepare", "recipe": recipe.model_dump_json()}
     return lambda data: _unpacked(decoders.ask(Message(fields=fields, arrays=(data,))))
 
 
+def isolated(recipe: Recipe, decoders: Decoders) -> Preparer:
+    """:func:`prepare` in one of ``decoders``, see :func:`examiner`."""
+    examined = examiner(recipe, decoders)
+    return lambda data: judged(examined(data), recipe)
+
+
 def answer(request: Message) -> Message:
-    """What a decode process does with ``isolated``'s request."""
+    """What a decode process does with the request of an :func:`examiner`."""
     (data,) = request.arrays
     assert isinstance(data, bytes)
-    return _packed(prepare(data, _recipe(request.fields["recipe"])))
+    return _packed(examine(data, _recipe(request.fields["recipe"])))
+
+
+def _looked_at(
+    content_sha256: bytes,
+    header: FilmHeader,
+    kept: Grey | ModelInput,
+    recipe: Recipe,
+    *,
+    shown: Float32Array | None = None,
+) -> Examined:
+    found = from_kept(kept, recipe.preprocess)
+    off = recipe.policy.pixels == PixelPolicy.nothing()
+    return Examined(
+        content_sha256=content_sha256,
+        header=header,
+        model_input=found,
+        doubts=() if off else filmcheck.doubts(found),
+        grey=kept if recipe.keep and isinstance(kept, Grey) else None,
+        preview=shown,
+    )
 
 
 @lru_cache(maxsize=8)
@@ -96,25 +189,45 @@ def _recipe(text: str) -> Recipe:
     return Recipe.model_validate_json(text)
 
 
-def _packed(prepared: Prepared) -> Message:
+def _packed(examined: Examined) -> Message:
+    found, grey = examined.model_input, examined.grey
     fields = {
-        "sha256": prepared.content_sha256.hex(),
-        "header": asdict(prepared.header),
-        "placement": asdict(prepared.model_input.placement),
-        "flags": prepared.flags,
+        "sha256": examined.content_sha256.hex(),
+        "header": asdict(examined.header),
+        "placement": None if found is None else asdict(found.placement),
+        "doubts": [asdict(doubt) for doubt in examined.doubts],
+        "grey": None if grey is None else [grey.padded, grey.rows, grey.columns],
     }
-    shown = () if prepared.preview is None else (prepared.preview,)
-    return Message(fields=fields, arrays=(prepared.model_input.image, *shown))
+    arrays = (
+        None if found is None else found.image,
+        None if grey is None else grey.values,
+        examined.preview,
+    )
+    return Message(
+        fields={**fields, "preview": examined.preview is not None},
+        arrays=tuple(array for array in arrays if array is not None),
+    )
 
 
-def _unpacked(answer: Message) -> Prepared:
+def _unpacked(answer: Message) -> Examined:
     fields: dict[str, Any] = answer.fields
-    image, *shown = answer.arrays
-    assert isinstance(image, np.ndarray)
-    return Prepared(
+    arrays = iter(answer.arrays)
+    found: ModelInput | None = None
+    if fields["placement"] is not None:
+        found = ModelInput(
+            image=np.asarray(next(arrays), dtype=np.uint8),
+            placement=Placement(**fields["placement"]),
+        )
+    grey: Grey | None = None
+    if fields["grey"] is not None:
+        padded, rows, columns = fields["grey"]
+        values = np.asarray(next(arrays), dtype=np.uint16)
+        grey = Grey(values=values, padded=padded, rows=rows, columns=columns)
+    return Examined(
         content_sha256=bytes.fromhex(fields["sha256"]),
         header=_HEADER.validate_python(fields["header"]),
-        model_input=preprocess.ModelInput(image=image, placement=Placement(**fields["placement"])),
-        flags=tuple(fields["flags"]),
-        preview=np.asarray(shown[0], dtype=np.float32) if shown else None,
+        model_input=found,
+        doubts=tuple(Doubt(**doubt) for doubt in fields["doubts"]),
+        grey=grey,
+        preview=np.asarray(next(arrays), dtype=np.float32) if fields["preview"] else None,
     )

@@ -4,6 +4,10 @@ The steps are: letterbox the film to a square, resize with antialiasing, stretch
 between two percentiles of the film itself, quantise to 8 bits. Colour replication and the
 normalisation of the pretrained weights are inside the model's graph, so they cannot differ
 between training and serving.
+
+A spec may have an *intermediate*: the film is first made a 16-bit grey image, and everything else
+is made from that. It is small enough to be kept (:mod:`hilum.prepared`), and models of several
+sizes can share it.
 """
 
 from __future__ import annotations
@@ -11,18 +15,26 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from hilum import sampling
 from hilum.sampling import Box, Samples
 
 Float32Array = npt.NDArray[np.float32]
 UInt8Array = npt.NDArray[np.uint8]
+UInt16Array = npt.NDArray[np.uint16]
 BoolArray = npt.NDArray[np.bool_]
 
 # Raised whenever the same spec would give other bytes than before.
@@ -47,9 +59,16 @@ class PreprocessSpec(BaseModel):
     decode: Literal["exact", "reduced"] = Field(
         default="exact",
         description=(
-            "`exact` decodes every pixel; `reduced` as many as are needed for twice `size` along "
-            "the long side."
+            "`exact` decodes every pixel; `reduced` as many as are needed for twice `size`, or "
+            "`intermediate`, along the long side."
         ),
+    )
+    intermediate: int | None = Field(
+        default=None,
+        ge=64,
+        le=4096,
+        description="Long side of the 16-bit grey image that the input is made from, if there is "
+        "one; a smaller film keeps its size.",
     )
     implementation: Literal[1] = IMPLEMENTATION
 
@@ -58,7 +77,17 @@ class PreprocessSpec(BaseModel):
         low, high = self.stretch_percentiles
         if not 0 <= low < high <= 100:
             raise ValueError("stretch_percentiles must satisfy 0 <= low < high <= 100")
+        if self.intermediate is not None and self.intermediate < self.size:
+            raise ValueError("intermediate must not be smaller than size")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_used(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Specs from before there were intermediates keep their digest."""
+        fields: dict[str, Any] = handler(self)
+        if self.intermediate is None:
+            del fields["intermediate"]
+        return fields
 
     @property
     def decode_side(self) -> int | None:
@@ -67,13 +96,26 @@ class PreprocessSpec(BaseModel):
         Twice the size leaves the antialiasing filter what it needs: what aliasing remains is that
         of the wavelet's own low-pass.
         """
-        return 2 * self.size if self.decode == "reduced" else None
+        return 2 * (self.intermediate or self.size) if self.decode == "reduced" else None
 
     @property
     def digest(self) -> str:
         """sha256 of the canonical JSON of this spec, hexadecimal."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()
+        return _digest(self.model_dump(mode="json"))
+
+    @property
+    def stage_digest(self) -> str:
+        """Of what is kept of a film: that of all that has a say in its intermediate, so that
+        models of other sizes have the same; without one, :attr:`digest`."""
+        if self.intermediate is None:
+            return self.digest
+        parts = {"decode", "intermediate", "resample", "implementation"}
+        return _digest(self.model_dump(mode="json", include=parts))
+
+
+def _digest(fields: dict[str, Any]) -> str:
+    text = json.dumps(fields, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +161,16 @@ class ModelInput:
     placement: Placement
 
 
+@dataclass(frozen=True, kw_only=True)
+class Grey:
+    """The intermediate: a film as a 16-bit grey image."""
+
+    values: UInt16Array  # [h, w], the film from its darkest to its brightest
+    padded: bool  # 0 is no film then, and the film begins at 1
+    rows: int  # of the film itself
+    columns: int
+
+
 def prepare(
     pixels: Float32Array,
     spec: PreprocessSpec,
@@ -141,17 +193,48 @@ def prepare(
         out black: there is nothing to see on it.
     """
     film = extent or Extent.whole(pixels)
+    if spec.intermediate is not None:
+        return from_grey(intermediate(pixels, spec.intermediate, padding=padding, film=film), spec)
+    return _input(pixels, spec, padding=padding, film=film)
+
+
+def intermediate(
+    pixels: Float32Array, side: int, *, padding: BoolArray | None = None, film: Extent
+) -> Grey:
+    """A film (see :func:`prepare`) as a grey image whose long side has ``side`` pixels, or as many
+    as the film, if those are fewer."""
+    longest = max(film.rows, film.columns)
+    place = Placement.letterbox(height=film.rows, width=film.columns, size=min(side, longest))
+    small, outside = _resized(pixels, film, (place.x1 - place.x0, place.y1 - place.y0), padding)
+    seen = small if outside is None else small[~outside]
+    values = np.zeros(small.shape, dtype=np.uint16)
+    if seen.size:
+        low, high, least = float(seen.min()), float(seen.max()), int(outside is not None)
+        scaled = (small - low) * ((65535.0 - least) / ((high - low) or 1)) + least
+        values = np.clip(np.rint(scaled), least, 65535).astype(np.uint16)
+    if outside is not None:
+        values[outside] = 0
+    return Grey(values=values, padded=outside is not None, rows=film.rows, columns=film.columns)
+
+
+def from_grey(grey: Grey, spec: PreprocessSpec) -> ModelInput:
+    """The model input that ``spec`` makes of its intermediate."""
+    height, width = grey.values.shape
+    film = Extent(rows=grey.rows, columns=grey.columns, box=(0.0, 0.0, float(width), float(height)))
+    padding = grey.values == 0 if grey.padded else None
+    return _input(grey.values.astype(np.float32), spec, padding=padding, film=film)
+
+
+def from_kept(kept: Grey | ModelInput, spec: PreprocessSpec) -> ModelInput:
+    """The model input of what was kept of a film made for ``spec``'s stage."""
+    return from_grey(kept, spec) if isinstance(kept, Grey) else kept
+
+
+def _input(
+    pixels: Float32Array, spec: PreprocessSpec, *, padding: BoolArray | None, film: Extent
+) -> ModelInput:
     place = Placement.letterbox(height=film.rows, width=film.columns, size=spec.size)
-    size = (place.x1 - place.x0, place.y1 - place.y0)
-    small = resize(pixels, film.box, size)
-    outside = None
-    if padding is not None and padding.any():
-        # Padding must bleed neither into its neighbours nor into the percentiles: resize the
-        # film with its weights and divide by them.
-        weight = resize((~padding).astype(np.float32), film.box, size)
-        outside = weight < 0.5
-        filled = resize(np.where(padding, np.float32(0), pixels), film.box, size)
-        small = np.divide(filled, weight, out=np.zeros_like(small), where=~outside)
+    small, outside = _resized(pixels, film, (place.x1 - place.x0, place.y1 - place.y0), padding)
     seen = small if outside is None else small[~outside]
     canvas = np.zeros((1, spec.size, spec.size), dtype=np.uint8)
     if seen.size:
@@ -163,6 +246,21 @@ def prepare(
                 stretched[outside] = 0
             canvas[0, place.y0 : place.y1, place.x0 : place.x1] = stretched
     return ModelInput(image=canvas, placement=place)
+
+
+def _resized(
+    pixels: Float32Array, film: Extent, size: tuple[int, int], padding: BoolArray | None
+) -> tuple[Float32Array, BoolArray | None]:
+    """The film resized to ``size`` = (width, height), and where most of it is padding."""
+    small = resize(pixels, film.box, size)
+    if padding is None or not padding.any():
+        return small, None
+    # Padding must bleed neither into its neighbours nor into the percentiles: resize the film
+    # with its weights and divide by them.
+    weight = resize((~padding).astype(np.float32), film.box, size)
+    outside = weight < 0.5
+    filled = resize(np.where(padding, np.float32(0), pixels), film.box, size)
+    return np.divide(filled, weight, out=np.zeros_like(small), where=~outside), outside
 
 
 def resize(pixels: Float32Array, box: Box | Samples, size: tuple[int, int]) -> Float32Array:

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hilum import dicom, heatmaps
+from hilum.deidentify import text
 from hilum.dicom import DicomObject
 from hilum.isolation.pool import Decoders
 from hilum.isolation.wire import Message
@@ -32,6 +33,8 @@ class Look:
 
     max_side: int  # of the film's long side in the PNG, pixels
     caption: str | None  # printed below the film
+    mask_text: bool = False  # cover what looks like burnt-in text, and the regions
+    regions: tuple[tuple[float, float, float, float], ...] = ()  # x0, y0, x1, y1 in shares
 
 
 def render(data: bytes, heat: Heat, look: Look, *, decoders: Decoders) -> bytes:
@@ -76,6 +79,8 @@ def drawn(data: bytes, heat: Heat, look: Look, limits: Limits) -> bytes:
         height=opened.header.rows, width=opened.header.columns, size=heat.input_size
     )
     shown = preview(opened, look.max_side)
+    if look.mask_text:
+        shown = text.masked(shown, look.regions)
     spread = heatmaps.upsample(heat.grid, placement, *shown.shape)
     return heatmaps.overlay(shown, spread, probability=heat.probability, caption=look.caption)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +20,7 @@ from hilum.findings import Finding, above_operating_point, calibrate
 from hilum.guarding import guarded
 from hilum.isolation import Decoders
 from hilum.package_io import Package
-from hilum.preparation import Prepared, Recipe
+from hilum.preparation import Examined, Prepared, Recipe
 from hilum.settings import Limits
 
 __all__ = ["Prepared", "Score", "Scorer", "guarded"]
@@ -56,6 +55,7 @@ class Scorer:
         limits: of a single object.
         preview_side: keep each film, its long side at most this many pixels, for who shows it.
         decoders: where objects of others are decoded; ``None``: in this process, for one's own.
+        keep: :meth:`examine` gives the intermediate of each film too, for a cache.
     """
 
     def __init__(
@@ -66,20 +66,18 @@ class Scorer:
         *,
         preview_side: int | None = None,
         decoders: Decoders | None = None,
+        keep: bool = False,
     ) -> None:
         self.package = package
         self.engine = engine
-        recipe = Recipe(
+        self.recipe = Recipe(
             preprocess=package.manifest.preprocess,
             policy=package.manifest.policy,
             limits=limits,
             preview_side=preview_side,
+            keep=keep,
         )
-        self._prepare = (
-            partial(preparation.prepare, recipe=recipe)
-            if decoders is None
-            else preparation.isolated(recipe, decoders)
-        )
+        self._examine = preparation.examiner(self.recipe, decoders)
 
     def prepare(self, data: bytes) -> Prepared:
         """Check, decode and preprocess one DICOM object, PNG or JPEG; from any number of threads.
@@ -89,7 +87,12 @@ class Scorer:
             NotApplicableError: an image this model must not score.
             DecodersUnavailableError, OutOfMemoryError: of the decode processes.
         """
-        return self._prepare(data)
+        return preparation.judged(self._examine(data), self.recipe)
+
+    def examine(self, data: bytes) -> Examined:
+        """As :meth:`prepare`, but what becomes of the image is left to
+        :func:`hilum.preparation.judged`."""
+        return self._examine(data)
 
     def score(self, batch: Sequence[Prepared]) -> list[Score]:
         """The scores of ``batch``, in its order; from one thread at a time.

@@ -59,6 +59,39 @@ class Limits(_Section):
     )
 
 
+class PreparedSettings(_Section):
+    """The prepared-image cache (docs/prepared-cache.md)."""
+
+    mode: Literal["off", "read", "on"] = Field(
+        default="off", description="prepared-image cache; `read` uses entries and writes none"
+    )
+    secret: SecretStr | None = Field(
+        default=None, description="encrypts the entries; `hilum cache secret` makes one"
+    )
+    bucket: str | None = Field(default=None, description="of the entries. None: each film's own")
+    prefix: str = Field(default=".hilum/prepared", min_length=1, description="of the entries' keys")
+
+
+class DeidentifySettings(_Section):
+    """What may leave and how (docs/deidentification.md)."""
+
+    results: bool = Field(
+        default=False, description="the gateway gives pseudonyms for UIDs, and masks overlays"
+    )
+    secret: SecretStr | None = Field(default=None, description="of the pseudonyms")
+    regions: tuple[tuple[float, float, float, float], ...] = Field(
+        default=(),
+        description="always covered in masked overlays: x0, y0, x1, y1 in shares of the film",
+    )
+
+    @model_validator(mode="after")
+    def _within(self) -> DeidentifySettings:
+        for x0, y0, x1, y1 in self.regions:
+            if not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1):
+                raise ValueError("each region must satisfy 0 <= x0 < x1 <= 1, y0 < y1 likewise")
+        return self
+
+
 class WorkerSettings(_Section):
     """How a worker takes and runs jobs."""
 
@@ -169,6 +202,8 @@ class Settings(BaseSettings):
     )
     s3: S3Settings = S3Settings()
     limits: Limits = Limits()
+    prepared: PreparedSettings = PreparedSettings()
+    deidentify: DeidentifySettings = DeidentifySettings()
     worker: WorkerSettings = WorkerSettings()
     tensorrt: TensorRTSettings = TensorRTSettings()
     gateway: GatewaySettings = GatewaySettings()

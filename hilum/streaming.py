@@ -16,10 +16,11 @@ Key = TypeVar("Key")
 
 @dataclass(frozen=True, kw_only=True)
 class Source(Generic[Key]):
-    """One object to score. ``read`` is called on a decode thread, once."""
+    """One object to score. ``read`` is called on a decode thread, once; it gives the object's
+    bytes, or the object prepared (:class:`hilum.fetching.Fetcher`)."""
 
     key: Key = field(repr=False)
-    read: Callable[[], bytes] = field(repr=False)
+    read: Callable[[], bytes | Prepared] = field(repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +81,11 @@ class _Feed(Generic[Key]):
 
 
 def _prepare(scorer: Scorer, source: Source[Key]) -> Prepared | HilumError:
-    return guarded(lambda: scorer.prepare(source.read()))
+    def step() -> Prepared:
+        found = source.read()
+        return found if isinstance(found, Prepared) else scorer.prepare(found)
+
+    return guarded(step)
 
 
 def _finish(

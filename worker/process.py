@@ -9,8 +9,10 @@ from pathlib import Path
 
 from hilum.db.connection import Database
 from hilum.engines.loading import open_engine
+from hilum.fetching import Fetcher
 from hilum.isolation import Decoders
 from hilum.package_io import verify
+from hilum.prepared import open_cache
 from hilum.scoring import Scorer
 from hilum.settings import Settings
 from hilum.storage import open_store
@@ -30,14 +32,21 @@ class Process:
         decoders.warm()  # while the engine loads
         package = verify(Path(model.folder))
         settings = applied(package, settings)
+        store = open_store(settings.s3, settings.limits)
+        cache = open_cache(store, settings.prepared)
+        scorer = Scorer(
+            package,
+            open_engine(package, settings),
+            settings.limits,
+            decoders=decoders,
+            keep=cache is not None,
+        )
         self._stop = threading.Event()
         self._broken = False
         self._tools = Tools(
             database=Database(settings.database_url),
-            store=open_store(settings.s3, settings.limits),
-            scorer=Scorer(
-                package, open_engine(package, settings), settings.limits, decoders=decoders
-            ),
+            films=Fetcher(scorer, store, cache),
+            scorer=scorer,
             model_id=model.model_id,
             fetchers=ThreadPoolExecutor(threads, thread_name_prefix="hilum-fetch"),
             settings=settings.worker,

@@ -24,9 +24,9 @@ from hilum.errors import (
     PermanentError,
     UnexpectedError,
 )
+from hilum.fetching import Fetcher
 from hilum.scoring import Prepared, Score, Scorer, guarded
 from hilum.settings import WorkerSettings
-from hilum.storage import ObjectStore
 from worker import lease
 from worker.batches import Batch, plan
 from worker.logs import event
@@ -52,7 +52,7 @@ class Tools:
     """What a pool process has at hand for all its jobs."""
 
     database: Database
-    store: ObjectStore
+    films: Fetcher
     scorer: Scorer
     model_id: int
     fetchers: ThreadPoolExecutor  # each waits for the store, then for a decode process
@@ -174,7 +174,7 @@ class _Run:
 
     def _prepare(self, image: PendingImage) -> Prepared | HilumError:
         tools = self._tools
-        return guarded(lambda: tools.scorer.prepare(tools.store.read(image.uri)))
+        return guarded(lambda: tools.films.prepare(image.uri))
 
     def _finish(self, started: _Started) -> None:
         prepared = [future.result() for future in started.prepared]

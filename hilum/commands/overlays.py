@@ -10,11 +10,13 @@ from typing import Final
 import click
 
 from hilum import heatmaps
+from hilum.deidentify import text
 from hilum.errors import HilumError, StorageUnavailableError
 from hilum.files import write_atomically
 from hilum.package import Manifest
-from hilum.preprocess import Placement
+from hilum.preprocess import Float32Array, Placement
 from hilum.scoring import Score
+from hilum.settings import DeidentifySettings
 
 PREVIEW_SIDE: Final = 1024  # long side of an overlay, pixels
 _MAX_STEM: Final = 100  # of 255 bytes that a file name may have
@@ -27,12 +29,20 @@ class Overlays:
         folder: made if missing.
         labels: write these, found or not; empty: the findings.
         manifest: of the model whose maps they are.
+        deidentify: no text in the pictures, no names in the file names; its regions are covered.
 
     Raises:
         click.UsageError: the model has no such label, or the folder cannot be made.
     """
 
-    def __init__(self, folder: Path, labels: tuple[str, ...], manifest: Manifest) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        labels: tuple[str, ...],
+        manifest: Manifest,
+        *,
+        deidentify: DeidentifySettings | None = None,
+    ) -> None:
         known = manifest.label_set.labels
         if unknown := set(labels) - set(known):
             raise click.UsageError(
@@ -45,9 +55,11 @@ class Overlays:
         self._folder = folder
         self._labels = labels
         self._manifest = manifest
+        self._deidentify = deidentify
 
     def write(self, source: str, result: Score | HilumError) -> list[str]:
-        """The paths of the files written for one image: none if it was not scored.
+        """The paths of the files written for one image: none if it was not scored. ``source`` is
+        what it is called in the names of the files.
 
         Raises:
             StorageUnavailableError: the folder cannot be written (any more).
@@ -55,18 +67,21 @@ class Overlays:
         if isinstance(result, HilumError):
             return []
         labels = self._labels or tuple(finding.label for finding in result.findings)
-        return [self._write_one(source, result, label) for label in labels]
+        film = result.preview
+        assert film is not None  # the scorer was told to keep it
+        if labels and self._deidentify is not None:
+            film = text.masked(film, self._deidentify.regions)
+        return [self._write_one(source, result, film, label) for label in labels]
 
-    def _write_one(self, source: str, score: Score, label: str) -> str:
-        assert score.preview is not None  # the scorer was told to keep it
+    def _write_one(self, source: str, score: Score, film: Float32Array, label: str) -> str:
         index = self._manifest.label_set.as_schema.index(label)
-        height, width = score.preview.shape
+        height, width = film.shape
         placement = Placement.letterbox(
             height=score.rows, width=score.columns, size=self._manifest.input.size
         )
         heat = heatmaps.upsample(score.cam[index], placement, height, width)
         png = heatmaps.overlay(
-            score.preview,
+            film,
             heat,
             probability=float(score.probability[index]),
             caption=self._manifest.notice,

@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -23,16 +24,22 @@ from hilum.commands.score_report import (
     Report,
     Status,
     TextReport,
+    named,
     printable,
     status_of,
     summary,
 )
+from hilum.deidentify.pseudonyms import Pseudonyms, open_pseudonyms
 from hilum.engines.loading import open_engine
 from hilum.errors import HilumError, ObjectMissingError
+from hilum.fetching import Fetcher
 from hilum.isolation import Decoders
 from hilum.machine import usable_cores
+from hilum.package import Manifest
 from hilum.package_io import load
+from hilum.prepared import open_cache
 from hilum.scoring import Scorer
+from hilum.settings import Settings
 from hilum.storage import ObjectStore, open_store
 from hilum.streaming import Source, stream
 from hilum.tuning import applied
@@ -53,6 +60,12 @@ from hilum.tuning import applied
     metavar="LABEL",
     help="Write the map of this label whether found or not; repeatable. Needs --overlay-dir.",
 )
+@click.option(
+    "--deidentify",
+    is_flag=True,
+    help="Pseudonyms for addresses, UIDs and sha256; text in overlays is covered. Needs "
+    "HILUM_DEIDENTIFY__SECRET.",
+)
 @click.pass_context
 def score(
     context: click.Context,
@@ -62,6 +75,7 @@ def score(
     as_json: bool,
     overlay_dir: Path | None,
     overlay_label: tuple[str, ...],
+    deidentify: bool,
 ) -> None:
     """Score DICOM chest films: files, folders (with all below), s3:// objects or prefixes.
 
@@ -71,7 +85,16 @@ def score(
     if overlay_label and overlay_dir is None:
         raise click.UsageError("--overlay-label needs --overlay-dir.")
     try:
-        counts = _run(paths, model, as_json, overlay_dir, overlay_label)
+        config = settings.load()
+        names = open_pseudonyms(config.deidentify) if deidentify else None
+        how = _How(
+            model=model or config.model_uri,
+            as_json=as_json,
+            overlay_dir=overlay_dir,
+            overlay_label=overlay_label,
+            pseudonyms=names,
+        )
+        counts = _run(paths, how, config)
     except HilumError as error:
         if as_json:
             click.echo(json.dumps({"error": error.body()}))
@@ -79,32 +102,41 @@ def score(
     context.exit(0 if set(counts) == {"scored"} else EXIT_PARTLY)
 
 
-def _run(
-    paths: tuple[str, ...],
-    model: str | None,
-    as_json: bool,
-    overlay_dir: Path | None,
-    overlay_label: tuple[str, ...],
-) -> Counter[Status]:
+@dataclass(frozen=True, kw_only=True)
+class _How:
+    """What the command line asks for."""
+
+    model: str
+    as_json: bool
+    overlay_dir: Path | None
+    overlay_label: tuple[str, ...]
+    pseudonyms: Pseudonyms | None
+
+
+def _run(paths: tuple[str, ...], how: _How, config: Settings) -> Counter[Status]:
     """Score everything and show it as it comes; how many ended how."""
-    config = settings.load()
     store = open_store(config.s3, config.limits, allow_local=True)
+    cache = open_cache(store, config.prepared)
     found, many = _find(paths, store)
     with Decoders(usable_cores() if many else 1, config.limits) as decoders:
         decoders.warm()  # while the engine loads
-        package = load(model or config.model_uri, store=store, cache_dir=config.cache_dir)
-        overlays = Overlays(overlay_dir, overlay_label, package.manifest) if overlay_dir else None
+        package = load(how.model, store=store, cache_dir=config.cache_dir)
+        overlays = _overlays(how, config, package.manifest)
         scorer = Scorer(
             package,
             open_engine(package, config),
             config.limits,
             preview_side=PREVIEW_SIDE if overlays else None,
             decoders=decoders,
+            keep=cache is not None,
         )
+        fetcher = Fetcher(scorer, store, cache)
         report: Report = (
-            JsonReport(scorer, _say) if as_json else TextReport(scorer, _say, many=many)
+            JsonReport(scorer, _say, pseudonyms=how.pseudonyms)
+            if how.as_json
+            else TextReport(scorer, _say, many=many, pseudonyms=how.pseudonyms)
         )
-        sources = (Source(key=uri, read=partial(store.read, uri)) for uri in found)
+        sources = (Source(key=uri, read=partial(fetcher.prepare, uri)) for uri in found)
         counts: Counter[Status] = Counter()
         with _progress(paths, store, shown=many and sys.stderr.isatty()) as advance:
             for outcome in stream(
@@ -113,13 +145,21 @@ def _run(
                 batch_size=applied(package, config).worker.batch_size,
                 threads=usable_cores(),
             ):
-                files = overlays.write(outcome.key, outcome.result) if overlays else []
+                name = named(outcome.key, how.pseudonyms)
+                files = overlays.write(name, outcome.result) if overlays else []
                 report.show(outcome.key, outcome.result, files)
                 counts[status_of(outcome.result)] += 1
                 advance()
     if many:
         click.echo(summary(counts), err=True)
     return counts
+
+
+def _overlays(how: _How, config: Settings, manifest: Manifest) -> Overlays | None:
+    if how.overlay_dir is None:
+        return None
+    deidentify = None if how.pseudonyms is None else config.deidentify
+    return Overlays(how.overlay_dir, how.overlay_label, manifest, deidentify=deidentify)
 
 
 def _find(paths: tuple[str, ...], store: ObjectStore) -> tuple[Iterator[str], bool]:

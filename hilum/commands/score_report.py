@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal, Protocol
 
+from hilum.deidentify.pseudonyms import Pseudonyms
 from hilum.engines.selection import reason_of
 from hilum.errors import HilumError
 from hilum.package import Manifest
@@ -47,8 +48,9 @@ class Report(Protocol):
 class JsonReport:
     """One JSON object a line and image; the keys are described in ``docs/cli.md``."""
 
-    def __init__(self, scorer: Scorer, echo: Echo) -> None:
+    def __init__(self, scorer: Scorer, echo: Echo, *, pseudonyms: Pseudonyms | None = None) -> None:
         manifest = scorer.package.manifest
+        self._pseudonyms = pseudonyms
         self._labels = manifest.label_set.labels
         self._echo = echo
         self._always = {
@@ -65,7 +67,10 @@ class JsonReport:
 
     def show(self, source: str, result: Score | HilumError, overlays: Sequence[str]) -> None:
         """See :class:`Report`."""
-        document: dict[str, Any] = {"source": source, "status": status_of(result)}
+        document: dict[str, Any] = {
+            "source": named(source, self._pseudonyms),
+            "status": status_of(result),
+        }
         if isinstance(result, Score):
             document |= self._scored(result) | {"error": None}
         else:
@@ -73,9 +78,13 @@ class JsonReport:
         self._echo(json.dumps(document | {"overlays": list(overlays)} | self._always))
 
     def _scored(self, score: Score) -> dict[str, Any]:
+        uid, sha256 = score.sop_instance_uid, score.content_sha256.hex()
+        if self._pseudonyms is not None:
+            # Whoever has the file could find it by its sha256.
+            uid, sha256 = self._pseudonyms.uid(uid), self._pseudonyms.token("content", sha256)
         return {
-            "sop_instance_uid": score.sop_instance_uid or None,  # a PNG or JPEG has none
-            "content_sha256": score.content_sha256.hex(),
+            "sop_instance_uid": uid or None,  # a PNG or JPEG has none
+            "content_sha256": sha256,
             "rows": score.rows,
             "columns": score.columns,
             "probabilities": {
@@ -97,7 +106,10 @@ class JsonReport:
 class TextReport:
     """For the terminal: a table of all labels for one image, or a line each for many."""
 
-    def __init__(self, scorer: Scorer, echo: Echo, *, many: bool) -> None:
+    def __init__(
+        self, scorer: Scorer, echo: Echo, *, many: bool, pseudonyms: Pseudonyms | None = None
+    ) -> None:
+        self._pseudonyms = pseudonyms
         self._manifest = scorer.package.manifest
         self._engine = scorer.engine.name
         self._echo = echo
@@ -107,7 +119,7 @@ class TextReport:
 
     def show(self, source: str, result: Score | HilumError, overlays: Sequence[str]) -> None:
         """See :class:`Report`."""
-        name = printable(source)
+        name = printable(named(source, self._pseudonyms))
         if isinstance(result, HilumError):
             body = result.body()
             self._echo(f"{name}: {status_of(result)} [{body['code']}] {body['detail']}")
@@ -141,6 +153,11 @@ def summary(counts: Counter[Status]) -> str:
     """For example ``12 scored, 2 refused``."""
     ended: tuple[Status, ...] = ("scored", "refused", "failed")
     return ", ".join(f"{counts[status]} {status}" for status in ended if counts[status])
+
+
+def named(source: str, pseudonyms: Pseudonyms | None) -> str:
+    """How the object at ``source`` is called: its address may hold a patient's name."""
+    return source if pseudonyms is None else pseudonyms.token("source", source)
 
 
 def printable(text: str) -> str:

@@ -9,7 +9,6 @@ import imagecodecs
 import numpy as np
 import numpy.typing as npt
 from pydicom._uid_dict import UID_dictionary
-from pydicom.encaps import get_frame
 from pydicom.uid import (
     HTJ2K,
     JPEG2000,
@@ -25,7 +24,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from hilum.dicom import codestream
+from hilum.dicom import codestream, frames
 from hilum.dicom.codestream import Codestream
 from hilum.dicom.greyscale import StoredValues, stored_range
 from hilum.dicom.header import FilmHeader
@@ -87,7 +86,7 @@ def decoded(opened: DicomObject) -> Decoded:
             raise TruncatedError("Pixel Data (7FE0,0010) is empty.")
         return Decoded(stored=_extract(native(data, header, vr=opened.pixel_vr), header), ybr=ybr)
     if syntax == RLELossless:
-        return Decoded(stored=_extract(run_length(_frame(bytes(data)), header), header), ybr=ybr)
+        return Decoded(stored=_extract(run_length(_frame(opened), header), header), ybr=ybr)
     if syntax not in _JPEG | _JPEG_LS | _JPEG2000:
         name = UID_dictionary[syntax][0] if syntax in UID_dictionary else "not a standard one"
         raise UnsupportedTransferSyntaxError(
@@ -108,7 +107,7 @@ def checked_frame(opened: DicomObject) -> tuple[bytes, Codestream]:
         TruncatedError, UnsupportedPixelsError, InconsistentPixelsError, DecodeError: as
             :func:`decoded`.
     """
-    frame = _frame(bytes(opened.pixel_data))
+    frame = _frame(opened)
     declared = codestream.read(frame)
     _check(declared, opened.header)
     if opened.header.transfer_syntax in _JPEG:
@@ -116,16 +115,13 @@ def checked_frame(opened: DicomObject) -> tuple[bytes, Codestream]:
     return frame, declared
 
 
-def _frame(data: bytes) -> bytes:
-    """The only frame of encapsulated pixel data (PS3.5 section A.4)."""
-    if not data:
+def _frame(opened: DicomObject) -> bytes:
+    """The first frame of encapsulated pixel data (PS3.5 section A.4)."""
+    if not opened.pixel_data:
         raise TruncatedError("Pixel Data (7FE0,0010) is empty.")
-    try:
-        frame = get_frame(data, 0, number_of_frames=1)
-    except Exception as error:  # pydicom raises whatever a broken encapsulation provokes
-        raise DecodeError(
-            f"The encapsulated pixel data cannot be taken apart ({type(error).__name__})."
-        ) from None
+    frame = frames.first(
+        bytes(opened.pixel_data), frames=opened.header.frames, extended=opened.extended_offsets
+    )
     if not frame:
         raise TruncatedError("The encapsulated pixel data has no bytes.")
     return frame

@@ -9,7 +9,7 @@ from typing import Final, Literal
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
-from hilum.dicom import codes
+from hilum.dicom import age, codes
 from hilum.dicom.syntaxes import NATIVE
 from hilum.errors import (
     DicomError,
@@ -54,6 +54,10 @@ class FilmHeader:
     samples: int = 1  # a pixel: 1, or 3 of a colour capture
     planar: bool = False  # samples one after the other, not interleaved
     picture: Literal["png", "jpeg"] | None = None  # a plain file, no DICOM object
+    frames: int = 1  # of which the first is read
+    age_years: float | None = field(default=None, repr=False)  # of the patient, when it was taken
+    burned_in: bool | None = None  # (0028,0301); None: not said
+    for_processing: bool = False  # (0008,0068): the raw film
     flags: tuple[str, ...] = ()  # what belongs to every number of this film
 
 
@@ -62,8 +66,8 @@ def read(dataset: Dataset, syntax: UID, limits: Limits) -> FilmHeader:
 
     Raises:
         NoPixelDataError: not an image.
-        UnsupportedPixelsError: an image, but not a single frame of integers of 8, 16 or 32 bits
-            in a photometric interpretation that hilum reads.
+        UnsupportedPixelsError: an image, but not one of integers of 8, 16 or 32 bits in a
+            photometric interpretation that hilum reads.
         InconsistentPixelsError: attributes of the image pixel module contradict each other
             (PS3.3 C.7.6.3).
         LimitExceededError: Rows × Columns is above ``limits.max_pixels``.
@@ -76,10 +80,8 @@ def read(dataset: Dataset, syntax: UID, limits: Limits) -> FilmHeader:
     rows, columns = _number(dataset, "Rows"), _number(dataset, "Columns")
     check_size(rows, columns, limits)
     frames = _number(dataset, "NumberOfFrames", default=1)
-    if frames > 1:
-        raise UnsupportedPixelsError(
-            f"Number of Frames (0028,0008) is {frames}; expected a single frame."
-        )
+    if frames < 1:
+        raise InconsistentPixelsError(f"Number of Frames (0028,0008) is {frames}.")
     samples = _number(dataset, "SamplesPerPixel", default=1)
     photometric = _photometric(dataset, samples, encapsulated=syntax not in NATIVE)
     allocated = _number(dataset, "BitsAllocated")
@@ -123,6 +125,10 @@ def read(dataset: Dataset, syntax: UID, limits: Limits) -> FilmHeader:
         photometric=photometric,
         samples=samples,
         planar=_number(dataset, "PlanarConfiguration", default=0) == 1,
+        frames=frames,
+        age_years=age.years(dataset),
+        burned_in={"YES": True, "NO": False}.get(_text(dataset, "BurnedInAnnotation") or ""),
+        for_processing=_text(dataset, "PresentationIntentType") == "FOR PROCESSING",
         flags=() if photometric in GREY else (COLOUR_CAPTURE,),
     )
 

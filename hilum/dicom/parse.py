@@ -21,7 +21,7 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
-from hilum.dicom import header
+from hilum.dicom import frames, header
 from hilum.dicom.greyscale import PLAIN, Greyscale
 from hilum.dicom.header import FilmHeader
 from hilum.dicom.palette import Palette
@@ -72,6 +72,7 @@ class DicomObject:
     pixel_data: bytes | memoryview = field(repr=False)
     pixel_vr: str
     palette: Palette | None = field(default=None, repr=False)
+    extended_offsets: bytes | None = field(default=None, repr=False)  # (7FE0,0001)
 
 
 def open_object(data: bytes, limits: Limits) -> DicomObject:
@@ -92,6 +93,7 @@ def open_object(data: bytes, limits: Limits) -> DicomObject:
         warnings.simplefilter("ignore")
         try:
             dataset, syntax, source = _parse(data, limits)
+            frames.adopt(dataset)
             # Everything is read here: pydicom converts a value when it is first looked at, and
             # may warn or fail with that value in its text.
             found = header.read(dataset, syntax, limits)
@@ -106,6 +108,7 @@ def open_object(data: bytes, limits: Limits) -> DicomObject:
                 else None,
                 pixel_data=pixels if syntax in NATIVE else bytes(pixels),
                 pixel_vr=vr,
+                extended_offsets=_bytes(dataset.get("ExtendedOffsetTable")),
             )
         except HilumError:
             raise
@@ -117,6 +120,10 @@ def open_object(data: bytes, limits: Limits) -> DicomObject:
             raise DicomError("Sequences (PS3.5 section 7.5) are nested too deeply.") from None
         except Exception as error:  # pydicom raises whatever a broken file provokes
             raise DicomError(f"The data set cannot be parsed ({type(error).__name__}).") from None
+
+
+def _bytes(value: object) -> bytes | None:
+    return value if isinstance(value, bytes) and value else None
 
 
 def _parse(data: bytes, limits: Limits) -> tuple[Dataset, UID, bytes]:

@@ -6,18 +6,20 @@ of theirs holds a URI: keys may contain patient data.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from hilum.errors import InvalidURIError
 from hilum.settings import Limits, S3Settings
-from hilum.storage.backend import Backend, check_size
+from hilum.storage.backend import Backend, Stat, check_size
 from hilum.storage.local import LocalFiles
 from hilum.storage.s3 import S3
 
-__all__ = ["ObjectStore", "open_store"]
+__all__ = ["ObjectStore", "Stat", "open_store"]
 
 
 class ObjectStore:
@@ -26,27 +28,29 @@ class ObjectStore:
     def __init__(self, s3: S3Settings, limits: Limits, *, allow_local: bool) -> None:
         self._arguments = (s3, limits, allow_local)
         self._limits = limits
-        self._s3: Backend = S3(s3)
+        self._s3 = S3(s3)
         self._local: Backend | None = LocalFiles() if allow_local else None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopen, self._arguments
 
-    def read(self, uri: str, *, max_bytes: int | None = None) -> bytes:
+    def read(self, uri: str, *, max_bytes: int | None = None, etag: str | None = None) -> bytes:
         """The content of one object.
 
         Args:
             uri: ``s3://bucket/key``, or a path or ``file://`` URI where local files are allowed.
             max_bytes: instead of ``Limits.max_object_bytes``.
+            etag: from :meth:`stat`; of an object in S3, that it must still have.
 
         Raises:
             InvalidURIError: not such a URI, or not allowed here.
             ObjectMissingError, AccessDeniedError: the store says so.
             ObjectTooLargeError: said by its declared size before, or by its content during, the
                 transfer.
+            ObjectChangedError: it no longer has ``etag``.
             CredentialsRejectedError, StorageUnavailableError: transient.
         """
-        return b"".join(self._chunks(uri, max_bytes))
+        return b"".join(self._chunks(uri, max_bytes, etag))
 
     def download(self, uri: str, target: Path, *, max_bytes: int | None = None) -> None:
         """Like :meth:`read`, into the file ``target``, with no more than a chunk in memory."""
@@ -79,11 +83,55 @@ class ObjectStore:
         backend, address = self._resolve(uri)
         backend.write(address, data)
 
-    def _chunks(self, uri: str, max_bytes: int | None) -> Iterator[bytes]:
+    def stat(self, uri: str) -> Stat | None:
+        """What the store says of an object; ``None`` of a local file.
+
+        Raises:
+            As :meth:`read`.
+        """
+        backend, address = self._resolve(uri)
+        return self._s3.stat(address) if backend is self._s3 else None
+
+    def write_like(
+        self, uri: str, data: bytes, *, encryption: Mapping[str, str | bool], tag: str
+    ) -> None:
+        """Put ``data`` at ``uri`` in S3, with the ``encryption`` of another object's
+        :meth:`stat`, owned by the bucket's owner, and tagged ``name=value``.
+
+        Raises:
+            As :meth:`read`.
+        """
+        self._s3.write_like(self._in_s3(uri), data, encryption, tag)
+
+    def delete_below(self, prefix: str, *, before: datetime) -> int:
+        """Remove every object in S3 whose address begins with ``prefix``, hidden ones too, and
+        which was written before then; how many those were.
+
+        Raises:
+            As :meth:`read`.
+        """
+        batches = _batches(
+            address
+            for address, modified in self._s3.below(self._in_s3(prefix))
+            if modified < before
+        )
+        removed = 0
+        for batch in batches:
+            self._s3.delete(batch)
+            removed += len(batch)
+        return removed
+
+    def _in_s3(self, uri: str) -> str:
+        backend, address = self._resolve(uri)
+        if backend is not self._s3:
+            raise InvalidURIError("The address is not in S3.", next_step="Use s3://bucket/key.")
+        return address
+
+    def _chunks(self, uri: str, max_bytes: int | None, etag: str | None = None) -> Iterator[bytes]:
         backend, address = self._resolve(uri)
         limit = self._limits.max_object_bytes if max_bytes is None else max_bytes
         taken = 0
-        for chunk in backend.chunks(address, limit):
+        for chunk in backend.chunks(address, limit, etag=etag):
             taken += len(chunk)
             check_size(taken, limit)
             yield chunk
@@ -114,6 +162,12 @@ def open_store(s3: S3Settings, limits: Limits, *, allow_local: bool = False) -> 
             behalf (the command line): a service must not read its own files for a client.
     """
     return ObjectStore(s3, limits, allow_local=allow_local)
+
+
+def _batches(addresses: Iterator[str]) -> Iterator[list[str]]:
+    """As many as one request can remove."""
+    while batch := list(islice(addresses, 1000)):
+        yield batch
 
 
 def _reopen(s3: S3Settings, limits: Limits, allow_local: bool) -> ObjectStore:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Final, Protocol
 
 from hilum.errors import ObjectTooLargeError
@@ -10,12 +12,24 @@ from hilum.errors import ObjectTooLargeError
 CHUNK: Final = 2**20
 
 
+@dataclass(frozen=True, kw_only=True)
+class Stat:
+    """What a store says of an object without giving it."""
+
+    version: str = field(repr=False)  # changes with the content: ETag, version id and size
+    etag: str = field(repr=False)
+    modified: datetime
+    size: int  # bytes
+    # Request headers that give a copy the same encryption.
+    encryption: Mapping[str, str | bool] = field(repr=False)
+
+
 class Backend(Protocol):
     """One kind of store. An address is what follows the scheme. Errors: see ``ObjectStore``."""
 
-    def chunks(self, address: str, limit: int) -> Iterator[bytes]:
-        """The object's content in pieces; refused at once if its declared size is over
-        ``limit`` bytes."""
+    def chunks(self, address: str, limit: int, *, etag: str | None = None) -> Iterator[bytes]:
+        """The object's content in pieces; refused at once if its declared size is over ``limit``
+        bytes, or if it no longer is the one of ``etag``."""
         ...
 
     def addresses(self, address: str) -> Iterator[str]:

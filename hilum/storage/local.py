@@ -21,7 +21,7 @@ from hilum.storage.backend import CHUNK, check_size
 class LocalFiles:
     """Files by path."""
 
-    def chunks(self, address: str, limit: int) -> Iterator[bytes]:
+    def chunks(self, address: str, limit: int, *, etag: str | None = None) -> Iterator[bytes]:
         try:
             # Non-blocking: opening a named pipe that nobody writes to must not wait for ever.
             descriptor = os.open(address, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from datetime import datetime
 from typing import Any, Final
 
 from hilum.errors import (
@@ -14,16 +15,20 @@ from hilum.errors import (
     CredentialsRejectedError,
     HilumError,
     InvalidURIError,
+    ObjectChangedError,
     ObjectMissingError,
     StorageUnavailableError,
 )
 from hilum.settings import S3Settings
-from hilum.storage.backend import CHUNK, check_size
+from hilum.storage.backend import CHUNK, Stat, check_size
 
 _CONNECTIONS: Final = 64  # more than any decode pool: boto3's 10 would make threads wait
 
+# What an object's own encryption is called in requests: names are those of the answer.
+_ENCRYPTION: Final = ("ServerSideEncryption", "SSEKMSKeyId", "BucketKeyEnabled")
 # Amazon S3 API Reference, «Error responses», and what compatible stores send for the same.
 _MISSING: Final = {"NoSuchKey", "NoSuchBucket", "NoSuchVersion", "NotFound"}
+_CHANGED: Final = {"PreconditionFailed", "ConditionalRequestConflict"}
 _CREDENTIALS: Final = {
     "SignatureDoesNotMatch",
     "InvalidAccessKeyId",
@@ -51,12 +56,11 @@ class S3:
         self._lock = threading.Lock()
         self._made: Any = None
 
-    def chunks(self, address: str, limit: int) -> Iterator[bytes]:
-        bucket, key = _split(address)
-        if not key:
-            raise InvalidURIError("The address names a bucket but no object.")
+    def chunks(self, address: str, limit: int, *, etag: str | None = None) -> Iterator[bytes]:
+        bucket, key = _object(address)
+        same = {} if etag is None else {"IfMatch": etag}
         with self._errors():
-            response = self._client().get_object(Bucket=bucket, Key=key)
+            response = self._client().get_object(Bucket=bucket, Key=key, **same)
             with closing(response["Body"]) as body:
                 check_size(response["ContentLength"], limit)
                 # botocore compares what came with Content-Length: a cut transfer raises.
@@ -82,6 +86,60 @@ class S3:
         bucket, key = _split(address)
         with self._errors():
             self._client().put_object(Bucket=bucket, Key=key, Body=data)
+
+    def stat(self, address: str) -> Stat:
+        """What the store says of the object."""
+        bucket, key = _object(address)
+        with self._errors():
+            said = self._client().head_object(Bucket=bucket, Key=key)
+        etag, size = str(said["ETag"]), int(said["ContentLength"])
+        return Stat(
+            version=f"{etag} {said.get('VersionId', '')} {size}",
+            etag=etag,
+            modified=said["LastModified"],
+            size=size,
+            encryption={name: said[name] for name in _ENCRYPTION if said.get(name)},
+        )
+
+    def write_like(
+        self, address: str, data: bytes, encryption: Mapping[str, str | bool], tag: str
+    ) -> None:
+        """Put ``data`` there, encrypted as told, owned by the bucket's owner, with a tag
+        ``name=value`` for lifecycle rules."""
+        bucket, key = _object(address)
+        with self._errors():
+            self._client().put_object(
+                Bucket=bucket,
+                Key=key,
+                Body=data,
+                ACL="bucket-owner-full-control",
+                Tagging=tag,
+                **encryption,
+            )
+
+    def below(self, address: str) -> Iterator[tuple[str, datetime]]:
+        """Address and age of everything whose key begins with the address's, hidden or not."""
+        bucket, prefix = _split(address)
+        with self._errors():
+            pages = self._client().get_paginator("list_objects_v2")
+            for page in pages.paginate(Bucket=bucket, Prefix=prefix):
+                for item in page.get("Contents", ()):
+                    yield f"{bucket}/{item['Key']}", item["LastModified"]
+
+    def delete(self, addresses: Sequence[str]) -> None:
+        """Remove at most 1000 objects of one bucket.
+
+        Raises:
+            AccessDeniedError: one of them cannot be removed.
+        """
+        split = [_object(address) for address in addresses]
+        with self._errors():
+            answer = self._client().delete_objects(
+                Bucket=split[0][0],
+                Delete={"Objects": [{"Key": key} for _, key in split], "Quiet": True},
+            )
+        if answer.get("Errors"):
+            raise AccessDeniedError(f"{len(answer['Errors'])} objects could not be removed.")
 
     def _keys(self, bucket: str, prefix: str, at_most: int | None = None) -> Iterator[str]:
         with self._errors():
@@ -158,6 +216,14 @@ class S3:
             ) from None
 
 
+def _object(address: str) -> tuple[str, str]:
+    """As :func:`_split`, and the key is not empty."""
+    bucket, key = _split(address)
+    if not key:
+        raise InvalidURIError("The address names a bucket but no object.")
+    return bucket, key
+
+
 def _split(address: str) -> tuple[str, str]:
     """``bucket/key`` as its two parts; the key may be empty and may hold anything."""
     bucket, _, key = address.partition("/")
@@ -179,6 +245,12 @@ def _of_response(response: Any) -> HilumError:
         return ObjectMissingError(
             "The object is in cold storage.", next_step="Restore it to a readable storage class."
         )
+    return _of_refusal(code, status, said)
+
+
+def _of_refusal(code: str, status: int, said: str) -> HilumError:
+    if code in _CHANGED or status == 412:
+        return ObjectChangedError("The object is no longer the one that was looked at.")
     if code in _DENIED or status == 403:
         return AccessDeniedError(f"The store refuses access ({said}).")
     if code in _BAD_ADDRESS:

@@ -11,7 +11,8 @@ from support.tiny_film import film
 
 from hilum import dicom, policy
 from hilum.errors import HilumError
-from hilum.package import InputPolicy
+from hilum.filmcheck import Doubt, Name
+from hilum.package import InputPolicy, PixelPolicy
 from hilum.settings import Limits
 
 
@@ -29,6 +30,7 @@ def _coded(value: str) -> Sequence:
 def test_a_frontal_chest_film_passes_without_a_flag() -> None:
     assert _check() == ()
     assert _check(Modality="CR", ViewPosition="AP", BodyPartExamined="CHEST") == ()
+    assert _check(Modality="DR", BurnedInAnnotation="NO", PatientAge="003Y") == ()
 
 
 @pytest.mark.parametrize(
@@ -36,6 +38,8 @@ def test_a_frontal_chest_film_passes_without_a_flag() -> None:
     [
         ({"Modality": "CT"}, "policy.wrong_modality"),
         ({"Modality": None}, "policy.wrong_modality"),
+        ({"Modality": "RF"}, "policy.wrong_modality"),
+        ({"NumberOfFrames": 2}, "policy.multi_frame"),
         ({"BodyPartExamined": "EXTREMITY"}, "policy.not_chest"),
         ({"BodyPartExamined": "ABDOMEN"}, "policy.not_chest"),
         ({"BodyPartExamined": None, "AnatomicRegionSequence": _coded("69536005")},
@@ -76,3 +80,129 @@ def test_free_text_is_neither_trusted_nor_repeated() -> None:
     with pytest.raises(HilumError) as caught:
         policy.check(header, InputPolicy())
     assert "SMITH" not in str(caught.value)
+
+
+def test_radiofluoroscopy_only_where_the_policy_lists_it() -> None:
+    assert _check(InputPolicy(modalities=("CR", "DX", "RF")), Modality="RF") == ()
+
+
+def test_of_several_frames_the_first_if_the_policy_says_so() -> None:
+    rules = InputPolicy(multi_frame="first")
+    assert _check(rules, NumberOfFrames=2) == ("first_frame",)
+    assert _check(rules, NumberOfFrames=1) == ()
+
+
+@pytest.mark.parametrize(
+    ("attributes", "flag", "rule", "code"),
+    [
+        ({"BurnedInAnnotation": "YES"}, "burned_in_annotation", "burned_in",
+         "policy.burned_in_annotation"),
+        ({"PresentationIntentType": "FOR PROCESSING"}, "for_processing", "for_processing",
+         "policy.for_processing"),
+    ],
+)  # fmt: skip
+def test_flagged_refused_or_let_be(
+    attributes: dict[str, Any], flag: str, rule: str, code: str
+) -> None:
+    assert _check(**attributes) == (flag,)
+    assert _check(InputPolicy.model_validate({rule: "off"}), **attributes) == ()
+    with pytest.raises(HilumError) as caught:
+        _check(InputPolicy.model_validate({rule: "refuse"}), **attributes)
+    assert caught.value.code == code
+
+
+ADULTS = InputPolicy(min_age_years=18)
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value")  # pydicom, as we write an old date
+@pytest.mark.parametrize(
+    ("attributes", "young"),
+    [
+        ({"PatientAge": "017Y"}, True),
+        ({"PatientAge": "018Y"}, False),
+        ({"PatientAge": "215M"}, True),
+        ({"PatientAge": "217M"}, False),
+        ({"PatientAge": "003D"}, True),
+        ({"PatientAge": "040W"}, True),
+        ({"PatientBirthDate": "20040615", "StudyDate": "20220614"}, True),
+        ({"PatientBirthDate": "20040615", "StudyDate": "20220615"}, False),
+        ({"PatientBirthDate": "2004.06.15", "StudyDate": "20220615"}, False),
+        # The age when the film was taken, not when the study was begun; the age given counts.
+        ({"PatientBirthDate": "20040615", "StudyDate": "20220614", "AcquisitionDate": "20220620"},
+         False),
+        ({"PatientAge": "017Y", "PatientBirthDate": "19500101", "StudyDate": "20220614"}, True),
+        ({"PatientAge": "", "PatientBirthDate": "19500101", "StudyDate": "20220614"}, False),
+    ],
+)  # fmt: skip
+def test_patients_too_young_for_the_model(attributes: dict[str, Any], young: bool) -> None:
+    flagging = ADULTS.model_copy(update={"under_age": "flag"})
+    assert _check(flagging, **attributes) == (("under_age",) if young else ())
+    if not young:
+        assert _check(ADULTS, **attributes) == ()
+        return
+    with pytest.raises(HilumError) as caught:
+        _check(ADULTS, **attributes)
+    assert caught.value.code == "policy.under_age"
+    for value in attributes.values():
+        assert value not in str(caught.value), "neither age nor dates in texts"
+
+
+@pytest.mark.filterwarnings("ignore:(Invalid value|The value length)")  # pydicom, as we write
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {},
+        {"PatientAge": "17"},
+        {"PatientAge": "999Y"},
+        {"PatientBirthDate": "20040615"},
+        {"PatientBirthDate": "20041315", "StudyDate": "20220614"},
+        {"PatientBirthDate": "20240615", "StudyDate": "20220614"},
+    ],
+)
+def test_an_age_that_is_not_said(attributes: dict[str, Any]) -> None:
+    assert _check(ADULTS, **attributes) == ("age_unknown",)
+    assert _check(ADULTS.model_copy(update={"unknown_age": "off"}), **attributes) == ()
+    with pytest.raises(HilumError, match=r"policy\.under_age"):
+        _check(ADULTS.model_copy(update={"unknown_age": "refuse"}), **attributes)
+    assert _check(**attributes) == (), "no matter to a model for all ages"
+
+
+def _looked(*doubts: Doubt, rules: PixelPolicy | None = None, **attributes: Any) -> tuple[str, ...]:
+    header = dicom.open_object(film(1, **attributes), Limits()).header
+    return policy.check_pixels(doubts, header, rules or PixelPolicy())
+
+
+@pytest.mark.parametrize("name", ["blank", "not_chest", "not_frontal", "inverted", "rotated"])
+def test_what_the_picture_looks_like(name: Name) -> None:
+    sure, unsure = Doubt(name=name, sure=True), Doubt(name=name, sure=False)
+    refusing, flagging = (PixelPolicy.model_validate({name: how}) for how in ("refuse", "flag"))
+    with pytest.raises(HilumError) as caught:
+        _looked(sure, rules=refusing)
+    assert caught.value.code == f"policy.{name}"
+    assert _looked(unsure, rules=refusing) == (f"maybe_{name}",)
+    assert _looked(sure, unsure, rules=flagging) == (name, f"maybe_{name}")
+    assert _looked(sure, unsure, rules=PixelPolicy.nothing()) == ()
+
+
+def test_header_and_picture_may_contradict_each_other() -> None:
+    """By default a sure picture refuses where the header is silent, and flags where it is not."""
+    chest, frontal = Doubt(name="not_chest", sure=True), Doubt(name="not_frontal", sure=True)
+    assert _looked(chest, frontal) == ("not_chest", "not_frontal")
+    with pytest.raises(HilumError, match=r"policy\.not_chest"):
+        _looked(chest, BodyPartExamined=None)
+    with pytest.raises(HilumError, match=r"policy\.not_frontal"):
+        _looked(frontal, ViewPosition=None)
+    assert _looked(chest, ViewPosition=None) == ("not_chest",)
+    maybe = Doubt(name="not_chest", sure=False)
+    assert _looked(maybe, BodyPartExamined=None) == ("maybe_not_chest",)
+
+
+def test_a_mirrored_film_is_only_ever_flagged() -> None:
+    doubt = Doubt(name="mirrored", sure=False)
+    assert _looked(doubt) == ("maybe_mirrored",)
+    assert _looked(doubt, rules=PixelPolicy(mirrored="off")) == ()
+
+
+def test_a_rotated_film_says_by_how_much() -> None:
+    with pytest.raises(HilumError, match="by 90 degrees"):
+        _looked(Doubt(name="rotated", sure=True, turn=90))

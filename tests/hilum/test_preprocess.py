@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from hilum.preprocess import Placement, PreprocessSpec, prepare
+from hilum.preprocess import Extent, Placement, PreprocessSpec, intermediate, prepare
 
 SPEC = PreprocessSpec(size=224)
 
@@ -103,3 +103,53 @@ PINNED = [17, 38, 69, 107, 152, 203]
 def test_impossible_percentiles(percentiles: tuple[float, float]) -> None:
     with pytest.raises(ValidationError):
         PreprocessSpec(size=64, stretch_percentiles=percentiles)
+
+
+STAGED = PreprocessSpec(size=224, intermediate=512)
+
+
+def test_an_intermediate_changes_little_and_its_digest_all() -> None:
+    rng = np.random.default_rng(3)
+    film = rng.random((40, 30), dtype=np.float32).repeat(40, 0).repeat(40, 1)
+    direct, staged = prepare(film, SPEC), prepare(film, STAGED)
+    assert staged.placement == direct.placement
+    assert np.abs(staged.image.astype(int) - direct.image).mean() < 4
+    assert SPEC.digest != STAGED.digest
+    assert SPEC.stage_digest == SPEC.digest
+    other = PreprocessSpec(size=299, intermediate=512, stretch_percentiles=(1, 99))
+    assert other.stage_digest == STAGED.stage_digest != STAGED.digest
+    reduced = PreprocessSpec(size=224, intermediate=512, decode="reduced")
+    assert reduced.stage_digest != STAGED.stage_digest
+    assert reduced.decode_side == 1024
+
+
+def test_specs_without_intermediate_keep_the_digest_they_had() -> None:
+    assert SPEC.digest == "a4fc88ad4401250daf8e3aa19d1740fb25901c26a3356ae99c50344893328595"
+
+
+def test_an_intermediate_smaller_than_the_input_is_refused() -> None:
+    with pytest.raises(ValidationError, match="intermediate"):
+        PreprocessSpec(size=512, intermediate=299)
+
+
+def test_the_intermediate_of_a_small_film_is_the_film() -> None:
+    film = np.random.default_rng(0).random((90, 120), dtype=np.float32)
+    grey = intermediate(film, 512, film=Extent.whole(film))
+    assert grey.values.shape == (90, 120)
+    assert (grey.values.min(), grey.values.max()) == (0, 65535)
+    low, high = film.min(), film.max()
+    assert np.abs(grey.values / 65535 - (film - low) / (high - low)).max() < 1e-5
+
+
+def test_padding_stays_padding_in_the_intermediate() -> None:
+    film = np.random.default_rng(0).random((600, 600), dtype=np.float32) + 5
+    padding = np.zeros(film.shape, dtype=bool)
+    padding[:, :100] = True
+    grey = intermediate(film, 300, padding=padding, film=Extent.whole(film))
+    assert grey.padded
+    assert not grey.values[:, :50].any()
+    assert grey.values[:, 50:].min() == 1
+    spec = PreprocessSpec(size=100, intermediate=300)
+    image = prepare(film, spec, padding=padding).image[0]
+    assert not image[:, :16].any()
+    assert image[:, 17:].any()

@@ -28,7 +28,7 @@ from hilum.errors import (
     PlainImageError,
     UnexpectedError,
 )
-from hilum.package import Calibration, InputPolicy, InputSpec
+from hilum.package import Calibration, InputPolicy, InputSpec, PixelPolicy
 from hilum.package_io import Package, verify
 from hilum.scoring import Score, Scorer, guarded
 from hilum.settings import Limits, Settings
@@ -118,7 +118,9 @@ def test_a_png_of_a_film_scores_like_the_film_where_the_policy_lists_other(
     Image.fromarray(pixels).save(out, "PNG")
     with pytest.raises(PlainImageError):
         scorer.prepare(out.getvalue())
-    tiny_package.build(tmp_path, policy=InputPolicy(modalities=("DX", "OTHER")))
+    tiny_package.build(
+        tmp_path, policy=InputPolicy(modalities=("DX", "OTHER"), pixels=PixelPolicy.nothing())
+    )
     package = verify(tmp_path)
     liberal = Scorer(package, open_engine(package, Settings()), Limits())
     module = {"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7, "PixelData": pixels.tobytes()}

@@ -22,10 +22,12 @@ from hilum.package import (
     GRAPH,
     METRICS,
     Calibration,
+    InputPolicy,
     InputSpec,
     LabelSet,
     Manifest,
     OperatingPoint,
+    PixelPolicy,
 )
 from hilum.package_io import seal
 from hilum.preprocess import PreprocessSpec
@@ -99,6 +101,8 @@ def build(
         "input": InputSpec(size=size),
         "cam_grid": GRID,
         "preprocess": PreprocessSpec(size=size),
+        # Its films are noise.
+        "policy": InputPolicy(pixels=PixelPolicy.nothing()),
         "calibration": Calibration(scale=(1.0,) * count, shift=(0.0,) * count),
         "operating_points": {
             label: OperatingPoint(threshold=0.5, rule="fixed") for label in labels.labels

@@ -198,7 +198,7 @@ HTJ2K = bytes(imagecodecs.htj2k_encode(PIXELS, reversible=True))
         (film(1, PhotometricInterpretation=None), "dicom.unsupported_pixels"),
         (film(1, PhotometricInterpretation="PALETTE COLOR"), "dicom.inconsistent_pixels"),
         (film(1, PixelData=None, FloatPixelData=bytes(4)), "dicom.unsupported_pixels"),
-        (film(1, NumberOfFrames=2), "dicom.unsupported_pixels"),
+        (film(1, NumberOfFrames=0), "dicom.inconsistent_pixels"),
         (_huge(), "dicom.limit_exceeded"),
         (encoded(J2K, "1.2.840.10008.1.2.4.100"), "dicom.unsupported_transfer_syntax"),
         (encoded(J2K, JPEG2000Lossless, rows=50), "dicom.inconsistent_pixels"),

@@ -28,7 +28,7 @@ from hilum.errors import (
     UnexpectedError,
 )
 from hilum.isolation import Decoders
-from hilum.package import InputPolicy
+from hilum.package import InputPolicy, PixelPolicy
 from hilum.preparation import Prepared, Preparer, Recipe, isolated, prepare
 from hilum.preprocess import PreprocessSpec
 from hilum.rendering import Heat, Look, drawn, render
@@ -36,7 +36,10 @@ from hilum.settings import Limits
 
 LIMITS = Limits(max_decode_s=1.5, max_decode_bytes=256 * 2**20)
 RECIPE = Recipe(
-    preprocess=PreprocessSpec(size=64), policy=InputPolicy(), limits=LIMITS, preview_side=32
+    preprocess=PreprocessSpec(size=64),
+    policy=InputPolicy(pixels=PixelPolicy.nothing()),  # the films are noise
+    limits=LIMITS,
+    preview_side=32,
 )
 POISONED = ("-m", "support.poisoned_decoder")
 TESTS = str(Path(__file__).parents[2])

@@ -7,6 +7,7 @@ import socketserver
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from hilum.errors import (
     CredentialsRejectedError,
     HilumError,
     InvalidURIError,
+    ObjectChangedError,
     ObjectMissingError,
     ObjectTooLargeError,
     StorageUnavailableError,
@@ -232,3 +234,103 @@ def test_who_may_read_but_not_list_can_still_name_one_object() -> None:
         assert list(store.iter_uris("s3://bucket/a.dcm")) == ["s3://bucket/a.dcm"]
         with pytest.raises(AccessDeniedError):
             list(store.iter_uris("s3://bucket/folder/"))
+
+
+def test_stat_and_conditional_reading(store: ObjectStore, bucket: str, tmp_path: Path) -> None:
+    uri = f"s3://{bucket}/{AWKWARD}"
+    store.write(uri, b"one")
+    one = store.stat(uri)
+    assert one is not None
+    assert one.size == 3
+    assert store.read(uri, etag=one.etag) == b"one"
+    store.write(uri, b"two")
+    two = store.stat(uri)
+    assert two is not None
+    assert two.version != one.version
+    with pytest.raises(ObjectChangedError) as caught:
+        store.read(uri, etag=one.etag)
+    assert caught.value.transient
+    with pytest.raises(ObjectMissingError):
+        store.stat(f"s3://{bucket}/nothing")
+    local = open_store(S3Settings(), Limits(), allow_local=True)
+    assert local.stat(str(tmp_path)) is None
+
+
+@contextmanager
+def recording(answers: dict[str, bytes]) -> Iterator[tuple[S3Settings, list[str]]]:
+    """A server that answers by the request's method, and every request's head as it came."""
+    heads: list[str] = []
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            head = b""
+            while not head.endswith(b"\r\n\r\n"):
+                head += self.rfile.readline()
+            heads.append(head.decode())
+            length = [n for n in head.lower().split(b"\r\n") if n.startswith(b"content-length:")]
+            self.rfile.read(int(length[0].split(b":")[1]) if length else 0)
+            self.wfile.write(answers[head.split(b" ")[0].decode()])
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield (
+            S3Settings(
+                endpoint_url=f"http://127.0.0.1:{server.server_address[1]}",
+                access_key_id="x",
+                secret_access_key=SecretStr("y"),
+                max_attempts=1,
+            ),
+            heads,
+        )
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    "encryption",
+    [
+        {},
+        {"x-amz-server-side-encryption": "AES256"},
+        {
+            "x-amz-server-side-encryption": "aws:kms",
+            "x-amz-server-side-encryption-aws-kms-key-id": "arn:aws:kms:eu-central-1:1:key/k",
+            "x-amz-server-side-encryption-bucket-key-enabled": "true",
+        },
+    ],
+)
+def test_what_is_written_beside_an_object_is_encrypted_like_it(encryption: dict[str, str]) -> None:
+    """By a server of our own: the one of the tests has no key management to encrypt with."""
+    said = "".join(f"{name}: {value}\r\n" for name, value in encryption.items())
+    head = (
+        'HTTP/1.1 200 OK\r\nContent-Length: 4\r\nETag: "e"\r\n'
+        f"Last-Modified: Wed, 25 Nov 2026 10:00:00 GMT\r\n{said}Connection: close\r\n\r\n"
+    )
+    with recording({"HEAD": head.encode(), "PUT": http("200 OK")}) as (settings, heads):
+        store = open_store(settings, Limits())
+        found = store.stat("s3://bucket/film.dcm")
+        assert found is not None
+        store.write_like(
+            "s3://bucket/.hilum/x", b"data", encryption=found.encryption, tag="hilum=prepared"
+        )
+    sent = {
+        name.lower(): value
+        for name, _, value in (line.partition(": ") for line in heads[1].split("\r\n"))
+    }
+    for name, value in encryption.items():
+        assert sent[name] == value
+    assert ("x-amz-server-side-encryption" in sent) == bool(encryption)
+    assert sent["x-amz-acl"] == "bucket-owner-full-control"
+    assert sent["x-amz-tagging"] == "hilum=prepared"
+
+
+def test_removing_reports_what_could_not_be_removed() -> None:
+    refused = b"<DeleteResult><Error><Key>a</Key><Code>AccessDenied</Code></Error></DeleteResult>"
+    listed = (
+        b"<ListBucketResult><IsTruncated>false</IsTruncated><Contents><Key>p/a</Key>"
+        b"<LastModified>2020-01-01T00:00:00.000Z</LastModified></Contents></ListBucketResult>"
+    )
+    answers = {"GET": http("200 OK", listed), "POST": http("200 OK", refused)}
+    before = datetime(2026, 1, 1, tzinfo=UTC)
+    with recording(answers) as (settings, _):
+        store = open_store(settings, Limits())
+        with pytest.raises(AccessDeniedError):
+            store.delete_below("s3://bucket/p", before=before)

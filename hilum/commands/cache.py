@@ -1,0 +1,53 @@
+"""``hilum cache``: the prepared-image cache."""
+
+from __future__ import annotations
+
+import secrets
+from datetime import UTC, datetime, timedelta
+
+import click
+
+from hilum import prepared, settings
+from hilum.package_io import load
+from hilum.storage import open_store
+
+
+@click.group()
+def cache() -> None:
+    """Manage the prepared-image cache (docs/prepared-cache.md)."""
+
+
+@cache.command()
+def secret() -> None:
+    """Print a new secret for HILUM_PREPARED__SECRET."""
+    click.echo(secrets.token_urlsafe(36))
+
+
+@cache.command()
+@click.argument("bucket", metavar="BUCKET")
+@click.option(
+    "--older-than",
+    "days",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    metavar="DAYS",
+    help="Leave what was written since then.",
+)
+@click.option(
+    "--model", metavar="PATH|s3://…", help="Only entries of this model package's preprocessing."
+)
+def evict(bucket: str, days: float, model: str | None) -> None:
+    """Remove entries from BUCKET: all, those of one preprocessing, or the old ones.
+
+    Films are never touched. What is removed is made anew when it is next needed.
+    """
+    config = settings.load()
+    store = open_store(config.s3, config.limits, allow_local=True)
+    stage = ""
+    if model:
+        package = load(model, store=store, cache_dir=config.cache_dir)
+        stage = package.manifest.preprocess.stage_digest
+    before = datetime.now(UTC) - timedelta(days=days)
+    name = bucket.removeprefix("s3://").strip("/")
+    count = prepared.evict(store, config.prepared, name, before=before, stage=stage)
+    click.echo(f"{count} entries removed.")

@@ -1,0 +1,136 @@
+"""Text that is burnt into a film: found by its look, and covered.
+
+Letters are thin strokes of one tone on another, with sharp edges, several of them side by side. A
+cell of the film is *lettered* if it has two tones with hardly anything between them, and rows or
+columns that change from one to the other several times; the edge of a shutter changes once, and
+anatomy has no edges that sharp. It is a help and no guarantee: see ``docs/deidentification.md``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+Float32Array = npt.NDArray[np.float32]
+BoolArray = npt.NDArray[np.bool_]
+
+CELL: Final = 12  # pixels
+_STEP: Final = CELL // 2
+_CONTRAST: Final = 0.2  # of the full scale, between the two tones
+_BETWEEN: Final = 0.45  # share of pixels that may lie between them
+_LINES: Final = 4  # rows and columns with several changes
+_BORDER: Final = 0.28  # of each side: text stands there, and lines and clips lie elsewhere
+
+
+@dataclass(frozen=True, kw_only=True)
+class Region:
+    """A part of a film, in shares of its width and height, half-open."""
+
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+
+    def pixels(self, height: int, width: int) -> tuple[slice, slice]:
+        """Its rows and columns, whole pixels outwards."""
+        rows = slice(max(0, int(self.y0 * height)), min(height, -int(-self.y1 * height // 1)))
+        columns = slice(max(0, int(self.x0 * width)), min(width, -int(-self.x1 * width // 1)))
+        return rows, columns
+
+
+def find(film: Float32Array) -> tuple[Region, ...]:
+    """Where text seems to stand on ``film`` ``[H, W]`` in [0, 1], near its edges."""
+    height, width = film.shape
+    if min(height, width) < 4 * CELL:
+        return ()
+    lettered = _lettered(film)
+    rows, columns = lettered.shape
+    y, x = np.arange(rows)[:, None] * _STEP + CELL / 2, np.arange(columns)[None] * _STEP + CELL / 2
+    edge = np.minimum(np.minimum(y, height - y) / height, np.minimum(x, width - x) / width)
+    found = []
+    for y0, x0, y1, x1, cells in _groups(lettered & (edge < _BORDER)):
+        if cells < 2:
+            continue
+        top, left = y0 * _STEP - _STEP, x0 * _STEP - _STEP
+        bottom, right = y1 * _STEP + CELL + _STEP, x1 * _STEP + CELL + _STEP
+        found.append(
+            Region(
+                x0=max(0, left) / width,
+                y0=max(0, top) / height,
+                x1=min(width, right) / width,
+                y1=min(height, bottom) / height,
+            )
+        )
+    return tuple(found)
+
+
+def covered(film: Float32Array, regions: Sequence[Region]) -> Float32Array:
+    """``film`` with each region in one tone, that of the pixels around it."""
+    out = film.copy()
+    for region in regions:
+        rows, columns = region.pixels(*film.shape)
+        if rows.start >= rows.stop or columns.start >= columns.stop:
+            continue
+        wide = (
+            slice(max(0, rows.start - 2), rows.stop + 2),
+            slice(max(0, columns.start - 2), columns.stop + 2),
+        )
+        around = np.ones(film[wide].shape, dtype=np.bool_)
+        around[
+            rows.start - wide[0].start : rows.stop - wide[0].start,
+            columns.start - wide[1].start : columns.stop - wide[1].start,
+        ] = False
+        tones = film[wide][around]
+        out[rows, columns] = float(np.median(tones)) if tones.size else 0.0
+    return out
+
+
+def masked(
+    film: Float32Array, declared: Sequence[tuple[float, float, float, float]] = ()
+) -> Float32Array:
+    """``film`` with the declared regions (x0, y0, x1, y1) and the text that is found covered."""
+    regions = [Region(x0=x0, y0=y0, x1=x1, y1=y1) for x0, y0, x1, y1 in declared]
+    return covered(film, [*regions, *find(film)])
+
+
+def _lettered(film: Float32Array) -> BoolArray:
+    """Which cells, half a cell apart, look like letters."""
+    cells = np.lib.stride_tricks.sliding_window_view(film, (CELL, CELL))[::_STEP, ::_STEP]
+    low, high = cells.min(axis=(2, 3)), cells.max(axis=(2, 3))
+    span = high - low
+    sharp = span > _CONTRAST
+    found = np.zeros(sharp.shape, dtype=np.bool_)
+    candidates = cells[sharp]
+    if not len(candidates):
+        return found
+    share = (candidates - low[sharp][:, None, None]) / span[sharp][:, None, None]
+    between = ((share > 0.25) & (share < 0.75)).mean(axis=(1, 2))
+    ink = share > 0.5
+    changes = [np.count_nonzero(np.diff(ink, axis=axis), axis=axis) for axis in (1, 2)]
+    lines = sum((each >= 2).sum(axis=1) for each in changes)
+    found[sharp] = (between < _BETWEEN) & (lines >= _LINES)
+    return found
+
+
+def _groups(cells: BoolArray) -> list[tuple[int, int, int, int, int]]:
+    """Boxes (first and last row and column) and sizes of groups of cells at most two apart."""
+    left = {(int(y), int(x)) for y, x in np.argwhere(cells)}
+    near = [(y, x) for y in range(-2, 3) for x in range(-3, 4)]
+    groups = []
+    while left:
+        waiting = [left.pop()]
+        members = list(waiting)
+        while waiting:
+            y, x = waiting.pop()
+            for dy, dx in near:
+                if (y + dy, x + dx) in left:
+                    left.remove((y + dy, x + dx))
+                    waiting.append((y + dy, x + dx))
+                    members.append((y + dy, x + dx))
+        ys, xs = zip(*members, strict=True)
+        groups.append((min(ys), min(xs), max(ys), max(xs), len(members)))
+    return groups

@@ -1,0 +1,134 @@
+"""Which bytes are the first frame, and what an enhanced object says of it.
+
+Encapsulated pixel data (PS3.5 section A.4) is a Basic Offset Table, which may be empty, and
+fragments. Where a frame ends is said by the Extended Offset Table (PS3.3 C.7.6.3.1.8), else by the
+basic one, else by the number of fragments, else by the end markers of the codestreams.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Final
+
+from pydicom.dataset import Dataset
+
+from hilum.errors import DecodeError, TruncatedError
+
+_ITEM: Final = b"\xfe\xff\x00\xe0"
+_END: Final = b"\xfe\xff\xdd\xe0"
+_HEADER: Final = 8  # bytes: tag and length
+_MARKER: Final = b"\xff\xd9"  # EOI of JPEG and JPEG-LS, EOC of JPEG 2000
+_PADDING: Final = 10  # bytes that may follow it
+_MOST: Final = 2**16  # fragments; a film has one, or a few
+
+# Of an enhanced multi-frame object: macro and what it holds (PS3.3 C.7.6.16.2).
+_MACROS: Final = (
+    ("PixelValueTransformationSequence", ("RescaleSlope", "RescaleIntercept", "RescaleType")),
+    ("FrameVOILUTSequence", ("WindowCenter", "WindowWidth", "VOILUTFunction")),
+    ("FrameAnatomySequence", ("AnatomicRegionSequence",)),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fragment:
+    """One item of encapsulated pixel data."""
+
+    offset: int  # of its item tag, from that of the first fragment
+    start: int  # of its content, in the pixel data
+    length: int
+
+
+def first(data: bytes, *, frames: int, extended: bytes | None = None) -> bytes:
+    """The codestream of the first of ``frames`` frames.
+
+    Args:
+        data: the value of Pixel Data (7FE0,0010).
+        frames: Number of Frames.
+        extended: the value of Extended Offset Table (7FE0,0001), if there is one.
+
+    Raises:
+        TruncatedError: the data ends within an item, or has no fragment.
+        DecodeError: it is no sequence of items, or the frame's end cannot be told.
+    """
+    table, fragments = _items(data)
+    if frames > 1:
+        fragments = fragments[: _count(data, fragments, frames, _offsets(table, extended))]
+    # A slice of a single fragment copies once; a film may have 50 MB.
+    if len(fragments) == 1:
+        only = fragments[0]
+        return data[only.start : only.start + only.length]
+    return b"".join(data[part.start : part.start + part.length] for part in fragments)
+
+
+def adopt(dataset: Dataset) -> None:
+    """Bring what the functional groups of an enhanced object say of its first frame to the top of
+    ``dataset``, where it has no such attribute itself."""
+    for groups in ("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence"):
+        group = (dataset.get(groups) or [None])[0]
+        for macro, keywords in _MACROS if group is not None else ():
+            item = (group.get(macro) or [None])[0]
+            for keyword in keywords if item is not None else ():
+                if keyword in item and keyword not in dataset:
+                    setattr(dataset, keyword, item[keyword].value)
+
+
+def _items(data: bytes) -> tuple[bytes, list[Fragment]]:
+    """The Basic Offset Table and all fragments."""
+    table: bytes | None = None
+    fragments: list[Fragment] = []
+    place = base = 0
+    while place + _HEADER <= len(data):
+        tag, length = data[place : place + 4], int.from_bytes(data[place + 4 : place + 8], "little")
+        if tag == _END:
+            break
+        if tag != _ITEM:
+            raise DecodeError(
+                f"The encapsulated pixel data has no item tag (FFFE,E000) at byte {place}."
+            )
+        start = place + _HEADER
+        if start + length > len(data):
+            raise TruncatedError(
+                f"An item of the pixel data declares {length} bytes; {len(data) - start} are left."
+            )
+        place = start + length
+        if table is None:
+            table, base = data[start:place], place
+        else:
+            fragments.append(Fragment(offset=start - _HEADER - base, start=start, length=length))
+        if len(fragments) > _MOST:
+            raise DecodeError(f"The pixel data has more than {_MOST} fragments.")
+    if not fragments:
+        raise TruncatedError("The encapsulated pixel data has no fragment.")
+    return table or b"", fragments
+
+
+def _offsets(table: bytes, extended: bytes | None) -> tuple[int, ...]:
+    """Where frames begin; empty if no table says so."""
+    if extended:
+        return struct.unpack(f"<{len(extended) // 8}Q", extended[: len(extended) // 8 * 8])
+    return struct.unpack(f"<{len(table) // 4}I", table[: len(table) // 4 * 4])
+
+
+def _count(data: bytes, fragments: list[Fragment], frames: int, offsets: tuple[int, ...]) -> int:
+    """How many fragments the first of several frames has."""
+    if offsets:
+        if len(offsets) != frames or offsets[0] != 0:
+            raise DecodeError(
+                f"The offset table has {len(offsets)} entries, the first {offsets[0]}; expected "
+                f"{frames}, the first 0."
+            )
+        for n, fragment in enumerate(fragments):
+            if n and fragment.offset == offsets[1]:
+                return n
+        raise DecodeError(f"The offset table says {offsets[1]}, where no fragment begins.")
+    if len(fragments) == frames:
+        return 1
+    if len(fragments) > frames:
+        for n, part in enumerate(fragments, 1):
+            end = part.start + part.length
+            if _MARKER in data[max(part.start, end - _PADDING) : end]:
+                return n
+    raise DecodeError(
+        f"There are {len(fragments)} fragments for {frames} frames, and no offset table."
+    )
