@@ -50,9 +50,10 @@ def main() -> None:
 def _answer(request: Message, max_bytes: int, before: int) -> Message:
     """The answer to one request; it says ``retire`` if another process had better go on."""
     made = guarded(lambda: tasks.TASKS[request.fields["task"]](request))
+    # After these nobody knows what state the process is in.
+    suspect = isinstance(made, UnexpectedError | OutOfMemoryError)
     if isinstance(made, OutOfMemoryError):
         made = _too_large(max_bytes)
-    suspect = isinstance(made, UnexpectedError | LimitExceededError)
     retire = suspect or confinement.data_bytes() > before + _GROWN
     if isinstance(made, HilumError):
         return _failed(made, retire=retire)

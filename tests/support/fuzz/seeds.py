@@ -1,0 +1,81 @@
+"""Whole files of every kind that is read, small enough to be broken by the thousand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+import pydicom
+from PIL import Image
+from pydicom.data import get_testdata_file
+from pydicom.uid import (
+    HTJ2KLossless,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+)
+from support import colour_cases, decode_cases
+from support.encodings import described, encoded
+from support.tiny_film import film
+
+_LARGEST = 300_000  # bytes
+_SAMPLES = Path(__file__).parents[3] / "models" / "samples"
+
+
+def seeds() -> list[bytes]:
+    """All of them, always in the same order."""
+    made = [film(1), film(2, PixelPaddingValue=0, WindowCenter=2000, WindowWidth=900)]
+    made += [case.data for case in _cases()]
+    made += [path.read_bytes() for path in sorted(_SAMPLES.glob("*.dcm"))]
+    made += _real_films()
+    made += [data for data in _of_pydicom() if len(data) <= _LARGEST]
+    return made
+
+
+def _cases() -> Iterator[decode_cases.Case]:
+    for kinds in (
+        decode_cases.natives,
+        decode_cases.run_lengths,
+        decode_cases.lossless,
+        decode_cases.lossy,
+        colour_cases.captures,
+        colour_cases.pictures,
+    ):
+        yield from kinds()
+
+
+def _real_films() -> list[bytes]:
+    """The real chest film and extremity, small, in each kind of compression."""
+    found = []
+    for name in ("RG1_UNCR.dcm", "RG3_UNCR.dcm"):
+        grey = pydicom.dcmread(str(get_testdata_file(name, download=False))).pixel_array
+        small = np.asarray(Image.fromarray(grey.astype(np.float32)).resize((160, 192)))
+        bits = 12
+        pixels = np.rint(small / max(1.0, small.max()) * (2**bits - 1)).astype(np.uint16)
+        eight = (pixels >> 4).astype(np.uint8)
+        wide, narrow = described(pixels, bits=bits), described(eight, bits=8)
+        jpeg2000 = {"level": 0, "codecformat": "j2k", "bitspersample": bits}
+        lossless = {"lossless": True, "bitspersample": bits}
+        found += [
+            encoded(bytes(imagecodecs.jpeg2k_encode(pixels, **jpeg2000)), JPEG2000Lossless, **wide),
+            encoded(bytes(imagecodecs.htj2k_encode(pixels)), HTJ2KLossless, **wide),
+            encoded(bytes(imagecodecs.jpegls_encode(pixels)), JPEGLSLossless, **wide),
+            encoded(bytes(imagecodecs.jpeg8_encode(pixels, **lossless)), JPEGLosslessSV1, **wide),
+            encoded(bytes(imagecodecs.jpeg8_encode(eight, level=90)), JPEGBaseline8Bit, **narrow),
+        ]
+        for kind in ("PNG", "JPEG"):
+            out = BytesIO()
+            Image.fromarray(eight).save(out, kind)
+            found.append(out.getvalue())
+    return found
+
+
+def _of_pydicom() -> Iterator[bytes]:
+    folder = Path(str(get_testdata_file("CT_small.dcm", download=False))).parent
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.suffix in {".dcm", ""}:
+            yield path.read_bytes()

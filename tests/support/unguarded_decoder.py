@@ -1,0 +1,20 @@
+"""``python -m support.unguarded_decoder …``: the real decode process without its model's policy, so
+that broken files of any modality come as far as the decoders."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hilum import policy
+
+
+def _anything(*_: Any, **__: Any) -> tuple[str, ...]:
+    return ()
+
+
+policy.check = _anything  # type: ignore[assignment]
+
+if __name__ == "__main__":
+    from hilum.isolation.child import main
+
+    main()
