@@ -12,11 +12,11 @@ ARGS ?=
 JOBS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint demo-model film-check-model samples openapi decoders bench clean
+.PHONY: help run test lint demo-model film-check-model samples openapi decoders fuzz bench clean
 
 help:
 	@sed -n '2,4p' Makefile | cut -c3-
-	@echo "  make lint | demo-model | film-check-model | samples | openapi | decoders | bench | clean"
+	@echo "  make lint | demo-model | film-check-model | samples | openapi | decoders | fuzz | bench | clean"
 
 $(PY):
 	@$(PYTHON) -c 'import sys; sys.exit("hilum needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12 ...") if sys.version_info < (3, 11) else None'
@@ -57,6 +57,9 @@ openapi: $(VENV)/dev.stamp
 
 decoders: $(VENV)/dev.stamp
 	PYTHONPATH=tests $(PY) -m support.decode_table docs/dicom-support.md
+
+fuzz: $(VENV)/dev.stamp
+	PYTHONPATH=.:tests $(PY) -m support.fuzz.run $(ARGS)
 
 bench: $(VENV)/dev.stamp
 	$(PY) -m benchmarks.engine $(ARGS)

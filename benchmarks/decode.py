@@ -5,7 +5,9 @@
   torchxrayvision's reader with its crop and resize. Both peers skip steps that hilum does (VOI,
   percentiles, safety checks).
 - ``decode_exact_<syntax>``: the same with every pixel decoded.
-- ``decode_two_cores``: films a second on two threads against one.
+- ``decode_isolated_<syntax>``: ms a film through a decode process, as films are served, against
+  the same in this process: what isolation costs.
+- ``decode_two_cores``: films a second with two decode processes against one.
 - ``decode_memory``: peak memory beyond the film's own bytes, in raw images.
 
 The peers' packages are the ``bench`` extra; one that is missing is left out, and said so.
@@ -31,8 +33,10 @@ from PIL import Image
 
 from benchmarks import films
 from benchmarks.report import Line, interleaved, machine
-from hilum import dicom
+from hilum import dicom, preparation
+from hilum.isolation import Decoders
 from hilum.model_input import model_input
+from hilum.package import InputPolicy
 from hilum.preprocess import PreprocessSpec
 from hilum.settings import Limits
 
@@ -42,6 +46,9 @@ DEFAULT_TARGET = 1.0
 TWO_CORES_TARGET = 1.8
 MEMORY_LIMIT = 3.0  # raw images
 LIMITS = Limits()
+RECIPE = preparation.Recipe(
+    preprocess=PreprocessSpec(size=SIZES[0], decode="reduced"), policy=InputPolicy(), limits=LIMITS
+)
 
 
 def ours(data: bytes, size: int, *, how: str = "reduced") -> object:
@@ -90,28 +97,44 @@ def speed(name: str, path: Path, *, repeats: int) -> Iterator[Line]:
             yield _line(f"decode_exact_{name}", case, exact, peer, others[0], DEFAULT_TARGET)
 
 
-def two_cores(data: bytes, *, films_each: int = 24) -> Line:
-    """Films a second on two threads against one."""
+def isolated(name: str, data: bytes, decoders: Decoders, *, repeats: int) -> Line:
+    """One film through a decode process against the same here."""
+    there = _preparer(decoders)
+    runs = [lambda: there(data), lambda: preparation.prepare(data, RECIPE)]
+    away, here = interleaved(runs, repeats=repeats)
+    case = f"{films.ROWS}×{films.COLUMNS} to {SIZES[0]}"
+    return _line(f"decode_isolated_{name}", case, away, "in this process", here, 0.8)
 
-    def rate(threads: int) -> float:
+
+def two_cores(data: bytes, *, films_each: int = 48) -> Line:
+    """Films a second with two decode processes against one."""
+
+    def rate(decoders: Decoders, threads: int) -> float:
+        prepare = _preparer(decoders)
         with ThreadPoolExecutor(threads) as pool:
             start = time.perf_counter()
-            list(pool.map(lambda _: ours(data, SIZES[0]), range(films_each)))
+            list(pool.map(lambda _: prepare(data), range(films_each)))
             return films_each / (time.perf_counter() - start)
 
-    rate(1)
-    pairs = [(rate(2), rate(1)) for _ in range(5)]
+    with Decoders(1, LIMITS) as single, Decoders(2, LIMITS) as double:
+        rate(single, 1)
+        rate(double, 2)
+        pairs = [(rate(double, 2), rate(single, 1)) for _ in range(5)]
     two, one = (float(np.median(column)) for column in zip(*pairs, strict=True))
     return Line(
         claim="decode_two_cores",
         case=f"JPEG 2000 to {SIZES[0]}",
         value=two,
-        peer="one thread",
+        peer="one process",
         peer_value=one,
         ratio=two / one,
         target=TWO_CORES_TARGET,
         unit="films/s",
     )
+
+
+def _preparer(decoders: Decoders) -> preparation.Preparer:
+    return preparation.isolated(RECIPE, decoders)
 
 
 def memory(name: str, path: Path) -> Line:
@@ -155,6 +178,9 @@ def lines(repeats: int) -> Iterator[Line]:
         paths = films.write(Path(folder))
         for name, path in paths.items():
             yield from speed(name, path, repeats=repeats)
+        with Decoders(1, LIMITS) as decoders:
+            for name, path in paths.items():
+                yield isolated(name, path.read_bytes(), decoders, repeats=repeats)
         yield two_cores(paths["j2k"].read_bytes())
         for name, path in paths.items():
             yield memory(name, path)

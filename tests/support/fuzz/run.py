@@ -59,10 +59,10 @@ class Tally:
         return found
 
 
-def files(count: int, *, seed: int) -> Iterator[tuple[int, Callable[[], bytes]]]:
-    """``count`` broken files, each by its number; all of the hostile ones first."""
+def files(count: int, *, seed: int, step: int = 1) -> Iterator[tuple[int, Callable[[], bytes]]]:
+    """``count`` broken files, each by its number; first each ``step``-th of the hostile ones."""
     whole = seeds()
-    grammar = hostile()
+    grammar = hostile()[::step]
     for number in range(count):
         rng = np.random.default_rng([seed, number])
         if number < len(grammar):
@@ -76,7 +76,13 @@ def files(count: int, *, seed: int) -> Iterator[tuple[int, Callable[[], bytes]]]
 
 
 def run(
-    count: int, *, seed: int, limits: Limits, processes: int, program: Sequence[str] = UNGUARDED
+    count: int,
+    *,
+    seed: int,
+    limits: Limits,
+    processes: int,
+    step: int = 1,
+    program: Sequence[str] = UNGUARDED,
 ) -> Tally:
     """Drive ``count`` files through ``processes`` decode processes."""
     tally, lock = Tally(), threading.Lock()
@@ -107,7 +113,7 @@ def run(
         began = time.monotonic()
         decoders.warm()
         with ThreadPoolExecutor(processes) as pool:
-            pending = files(count, seed=seed)
+            pending = files(count, seed=seed, step=step)
             while batch := [item for _, item in zip(range(200), pending, strict=False)]:
                 list(pool.map(one, batch))
         tally.seconds = time.monotonic() - began
