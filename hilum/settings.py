@@ -129,6 +129,9 @@ class WorkerSettings(_Section):
     visibility_timeout_s: int = Field(
         default=1800, gt=0, description="the broker delivers an unacknowledged task again"
     )
+    metrics_address: str | None = Field(
+        default=None, description="host:port where Prometheus finds /metrics; None: nowhere"
+    )
     cam_policy: CamPolicy = Field(
         default="all", description="which Grad-CAM maps are kept: some jurisdictions allow none"
     )

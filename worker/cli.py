@@ -10,7 +10,7 @@ from hilum import settings as settings_module
 from hilum.db.connection import Database
 from hilum.db.migrate import require_current
 from hilum.queue import Queue
-from worker import logs
+from worker import logs, metrics
 from worker.app import serve
 from worker.model import verify_and_register
 
@@ -56,10 +56,11 @@ def worker(queues: tuple[Queue, ...], processes: int | None) -> int:
         demonstration_only=manifest.demonstration_only,
         queues=[queue.value for queue in queues],
     )
-    return serve(
-        settings,
-        model,
-        database,
-        queues=queues,
-        processes=processes or settings.worker.processes,
-    )
+    with metrics.served(settings.worker.metrics_address):
+        return serve(
+            settings,
+            model,
+            database,
+            queues=queues,
+            processes=processes or settings.worker.processes,
+        )

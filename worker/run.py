@@ -27,7 +27,7 @@ from hilum.errors import (
 from hilum.fetching import Fetcher
 from hilum.scoring import Prepared, Score, Scorer, guarded
 from hilum.settings import WorkerSettings
-from worker import lease
+from worker import lease, metrics
 from worker.batches import Batch, plan
 from worker.logs import event
 from worker.outcomes import not_scored, scored
@@ -182,6 +182,7 @@ class _Run:
         began = time.monotonic()
         scores = iter(self._tools.scorer.score_each(ready) if ready else ())
         engine_s = round(time.monotonic() - began, 3)
+        metrics.engine_ran(self._tools.scorer.engine.name, images=len(ready), seconds=engine_s)
         results = [next(scores) if isinstance(p, Prepared) else p for p in prepared]
         ended: list[Scored | NotScored] = []
         for image, result in zip(started.batch.images, results, strict=True):
@@ -216,6 +217,7 @@ class _Run:
                 lambda c: jobs.record(c, self._claim, outcomes, lease_s=lease_s)
             )
             self._progress = self._progress or bool(outcomes)
+            metrics.ended(outcomes)
         except UnexpectedError as error:
             # SQL refused a value: find out whose, and let the others pass.
             if len(outcomes) > 1:

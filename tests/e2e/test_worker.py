@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.request import urlopen
 
 import psutil
 import pytest
@@ -13,6 +14,7 @@ from support.tiny_film import film
 from hilum.db import results as stored
 from hilum.db.states import ItemStatus, JobStatus
 from hilum.db.tables import outbox, results
+from hilum.embedded.process import free_ports
 from hilum.queue import Queue
 
 if TYPE_CHECKING:
@@ -49,7 +51,8 @@ def test_good_images_are_scored_and_bad_ones_carry_their_error(system: System) -
     uris = [system.put(f"{name}.dcm", data) for name, (data, _) in sent.items()]
     uris.append(f"s3://{system.bucket}/never-uploaded.dcm")
     expected = [outcome for _, outcome in sent.values()] + ["storage.object_missing"]
-    system.worker()
+    (port,) = free_ports(1)
+    system.worker(HILUM_WORKER__METRICS_ADDRESS=f"127.0.0.1:{port}")
     made = system.submit(uris)
     state = system.completed(made)
     images = system.images(made)
@@ -64,7 +67,13 @@ def test_good_images_are_scored_and_bad_ones_carry_their_error(system: System) -
     assert other is not None
     assert (one.probability == other.probability).all(), "the same pixels, encoded differently"
     # What the worker says names no object: keys and UIDs may be about patients.
-    said = system.logs()
+    with urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+        numbers = answer.read().decode()
+    counted = {code: expected.count(code) for code in set(expected)}
+    for code, count in counted.items():
+        assert f'hilum_images_total{{code="{code}"}} {count}.0' in numbers
+    assert 'hilum_engine_images_total{engine="onnxruntime-cpu"} 3.0' in numbers
+    said = system.logs() + numbers
     for secret in (system.bucket, one.sop_instance_uid, one.study_instance_uid, "TEST^FILM"):
         assert secret not in said
 

@@ -55,12 +55,15 @@ def _overwrite(data: bytearray, rng: Rng, _others: Sequence[bytes]) -> None:
 
 
 def _cut(data: bytearray, rng: Rng, _others: Sequence[bytes]) -> None:
-    del data[max(1, int(len(data) * rng.random())) :]
+    if rng.random() < 0.3:  # most of what is cut is refused before anything is decoded
+        del data[max(1, int(len(data) * rng.random())) :]
 
 
 def _drop(data: bytearray, rng: Rng, _others: Sequence[bytes]) -> None:
-    at = _place(data, rng)
-    del data[at : at + int(rng.integers(1, 40))]
+    at, length = _place(data, rng), int(rng.integers(1, 40))
+    if at + length < len(data):
+        data += bytes(length)
+    del data[at : at + length]
 
 
 def _repeat(data: bytearray, rng: Rng, _others: Sequence[bytes]) -> None:
