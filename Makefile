@@ -12,11 +12,11 @@ ARGS ?=
 JOBS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint demo-model film-check-model samples openapi decoders fuzz bench clean
+.PHONY: help run test lint demo-model train-demo film-check-model samples openapi decoders fuzz bench clean
 
 help:
 	@sed -n '2,4p' Makefile | cut -c3-
-	@echo "  make lint | demo-model | film-check-model | samples | openapi | decoders | fuzz | bench | clean"
+	@echo "  make lint | demo-model | train-demo | film-check-model | samples | openapi | decoders | fuzz | bench | clean"
 
 $(PY):
 	@$(PYTHON) -c 'import sys; sys.exit("hilum needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12 ...") if sys.version_info < (3, 11) else None'
@@ -48,6 +48,14 @@ demo-model: $(VENV)/dev.stamp
 
 film-check-model: $(VENV)/dev.stamp
 	$(PY) -m trainer.filmcheck
+
+# Cohort, training, evaluation: at most ten minutes on two cores.
+train-demo: $(VENV)/dev.stamp
+	rm -rf var/train-demo
+	$(VENV)/bin/hilum cohort --to var/train-demo/cohort --images 600 --side 192
+	$(VENV)/bin/hilum train configs/train-demo.toml --to var/train-demo/run
+	$(VENV)/bin/hilum train evaluate var/train-demo/run/best --to var/train-demo/evaluation
+	@echo "open var/train-demo/evaluation/report.html; tensorboard --logdir var/train-demo/run"
 
 samples: $(VENV)/dev.stamp
 	$(PY) -m trainer.synthetic.samples models/samples

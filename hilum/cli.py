@@ -39,9 +39,10 @@ _SUMMARIES: Final = {
     "cohort": "Generate the synthetic cohort.",
     "manifest": "Make the manifest of a data set.",
     "export": "Make a model package from a checkpoint.",
+    "import": "Make a model package from weights of others.",
 }
 _EXTRAS: Final = {"worker": "serve", "gateway": "serve", "demo": "serve,embedded"} | dict.fromkeys(
-    ("train", "cohort", "manifest", "export"), "train"
+    ("train", "cohort", "manifest", "export", "import"), "train"
 )
 
 

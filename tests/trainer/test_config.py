@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 _ALPHAS = "".join(f'"{label}" = 0.5\n' for label in SYNTHETIC.labels)
 
 
-@pytest.mark.parametrize("name", ["demo.toml", "chestxray14.toml"])
+@pytest.mark.parametrize("name", ["demo.toml", "chestxray14.toml", "train-demo.toml"])
 def test_the_examples_are_configurations(name: str) -> None:
     config.load(ROOT / "configs" / name)
 

@@ -1,0 +1,56 @@
+"""``hilum import``: models that others have trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+_USE = "Not stated by who imported it. Not for clinical use until evaluated locally."
+
+
+@click.group(name="import")
+def import_() -> None:
+    """Make a model package of weights that others have trained."""
+
+
+@import_.command()
+@click.argument("weights", type=click.Path(path_type=Path))
+@click.option(
+    "--to", "target", required=True, type=click.Path(path_type=Path), help="Folder of the package."
+)
+@click.option("--name", default="torchxrayvision-resnet50-512", show_default=True)
+@click.option("--version", default="1.5.7", show_default=True, help="Of the package.")
+@click.option("--intended-use", default=_USE, help="One or two sentences for manifest and card.")
+@click.option("--licence", help="Of the weights.  [default: torchxrayvision's]")
+@click.option(
+    "--films",
+    default=Path("models/samples"),
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="A film or a folder of them, for the check at every load.",
+)
+def xrv(  # noqa: PLR0917 -- click passes them by name
+    weights: Path,
+    target: Path,
+    name: str,
+    version: str,
+    intended_use: str,
+    licence: str | None,
+    films: Path,
+) -> None:
+    """Import torchxrayvision's resnet50-res512-all from the file WEIGHTS.
+
+    The file is yours to bring; torchxrayvision's documentation says where it is. Sixteen labels
+    with torchxrayvision's operating points, 512 px, and the Grad-CAM map of each in the graph.
+    """
+    from export import xrv as importing  # noqa: PLC0415 -- torch takes seconds to import
+
+    identity = importing.Identity(
+        name=name,
+        version=version,
+        intended_use=intended_use,
+        licence=licence or importing.LICENCE,
+    )
+    manifest = importing.build(weights, target, identity, films=films)
+    click.echo(f"{target}  {manifest.digest}")

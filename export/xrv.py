@@ -1,0 +1,252 @@
+"""torchxrayvision's ResNet-50 for 512 px becomes a model package, from its weights file.
+
+What is known of ``resnet50-res512-all`` is that of torchxrayvision 1.5.7 (Cohen et al., MIDL 2022):
+one grey channel in [-1024, 1024], eighteen outputs of which two have no operating point and no
+use, independent sigmoids, thresholds that its forward pass maps to one half. The package keeps the
+plain sigmoid and those thresholds, so it calls the same findings.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torchvision import models
+
+from export.onnx import OPSET
+from export.onnx import export as export_graph
+from export.writing import replacing, write_golden
+from hilum import dicom
+from hilum.engines.onnxruntime import OnnxRuntimeEngine
+from hilum.errors import ExportError, HilumError, WeightsMissingError
+from hilum.labels import LabelSchema
+from hilum.model_input import model_input
+from hilum.package import (
+    CARD,
+    GOLDEN,
+    GRAPH,
+    METRICS,
+    Calibration,
+    Manifest,
+    OperatingPoint,
+)
+from hilum.package_io import seal, verify
+from hilum.preprocess import PreprocessSpec
+from hilum.settings import Limits
+from trainer import weights
+from trainer.backbones import Classifier, Normalise, PooledHead, resnet_features
+from trainer.loop import code_revision
+
+SOURCE: Final = "torchxrayvision 1.5.7, resnet50-res512-all"
+LICENCE: Final = "Apache-2.0 (torchxrayvision); its training sets have terms of their own"
+# Every output in its order, with its operating point; None: the label was not trained.
+OUTPUTS: Final[tuple[tuple[str, float | None], ...]] = (
+    ("Atelectasis", 0.51570356),
+    ("Consolidation", 0.50444704),
+    ("Infiltration", 0.53787947),
+    ("Pneumothorax", 0.50723547),
+    ("Edema", 0.5025118),
+    ("Emphysema", 0.5035252),
+    ("Fibrosis", 0.5038076),
+    ("Effusion", 0.51862943),
+    ("Pneumonia", 0.5078151),
+    ("Pleural_Thickening", 0.50724894),
+    ("Cardiomegaly", 0.5056339),
+    ("Nodule", 0.510706),
+    ("Mass", 0.5053923),
+    ("Hernia", 0.5020846),
+    ("Lung Lesion", None),
+    ("Fracture", 0.5080557),
+    ("Lung Opacity", 0.5138526),
+    ("Enlarged Cardiomediastinum", None),
+)
+THRESHOLDS: Final = {label: point for label, point in OUTPUTS if point is not None}
+SCHEMA: Final = LabelSchema(
+    id="torchxrayvision-all-v1", kind="multi_label", labels=tuple(THRESHOLDS)
+)
+# From the film's darkest to its brightest, as torchxrayvision reads DICOM.
+SPEC: Final = PreprocessSpec(size=512, stretch_percentiles=(0.0, 100.0))
+_GOLDEN_FILMS: Final = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """What the importer says of the package."""
+
+    name: str
+    version: str
+    intended_use: str
+    licence: str = LICENCE
+
+
+def build(source: Path, target: Path, identity: Identity, *, films: Path) -> Manifest:
+    """Write the package of the weights file ``source`` to the folder ``target``, whole or not at
+    all.
+
+    Args:
+        source: state dict, as torchxrayvision publishes it, or of its ``ResNet`` module.
+        target: replaced if it is there.
+        identity: what goes into the manifest.
+        films: file or folder; the first readable ones become the golden inputs.
+
+    Raises:
+        WeightsMissingError: there is no such file, or it is no state dict.
+        ExportError: it is another model's, the graph does not reproduce it, there is no film, or
+            ``target`` is something else than a package.
+        WriteError: the disk is full, or ``target`` cannot be written.
+    """
+    if target.exists() and not (target / GRAPH).is_file() and any(target.iterdir()):
+        raise ExportError(
+            f"{target} is not empty and no model package.", next_step="Choose another folder."
+        )
+    try:
+        data = source.read_bytes()
+    except OSError as error:
+        raise WeightsMissingError(
+            f"There are no weights at {source} ({error.strerror or type(error).__name__}).",
+            next_step="torchxrayvision's documentation says where to get them.",
+        ) from None
+    model = classifier(weights.parse(data, str(source)))
+    images = golden_images(films)
+    graph = export_graph(model, SCHEMA.kind, size=SPEC.size)
+    digest = hashlib.sha256(data).hexdigest()
+    with replacing(target) as folder:
+        (folder / GRAPH).write_bytes(graph)
+        return _fill(folder, identity, digest, images)
+
+
+def classifier(state: dict[str, Tensor]) -> Classifier:
+    """The model of torchxrayvision's ``state``, without the labels it never learned.
+
+    Raises:
+        ExportError: it is another model's.
+    """
+    net = models.resnet50(weights=None, num_classes=len(OUTPUTS))
+    net.conv1 = nn.Conv2d(1, 64, kernel_size=7, stride=2, padding=3, bias=False)
+    plain = {
+        name.removeprefix("model."): value for name, value in state.items() if name != "op_threshs"
+    }
+    try:
+        net.load_state_dict(plain)
+    except RuntimeError:
+        raise ExportError(
+            f"These are not the weights of {SOURCE}.",
+            next_step="Give the file of resnet50-res512-all; other models are not imported.",
+        ) from None
+    rows = [n for n, (_, point) in enumerate(OUTPUTS) if point is not None]
+    head = PooledHead(net.fc.in_features, len(rows))
+    with torch.no_grad():
+        head.linear.weight.copy_(net.fc.weight[rows])
+        head.linear.bias.copy_(net.fc.bias[rows])
+    # uint8 0 … 255 to -1024 … 1024.
+    normalise = Normalise(mean=(0.5,), std=(1 / 2048,))
+    return Classifier("resnet50", resnet_features(net), head, None, normalise).eval()
+
+
+def golden_images(films: Path) -> npt.NDArray[np.uint8]:
+    """uint8 ``[N, 1, 512, 512]`` of the first films at ``films`` that can be read.
+
+    Raises:
+        ExportError: there is none.
+    """
+    paths = sorted(films.rglob("*")) if films.is_dir() else [films]
+    images = []
+    for path in paths:
+        try:
+            opened = dicom.open_film(path.read_bytes(), Limits())
+            images.append(model_input(opened, SPEC).image)
+        except (OSError, HilumError):
+            continue  # whatever else lies there
+        if len(images) == _GOLDEN_FILMS:
+            break
+    if not images:
+        raise ExportError(
+            f"There is no readable film at {films}.",
+            next_step="Give one with --films: its outputs are checked at every load.",
+        )
+    return np.stack(images)
+
+
+def _fill(folder: Path, identity: Identity, digest: str, images: npt.NDArray[np.uint8]) -> Manifest:
+    """Everything beside the graph; sealed as a draft first, for the serving engine to run it."""
+    count = len(SCHEMA.labels)
+    fields: dict[str, Any] = {
+        "name": identity.name,
+        "version": identity.version,
+        "backbone": "resnet50",
+        "label_set": {"schema_id": SCHEMA.id, "kind": SCHEMA.kind, "labels": SCHEMA.labels},
+        "input": {"size": SPEC.size},
+        "cam_grid": (16, 16),
+        "preprocess": SPEC,
+        "calibration": Calibration(scale=(1.0,) * count, shift=(0.0,) * count),
+        "operating_points": {
+            label: OperatingPoint(threshold=point, rule="torchxrayvision op_threshs")
+            for label, point in THRESHOLDS.items()
+        },
+        "demonstration_only": False,
+        "intended_use": identity.intended_use,
+        "licence": identity.licence,
+        # The data is not ours to digest; the file of weights stands for it.
+        "training_data_digest": digest,
+        "code_revision": code_revision(),
+        "opset": OPSET,
+        "weights_dtype": "float32",
+    }
+    figures = {
+        "notice": None,
+        "source": SOURCE,
+        "weights_sha256": digest,
+        "test": None,
+        "measured": "Nothing: hilum has no film to measure this model on.",
+    }
+    (folder / METRICS).write_text(json.dumps(figures, indent=2) + "\n")
+    (folder / CARD).write_text(_card(identity, digest))
+    (folder / GOLDEN).write_bytes(b"draft")
+    seal(folder, **fields)
+    write_golden(folder / GOLDEN, images, OnnxRuntimeEngine(verify(folder)))
+    return seal(folder, **fields)
+
+
+def _card(identity: Identity, digest: str) -> str:
+    rows = "\n".join(f"| {label} | {point:.4f} |" for label, point in THRESHOLDS.items())
+    return f"""\
+# {identity.name} {identity.version}
+
+{identity.intended_use}
+
+| | |
+|---|---|
+| imported from | {SOURCE} |
+| sha256 of the weights | `{digest}` |
+| licence | {identity.licence} |
+| input | 512×512, grey, from the film's darkest to its brightest as [-1024, 1024] |
+
+## Figures
+
+None. The figures of its authors are in their publications; hilum has not measured this package on
+anything. Do that on films of your own before its numbers mean something to you
+(`hilum train evaluate`).
+
+## Thresholds
+
+torchxrayvision's operating points, on the plain sigmoid. torchxrayvision's own forward pass maps
+them to 0.5; the findings are the same, the numbers are not. Two outputs of the network, Lung Lesion
+and Enlarged Cardiomediastinum, were not trained and are left out.
+
+| label | threshold |
+|---|---|
+{rows}
+
+## Limits
+
+- Films are letterboxed; torchxrayvision crops their centre. The black borders are new to the model.
+- A film is stretched from its minimum to its maximum after resizing, there before.
+- Not calibrated: a probability is a score. Recalibrate on films of your own.
+"""
