@@ -93,6 +93,17 @@ def require_device() -> Device:
     )
 
 
+def memory_free() -> int:
+    """Bytes of the GPU's memory that nobody uses.
+
+    Raises:
+        EngineUnavailableError, EngineFailedError: there is no GPU, or it does not answer.
+    """
+    runtime = load_runtime()
+    free, _total = call(runtime.cudaMemGetInfo)
+    return int(free)
+
+
 def load_runtime() -> Any:
     """The module ``cuda.bindings.runtime``.
 

@@ -75,6 +75,10 @@ class FakeCuda:
     def cudaDriverGetVersion(self) -> Any:
         return self._next("cudaDriverGetVersion"), self.driver
 
+    def cudaMemGetInfo(self) -> Any:
+        free = self.room - sum(self.on_device.values())
+        return self._next("cudaMemGetInfo"), free, self.room
+
     def cudaGetLastError(self) -> Any:
         error, self.last = self.last, OK
         return (error,)

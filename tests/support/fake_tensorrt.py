@@ -1,90 +1,40 @@
 """TensorRT's bindings without a GPU: as much of them as hilum calls, with their ways to fail.
 
-A plan of this library is JSON. What it computes is in :func:`expected`. Classes, methods and
+A plan of this library is JSON. What it computes is its ONNX graph, run by ONNX Runtime; or, in
+plans of :func:`make_plan`, what :func:`expected` says. Classes, methods and
 argument counts are the real bindings' (``tests/hilum/engines/tensorrt/test_fake.py`` compares
 them with stubs of 11.4 and 10.16).
 """
 
 from __future__ import annotations
 
+import base64
 import ctypes
-import enum
+import functools
 import json
-from collections import defaultdict
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnxruntime
+from support import fake_builder
 from support.fake_cuda import FakeCuda
-
-DataType = enum.Enum("DataType", ["UINT8", "FLOAT", "HALF"])
-TensorIOMode = enum.Enum("TensorIOMode", ["NONE", "INPUT", "OUTPUT"])
-ExecutionContextAllocationStrategy = enum.Enum(
-    "ExecutionContextAllocationStrategy", ["STATIC", "ON_PROFILE_CHANGE", "USER_MANAGED"]
+from support.fake_trt_types import (
+    BuilderFlag,
+    DataType,
+    Dims,
+    ErrorCode,
+    ExecutionContextAllocationStrategy,
+    HardwareCompatibilityLevel,
+    IHostMemory,
+    ILogger,
+    IProgressMonitor,
+    MemoryPoolType,
+    NetworkDefinitionCreationFlag,
+    Severity,
+    State,
+    TensorIOMode,
 )
-BuilderFlag = enum.Enum("BuilderFlag", ["TF32", "REFIT", "VERSION_COMPATIBLE"])
-HardwareCompatibilityLevel = enum.Enum(
-    "HardwareCompatibilityLevel", ["NONE", "AMPERE_PLUS", "SAME_COMPUTE_CAPABILITY"]
-)
-MemoryPoolType = enum.Enum("MemoryPoolType", ["WORKSPACE"])
-Severity = enum.Enum("Severity", ["INTERNAL_ERROR", "ERROR", "WARNING", "INFO", "VERBOSE"])
-ErrorCode = enum.Enum("ErrorCode", ["SUCCESS", "INVALID_NODE", "REFIT_FAILED"])
-STRONGLY_TYPED = 1
-
-
-class NetworkDefinitionCreationFlag(enum.IntEnum):
-    STRONGLY_TYPED = STRONGLY_TYPED
-
-
-class ILogger:
-    Severity = Severity
-
-    def log(self, severity: Any, msg: str) -> None:
-        raise NotImplementedError
-
-
-class IProgressMonitor:
-    pass
-
-
-class Dims:
-    def __init__(self, shape: list[int]) -> None:
-        assert isinstance(shape, list), "10.x makes Dims of a list only"
-        self._shape = shape
-
-    def __len__(self) -> int:
-        return len(self._shape)
-
-    def __getitem__(self, arg0: int) -> int:
-        return self._shape[arg0]
-
-
-class IHostMemory(bytes):
-    @property
-    def nbytes(self) -> int:
-        return len(self)
-
-
-class State:
-    """What a test arranges, and what happened."""
-
-    def __init__(self, cuda: FakeCuda) -> None:
-        self.cuda = cuda
-        self.failing: dict[str, list[Any]] = defaultdict(list)  # method → what it returns, once
-        self.said: str = ""  # logged as an error when a call fails
-        self.contexts: list[Any] = []
-        self.executions: list[int] = []  # batch of each run of the network
-        self.missing_weights: list[str] = []
-        self.timing_caches: list[bytes] = []
-        self.flags: set[str] = set()
-        self.builds = 0
-
-    def answer(self, method: str, usual: Any, logger: Any = None) -> Any:
-        if not self.failing[method]:
-            return usual
-        if self.said and logger is not None:
-            logger.log(Severity.ERROR, self.said)
-        return self.failing[method].pop(0)
 
 
 def make_plan(
@@ -107,6 +57,11 @@ def expected(images: npt.NDArray[np.uint8], labels: int, grid: tuple[int, int]) 
     first = images[:, 0, 0, 0].astype(np.float32)[:, None, None, None]
     cam = (first + np.arange(labels)[None, :, None, None] + np.zeros(grid)).astype(np.float32)
     return probability, cam
+
+
+@functools.cache
+def _session(graph: str) -> Any:
+    return onnxruntime.InferenceSession(base64.b64decode(graph), providers=["CPUExecutionProvider"])
 
 
 def library(cuda: FakeCuda, *, version: str = "11.4.0.106") -> Any:
@@ -156,7 +111,11 @@ def library(cuda: FakeCuda, *, version: str = "11.4.0.106") -> Any:
             state.executions.append(self._batch)
             shapes = {n: (self._batch, *t[2]) for n, t in self._engine.tensors.items()}
             images = self._view("image", ctypes.c_uint8, shapes["image"])
-            outputs = expected(images, shapes["cam"][1], shapes["cam"][2:])
+            graph = self._engine.content.get("onnx")
+            if graph is None:
+                outputs = expected(images, shapes["cam"][1], shapes["cam"][2:])
+            else:
+                outputs = _session(graph).run(["probability", "cam"], {"image": images})
             for name, values in zip(("probability", "cam"), outputs, strict=True):
                 self._view(name, ctypes.c_float, shapes[name])[...] = values
 
@@ -271,7 +230,10 @@ def library(cuda: FakeCuda, *, version: str = "11.4.0.106") -> Any:
             self._refitter = refitter
 
         def refit_from_bytes(self, model: bytes) -> bool:
-            self._refitter.engine.content["weights"] = len(model)
+            content = self._refitter.engine.content
+            content["weights"] = len(model)
+            if "onnx" in content:
+                content["onnx"] = base64.b64encode(model).decode()
             self._failed = not state.answer("refit_from_bytes", True)
             return not self._failed
 
@@ -284,6 +246,7 @@ def library(cuda: FakeCuda, *, version: str = "11.4.0.106") -> Any:
     own = (
         IExecutionContext, ICudaEngine, Runtime, Refitter, OnnxParserRefitter, ParserError,
     )  # fmt: skip
+    own += fake_builder.classes(state, _Errors)
     for kind in (*shared, *own):
         setattr(module, kind.__name__, kind)
     return module

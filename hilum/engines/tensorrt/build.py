@@ -73,13 +73,14 @@ def build(
         cuda.require_device()  # without a driver the builder is an object that crashes
     work = _Work(graph, promised, options, timing_cache, report)
     thread = threading.Thread(target=work.run, name="hilum-engine-build", daemon=True)
-    thread.start()
     try:
-        while thread.is_alive():
-            thread.join(_POLL_S)
+        thread.start()  # may be interrupted too, with the builder at work already
+        while not work.ended.wait(_POLL_S):
+            pass
     except BaseException:
         work.cancel.set()
-        thread.join()
+        if thread.ident is not None:
+            work.ended.wait()
         raise
     if work.failure is not None:
         raise work.failure
@@ -105,6 +106,7 @@ class _Work:
         self._timing_cache = timing_cache
         self._report = report
         self.cancel = threading.Event()
+        self.ended = threading.Event()
         self.built: Built | None = None
         self.failure: BaseException | None = None
 
@@ -113,6 +115,8 @@ class _Work:
             self.built = self._build()
         except BaseException as error:  # handed to the thread that waits
             self.failure = error
+        finally:
+            self.ended.set()
 
     def _build(self) -> Built:
         began = time.monotonic()

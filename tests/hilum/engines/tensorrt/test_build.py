@@ -63,6 +63,9 @@ def test_ctrl_c_cancels_the_build() -> None:
     with pytest.raises(KeyboardInterrupt):
         build(tiny(), PROMISED, OPTIONS, report=interrupt)
     assert interrupted.is_set()
+    for thread in threading.enumerate():
+        if thread.name == "hilum-engine-build":
+            thread.join(1)  # its work is over; the thread itself may be on its last lines
     assert not [t for t in threading.enumerate() if t.name == "hilum-engine-build" and t.is_alive()]
 
 

@@ -1,0 +1,126 @@
+"""Model packages with random weights, for measuring engines where no trained model is at hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+import torch
+
+from export.half import to_bf16, to_fp16
+from export.int8 import to_int8
+from export.onnx import OPSET, export
+from hilum.labels import CHESTXRAY14
+from hilum.package import CARD, GOLDEN, GRAPH, METRICS, InputSpec, Precision, Variant
+from hilum.package_io import Package, seal, verify
+from hilum.preprocess import PreprocessSpec
+from trainer.backbones import BACKBONES, build
+
+UInt8Array = npt.NDArray[np.uint8]
+# |Δp|, and |Δcam| relative to the largest value, of TensorRT against ONNX Runtime on the CPU with
+# the very same graph: only the order and width of sums differ.
+TOLERANCE: dict[Precision, tuple[float, float]] = {
+    "fp32": (1e-3, 1e-2),
+    "fp16": (5e-3, 5e-2),
+    "bf16": (2e-2, 2e-1),
+    "int8": (5e-2, 3e-1),
+}
+
+
+def films(size: int, count: int, seed: int = 0) -> UInt8Array:
+    """Smooth random films, uint8 ``[count, 1, S, S]``."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand((count, 1, 12, 12), generator=generator)
+    smooth = torch.nn.functional.interpolate(coarse, (size, size), mode="bicubic").clamp(0, 1)
+    return (smooth * 255).to(torch.uint8).numpy()
+
+
+def run(graph: bytes, images: UInt8Array) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Probabilities and maps of ``graph`` in ONNX Runtime on the CPU."""
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    probability, cam = session.run(["probability", "cam"], {"image": images})
+    return probability, cam
+
+
+def make(
+    folder: Path,
+    backbone: str,
+    precision: Precision,
+    *,
+    seed: int = 0,
+    size: int | None = None,
+    max_batch: int = 16,
+) -> Package:
+    """A package of ``backbone`` with random weights, whose TensorRT graph is in ``precision``."""
+    torch.manual_seed(seed)
+    model = build(backbone, len(CHESTXRAY14.labels)).eval()
+    side = size or BACKBONES[backbone].native_size
+    graph = export(model, "multi_label", size=side)
+    other = {
+        "fp32": lambda: graph,
+        "fp16": lambda: to_fp16(graph),
+        "bf16": lambda: to_bf16(graph),
+        "int8": lambda: to_int8(graph, films(side, 4), target="tensorrt"),
+    }[precision]()
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / GRAPH).write_bytes(graph)
+    (folder / "model.tensorrt.onnx").write_bytes(other)
+    (folder / CARD).write_text("# random weights\n\nFor measuring engines.\n")
+    (folder / METRICS).write_text(json.dumps({"note": "not trained"}) + "\n")
+    images = films(side, 3, seed=1)
+    for name, content in ((GOLDEN, graph), ("golden.tensorrt.npz", other)):
+        probability, cam = run(content, images)
+        np.savez(folder / name, image=images, probability=probability, cam=cam)
+    _seal(folder, backbone, precision, side, cam.shape[2:], seed, max_batch)
+    return verify(folder)
+
+
+def _seal(
+    folder: Path,
+    backbone: str,
+    precision: Precision,
+    side: int,
+    grid: tuple[int, ...],
+    seed: int,
+    max_batch: int,
+) -> None:
+    labels = CHESTXRAY14
+    tolerance, cam_tolerance = TOLERANCE[precision]
+    variant = Variant(
+        target="tensorrt",
+        precision=precision,
+        graph="model.tensorrt.onnx",
+        golden="golden.tensorrt.npz",
+        tolerance=tolerance,
+        cam_tolerance=cam_tolerance,
+    )
+    count = len(labels.labels)
+    seal(
+        folder,
+        name=f"random-{backbone.replace('_', '-')}",
+        version=f"{seed}.0.0",
+        backbone=backbone,
+        label_set={
+            "schema_id": labels.id,
+            "kind": labels.kind,
+            "labels": labels.labels,
+            "normal": labels.normal,
+        },
+        input=InputSpec(size=side, max_batch=max_batch),
+        cam_grid=grid,
+        preprocess=PreprocessSpec(size=side),
+        calibration={"scale": (1.0,) * count, "shift": (0.0,) * count},
+        operating_points={label: {"threshold": 0.5, "rule": "none"} for label in labels.labels},
+        demonstration_only=True,
+        intended_use="Measuring engines.",
+        licence="Apache-2.0",
+        training_data_digest="0" * 64,
+        code_revision="benchmark",
+        opset=OPSET,
+        weights_dtype="float32",
+        variants=(variant,),
+    )

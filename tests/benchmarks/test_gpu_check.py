@@ -1,0 +1,118 @@
+"""`make gpu-check` from beginning to end on a GPU that is not there: its TensorRT runs plans with
+ONNX Runtime, so numbers, refits and failures come out as they should, or are found out."""
+
+from __future__ import annotations
+
+import ctypes
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support import fake_tensorrt
+from support.fake_cuda import FakeCuda
+
+from benchmarks import gpu_check
+from hilum.engines import cuda
+from hilum.engines.tensorrt import library
+
+SIDE = 64
+
+
+@pytest.fixture(scope="module")
+def gpu() -> Iterator[FakeCuda]:
+    fake = FakeCuda()
+    fake.room = 2**27
+    patch = pytest.MonkeyPatch()
+    patch.setattr(cuda, "load_runtime", lambda: fake)
+    before = library._bindings.chosen, library._bindings.loaded
+    library.use("tensorrt", module=fake_tensorrt.library(fake))
+    yield fake
+    library._bindings.chosen, library._bindings.loaded = before
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("gpu-check")
+
+
+@pytest.fixture(scope="module")
+def facts(gpu: FakeCuda, folder: Path) -> list[gpu_check.Fact]:
+    patch = pytest.MonkeyPatch()
+    patch.setattr(gpu_check, "LONG", 3)
+    patch.setattr(gpu_check, "COMPARED", 5)
+    found = gpu_check.everything(
+        folder,
+        backbones=["resnet18"],
+        precisions=["fp32"],
+        seconds=0.01,
+        size=SIDE,
+        max_batch=4,
+        workers=False,
+    )
+    listed = [*found]
+    patch.undo()
+    return listed
+
+
+def test_everything_is_looked_at_and_holds(facts: list[gpu_check.Fact]) -> None:
+    assert [fact.text() for fact in facts if fact.holds is False] == []
+    seen = Counter(fact.check for fact in facts)
+    assert seen["latency p50"] == seen["latency p99"] == 6  # three buckets, graphs on and off
+    assert seen["throughput"] == 3
+    expected = {
+        "build", "build with timings", "load", "GPU memory", "numbers |Δp|", "golden check",
+        "refit", "plan ampere_plus", "plan version compatible", "truncated plan", "no memory",
+        "works again",
+    }  # fmt: skip
+    assert expected <= set(seen)
+    assert {f.case for f in facts if f.check == "golden check"} == {
+        "resnet18 fp32",
+        "resnet18 fp32 refitted",
+    }
+
+
+def test_wrong_numbers_are_found_out(
+    gpu: FakeCuda,
+    facts: list[gpu_check.Fact],
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A GPU that adds something to every probability."""
+    package = gpu_check.verify(folder / "resnet18-fp32")  # made for the facts above
+    real = ctypes.memmove
+    target: list[int] = []
+
+    def off(dst: Any, src: Any, count: int) -> Any:
+        done = real(dst, src, count)
+        if count % (14 * 4) == 0 and count <= 16 * 14 * 4:
+            floats = (ctypes.c_float * (count // 4)).from_address(dst)
+            np.ctypeslib.as_array(floats)[...] += 0.1
+            target.append(count)
+        return done
+
+    options = gpu_check.BuildOptions(profile=gpu_check.profile_of(package.manifest, batch_size=8))
+    store = gpu_check.PlanStore(folder / "engines")
+    provided = gpu_check.build_into(store, package, options)
+    engine = gpu_check._open(package, store, provided)
+    monkeypatch.setattr("support.fake_cuda.ctypes.memmove", off)
+    found = {f.check: f.holds for f in gpu_check.numbers(engine, package, "wrong")}
+    assert target
+    assert found["numbers |Δp|"] is False
+    assert found["golden check"] is False
+
+
+def test_without_a_gpu_it_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    empty = FakeCuda()
+    empty.devices = 0
+    monkeypatch.setattr(cuda, "load_runtime", lambda: empty)
+    monkeypatch.setattr("sys.argv", ["gpu_check"])
+    with pytest.raises(SystemExit) as caught:
+        gpu_check.main()
+    assert caught.value.code == 2
+    assert "the driver sees no GPU" in capsys.readouterr().err
