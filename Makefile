@@ -12,11 +12,11 @@ ARGS ?=
 JOBS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint demo-model train-demo film-check-model samples openapi decoders fuzz bench clean
+.PHONY: help run test lint demo-model train-demo film-check-model samples openapi decoders fuzz bench gpu-check clean
 
 help:
 	@sed -n '2,4p' Makefile | cut -c3-
-	@echo "  make lint | demo-model | train-demo | film-check-model | samples | openapi | decoders | fuzz | bench | clean"
+	@echo "  make lint | demo-model | train-demo | film-check-model | samples | openapi | decoders | fuzz | bench | gpu-check | clean"
 
 $(PY):
 	@$(PYTHON) -c 'import sys; sys.exit("hilum needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12 ...") if sys.version_info < (3, 11) else None'
@@ -71,6 +71,11 @@ fuzz: $(VENV)/dev.stamp
 
 bench: $(VENV)/dev.stamp
 	$(PY) -m benchmarks.engine $(ARGS)
+
+# On a machine with an NVIDIA GPU: what cannot be proved without one (docs/gpu.md).
+gpu-check: $(VENV)/dev.stamp
+	$(INSTALL) --editable '.[tensorrt]'
+	$(PY) -m benchmarks.gpu_check $(ARGS)
 
 clean:
 	rm -rf $(VENV) var build *.egg-info

@@ -47,7 +47,13 @@ def run(graph: bytes, images: UInt8Array) -> tuple[npt.NDArray[Any], npt.NDArray
 
 
 def make(
-    folder: Path, backbone: str, precision: Precision, *, seed: int = 0, size: int | None = None
+    folder: Path,
+    backbone: str,
+    precision: Precision,
+    *,
+    seed: int = 0,
+    size: int | None = None,
+    max_batch: int = 16,
 ) -> Package:
     """A package of ``backbone`` with random weights, whose TensorRT graph is in ``precision``."""
     torch.manual_seed(seed)
@@ -69,7 +75,7 @@ def make(
     for name, content in ((GOLDEN, graph), ("golden.tensorrt.npz", other)):
         probability, cam = run(content, images)
         np.savez(folder / name, image=images, probability=probability, cam=cam)
-    _seal(folder, backbone, precision, side, cam.shape[2:], seed)
+    _seal(folder, backbone, precision, side, cam.shape[2:], seed, max_batch)
     return verify(folder)
 
 
@@ -80,6 +86,7 @@ def _seal(
     side: int,
     grid: tuple[int, ...],
     seed: int,
+    max_batch: int,
 ) -> None:
     labels = CHESTXRAY14
     tolerance, cam_tolerance = TOLERANCE[precision]
@@ -103,7 +110,7 @@ def _seal(
             "labels": labels.labels,
             "normal": labels.normal,
         },
-        input=InputSpec(size=side),
+        input=InputSpec(size=side, max_batch=max_batch),
         cam_grid=grid,
         preprocess=PreprocessSpec(size=side),
         calibration={"scale": (1.0,) * count, "shift": (0.0,) * count},

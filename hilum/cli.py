@@ -29,6 +29,7 @@ _SUMMARIES: Final = {
     "doctor": "Say what this machine has, which engine it would use, and why.",
     "engine": "Build and keep TensorRT plans for this machine's GPU.",
     "tune": "Find this machine's best threads and batch size for a model.",
+    "cache": "Look after the prepared-image cache.",
     "db": "Create and upgrade the SQL schema.",
     "keys": "Manage the API keys of the gateway.",
     "demo": "Start the whole system on this machine.",

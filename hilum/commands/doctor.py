@@ -88,7 +88,7 @@ def _onnxruntime() -> dict[str, Any]:
 
 def _engine(config: Settings, model: str | None) -> dict[str, Any]:
     """The model and the engine that would run it, golden check included."""
-    from hilum.engines.selection import choose  # noqa: PLC0415
+    from hilum.engines.loading import open_engine  # noqa: PLC0415
     from hilum.package_io import load  # noqa: PLC0415
     from hilum.storage import open_store  # noqa: PLC0415
 
@@ -102,7 +102,7 @@ def _engine(config: Settings, model: str | None) -> dict[str, Any]:
             "version": manifest.version,
             "digest": package.digest,
         }
-        chosen = choose(package, config)
+        chosen = open_engine(package, config)
     except HilumError as error:
         found["engine"] = {"configured": config.engine, "error": error.body()}
         return found

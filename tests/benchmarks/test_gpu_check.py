@@ -35,22 +35,33 @@ def gpu() -> Iterator[FakeCuda]:
 
 
 @pytest.fixture(scope="module")
-def facts(gpu: FakeCuda, tmp_path_factory: pytest.TempPathFactory) -> list[gpu_check.Fact]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("gpu-check")
+
+
+@pytest.fixture(scope="module")
+def facts(gpu: FakeCuda, folder: Path) -> list[gpu_check.Fact]:
+    patch = pytest.MonkeyPatch()
+    patch.setattr(gpu_check, "LONG", 3)
+    patch.setattr(gpu_check, "COMPARED", 5)
     found = gpu_check.everything(
-        tmp_path_factory.mktemp("gpu-check"),
+        folder,
         backbones=["resnet18"],
         precisions=["fp32"],
         seconds=0.01,
         size=SIDE,
+        max_batch=4,
         workers=False,
     )
-    return [*found]
+    listed = [*found]
+    patch.undo()
+    return listed
 
 
 def test_everything_is_looked_at_and_holds(facts: list[gpu_check.Fact]) -> None:
     assert [fact.text() for fact in facts if fact.holds is False] == []
     seen = Counter(fact.check for fact in facts)
-    assert seen["latency p50"] == seen["latency p99"] == 10  # five buckets, graphs on and off
+    assert seen["latency p50"] == seen["latency p99"] == 6  # three buckets, graphs on and off
     assert seen["throughput"] == 3
     expected = {
         "build", "build with timings", "load", "GPU memory", "numbers |Δp|", "golden check",
@@ -67,11 +78,11 @@ def test_everything_is_looked_at_and_holds(facts: list[gpu_check.Fact]) -> None:
 def test_wrong_numbers_are_found_out(
     gpu: FakeCuda,
     facts: list[gpu_check.Fact],
-    tmp_path: Path,
+    folder: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A GPU that adds something to every probability."""
-    package = gpu_check.make(tmp_path / "package", "resnet18", "fp32", size=SIDE)
+    package = gpu_check.verify(folder / "resnet18-fp32")  # made for the facts above
     real = ctypes.memmove
     target: list[int] = []
 
@@ -84,7 +95,7 @@ def test_wrong_numbers_are_found_out(
         return done
 
     options = gpu_check.BuildOptions(profile=gpu_check.profile_of(package.manifest, batch_size=8))
-    store = gpu_check.PlanStore(tmp_path / "engines")
+    store = gpu_check.PlanStore(folder / "engines")
     provided = gpu_check.build_into(store, package, options)
     engine = gpu_check._open(package, store, provided)
     monkeypatch.setattr("support.fake_cuda.ctypes.memmove", off)

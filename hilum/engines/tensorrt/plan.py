@@ -8,7 +8,7 @@ from hilum.engines import cuda
 from hilum.engines.tensorrt.library import label, shape_of, trt
 from hilum.engines.tensorrt.messages import Messages
 from hilum.engines.tensorrt.network import Signature
-from hilum.errors import EngineDamagedError, EngineIncompatibleError
+from hilum.errors import DeviceOutOfMemoryError, EngineDamagedError, EngineIncompatibleError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +32,7 @@ def load(plan: bytes, promised: Signature, *, host_code: bool) -> Loaded:
     Raises:
         EngineUnavailableError: no TensorRT, or no GPU.
         EngineIncompatibleError: this TensorRT does not load it on this GPU; its words are quoted.
+        DeviceOutOfMemoryError: there is no room for it.
         EngineDamagedError: what loads is not an engine of the promised inputs and outputs.
     """
     cuda.require_device()  # without a driver the runtime is an object that crashes
@@ -40,6 +41,7 @@ def load(plan: bytes, promised: Signature, *, host_code: bool) -> Loaded:
     runtime.engine_host_code_allowed = host_code
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
+        _raise_if_out_of_memory(messages)
         raise EngineIncompatibleError(
             f"{label()} does not load the plan: {messages.quote()}",
             next_step="Build it again on this machine: `hilum engine build PACKAGE --force`.",
@@ -50,6 +52,18 @@ def load(plan: bytes, promised: Signature, *, host_code: bool) -> Loaded:
         messages=messages,
         max_batch=_check(engine, promised),
     )
+
+
+def _raise_if_out_of_memory(messages: Messages) -> None:
+    """Loading fails for want of memory too, and that is no fault of the plan."""
+    (error, *_) = cuda.load_runtime().cudaGetLastError()
+    said = messages.quote("").lower()
+    if (
+        error.name == "cudaErrorMemoryAllocation"
+        or "outofmemory" in said
+        or "out of memory" in said
+    ):
+        raise DeviceOutOfMemoryError("The GPU has no memory left for the plan.")
 
 
 def _check(engine: trt.ICudaEngine, promised: Signature) -> int:

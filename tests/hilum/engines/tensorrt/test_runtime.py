@@ -303,6 +303,18 @@ def test_a_plan_this_tensorrt_does_not_read_is_explained(trt: Any, package: Pack
         TensorRTEngine(package, record_of(package, plan), plan)
 
 
+@pytest.mark.parametrize("said", ["Error Code 2: OutOfMemory (no further information)", ""])
+def test_a_plan_that_finds_no_room_is_not_called_incompatible(
+    gpu: FakeCuda, trt: Any, package: Package, said: str
+) -> None:
+    trt.state.failing["deserialize_cuda_engine"] = [None]
+    trt.state.said = said
+    if not said:
+        gpu.last = type(gpu.last).cudaErrorMemoryAllocation
+    with pytest.raises(DeviceOutOfMemoryError, match="for the plan"):
+        open_engine(package)
+
+
 def test_a_plan_that_brings_code_loads_only_if_it_was_meant_to(trt: Any, package: Package) -> None:
     plan = plan_of(package, host_code=True)
     with pytest.raises(EngineIncompatibleError, match="host code"):
