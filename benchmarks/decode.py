@@ -4,6 +4,7 @@
   against pydicom's ``pixel_array`` with its recommended plugins and a Pillow resize, and against
   torchxrayvision's reader with its crop and resize. Both peers skip steps that hilum does (VOI,
   percentiles, safety checks).
+- ``decode_fast_<syntax>_<size>``: the same with `decode = "fast"`, against pydicom.
 - ``decode_exact_<syntax>``: the same with every pixel decoded.
 - ``decode_isolated_<syntax>``: ms a film through a decode process, as films are served, against
   the same in this process: what isolation costs.
@@ -87,13 +88,15 @@ def speed(name: str, path: Path, *, repeats: int) -> Iterator[Line]:
         peers["torchxrayvision"] = lambda size: torchxrayvision(path, size)
     for size in SIZES:
         runs = [lambda: ours(data, size), lambda: ours(data, size, how="exact")]  # noqa: B023
+        runs += [lambda: ours(data, size, how="fast")]  # noqa: B023
         runs += [lambda peer=peer: peer(size) for peer in peers.values()]  # type: ignore[misc]  # noqa: B023
-        reduced, exact, *others = interleaved(runs, repeats=repeats)
+        reduced, exact, fast, *others = interleaved(runs, repeats=repeats)
         case = f"{films.ROWS}×{films.COLUMNS} to {size}"
         for peer, seconds in zip(peers, others, strict=True):
             yield _line(f"decode_{name}_{size}", case, reduced, peer, seconds, target)
+        peer = next(iter(peers))
+        yield _line(f"decode_fast_{name}_{size}", case, fast, peer, others[0], target)
         if size == SIZES[0]:
-            peer = next(iter(peers))
             yield _line(f"decode_exact_{name}", case, exact, peer, others[0], DEFAULT_TARGET)
 
 

@@ -38,10 +38,8 @@ Integers = npt.NDArray[np.integer]
 
 _WAVELETS: Final = {JPEG2000, JPEG2000Lossless, HTJ2K, HTJ2KLossless, HTJ2KLosslessRPCL}
 _PILLOW_BITS: Final = 16  # Pillow shifts deeper than 8-bit JPEG 2000 samples up to this
-# Shares of the samples asked for that are enough (docs/benchmarks.md), because every one less is
-# time saved. Means of pixels that are decoded anyway save little.
-_OF_LOW_PASS: Final = 0.625
-_OF_COSINES: Final = 0.7
+# Shares of the samples asked for that are enough: means alias less than a wavelet's low-pass.
+_OF_COSINES: Final = 0.8
 _OF_MEANS: Final = 0.9
 
 
@@ -54,8 +52,8 @@ class Reduced:
 
 
 def stored_values(opened: DicomObject, *, side: int) -> Reduced:
-    """The stored values with about ``side`` samples along the long side: at least 0.9 times as many
-    means, 0.7 times if the decoder makes them, or 0.625 times as many low-pass samples.
+    """The stored values with about ``side`` samples along the long side: at least as many low-pass
+    samples, 0.9 times as many means, or 0.8 times if the decoder makes them.
 
     The same errors as :func:`hilum.dicom.decode.stored_values`.
     """
@@ -136,7 +134,7 @@ def _wavelet(opened: DicomObject, *, side: int) -> Reduced | None:
     the stored values, or its end is missing, which a partial decoding might not notice."""
     header = opened.header
     frame, declared = checked_frame(opened)
-    halvings = int(max(header.rows, header.columns) / (side * _OF_LOW_PASS))
+    halvings = max(header.rows, header.columns) // side
     level = min(declared.levels or 0, halvings.bit_length() - 1)
     plain = (
         header.high_bit == header.bits_stored - 1
