@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 from pydantic import SecretStr
 from support.tiny_film import film
 
 from api_gateway import problems
+from hilum.deidentify.pseudonyms import Pseudonyms
+from hilum.errors import ConfigurationError
 from hilum.package import NOTICE
+from hilum.settings import DeidentifySettings
 
 if TYPE_CHECKING:
     from .conftest import Gateway
@@ -153,3 +156,50 @@ def test_a_store_that_does_not_let_us_in(make_gateway: Callable[..., Gateway]) -
     answer = locked.get(url)
     _is_problem(answer, 503, "storage.credentials_rejected")
     assert answer.headers["Retry-After"]
+
+
+def _film_with_text() -> bytes:
+    """Smooth, with letters in its upper left."""
+    shade = np.add.outer(np.arange(300), np.arange(200)) * 4
+    canvas = Image.fromarray(np.zeros((300, 200), dtype=np.uint8))
+    ImageDraw.Draw(canvas).text((8, 8), "DOE^JANE 1950", fill=255)
+    pixels = np.where(np.asarray(canvas) > 100, 4095, shade).astype("<u2")
+    return film(1, rows=300, columns=200, PixelData=pixels.tobytes())
+
+
+def test_text_in_overlays_is_covered_on_request(gateway: Gateway) -> None:
+    data = _film_with_text()
+    gateway.store.write(f"s3://{gateway.bucket}/0.dcm", data)
+    study = gateway.study()
+    (image,) = gateway.finish(study, lambda _n: gateway.result(data))
+    base = f"/v1/studies/{study}/images/{image}/cam?label=Cardiomegaly"
+    plain, masked = gateway.get(base), gateway.get(f"{base}&mask_text=true")
+    assert plain.headers["ETag"] != masked.headers["ETag"]
+    one, two = _png(plain), _png(masked)
+    assert one[:30, :100].max() > 240, "the letters are there"
+    assert two[:30, :100].max() < 100
+    assert np.array_equal(one[60:300], two[60:300])
+
+
+def test_a_gateway_whose_results_leave_gives_pseudonyms(
+    make_gateway: Callable[..., Gateway],
+) -> None:
+    secret = SecretStr("s" * 32)
+    plain = make_gateway()
+    url = _scored(plain)
+    told = plain.get(url).json()["result"]
+    away = make_gateway(deidentify=DeidentifySettings(results=True, secret=secret))
+    result = away.get(url).json()["result"]
+    names = Pseudonyms("s" * 32)
+    for key in ("sop_instance_uid", "series_instance_uid", "study_instance_uid"):
+        assert told[key]
+        assert result[key] == names.uid(told[key])
+        assert told[key] not in away.get(url).text
+    listed = away.get(url.partition("/images")[0]).json()["images"]["images"][0]["result"]
+    assert listed["sop_instance_uid"] == result["sop_instance_uid"]
+    assert result["probabilities"] == told["probabilities"]
+
+
+def test_results_do_not_leave_without_a_secret(make_gateway: Callable[..., Gateway]) -> None:
+    with pytest.raises(ConfigurationError, match="HILUM_DEIDENTIFY__SECRET"):
+        make_gateway(deidentify=DeidentifySettings(results=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.request import urlopen
@@ -9,13 +10,16 @@ from urllib.request import urlopen
 import psutil
 import pytest
 from pydicom.data import get_testdata_file
+from support import tiny_package
 from support.tiny_film import film
 
 from hilum.db import results as stored
 from hilum.db.states import ItemStatus, JobStatus
 from hilum.db.tables import outbox, results
 from hilum.embedded.process import free_ports
+from hilum.prepared import evict
 from hilum.queue import Queue
+from hilum.settings import PreparedSettings
 
 if TYPE_CHECKING:
     from .conftest import System
@@ -76,6 +80,36 @@ def test_good_images_are_scored_and_bad_ones_carry_their_error(system: System) -
     said = system.logs() + numbers
     for secret in (system.bucket, one.sop_instance_uid, one.study_instance_uid, "TEST^FILM"):
         assert secret not in said
+
+
+def test_films_that_were_prepared_once_are_not_decoded_again(system: System) -> None:
+    """A second model with the same preprocessing rescores from what the first one left."""
+    uris = [system.put(f"{n}.dcm", film(n, rows=200, columns=150)) for n in range(3)]
+    cache = {"HILUM_PREPARED__MODE": "on", "HILUM_PREPARED__SECRET": "s" * 40}
+    first = system.worker(**cache)
+    one = system.submit(uris)
+    system.completed(one)
+    first.stop()
+    newer = system.folder / "newer"
+    manifest = tiny_package.build(newer, version="2.0.0")
+    # With this limit every film is refused that has to be opened.
+    broken = {"HILUM_LIMITS__MAX_PIXELS": "1", "HILUM_MODEL_URI": str(newer)}
+    system.worker(**cache, **broken)
+    two = system.submit(uris)
+    system.completed(two)
+    with system.database.read() as connection:
+        old, new = (
+            [stored.get(connection, image.result_id or 0) for image in system.images(made)]
+            for made in (one, two)
+        )
+    for before, after in zip(old, new, strict=True):
+        assert before is not None
+        assert after is not None, "no film may be opened with that limit"
+        assert after.model.manifest.version == manifest.version == "2.0.0"
+        assert (after.probability == before.probability).all()
+        assert after.sop_instance_uid == before.sop_instance_uid
+    soon = datetime.now(UTC) + timedelta(minutes=1)
+    assert evict(system.store, PreparedSettings(), system.bucket, before=soon) == 3
 
 
 def test_a_worker_process_killed_in_the_middle(system: System) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from pydicom.data import get_testdata_file
-from support import colour_cases, decode_cases
+from support import colour_cases, dcmtk, decode_cases
 from support.decode_cases import Case, check
 
 from hilum import dicom
@@ -29,9 +29,9 @@ that the test holds for a lossy encoding, in units of the row's bits. *Encoded p
 that the test had encoded.
 
 GDCM, Pillow, pylibjpeg-openjpeg and pyjpegls are other builds of libraries of the same families
-(OpenJPEG, CharLS, libjpeg); OpenJPH, pydicom and, for lossless JPEG, GDCM are other code. No
-second decoder of 12-bit JPEG Extended may be used here (the one there is has a licence that the
-project does not allow): its rows stand on the encoded pixels and a real file.
+(OpenJPEG, CharLS, libjpeg); OpenJPH and pydicom are other code. For lossless encodings the encoded
+pixels themselves are the stronger witness. DCMTK (below) has RLE and byte order of its own, CharLS,
+and an older branch of libjpeg, which is the second decoder of 12-bit JPEG Extended.
 
 | input | pixels | decoded by | verified against | result |
 |---|---|---|---|---|
@@ -47,6 +47,17 @@ pydicom's test files is compared with pydicom's `pixel_array`
 
 | input | file | equals | made by | result |
 |---|---|---|---|---|
+"""
+
+
+BY_DCMTK = f"""
+## {dcmtk.VERSION}
+
+The same files as above, as its tools decode them; recorded, because it is no Python package
+(`python -m support.dcmtk`). *Within 1*: two inverse DCTs round differently.
+
+| input | pixels | result |
+|---|---|---|
 """
 
 
@@ -130,7 +141,9 @@ def written() -> str:
         f"| {pair.kind} | `{pair.one}` | `{pair.other}` | {pair.origin} | {_result(pair.bound)} |"
         for pair in PAIRS
     ]
-    return INTRODUCTION + "\n".join(rows) + "\n" + REAL + "\n".join(pairs) + "\n"
+    recorded = [f"| {record.name} | {_result(record.bound)} |" for record in dcmtk.records()]
+    parts = [INTRODUCTION, rows, REAL, pairs, BY_DCMTK, recorded]
+    return "".join(part if isinstance(part, str) else "\n".join(part) + "\n" for part in parts)
 
 
 def _stored(name: str) -> np.ndarray:
@@ -148,6 +161,8 @@ def main() -> None:
         check(case)
     for pair in PAIRS:
         check_pair(pair)
+    for record in dcmtk.records():
+        dcmtk.check(record)
     Path(sys.argv[1]).write_text(written(), encoding="utf-8")
 
 

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ from support.tiny_film import film
 
 from hilum.cli import main
 from hilum.commands.score_report import printable, status_of
+from hilum.deidentify.pseudonyms import Pseudonyms
 from hilum.errors import EngineFailedError, NotChestError, UnexpectedError
-from hilum.settings import Limits, S3Settings
+from hilum.prepared import evict
+from hilum.settings import Limits, PreparedSettings, S3Settings
 from hilum.storage import open_store
 
 HILUM = str(Path(sys.executable).with_name("hilum"))
@@ -291,3 +294,53 @@ def test_status_tells_whether_another_try_may_help() -> None:
 def test_file_names_cannot_command_the_terminal() -> None:
     assert printable("a\x1b[2Jb\n.dcm") == "a\ufffd[2Jb\ufffd.dcm"
     assert printable("Jürgen\udcff.dcm") == "Jürgen\ufffd.dcm"
+
+
+def test_what_leaves_names_nobody(
+    hilum: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, out = tmp_path / "DOE^JANE", tmp_path / "out"
+    folder.mkdir()
+    (folder / "JANE.dcm").write_bytes(film(1))
+    (folder / "broken.dcm").write_bytes(film(2)[:400])
+    refused = hilum(folder, "--json", "--deidentify")
+    assert refused.exit_code == 2
+    assert "HILUM_DEIDENTIFY__SECRET" in refused.output
+    monkeypatch.setenv("HILUM_DEIDENTIFY__SECRET", "s" * 32)
+    result = hilum(folder, "--json", "--deidentify", "--overlay-dir", out)
+    assert result.exit_code == 3
+    plain = lines(hilum(folder, "--json"))
+    for line, known in zip(lines(result), plain, strict=True):
+        assert line["source"] == Pseudonyms("s" * 32).token("source", known["source"])
+        assert line["status"] == known["status"]
+        assert line["probabilities"] == known["probabilities"]
+    (scored,) = [line for line in lines(result) if line["status"] == "scored"]
+    (told,) = [line for line in plain if line["status"] == "scored"]
+    assert scored["sop_instance_uid"] == Pseudonyms("s" * 32).uid(told["sop_instance_uid"])
+    assert scored["overlays"]
+    for text in (result.stdout, *(path.name for path in out.iterdir())):
+        assert "JANE" not in text.replace(str(out), "")
+        assert told["sop_instance_uid"] not in text
+        assert told["content_sha256"] not in text
+    shown = hilum(folder, "--deidentify")
+    assert "JANE" not in shown.stdout
+
+
+def test_scores_from_the_cache_are_the_same(
+    hilum: Any, s3: S3Settings, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(s3, Limits())
+    for n in (1, 2):
+        store.write(f"s3://{bucket}/films/{n}.dcm", film(n))
+    assert s3.secret_access_key is not None
+    monkeypatch.setenv("HILUM_S3__ENDPOINT_URL", str(s3.endpoint_url))
+    monkeypatch.setenv("HILUM_S3__ACCESS_KEY_ID", str(s3.access_key_id))
+    monkeypatch.setenv("HILUM_S3__SECRET_ACCESS_KEY", s3.secret_access_key.get_secret_value())
+    expected = hilum(f"s3://{bucket}", "--json").stdout
+    monkeypatch.setenv("HILUM_PREPARED__MODE", "on")
+    assert hilum(f"s3://{bucket}", "--json").exit_code == 2, "not without a secret"
+    monkeypatch.setenv("HILUM_PREPARED__SECRET", "s" * 40)
+    assert hilum(f"s3://{bucket}", "--json").stdout == expected
+    assert hilum(f"s3://{bucket}", "--json").stdout == expected, "entries are no films"
+    soon = datetime.now(UTC) + timedelta(minutes=1)
+    assert evict(store, PreparedSettings(), bucket, before=soon) == 2

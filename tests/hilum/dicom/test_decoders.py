@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import decode_table
+from support import dcmtk, decode_table
+from support.dcmtk import Record
 from support.decode_cases import Case, check
 from support.decode_table import Pair, check_pair
 
@@ -24,6 +25,22 @@ def test_decoded_values(case: Case) -> None:
 @pytest.mark.parametrize("pair", [pytest.param(p, id=p.one) for p in decode_table.PAIRS])
 def test_real_files(pair: Pair) -> None:
     check_pair(pair)
+
+
+@pytest.mark.parametrize(
+    "record", [pytest.param(record, id=record.name) for record in dcmtk.records()]
+)
+def test_dcmtk_decodes_the_same(record: Record) -> None:
+    dcmtk.check(record)
+
+
+def test_dcmtk_was_asked_about_every_encoding_it_knows() -> None:
+    found = {record.name.partition(" | ")[0] for record in dcmtk.records()}
+    assert len(found) == 9
+    assert "JPEG Extended | MONOCHROME2, 12 bits" in {record.name for record in dcmtk.records()}
+    record = next(dcmtk.records())
+    with pytest.raises(AssertionError):
+        dcmtk.check(dataclasses.replace(record, pixels=record.pixels + 2))
 
 
 def test_a_wrong_value_would_show() -> None:
