@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import Final
 
 import imagecodecs
+import PIL
 
 from hilum.errors import ConfigurationError, HilumError, ObjectMissingError
 from hilum.prepared.entry import FORMAT, DamagedEntryError, Entry, Sealer
@@ -68,9 +69,10 @@ class PreparedCache:
         if source is None:
             return None
         bucket, _, key = uri.removeprefix("s3://").partition("/")
-        # The ETag is as unguessable as the content, so that the name gives no key away. Another
-        # build of the decoders might give other pixels of a lossy film.
-        parts = [FORMAT, PIPELINE, imagecodecs.__version__, bucket, key, source.version]
+        # The ETag is as unguessable as the content, so that the name gives no key away. Other
+        # builds of the decoders might give other pixels of a lossy film.
+        builds = f"{imagecodecs.__version__} {PIL.__version__}"
+        parts = [FORMAT, PIPELINE, builds, bucket, key, source.version]
         name = hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()
         stage = spec.stage_digest
         folder = f"{self._settings.bucket or bucket}/{self._settings.prefix.strip('/')}"
