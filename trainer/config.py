@@ -178,7 +178,7 @@ class TrackingConfig(_Section):
     """Where curves go. Has no influence on the weights."""
 
     tensorboard: bool = Field(default=True, description="event files in the run's folder")
-    mlflow: str | None = Field(default=None, description="tracking URI; needs hilum[mlflow]")
+    mlflow: str | None = Field(default=None, description="tracking URI; needs the package mlflow")
     mlflow_experiment: str = Field(default="hilum", description="name of the experiment")
 
 

@@ -95,7 +95,7 @@ def _mlflow(config: TrainConfig, run_id: str | None) -> Iterator[_MLflow]:
         from mlflow.tracking import MlflowClient  # noqa: PLC0415
     except ModuleNotFoundError:
         raise MissingExtraError(
-            "tracking.mlflow is set and MLflow is not installed: install `hilum[mlflow]`."
+            "tracking.mlflow is set and MLflow is not installed: install the package mlflow."
         ) from None
     settings = config.tracking
     try:
