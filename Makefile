@@ -8,8 +8,8 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --quiet
 INSTALL := $(PIP) install --constraint constraints.txt
 ARGS ?=
-# Processes of `make test`. More than one is quicker, but PostgreSQL of the tests has gone away then.
-JOBS ?= 1
+# Processes of `make test`; half of its time is spent waiting for servers.
+JOBS ?= 3
 
 .DEFAULT_GOAL := help
 .PHONY: help run test lint demo-model train-demo film-check-model samples openapi decoders fuzz bench gpu-check clean
@@ -41,7 +41,7 @@ lint: $(VENV)/dev.stamp
 	$(VENV)/bin/lint-imports
 
 test: lint
-	$(PY) -m pytest $(if $(filter-out 1,$(JOBS)),--numprocesses $(JOBS) --dist loadfile) $(ARGS)
+	$(PY) -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
 
 demo-model: $(VENV)/dev.stamp
 	$(PY) -m export.demo
