@@ -11,7 +11,7 @@ from torchvision import models
 from torchvision.models.resnet import BasicBlock
 
 from export.onnx import export
-from trainer.backbones import AlexNetHead, Classifier, build
+from trainer.backbones import BACKBONES, AlexNetHead, Classifier, Normalise, build
 
 LABELS = 6
 SIDES = {"resnet18": 64, "alexnet": 224}
@@ -25,7 +25,8 @@ def model(name: str) -> Classifier:
     if name == "alexnet":
         hidden = nn.Linear(256 * 6 * 6, _HIDDEN), nn.Linear(_HIDDEN, _HIDDEN)
         features = models.alexnet().features[:-1]
-        return Classifier(name, features, AlexNetHead(*hidden, LABELS), None).eval()
+        normalise = Normalise(*BACKBONES[name].normalisation)
+        return Classifier(name, features, AlexNetHead(*hidden, LABELS), None, normalise).eval()
     built = build(name, LABELS).train()
     for module in built.modules():
         if isinstance(module, BasicBlock):

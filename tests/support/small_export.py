@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,7 +44,7 @@ def make(home: Path) -> Small:
     """A model below ``home`` that tells a bright square on the left (effusion) from one on the
     right (nodule)."""
     table = _films(home / "data")
-    model = small_backbones.model("resnet18")
+    model = copy.deepcopy(small_backbones.model("resnet18"))  # it is shared, and changed here
     settings = config.parse(
         {
             "manifest": table,
@@ -72,6 +73,7 @@ def make(home: Path) -> Small:
                 head.linear.weight[k] = torch.from_numpy(fitted.coef_[0]).float()
                 head.linear.bias[k] = float(fitted.intercept_[0])
     record = CheckpointRecord(
+        start_digest=None,
         config=settings,
         manifest_digest=manifest.digest(table),
         code_revision="test",
