@@ -10,6 +10,8 @@
   the same in this process: what isolation costs.
 - ``decode_two_cores``: films a second with two decode processes against one.
 - ``decode_memory``: peak memory beyond the film's own bytes, in raw images.
+- ``cache_vs_j2k``, ``cache_bytes``: rescoring from the prepared-image cache
+  (:mod:`benchmarks.prepared`).
 
 The peers' packages are the ``bench`` extra; one that is missing is left out, and said so.
 """
@@ -32,7 +34,7 @@ import numpy as np
 import pydicom
 from PIL import Image
 
-from benchmarks import films
+from benchmarks import films, prepared
 from benchmarks.report import Line, interleaved, machine
 from hilum import dicom, preparation
 from hilum.isolation import Decoders
@@ -187,6 +189,7 @@ def lines(repeats: int) -> Iterator[Line]:
         yield two_cores(paths["j2k"].read_bytes())
         for name, path in paths.items():
             yield memory(name, path)
+    yield from prepared.measure(repeats=repeats)
 
 
 def main() -> None:
