@@ -8,6 +8,7 @@ import signal
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -38,15 +39,14 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def services(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of all services' data, open to the user PostgreSQL runs as."""
-    folder = tmp_path_factory.mktemp("services")
-    # pytest's own folders as well; there is one more of them for each of several processes.
-    base = tmp_path_factory.getbasetemp()
-    own = [base, base.parent] if base.name.startswith("popen-") else [base]
-    for parent in (folder, *own, own[-1].parent):
-        parent.chmod(0o755)
-    return folder
+def services() -> Iterator[Path]:
+    """The folder of all services' data, open to the user PostgreSQL runs as.
+
+    Not one of pytest's: each run of pytest shuts those of all others to other users again.
+    """
+    with TemporaryDirectory(prefix="hilum-tests-", ignore_cleanup_errors=True) as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
 
 
 @pytest.fixture(scope="session")
