@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Final, SupportsInt
 
 from hilum.engines import cuda
+from hilum.engines.tensorrt import collector
 from hilum.engines.tensorrt.library import builds_without_gpu, bytes_of, keeps_timings, label, trt
 from hilum.engines.tensorrt.messages import Messages
 from hilum.engines.tensorrt.network import Signature, parse
@@ -114,6 +115,7 @@ class _Work:
         try:
             self.built = self._build()
         except BaseException as error:  # handed to the thread that waits
+            collector.release(error)
             self.failure = error
         finally:
             self.ended.set()
@@ -121,7 +123,8 @@ class _Work:
     def _build(self) -> Built:
         began = time.monotonic()
         messages = Messages()
-        builder = trt.Builder(messages.logger)
+        with collector.paused():
+            builder = trt.Builder(messages.logger)
         network, parser = parse(builder, self._graph, self._promised, messages)
         config = builder.create_builder_config()
         if config is None:

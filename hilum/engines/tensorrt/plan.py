@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hilum.engines import cuda
+from hilum.engines.tensorrt import collector
 from hilum.engines.tensorrt.library import label, shape_of, trt
 from hilum.engines.tensorrt.messages import Messages
 from hilum.engines.tensorrt.network import Signature
@@ -37,7 +38,8 @@ def load(plan: bytes, promised: Signature, *, host_code: bool) -> Loaded:
     """
     cuda.require_device()  # without a driver the runtime is an object that crashes
     messages = Messages()
-    runtime = trt.Runtime(messages.logger)
+    with collector.paused():
+        runtime = trt.Runtime(messages.logger)
     runtime.engine_host_code_allowed = host_code
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:

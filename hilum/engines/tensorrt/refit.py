@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from hilum.engines.onnx_file import has_external_data
+from hilum.engines.tensorrt import collector
 from hilum.engines.tensorrt.build import Built
 from hilum.engines.tensorrt.library import bytes_of, label, trt
 from hilum.engines.tensorrt.messages import Messages
@@ -39,7 +40,8 @@ def refit(plan: bytes, graph: bytes, promised: Signature, *, host_code: bool) ->
             next_step="Build it with `hilum engine build PACKAGE --refittable`.",
         )
     messages = Messages()
-    refitter = trt.Refitter(loaded.engine, messages.logger)
+    with collector.paused():
+        refitter = trt.Refitter(loaded.engine, messages.logger)
     parser = trt.OnnxParserRefitter(refitter, messages.logger)
     if not parser.refit_from_bytes(graph):
         raise RefitError(

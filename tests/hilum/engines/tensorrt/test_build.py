@@ -4,7 +4,9 @@ refuse comes back."""
 from __future__ import annotations
 
 import _thread
+import gc
 import threading
+import traceback
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from support.tiny_package import graph as tiny_graph
 
 from hilum.engines.tensorrt.build import Progress, build
+from hilum.engines.tensorrt.messages import Messages
 from hilum.engines.tensorrt.network import Signature
 from hilum.engines.tensorrt.options import BuildOptions, Profile
 from hilum.errors import ConfigurationError, EngineBuildError, PackageError
@@ -48,6 +51,31 @@ def test_who_watches_the_build_cannot_break_it() -> None:
         raise RuntimeError("the terminal is gone")
 
     assert build(tiny(), PROMISED, OPTIONS, report=broken).plan
+
+
+def test_no_garbage_is_collected_while_the_builder_is_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The destructor of another builder would wait for the lock that this thread holds."""
+    collecting: list[bool] = []
+    taken = Messages.take
+
+    def take(self: Messages, severity: str, text: str) -> None:
+        collecting.append(gc.isenabled())
+        taken(self, severity, text)
+
+    monkeypatch.setattr(Messages, "take", take)
+    assert build(tiny(), PROMISED, OPTIONS).plan
+    assert collecting
+    assert not collecting[0]
+    assert gc.isenabled()
+
+
+def test_a_failed_build_keeps_nothing_of_tensorrt() -> None:
+    with pytest.raises((EngineBuildError, PackageError)) as caught:
+        build(tiny()[:100], PROMISED, OPTIONS)
+    held = [set(frame.f_locals) for frame, _ in traceback.walk_tb(caught.value.__traceback__)]
+    assert not any(names & {"builder", "network", "parser"} for names in held)
 
 
 def test_ctrl_c_cancels_the_build() -> None:
