@@ -69,6 +69,6 @@ def _score_job(job_id: str) -> None:
         raise SystemExit(1)
 
 
-score_job = shared_task(name=SCORE_TASK)(_score_job)
+score_job = shared_task(name=SCORE_TASK, Request="worker.delivery:Request")(_score_job)
 worker_process_init.connect(start_process, weak=False)
 setup_logging.connect(configure_logs, weak=False)

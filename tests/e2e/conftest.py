@@ -105,6 +105,13 @@ class System:
         """Wait for the end of the study."""
         return self.until(made, lambda s: s.status is JobStatus.COMPLETED, within_s=within_s)
 
+    def until_said(self, event: str, *, within_s: float = 60) -> None:
+        """Wait for a line of a worker's log."""
+        deadline = time.monotonic() + within_s
+        while event not in self.logs():
+            assert time.monotonic() < deadline, self.logs()
+            time.sleep(0.05)
+
     def images(self, made: Submission) -> list[ImageState]:
         """All images of the study."""
         with self.database.read() as connection:

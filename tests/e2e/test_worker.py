@@ -214,6 +214,22 @@ def test_the_broker_is_restarted_and_then_emptied(system: System) -> None:
     assert system.count(outbox) == 6
 
 
+def test_the_broker_is_away_when_a_job_ends(system: System) -> None:
+    """Its acknowledgement fails; the worker must ask the next broker for more all the same."""
+    system.worker(HILUM_WORKER__BATCH_SIZE="2")
+    uris = [system.put(f"a{n}.dcm", film(n, **SLOW)) for n in range(6)]
+    made = system.submit(uris)
+    system.until(made, lambda s: s.status is JobStatus.RUNNING)
+    system.broker.stop()
+    system.completed(made)
+    system.exactly_once(made, 6)
+    # Only now has the main process tried to acknowledge it.
+    system.until_said("Connection to broker lost")
+    system.broker.start()
+    system.completed(system.submit([system.put("b.dcm", film(9))]))
+    assert system.count(results) == 7
+
+
 def test_messages_that_the_broker_lost_are_published_again(system: System) -> None:
     made = [system.submit([system.put(f"{n}.dcm", film(n))]) for n in range(3)]
     system.broker.flush()
