@@ -20,6 +20,7 @@ FloatArray = npt.NDArray[np.floating]
 Method = Literal["platt", "temperature", "none"]
 _EPS = 1e-7
 _TEMPERATURES: Final = (0.05, 20.0)
+_NO_PENALTY: Final = 1e12
 
 
 def fit(
@@ -32,8 +33,10 @@ def fit(
         targets: ``[N, K]``; what is neither 0 nor 1 is not known.
         kind: of the head.
         method: ``platt`` fits slope and intercept of the logit (Platt 1999), which also mends
-            the prevalence that focal loss distorts; ``temperature`` the slope alone (Guo et al.
-            2017, section 4.2), for when validation has few positives; ``none`` changes nothing.
+            the prevalence that focal loss distorts, to Platt's smoothed targets, so that films
+            that are told apart without error make nobody certain; ``temperature`` the slope
+            alone (Guo et al. 2017, section 4.2), for when validation has few positives;
+            ``none`` changes nothing.
 
     A label that has only one class here keeps its probabilities as they are; so does one whose
     fitted slope is not positive, which would turn the ranking round.
@@ -54,10 +57,9 @@ def fit(
         if method == "temperature":
             scale[k] = 1 / _sigmoid_temperature(x, y)
             continue
-        fitted = LogisticRegression(C=1e4).fit(x[:, None], y)
-        slope = float(fitted.coef_[0, 0])
+        slope, intercept = _platt(x, y)
         if slope > 0:
-            scale[k], shift[k] = slope, float(fitted.intercept_[0])
+            scale[k], shift[k] = slope, intercept
     return Calibration(scale=tuple(scale), shift=tuple(shift))
 
 
@@ -144,6 +146,28 @@ def _best(
 
 def _known(target: FloatArray) -> npt.NDArray[np.bool_]:
     return np.asarray((target == 0) | (target == 1))
+
+
+def _platt(logit: FloatArray, truth: npt.NDArray[np.bool_]) -> tuple[float, float]:
+    """Slope and intercept of least cross-entropy to smoothed targets (Platt 1999, section 2.2).
+
+    n positives aim at (n + 1) / (n + 2), m negatives at 1 / (m + 2): the posterior under a uniform
+    prior. Without it, separable films have no finite slope, and a difference of one grey level in
+    a pixel moves a probability from 0 to 1.
+    """
+    positives, negatives = int(truth.sum()), int((~truth).sum())
+    target = np.where(truth, (positives + 1) / (positives + 2), 1 / (negatives + 2))
+    # Focal loss keeps logits close together: without units of their own the solver stops early.
+    centre, spread = float(logit.mean()), float(logit.std()) or 1.0
+    x = (logit - centre) / spread
+    # A film with target t is one positive of weight t and one negative of weight 1 - t.
+    fitted = LogisticRegression(C=_NO_PENALTY).fit(
+        np.concatenate([x, x])[:, None],
+        np.repeat([True, False], len(x)),
+        sample_weight=np.concatenate([target, 1 - target]),
+    )
+    slope = float(fitted.coef_[0, 0]) / spread
+    return slope, float(fitted.intercept_[0]) - slope * centre
 
 
 def _sigmoid_temperature(logit: FloatArray, truth: npt.NDArray[np.bool_]) -> float:

@@ -34,6 +34,16 @@ def test_platt_finds_the_distortion_and_removes_it() -> None:
     assert after < 0.02 < before
 
 
+def test_separable_films_make_nobody_certain() -> None:
+    """Films told apart without error say (n + 1) / (n + 2) and 1 / (m + 2), and no more."""
+    raw = np.repeat([0.345, 0.355], [30, 10]).astype(np.float32)[:, None]
+    target = (raw > 0.35).astype(np.float32)
+    fitted = calibration.fit(raw, target, "multi_label")
+    calibrated = calibrate(raw, fitted, "multi_label")[:, 0]
+    assert calibrated[-1] == pytest.approx(11 / 12, abs=0.005)
+    assert calibrated[0] == pytest.approx(1 / 32, abs=0.005)
+
+
 def test_ranking_is_never_turned_round() -> None:
     raw = np.linspace(0.1, 0.9, 50, dtype=np.float32)[:, None]
     upside_down = (raw < 0.5).astype(np.float32)
