@@ -29,7 +29,7 @@ COHORT_SEED = 20260
 
 IDENTITY = Identity(
     name="hilum-demo-resnet18",
-    version="1.0.0",
+    version="1.1.0",
     intended_use=(
         "Shows that hilum works, from film to map. Trained on synthetic projections of a single "
         "CT; it knows nothing of real disease and must not be used on patients."
