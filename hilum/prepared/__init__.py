@@ -27,7 +27,7 @@ __all__ = ["Entry", "Place", "PreparedCache", "evict", "open_cache"]
 log = logging.getLogger(__name__)
 
 # Raised whenever decoding or the greyscale pipeline gives other pixels than before.
-PIPELINE: Final = 1
+PIPELINE: Final = 2
 TAG: Final = "hilum=prepared"  # for lifecycle rules
 _MAX_ENTRY: Final = 64 * 2**20  # bytes
 

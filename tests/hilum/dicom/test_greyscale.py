@@ -14,7 +14,7 @@ from support.encodings import described, native
 from support.tiny_film import film
 
 from hilum import dicom
-from hilum.dicom import Film
+from hilum.dicom import Film, greyscale
 from hilum.dicom.decode import stored_values
 from hilum.errors import InconsistentPixelsError
 from hilum.settings import Limits
@@ -327,3 +327,16 @@ def test_a_padding_value_of_the_wrong_representation() -> None:
 def test_broken_tables_are_errors(attributes: dict[str, Any]) -> None:
     with pytest.raises(InconsistentPixelsError):
         decoded(**attributes)
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("dtype", ["u1", "i2", "u2", "i4"])
+def test_values_beyond_bits_stored_are_black_or_white(signed: bool, dtype: str) -> None:
+    """No decoder should give any; if one did, it would be no reason to fail."""
+    found = dicom.open_object(film(1, BitsStored=7, HighBit=6, PixelRepresentation=signed), LIMITS)
+    low, high = greyscale.stored_range(found.header)
+    info = np.iinfo(dtype)
+    values = np.array([[info.min, max(low, info.min), high, info.max]], dtype=dtype)
+    shown = greyscale.presentation(values, found.header, greyscale.PLAIN)
+    black = (0 - low) / (high - low) if info.min == 0 else 0
+    np.testing.assert_allclose(shown, [[black, black, 1, 1]], atol=1e-6)
