@@ -34,16 +34,16 @@ COLOUR_CAPTURE: Final = "colour_capture"
 
 @dataclass(frozen=True, kw_only=True)
 class FilmHeader:
-    """The header of one image. Its repr shows no UID."""
+    """The header of one image. Its repr shows neither UIDs nor what the sender wrote as text."""
 
     sop_instance_uid: str = field(repr=False)
     series_instance_uid: str = field(repr=False)
     study_instance_uid: str = field(repr=False)
-    sop_class_uid: str
-    transfer_syntax: str
-    modality: str | None  # (0008,0060)
-    body_part: str | None  # (0018,0015), else from (0008,2218); upper case
-    view: str | None  # (0018,5101), else from (0054,0220); upper case
+    sop_class_uid: str = field(repr=False)
+    transfer_syntax: str = field(repr=False)
+    modality: str | None = field(repr=False)  # (0008,0060)
+    body_part: str | None = field(repr=False)  # (0018,0015), else from (0008,2218); upper case
+    view: str | None = field(repr=False)  # (0018,5101), else from (0054,0220); upper case
     rows: int
     columns: int
     bits_allocated: int
