@@ -98,6 +98,17 @@ def test_voi_lut_goes_before_the_window_and_is_that_of_pydicom() -> None:
     np.testing.assert_allclose(found.pixels, expected, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("bits", "top", "white"), [(8, 65280, 65535), (8, 255, 255), (10, 4095, 4095)]
+)
+def test_entries_above_the_bits_of_a_voi_lut_stay_in_range(bits: int, top: int, white: int) -> None:
+    """Some writers scale 8-bit entries to words and still declare 8 bits."""
+    entries = np.rint(np.linspace(0, top, 4096)).astype(int).tolist()
+    found = decoded(VOILUTSequence=lut(entries, 0, bits))
+    np.testing.assert_allclose(found.pixels, np.array(entries)[stored()] / white, atol=1e-6)
+    assert found.pixels.max() <= 1
+
+
 def test_modality_lut() -> None:
     entries = list(range(0, 4096 * 2, 2))
     found = decoded(
