@@ -24,10 +24,10 @@ _UID: Final = re.compile(r"[0-9.]{1,64}")
 
 GREY: Final = {"MONOCHROME1", "MONOCHROME2"}
 PALETTE: Final = "PALETTE COLOR"
-# Three samples a pixel (PS3.3 C.7.6.3.1.2). The partial and transformed ones exist only in
-# codestreams, whose decoders give RGB.
+# Three samples a pixel (PS3.3 C.7.6.3.1.2). The transformed ones exist only in codestreams, whose
+# decoders give RGB. The partial ones are for video, and of a range that decoders do not know.
 _COLOUR: Final = {"RGB", "YBR_FULL", "YBR_FULL_422"}
-_COLOUR_ENCODED: Final = {"YBR_ICT", "YBR_RCT", "YBR_PARTIAL_420", "YBR_PARTIAL_422"}
+_COLOUR_ENCODED: Final = {"YBR_ICT", "YBR_RCT"}
 
 COLOUR_CAPTURE: Final = "colour_capture"
 
