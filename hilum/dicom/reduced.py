@@ -10,7 +10,7 @@ else is decoded whole and averaged over blocks. How many samples are kept follow
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -29,12 +29,13 @@ from pydicom.uid import (
 from hilum.dicom import codestream
 from hilum.dicom.decode import checked_frame
 from hilum.dicom.decode import stored_values as every_value
-from hilum.dicom.greyscale import stored_range
+from hilum.dicom.greyscale import padding, stored_range
 from hilum.dicom.parse import DicomObject
 from hilum.errors import DecodeError, LimitExceededError
 from hilum.sampling import Box, Samples
 
 Float32Array = npt.NDArray[np.float32]
+BoolArray = npt.NDArray[np.bool_]
 Integers = npt.NDArray[np.integer]
 
 _WAVELETS: Final = {JPEG2000, JPEG2000Lossless, HTJ2K, HTJ2KLossless, HTJ2KLosslessRPCL}
@@ -51,22 +52,31 @@ class Reduced:
 
     values: Integers | Float32Array  # [h, w], stored values; means are not whole numbers
     box: Box | Samples
+    padding: BoolArray | None = None  # [h, w], true: not image
 
 
 def stored_values(opened: DicomObject, *, side: int) -> Reduced:
     """The stored values with about ``side`` samples along the long side: at least as many low-pass
     samples, 0.9 times as many means, or 0.8 times if the decoder makes them.
 
+    A film with declared padding is decoded whole, for only its own values tell where that is; means
+    are those of what is image.
+
     The same errors as :func:`hilum.dicom.decode.stored_values`.
     """
-    syntax = opened.header.transfer_syntax
-    if syntax in _WAVELETS and (found := _wavelet(opened, side=side)) is not None:
-        return found
-    if syntax == JPEGBaseline8Bit and (found := _scaled_dct(opened, side=side)) is not None:
-        return found
+    syntax, how = opened.header.transfer_syntax, opened.greyscale
+    if how.padding is None:
+        if syntax in _WAVELETS and (found := _wavelet(opened, side=side)) is not None:
+            return found
+        if syntax == JPEGBaseline8Bit and (found := _scaled_dct(opened, side=side)) is not None:
+            return found
     values = every_value(opened)
     factor = max(1, int(max(values.shape) / (side * _OF_MEANS)))
-    return _averaged(block_means(values, factor), factor, shape=values.shape)
+    outside = padding(values, how)
+    if outside is None:
+        return _averaged(block_means(values, factor), factor, shape=values.shape)
+    means, outside = means_within(values, outside, factor)
+    return replace(_averaged(means, factor, shape=values.shape), padding=outside)
 
 
 def block_means(values: Integers, factor: int) -> Integers | Float32Array:
@@ -76,10 +86,31 @@ def block_means(values: Integers, factor: int) -> Integers | Float32Array:
     """
     if factor == 1:
         return values
-    # Whole rows first: they lie in one piece in memory, and are a factor fewer afterwards.
+    return _block_sums(values, factor).astype(np.float32) / np.float32(factor * factor)
+
+
+def means_within(
+    values: Integers, outside: BoolArray, factor: int
+) -> tuple[Integers | Float32Array, BoolArray]:
+    """:func:`block_means` of what is not ``outside`` ``[H, W]``, which is not all of it, and where
+    most of a block is."""
+    if factor == 1:
+        return values, outside
+    kept = _block_sums((~outside).view(np.uint8), factor)
+    film: Integers = np.where(outside, values.dtype.type(0), values)
+    means = _block_sums(film, factor).astype(np.float32)
+    means /= np.maximum(kept, 1).astype(np.float32)
+    most = 2 * kept.astype(np.int64) < factor * factor
+    if most.all():  # the film is thinner than a block
+        most = kept == 0
+    return means, most
+
+
+def _block_sums(values: Integers, factor: int) -> Integers:
+    """Of ``factor`` × ``factor`` blocks; whole rows first: they lie in one piece in memory, and are
+    a factor fewer afterwards."""
     rows = _sums(values, factor)
-    columns = _sums(np.ascontiguousarray(rows.T), factor)
-    return columns.T.astype(np.float32) / np.float32(factor * factor)
+    return _sums(np.ascontiguousarray(rows.T), factor).T
 
 
 def _sums(values: Integers, factor: int) -> Integers:

@@ -307,9 +307,47 @@ def test_a_strip(shape: tuple[int, int]) -> None:
     np.testing.assert_allclose(less.values, whole.mean(), atol=1)
 
 
-def test_declared_padding_is_decoded_whole() -> None:
-    data = _object(_grey(12), JPEG2000Lossless, PixelPaddingValue=0)
-    assert dicom.decode(dicom.open_object(data, LIMITS), side=128).pixels.shape == (ROWS, COLUMNS)
+@pytest.mark.parametrize("value", [0, 4095])
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, JPEGLSLossless, JPEG2000Lossless])
+def test_declared_padding_is_no_part_of_a_mean(syntax: str, value: int) -> None:
+    values = np.clip(_grey(12), 700, 3000)
+    values[:130], values[:, 401:] = value, value
+    values[300:340, 100:140] = value
+    opened = dicom.open_object(_object(values, syntax, PixelPaddingValue=value), LIMITS)
+    whole, less = dicom.decode(opened), dicom.decode(opened, side=128)
+    assert less.box == Samples(kind="means", step=6, rows=ROWS, columns=COLUMNS)
+    assert less.padding is not None
+    assert less.padding.shape == less.pixels.shape
+    assert less.pixels[~less.padding].min() > 699 / 4095, "nothing of it is in what is image"
+    assert less.pixels[~less.padding].max() < 3001 / 4095
+    assert whole.padding is not None
+    assert abs(less.padding.mean() - whole.padding.mean()) < 0.01
+    exact, approximate = model_input(opened, EXACT), model_input(opened, REDUCED)
+    difference = np.abs(exact.image.astype(int) - approximate.image)
+    assert difference.mean() < 0.6
+    assert ((exact.image == 0) != (approximate.image == 0)).mean() < 0.01
+
+
+def test_a_film_thinner_than_a_block() -> None:
+    values = np.zeros((ROWS, COLUMNS), np.uint16)
+    values[:, 7] = 900
+    data = _object(values, ExplicitVRLittleEndian, PixelPaddingValue=0)
+    less = dicom.decode(dicom.open_object(data, LIMITS), side=128)
+    assert less.padding is not None
+    assert (~less.padding).any()
+    np.testing.assert_allclose(less.pixels[~less.padding], 900 / 4095, atol=1e-4)
+
+
+def test_padding_that_is_only_declared() -> None:
+    """No pixel has its value: the film is as it is without."""
+    values = np.clip(_grey(12), 1, 4095)
+    plain, declared = (
+        dicom.decode(dicom.open_object(_object(values, ExplicitVRLittleEndian, **more), LIMITS),
+                     side=128)
+        for more in ({}, {"PixelPaddingValue": 0})
+    )  # fmt: skip
+    assert declared.padding is None
+    np.testing.assert_array_equal(declared.pixels, plain.pixels)
 
 
 def test_a_small_film_is_decoded_exactly() -> None:
