@@ -29,6 +29,21 @@ ROWS, COLUMNS, BITS = 3056, 2544, 12
 
 Pixels = npt.NDArray[np.uint8 | np.uint16]
 
+
+def htj2k(values: Pixels, bits: int) -> bytes:
+    """``values`` without loss as HTJ2K that declares ``bits`` bits, as encoders for DICOM do.
+
+    imagecodecs' always declares the word's: so it gets signed values, which are not moved to the
+    middle of the word, and SIZ (ISO 15444-1 A.5.1) is made to say what they are.
+    """
+    moved = (values.astype(np.int32) - (1 << (bits - 1))).astype(np.int16)
+    frame = bytearray(imagecodecs.htj2k_encode(moved))
+    depth = frame.index(b"\xff\x51") + 40
+    assert frame[depth] == 0x80 | 15  # signed, 16 bits
+    frame[depth] = bits - 1
+    return bytes(frame)
+
+
 SYNTAXES: Final[dict[str, tuple[UID, int, Callable[[Pixels], Any] | None]]] = {
     "native": (ExplicitVRLittleEndian, 12, None),
     "jpeg": (JPEGBaseline8Bit, 8, lambda p: imagecodecs.jpeg8_encode(p, level=92)),
@@ -43,7 +58,7 @@ SYNTAXES: Final[dict[str, tuple[UID, int, Callable[[Pixels], Any] | None]]] = {
         12,
         lambda p: imagecodecs.jpeg2k_encode(p, level=0, codecformat="j2k", bitspersample=BITS),
     ),
-    "htj2k": (HTJ2KLossless, 12, imagecodecs.htj2k_encode),
+    "htj2k": (HTJ2KLossless, 12, lambda p: htj2k(p, BITS)),
 }
 
 

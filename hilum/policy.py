@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from hilum.dicom import FilmHeader
+from hilum.dicom import FilmHeader, terms
 from hilum.errors import (
     BlankFilmError,
     BurnedInError,
@@ -117,7 +117,7 @@ def _kind(header: FilmHeader, policy: InputPolicy) -> Iterable[str]:
         yield PLAIN_IMAGE
     elif header.modality not in policy.modalities:
         raise WrongModalityError(
-            f"Modality (0008,0060) is {_shown(header.modality)}; "
+            f"Modality (0008,0060) is {_shown(header.modality, terms.MODALITIES)}; "
             f"expected {' or '.join(policy.modalities)}."
         )
     if header.frames > 1:
@@ -135,7 +135,7 @@ def _part(header: FilmHeader, policy: InputPolicy) -> Iterable[str]:
         yield BODY_PART_UNKNOWN
     elif header.body_part not in policy.body_parts:
         raise NotChestError(
-            f"Body Part Examined (0018,0015) is {_shown(header.body_part)}; "
+            f"Body Part Examined (0018,0015) is {_shown(header.body_part, terms.BODY_PARTS)}; "
             f"expected {' or '.join(policy.body_parts)}."
         )
     if header.view is None:
@@ -144,7 +144,7 @@ def _part(header: FilmHeader, policy: InputPolicy) -> Iterable[str]:
         yield VIEW_UNKNOWN
     elif header.view not in policy.views:
         raise LateralViewError(
-            f"View Position (0018,5101) is {_shown(header.view)}; "
+            f"View Position (0018,5101) is {_shown(header.view, terms.VIEWS)}; "
             f"expected {' or '.join(policy.views)}."
         )
 
@@ -172,9 +172,8 @@ def _said(true: bool, action: Action, flag: str, error: NotApplicableError) -> I
     return (flag,)
 
 
-def _shown(value: str | None) -> str:
-    """A code string is safe to repeat; anything else in its place is not."""
+def _shown(value: str | None, terms: frozenset[str]) -> str:
+    """A word of the standard is safe to repeat; anything else in its place may name a patient."""
     if value is None:
         return "missing"
-    plain = len(value) <= 16 and value.replace("_", "").replace(" ", "").isalnum()
-    return value if plain else "not a code string"
+    return value if value in terms else "another value"

@@ -10,7 +10,15 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -69,7 +77,20 @@ class PreparedSettings(_Section):
         default=None, description="encrypts the entries; `hilum cache secret` makes one"
     )
     bucket: str | None = Field(default=None, description="of the entries. None: each film's own")
-    prefix: str = Field(default=".hilum/prepared", min_length=1, description="of the entries' keys")
+    prefix: str = Field(
+        default=".hilum/prepared",
+        description="of the entries' keys; begins with a hidden folder, where no films are",
+    )
+
+    @field_validator("prefix")
+    @classmethod
+    def _hidden(cls, prefix: str) -> str:
+        """Without slashes at its ends. What is below it is left out of listings and is evicted."""
+        found = prefix.strip("/")
+        first = found.partition("/")[0]
+        if not first.startswith(".") or first in {".", ".."}:
+            raise ValueError("the prefix must begin with a hidden folder, such as .hilum/prepared")
+        return found
 
 
 class DeidentifySettings(_Section):

@@ -43,9 +43,8 @@ def decode(opened: DicomObject, *, side: int | None = None) -> Film:
     Args:
         opened: the object.
         side: ``None``: every pixel, exactly. Else what is not needed for ``side`` samples along the
-            long side may be left out (:mod:`hilum.dicom.reduced`). Colour captures, pictures, films
-            deeper than 16 bits and those with declared padding, whose value a mean would lose, are
-            decoded whole all the same.
+            long side may be left out (:mod:`hilum.dicom.reduced`). Colour captures, pictures and
+            films deeper than 16 bits are whole all the same.
 
     Raises:
         UnsupportedTransferSyntaxError, UnsupportedPixelsError, ColouredPixelsError,
@@ -55,7 +54,7 @@ def decode(opened: DicomObject, *, side: int | None = None) -> Film:
     if side is not None and _reducible(opened):
         less = reduced.stored_values(opened, side=side)
         shown = greyscale.presentation(less.values, header, how)
-        return Film(header=header, pixels=shown, padding=None, box=less.box)
+        return Film(header=header, pixels=shown, padding=less.padding, box=less.box)
     found = picture.decoded(opened) if header.picture else decoded(opened)
     if opened.palette is not None:
         shown = colour.grey(opened.palette.apply(found.stored), ybr=False, bits=opened.palette.bits)
@@ -74,4 +73,4 @@ def decode(opened: DicomObject, *, side: int | None = None) -> Film:
 def _reducible(opened: DicomObject) -> bool:
     header = opened.header
     grey = header.picture is None and header.samples == 1 and opened.palette is None
-    return grey and opened.greyscale.padding is None and header.bits_stored <= TABLE_BITS
+    return grey and header.bits_stored <= TABLE_BITS

@@ -83,6 +83,8 @@ def presentation(
     values = np.arange(low, high + 1, dtype=np.float64)
     table = _shown(values, how, full=_modality_range(low, high, how.modality)).astype(np.float32)
     if stored.dtype.kind != "f":
+        if stored.min() < low or stored.max() > high:  # no decoder should; none may end here
+            stored = np.clip(stored.astype(np.int64), low, high)
         return np.asarray(table[stored.astype(np.int32) - low if low else stored])
     # In steps of 1/2^finer of a stored value, 4096 or more over the range.
     finer = max(0, 12 - header.bits_stored)

@@ -24,26 +24,26 @@ _UID: Final = re.compile(r"[0-9.]{1,64}")
 
 GREY: Final = {"MONOCHROME1", "MONOCHROME2"}
 PALETTE: Final = "PALETTE COLOR"
-# Three samples a pixel (PS3.3 C.7.6.3.1.2). The partial and transformed ones exist only in
-# codestreams, whose decoders give RGB.
+# Three samples a pixel (PS3.3 C.7.6.3.1.2). The transformed ones exist only in codestreams, whose
+# decoders give RGB. The partial ones are for video, and of a range that decoders do not know.
 _COLOUR: Final = {"RGB", "YBR_FULL", "YBR_FULL_422"}
-_COLOUR_ENCODED: Final = {"YBR_ICT", "YBR_RCT", "YBR_PARTIAL_420", "YBR_PARTIAL_422"}
+_COLOUR_ENCODED: Final = {"YBR_ICT", "YBR_RCT"}
 
 COLOUR_CAPTURE: Final = "colour_capture"
 
 
 @dataclass(frozen=True, kw_only=True)
 class FilmHeader:
-    """The header of one image. Its repr shows no UID."""
+    """The header of one image. Its repr shows neither UIDs nor what the sender wrote as text."""
 
     sop_instance_uid: str = field(repr=False)
     series_instance_uid: str = field(repr=False)
     study_instance_uid: str = field(repr=False)
-    sop_class_uid: str
-    transfer_syntax: str
-    modality: str | None  # (0008,0060)
-    body_part: str | None  # (0018,0015), else from (0008,2218); upper case
-    view: str | None  # (0018,5101), else from (0054,0220); upper case
+    sop_class_uid: str = field(repr=False)
+    transfer_syntax: str = field(repr=False)
+    modality: str | None = field(repr=False)  # (0008,0060)
+    body_part: str | None = field(repr=False)  # (0018,0015), else from (0008,2218); upper case
+    view: str | None = field(repr=False)  # (0018,5101), else from (0054,0220); upper case
     rows: int
     columns: int
     bits_allocated: int

@@ -54,7 +54,7 @@ class Lut:
     """A lookup table."""
 
     first: int
-    bits: int
+    bits: int  # that hold every entry
     entries: Float64Array
 
     @classmethod
@@ -76,10 +76,11 @@ class Lut:
                 f"LUT Data (0028,3006) has {len(found)} entries; its descriptor says "
                 f"{descriptor.count}."
             )
+        found = found[: descriptor.count]
         return cls(
             first=descriptor.first,
-            bits=descriptor.bits,
-            entries=found[: descriptor.count].astype(np.float64),
+            bits=bits_of(found, descriptor),
+            entries=found.astype(np.float64),
         )
 
     def apply(self, values: Float64Array) -> Float64Array:
@@ -112,6 +113,12 @@ def entries(data: object, count: int, *, little_endian: bool) -> UInt16Array:
         return (np.atleast_1d(np.asarray(data, dtype=np.int64)) & 0xFFFF).astype(np.uint16)
     except (TypeError, ValueError):
         raise InconsistentPixelsError("LUT Data (0028,3006) is not a list of numbers.") from None
+
+
+def bits_of(found: UInt16Array, descriptor: Descriptor) -> int:
+    """How many bits entries have: more than declared, if they need more. Some writers scale 8-bit
+    entries to words and still declare 8."""
+    return max(descriptor.bits, int(found.max()).bit_length())
 
 
 def _word(little_endian: bool) -> str:

@@ -52,8 +52,7 @@ class Palette:
         if len(set(descriptors)) != 1:
             raise InconsistentPixelsError("The palette's three descriptors (0028,110x) differ.")
         entries = np.stack(columns, axis=-1)
-        # Some writers scale 8-bit entries to words and still declare 8 bits.
-        bits = max(descriptors[0].bits, int(entries.max()).bit_length())
+        bits = lut.bits_of(entries, descriptors[0])
         return cls(first=descriptors[0].first, bits=bits, entries=entries)
 
     def apply(self, stored: StoredValues) -> UInt16Array:

@@ -10,7 +10,7 @@ else is decoded whole and averaged over blocks. How many samples are kept follow
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -29,14 +29,17 @@ from pydicom.uid import (
 from hilum.dicom import codestream
 from hilum.dicom.decode import checked_frame
 from hilum.dicom.decode import stored_values as every_value
+from hilum.dicom.greyscale import padding, stored_range
 from hilum.dicom.parse import DicomObject
 from hilum.errors import DecodeError, LimitExceededError
 from hilum.sampling import Box, Samples
 
 Float32Array = npt.NDArray[np.float32]
+BoolArray = npt.NDArray[np.bool_]
 Integers = npt.NDArray[np.integer]
 
 _WAVELETS: Final = {JPEG2000, JPEG2000Lossless, HTJ2K, HTJ2KLossless, HTJ2KLosslessRPCL}
+_BASELINE_BITS: Final = 8
 _PILLOW_BITS: Final = 16  # Pillow shifts deeper than 8-bit JPEG 2000 samples up to this
 # Shares of the samples asked for that are enough: means alias less than a wavelet's low-pass.
 _OF_COSINES: Final = 0.8
@@ -49,22 +52,31 @@ class Reduced:
 
     values: Integers | Float32Array  # [h, w], stored values; means are not whole numbers
     box: Box | Samples
+    padding: BoolArray | None = None  # [h, w], true: not image
 
 
 def stored_values(opened: DicomObject, *, side: int) -> Reduced:
     """The stored values with about ``side`` samples along the long side: at least as many low-pass
     samples, 0.9 times as many means, or 0.8 times if the decoder makes them.
 
+    A film with declared padding is decoded whole, for only its own values tell where that is; means
+    are those of what is image.
+
     The same errors as :func:`hilum.dicom.decode.stored_values`.
     """
-    syntax = opened.header.transfer_syntax
-    if syntax in _WAVELETS and (found := _wavelet(opened, side=side)) is not None:
-        return found
-    if syntax == JPEGBaseline8Bit:
-        return _scaled_dct(opened, side=side)
+    syntax, how = opened.header.transfer_syntax, opened.greyscale
+    if how.padding is None:
+        if syntax in _WAVELETS and (found := _wavelet(opened, side=side)) is not None:
+            return found
+        if syntax == JPEGBaseline8Bit and (found := _scaled_dct(opened, side=side)) is not None:
+            return found
     values = every_value(opened)
     factor = max(1, int(max(values.shape) / (side * _OF_MEANS)))
-    return _averaged(block_means(values, factor), factor, shape=values.shape)
+    outside = padding(values, how)
+    if outside is None:
+        return _averaged(block_means(values, factor), factor, shape=values.shape)
+    means, outside = means_within(values, outside, factor)
+    return replace(_averaged(means, factor, shape=values.shape), padding=outside)
 
 
 def block_means(values: Integers, factor: int) -> Integers | Float32Array:
@@ -74,10 +86,31 @@ def block_means(values: Integers, factor: int) -> Integers | Float32Array:
     """
     if factor == 1:
         return values
-    # Whole rows first: they lie in one piece in memory, and are a factor fewer afterwards.
+    return _block_sums(values, factor).astype(np.float32) / np.float32(factor * factor)
+
+
+def means_within(
+    values: Integers, outside: BoolArray, factor: int
+) -> tuple[Integers | Float32Array, BoolArray]:
+    """:func:`block_means` of what is not ``outside`` ``[H, W]``, which is not all of it, and where
+    most of a block is."""
+    if factor == 1:
+        return values, outside
+    kept = _block_sums((~outside).view(np.uint8), factor)
+    film: Integers = np.where(outside, values.dtype.type(0), values)
+    means = _block_sums(film, factor).astype(np.float32)
+    means /= np.maximum(kept, 1).astype(np.float32)
+    most = 2 * kept.astype(np.int64) < factor * factor
+    if most.all():  # the film is thinner than a block
+        most = kept == 0
+    return means, most
+
+
+def _block_sums(values: Integers, factor: int) -> Integers:
+    """Of ``factor`` × ``factor`` blocks; whole rows first: they lie in one piece in memory, and are
+    a factor fewer afterwards."""
     rows = _sums(values, factor)
-    columns = _sums(np.ascontiguousarray(rows.T), factor)
-    return columns.T.astype(np.float32) / np.float32(factor * factor)
+    return _sums(np.ascontiguousarray(rows.T), factor).T
 
 
 def _sums(values: Integers, factor: int) -> Integers:
@@ -112,26 +145,38 @@ def _averaged(values: Integers | Float32Array, factor: int, *, shape: tuple[int,
     )
 
 
-def _scaled_dct(opened: DicomObject, *, side: int) -> Reduced:
-    """A baseline JPEG through an inverse DCT of fewer coefficients: means of 2, 4 or 8 pixels."""
+def _scaled_dct(opened: DicomObject, *, side: int) -> Reduced | None:
+    """A baseline JPEG through an inverse DCT of fewer coefficients: means of 2, 4 or 8 pixels.
+    ``None`` if this film has to be decoded whole: its samples are not the stored values but their
+    bits (a sign, Bits Stored below the 8 of the codestream), whose mean means nothing, or it is
+    another JPEG than the transfer syntax says."""
     header = opened.header
-    frame, _ = checked_frame(opened)
+    frame, declared = checked_frame(opened)
+    baseline = declared.bits == _BASELINE_BITS and not declared.lossless
+    if not baseline or header.signed or declared.bits > header.bits_stored:
+        return None
     try:
         with JpegImagePlugin.JpegImageFile(io.BytesIO(frame)) as image:
             # Pillow scales by the largest of 8, 4, 2 that leaves both sides at least this long.
             scale = side * _OF_COSINES / max(header.rows, header.columns)
-            image.draft("L", (int(header.columns * scale), int(header.rows * scale)))
+            width, height = int(header.columns * scale), int(header.rows * scale)
+            image.draft("L", (max(1, width), max(1, height)))
             values = np.asarray(image)
     except (OSError, ValueError, SyntaxError) as error:
         raise DecodeError(f"The decoder failed ({type(error).__name__}).") from None
-    factor = next(f for f in (1, 2, 4, 8) if -(-header.rows // f) == values.shape[0])
-    return _averaged(values, factor, shape=(header.rows, header.columns))
+    shape = (header.rows, header.columns)
+    factor = next(f for f in (1, 2, 4, 8) if tuple(-(-n // f) for n in shape) == values.shape)
+    return _averaged(values, factor, shape=shape)
 
 
 def _wavelet(opened: DicomObject, *, side: int) -> Reduced | None:
     """The low-pass image that is just large enough; ``None`` if this film has to be decoded whole:
     there is no level to leave out, the pyramid starts off the origin, its samples are not plainly
-    the stored values, or its end is missing, which a partial decoding might not notice."""
+    the stored values, or its end is missing, which a partial decoding might not notice.
+
+    A codestream of more bits than Bits Stored is no plain one even if those bits look empty here:
+    an old overlay of thin lines in them averages to what could as well be grey, and only the whole
+    film tells."""
     header = opened.header
     frame, declared = checked_frame(opened)
     halvings = max(header.rows, header.columns) // side
@@ -140,14 +185,15 @@ def _wavelet(opened: DicomObject, *, side: int) -> Reduced | None:
         header.high_bit == header.bits_stored - 1
         and declared.signed[0] == header.signed
         and declared.at_origin
-        and declared.bits <= _PILLOW_BITS
+        and declared.bits <= min(header.bits_stored, _PILLOW_BITS)
     )
     if level < 1 or not plain or not codestream.is_whole(frame):
         return None
     words = _low_pass(frame, (header.rows, header.columns), level)
     values = _unshifted(words, declared.bits, signed=header.signed)
-    if declared.bits > header.bits_stored and values.max() >= 1 << header.bits_stored:
-        return None  # something else, an old overlay, lies in the bits above
+    lowest, highest = stored_range(header)
+    if values.min() < lowest or values.max() > highest:
+        return None
     return Reduced(
         values=values - _rounded_up(level) if declared.reversible else values,
         box=Samples(

@@ -14,6 +14,7 @@ import imagecodecs
 from hilum.errors import HilumError, LimitExceededError, OutOfMemoryError, UnexpectedError
 from hilum.guarding import guarded
 from hilum.isolation import confinement, tasks, wire
+from hilum.isolation.confinement import Memory
 from hilum.isolation.wire import Message
 
 # So much more memory than before the first image, after an image: something leaks.
@@ -28,8 +29,8 @@ def main() -> None:
     max_bytes = int(sys.argv[3])
     for name in _CODECS:
         getattr(imagecodecs, name)
-    confinement.confine(lifeline=int(sys.argv[2]), max_bytes=max_bytes)
-    before = confinement.data_bytes()
+    memory = confinement.confine(lifeline=int(sys.argv[2]), max_bytes=max_bytes)
+    before = memory.data_bytes()
     wire.send(link, Message(fields={"ready": True}))
     while True:
         try:
@@ -39,7 +40,7 @@ def main() -> None:
         except MemoryError:  # the rest of the request is still in the link
             wire.send(link, _failed(_too_large(max_bytes), retire=True))
             return
-        answer = _answer(request, max_bytes, before)
+        answer = _answer(request, max_bytes, memory, before)
         del request
         try:
             wire.send(link, answer)
@@ -47,14 +48,14 @@ def main() -> None:
             return
 
 
-def _answer(request: Message, max_bytes: int, before: int) -> Message:
+def _answer(request: Message, max_bytes: int, memory: Memory, before: int) -> Message:
     """The answer to one request; it says ``retire`` if another process had better go on."""
     made = guarded(lambda: tasks.TASKS[request.fields["task"]](request))
     # After these nobody knows what state the process is in.
     suspect = isinstance(made, UnexpectedError | OutOfMemoryError)
     if isinstance(made, OutOfMemoryError):
         made = _too_large(max_bytes)
-    retire = suspect or confinement.data_bytes() > before + _GROWN
+    retire = suspect or memory.data_bytes() > before + _GROWN
     if isinstance(made, HilumError):
         return _failed(made, retire=retire)
     return Message(fields={**made.fields, "retire": retire}, arrays=made.arrays)

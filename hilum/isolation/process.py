@@ -26,7 +26,8 @@ PROGRAM: Final = ("-m", "hilum.isolation.child")
 
 _START_LIMIT_S: Final = 60.0
 _MAX_ANSWER_BYTES: Final = 64 * 2**20  # previews and inputs are a few
-# What Python needs to find hilum. No credentials: whoever takes a decoder over finds none.
+# What Python needs to find hilum, and no credentials. Those of its parent are out of reach only
+# where the kernel has Landlock (:mod:`hilum.isolation.confinement`).
 _ENVIRONMENT: Final = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "LANG", "LC_ALL")
 # One decode process is one thread; a pool of BLAS threads is memory that it would not use.
 _SINGLE: Final = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}

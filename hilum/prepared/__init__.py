@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
@@ -27,8 +28,10 @@ __all__ = ["Entry", "Place", "PreparedCache", "evict", "open_cache"]
 log = logging.getLogger(__name__)
 
 # Raised whenever decoding or the greyscale pipeline gives other pixels than before.
-PIPELINE: Final = 1
+PIPELINE: Final = 2
 TAG: Final = "hilum=prepared"  # for lifecycle rules
+# How :meth:`PreparedCache.place` names an entry below the prefix.
+_ENTRY: Final = re.compile(r"/[0-9a-f]{16}/([0-9a-f]{2})/\1[0-9a-f]{62}\Z")
 _MAX_ENTRY: Final = 64 * 2**20  # bytes
 
 
@@ -75,7 +78,7 @@ class PreparedCache:
         parts = [FORMAT, PIPELINE, builds, bucket, key, source.version]
         name = hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()
         stage = spec.stage_digest
-        folder = f"{self._settings.bucket or bucket}/{self._settings.prefix.strip('/')}"
+        folder = f"{self._settings.bucket or bucket}/{self._settings.prefix}"
         # The stage's digest comes first: a stage that no model has any more goes at once.
         return Place(
             uri=f"s3://{folder}/{stage[:16]}/{name[:2]}/{name}",
@@ -118,7 +121,8 @@ def evict(
     before: datetime,
     stage: str = "",
 ) -> int:
-    """Remove the entries that are in ``bucket`` and were written before then; how many.
+    """Remove the entries that are in ``bucket`` and were written before then; how many. What is
+    not named as an entry is left, wherever it lies.
 
     Args:
         store: with the right to list and delete below the prefix.
@@ -130,8 +134,8 @@ def evict(
     Raises:
         HilumError: the store refuses.
     """
-    folder = f"s3://{bucket}/{settings.prefix.strip('/')}/{stage[:16]}"
-    return store.delete_below(folder if stage else folder.rstrip("/") + "/", before=before)
+    folder = f"s3://{bucket}/{settings.prefix}/"
+    return store.delete_below(folder + stage[:16], before=before, ending=_ENTRY)
 
 
 def open_cache(store: ObjectStore, settings: PreparedSettings) -> PreparedCache | None:

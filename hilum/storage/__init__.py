@@ -6,6 +6,7 @@ of theirs holds a URI: keys may contain patient data.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from itertools import islice
@@ -103,9 +104,9 @@ class ObjectStore:
         """
         self._s3.write_like(self._in_s3(uri), data, encryption, tag)
 
-    def delete_below(self, prefix: str, *, before: datetime) -> int:
-        """Remove every object in S3 whose address begins with ``prefix``, hidden ones too, and
-        which was written before then; how many those were.
+    def delete_below(self, prefix: str, *, before: datetime, ending: re.Pattern[str]) -> int:
+        """Remove every object in S3 whose address begins with ``prefix`` and in whose address
+        ``ending`` is found, hidden ones too, and which was written before then; how many.
 
         Raises:
             As :meth:`read`.
@@ -113,7 +114,7 @@ class ObjectStore:
         batches = _batches(
             address
             for address, modified in self._s3.below(self._in_s3(prefix))
-            if modified < before
+            if modified < before and ending.search(address)
         )
         removed = 0
         for batch in batches:

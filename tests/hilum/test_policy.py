@@ -82,6 +82,35 @@ def test_free_text_is_neither_trusted_nor_repeated() -> None:
     assert "SMITH" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"BodyPartExamined": "DOE JANE 1950"},
+        {"ViewPosition": "DOE_JANE"},
+        {"Modality": "DOE"},
+        {"BodyPartExamined": None, "AnatomicRegionSequence": _coded("DOE")},
+        {"ViewPosition": None, "ViewCodeSequence": _coded("DOE")},
+    ],
+)
+def test_a_name_in_a_code_string_is_not_repeated(attributes: dict[str, Any]) -> None:
+    header = dicom.open_object(film(1, **attributes), Limits()).header
+    assert "DOE" not in repr(header)
+    with pytest.raises(HilumError, match="is another value; expected") as caught:
+        policy.check(header, InputPolicy())
+    assert "DOE" not in str(caught.value)
+
+
+def test_words_of_the_standard_are() -> None:
+    for attributes, said in (
+        ({"BodyPartExamined": "SKULL"}, "is SKULL; expected CHEST"),
+        ({"ViewPosition": "LLD"}, "is LLD; expected PA"),
+        ({"Modality": "CT"}, "is CT; expected CR"),
+        ({"Modality": None}, "is missing; expected CR"),
+    ):
+        with pytest.raises(HilumError, match=said):
+            _check(**attributes)
+
+
 def test_radiofluoroscopy_only_where_the_policy_lists_it() -> None:
     assert _check(InputPolicy(modalities=("CR", "DX", "RF")), Modality="RF") == ()
 

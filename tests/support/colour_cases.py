@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 from pydicom.pixels.encoders import RLELosslessEncoder
 from pydicom.uid import (
+    JPEG2000,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
@@ -107,6 +108,11 @@ def captures() -> Iterator[Case]:
                      rgb(GREY), level=0, codecformat="j2k", reversible=True, mct=True),
                  JPEG2000Lossless, **colour(PhotometricInterpretation="YBR_RCT")),
          0, OPENJPEG),
+        ("JPEG 2000", "YBR_ICT, 8 bits", "OpenJPEG",
+         encoded(imagecodecs.jpeg2k_encode(
+                     rgb(GREY), level=60, codecformat="j2k", reversible=False, mct=True),
+                 JPEG2000, **colour(PhotometricInterpretation="YBR_ICT")),
+         2, OPENJPEG),
         ("JPEG 2000 Lossless", "RGB, 8 bits, not transformed", "OpenJPEG",
          encoded(imagecodecs.jpeg2k_encode(
                      rgb(GREY), level=0, codecformat="j2k", reversible=True, mct=False),

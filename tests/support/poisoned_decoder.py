@@ -4,10 +4,15 @@ films of certain heights, as a C library would."""
 from __future__ import annotations
 
 import ctypes
+import importlib
 import os
 import signal
+import socket
+import subprocess
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 
@@ -62,6 +67,30 @@ def _link() -> int:
     return int(sys.argv[1])
 
 
+def _look_around() -> None:
+    """What can be reached; the parent's files are asked for by name."""
+    reached = []
+    ways: dict[str, Callable[[], object]] = {
+        "hostname": lambda: os.open("/etc/hostname", os.O_RDONLY),
+        "passwd": lambda: os.open("/etc/passwd", os.O_RDONLY),
+        "environ": lambda: os.open(f"/proc/{os.getppid()}/environ", os.O_RDONLY),
+        "memory": lambda: os.open(f"/proc/{os.getppid()}/mem", os.O_RDONLY),
+        "root": lambda: list(Path("/").iterdir()),
+        "project": lambda: os.open(Path(__file__).parents[2] / "README.md", os.O_RDONLY),
+        "own environ": lambda: os.open("/proc/self/environ", os.O_RDONLY),
+        "program": lambda: subprocess.run(["/bin/true"], check=True),
+        "TCP": lambda: socket.create_connection(("127.0.0.1", 9), timeout=1),
+        "parent": lambda: os.kill(os.getppid(), 0),
+        "a module": lambda: importlib.import_module("xmlrpc.client"),
+        "a codec": lambda: "é".encode("cp1026"),
+    }
+    for name, way in ways.items():
+        with suppress(PermissionError):
+            way()
+            reached.append(name)
+    raise UnexpectedError(", ".join(reached))
+
+
 POISON: dict[int, Callable[[], None]] = {
     67: _overflow,
     68: _hang,
@@ -71,6 +100,7 @@ POISON: dict[int, Callable[[], None]] = {
     72: _leave_a_file,
     73: _show_secrets,
     74: _lie,
+    75: _look_around,
 }
 
 

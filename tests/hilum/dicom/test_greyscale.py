@@ -14,7 +14,7 @@ from support.encodings import described, native
 from support.tiny_film import film
 
 from hilum import dicom
-from hilum.dicom import Film
+from hilum.dicom import Film, greyscale
 from hilum.dicom.decode import stored_values
 from hilum.errors import InconsistentPixelsError
 from hilum.settings import Limits
@@ -96,6 +96,17 @@ def test_voi_lut_goes_before_the_window_and_is_that_of_pydicom() -> None:
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     expected = apply_voi(stored(), ds) / 1023
     np.testing.assert_allclose(found.pixels, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("bits", "top", "white"), [(8, 65280, 65535), (8, 255, 255), (10, 4095, 4095)]
+)
+def test_entries_above_the_bits_of_a_voi_lut_stay_in_range(bits: int, top: int, white: int) -> None:
+    """Some writers scale 8-bit entries to words and still declare 8 bits."""
+    entries = np.rint(np.linspace(0, top, 4096)).astype(int).tolist()
+    found = decoded(VOILUTSequence=lut(entries, 0, bits))
+    np.testing.assert_allclose(found.pixels, np.array(entries)[stored()] / white, atol=1e-6)
+    assert found.pixels.max() <= 1
 
 
 def test_modality_lut() -> None:
@@ -327,3 +338,16 @@ def test_a_padding_value_of_the_wrong_representation() -> None:
 def test_broken_tables_are_errors(attributes: dict[str, Any]) -> None:
     with pytest.raises(InconsistentPixelsError):
         decoded(**attributes)
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("dtype", ["u1", "i2", "u2", "i4"])
+def test_values_beyond_bits_stored_are_black_or_white(signed: bool, dtype: str) -> None:
+    """No decoder should give any; if one did, it would be no reason to fail."""
+    found = dicom.open_object(film(1, BitsStored=7, HighBit=6, PixelRepresentation=signed), LIMITS)
+    low, high = greyscale.stored_range(found.header)
+    info = np.iinfo(dtype)
+    values = np.array([[info.min, max(low, info.min), high, info.max]], dtype=dtype)
+    shown = greyscale.presentation(values, found.header, greyscale.PLAIN)
+    black = (0 - low) / (high - low) if info.min == 0 else 0
+    np.testing.assert_allclose(shown, [[black, black, 1, 1]], atol=1e-6)

@@ -13,6 +13,7 @@ import pytest
 from pydicom.data import get_testdata_file
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
+    JPEG2000,
     ExplicitVRLittleEndian,
     HTJ2KLossless,
     JPEG2000Lossless,
@@ -24,7 +25,8 @@ from pydicom.uid import (
 from scipy import ndimage
 from support.tiny_film import film
 
-from hilum import dicom
+from benchmarks import films
+from hilum import dicom, rendering
 from hilum.dicom import reduced
 from hilum.dicom.decode import stored_values
 from hilum.dicom.reduced import block_means
@@ -56,8 +58,9 @@ def _grey(bits: int, *, signed: bool = False) -> np.ndarray[Any, np.dtype[Any]]:
 
 
 def _object(values: np.ndarray[Any, np.dtype[Any]], syntax: str, **more: Any) -> bytes:
-    """``values`` as a DICOM film in ``syntax``."""
+    """``values`` as a DICOM film in ``syntax``; ``frame``: what stands in it, if not its own."""
     bits = more.pop("bits", 8 if values.dtype.itemsize == 1 else 12)
+    frame = more.pop("frame", None)
     width = 8 * values.dtype.itemsize
     attributes = {
         "BitsAllocated": width,
@@ -74,7 +77,7 @@ def _object(values: np.ndarray[Any, np.dtype[Any]], syntax: str, **more: Any) ->
         ds.PixelData = values.tobytes()
         ds.compress(RLELossless, values, generate_instance_uid=False)
     else:
-        ds.PixelData = encapsulate([_frame(values, syntax, bits)])
+        ds.PixelData = encapsulate([frame or _frame(values, syntax, bits)])
         ds["PixelData"].VR = "OB"
         ds["PixelData"].is_undefined_length = True
     ds.file_meta.TransferSyntaxUID = syntax
@@ -88,7 +91,7 @@ def _frame(values: np.ndarray[Any, np.dtype[Any]], syntax: str, bits: int) -> by
         JPEG2000Lossless: lambda: imagecodecs.jpeg2k_encode(
             values, level=0, codecformat="j2k", bitspersample=bits
         ),
-        HTJ2KLossless: lambda: imagecodecs.htj2k_encode(values),
+        HTJ2KLossless: lambda: films.htj2k(values, bits),
         JPEGLSLossless: lambda: imagecodecs.jpegls_encode(values),
         JPEGLosslessSV1: lambda: imagecodecs.jpeg8_encode(
             values, lossless=True, bitspersample=bits
@@ -96,6 +99,30 @@ def _frame(values: np.ndarray[Any, np.dtype[Any]], syntax: str, bits: int) -> by
         JPEGBaseline8Bit: lambda: imagecodecs.jpeg8_encode(values, level=98),
     }
     return bytes(encoders[syntax]())
+
+
+def _jpeg(values: np.ndarray[Any, np.dtype[Any]], **how: Any) -> bytes:
+    return bytes(imagecodecs.jpeg8_encode(values, **how))
+
+
+def _harsh(bits: int, *, signed: bool = False) -> np.ndarray[Any, np.dtype[Any]]:
+    """A film of so much contrast that a lossy decoder overshoots both ends of its range."""
+    values = _grey(bits, signed=signed)
+    low, high = int(values.min()), int(values.max())
+    middle = (low + high + 1) // 2
+    spread = np.clip((values.astype(int) - middle) * 4 + middle, low, high)
+    return np.asarray(spread.astype(values.dtype))
+
+
+def _overshooting() -> bytes:
+    """The film of 12 bits with a sign, in a lossy codestream that says 16 and leaves the 12."""
+    frame = imagecodecs.jpeg2k_encode(
+        _harsh(12, signed=True), level=45, codecformat="j2k", reversible=False
+    )
+    decoded = imagecodecs.jpeg2k_decode(frame)
+    assert decoded.min() < -2200
+    assert decoded.max() > 2200
+    return bytes(frame)
 
 
 CASES = [
@@ -118,6 +145,37 @@ CASES = [
         _grey(12), JPEG2000Lossless, {"WindowCenter": 1800, "WindowWidth": 1500}, id="windowed"
     ),
     pytest.param(_grey(12), HTJ2KLossless, {}, id="HTJ2K"),
+    # Legal, and nothing that a part of the coefficients would give the stored values of.
+    pytest.param(
+        _grey(8, signed=True).astype(np.int8),
+        JPEGBaseline8Bit,
+        {"frame": _jpeg(_grey(8, signed=True).astype(np.int8).view(np.uint8), level=98)},
+        id="JPEG baseline signed",
+    ),
+    pytest.param(
+        _harsh(7),
+        JPEGBaseline8Bit,
+        {"bits": 7, "frame": _jpeg(_harsh(7), level=40)},
+        id="JPEG baseline, 7 bits stored",
+    ),
+    pytest.param(
+        _harsh(12, signed=True),
+        JPEG2000,
+        {"frame": _overshooting()},
+        id="JPEG 2000 signed, overshoots",
+    ),
+    pytest.param(
+        _grey(12),
+        JPEGBaseline8Bit,
+        {"frame": _jpeg(_grey(12), level=98, bitspersample=12)},
+        id="JPEG extended called baseline",
+    ),
+    pytest.param(
+        _grey(12),
+        JPEGBaseline8Bit,
+        {"frame": _jpeg(_grey(12), lossless=True, bitspersample=12)},
+        id="JPEG lossless called baseline",
+    ),
 ]
 
 
@@ -136,6 +194,35 @@ def test_the_model_sees_the_same_film(
     # Half a reduced pixel aside it would be 2 and more, see the next test.
     assert difference.mean() < 0.6
     assert np.quantile(difference, 0.99) <= 4
+
+
+@pytest.mark.parametrize(
+    ("bits", "syntax", "kind", "step"),
+    [
+        (12, JPEG2000Lossless, "5/3", 4),
+        (12, HTJ2KLossless, "5/3", 4),
+        (8, JPEGBaseline8Bit, "means", 4),
+        (12, JPEGLSLossless, "means", 6),
+    ],
+)
+def test_what_is_left_undecoded(bits: int, syntax: str, kind: str, step: int) -> None:
+    """The quick ways are taken: means of a film decoded whole have step 6 here."""
+    opened = dicom.open_object(_object(_grey(bits), syntax), LIMITS)
+    box = reduced.stored_values(opened, side=128).box
+    assert box == Samples(kind=kind, step=step, rows=ROWS, columns=COLUMNS)
+
+
+def test_an_overlay_of_a_signed_baseline_jpeg() -> None:
+    values = _grey(8, signed=True).astype(np.int8)
+    frame = _jpeg(values.view(np.uint8), level=98)
+    data = _object(values, JPEGBaseline8Bit, frame=frame)
+    shown = rendering.preview(dicom.open_object(data, LIMITS), 128)
+    whole = dicom.decode(dicom.open_object(data, LIMITS))
+    expected = resize(whole.pixels, whole.box, shown.shape[::-1])
+    assert np.abs(shown - expected).mean() < 0.01
+    heat = rendering.Heat(grid=np.zeros((4, 4), np.float32), probability=0.5, input_size=64)
+    look = rendering.Look(max_side=128, caption=None)
+    assert rendering.drawn(data, heat, look, LIMITS).startswith(b"\x89PNG")
 
 
 def test_alignment_is_what_makes_it_so() -> None:
@@ -197,20 +284,70 @@ def test_a_flat_pyramid_is_decoded_whole() -> None:
     np.testing.assert_array_equal(less.values, block_means(whole, 6))
 
 
-def test_bits_above_the_stored_ones_are_not_grey() -> None:
-    """An overlay in bit 12 of 16 would shine through a low-pass."""
-    values = _grey(12) | np.uint16(1 << 12)
-    opened = dicom.open_object(
-        _object(values, JPEG2000Lossless, bits=16, BitsStored=12, HighBit=11), LIMITS
-    )
+@pytest.mark.parametrize("every", [1, 40])
+@pytest.mark.parametrize("syntax", [JPEG2000Lossless, HTJ2KLossless])
+def test_bits_above_the_stored_ones_are_not_grey(syntax: str, every: int) -> None:
+    """An overlay in bit 12 of 16 would shine through a low-pass, thin lines as grey."""
+    values = _grey(12) // 2
+    values[:, ::every] |= np.uint16(1 << 12)
+    opened = dicom.open_object(_object(values, syntax, bits=16, BitsStored=12, HighBit=11), LIMITS)
     whole, less = _stored(opened)
     assert whole.max() < 4096
     np.testing.assert_array_equal(less.values, block_means(whole, 6))
 
 
-def test_declared_padding_is_decoded_whole() -> None:
-    data = _object(_grey(12), JPEG2000Lossless, PixelPaddingValue=0)
-    assert dicom.decode(dicom.open_object(data, LIMITS), side=128).pixels.shape == (ROWS, COLUMNS)
+@pytest.mark.parametrize("shape", [(1, 1603), (1603, 3), (40, 1603)])
+def test_a_strip(shape: tuple[int, int]) -> None:
+    """Its short side is no size to ask a decoder for, and says little of how much it left out."""
+    values = np.full(shape, 90, dtype=np.uint8)
+    whole, less = _stored(dicom.open_object(_object(values, JPEGBaseline8Bit), LIMITS))
+    rows, columns = shape
+    step = less.box.step if isinstance(less.box, Samples) else 1
+    assert less.values.shape == (-(-rows // step), -(-columns // step))
+    np.testing.assert_allclose(less.values, whole.mean(), atol=1)
+
+
+@pytest.mark.parametrize("value", [0, 4095])
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, JPEGLSLossless, JPEG2000Lossless])
+def test_declared_padding_is_no_part_of_a_mean(syntax: str, value: int) -> None:
+    values = np.clip(_grey(12), 700, 3000)
+    values[:130], values[:, 401:] = value, value
+    values[300:340, 100:140] = value
+    opened = dicom.open_object(_object(values, syntax, PixelPaddingValue=value), LIMITS)
+    whole, less = dicom.decode(opened), dicom.decode(opened, side=128)
+    assert less.box == Samples(kind="means", step=6, rows=ROWS, columns=COLUMNS)
+    assert less.padding is not None
+    assert less.padding.shape == less.pixels.shape
+    assert less.pixels[~less.padding].min() > 699 / 4095, "nothing of it is in what is image"
+    assert less.pixels[~less.padding].max() < 3001 / 4095
+    assert whole.padding is not None
+    assert abs(less.padding.mean() - whole.padding.mean()) < 0.01
+    exact, approximate = model_input(opened, EXACT), model_input(opened, REDUCED)
+    difference = np.abs(exact.image.astype(int) - approximate.image)
+    assert difference.mean() < 0.6
+    assert ((exact.image == 0) != (approximate.image == 0)).mean() < 0.01
+
+
+def test_a_film_thinner_than_a_block() -> None:
+    values = np.zeros((ROWS, COLUMNS), np.uint16)
+    values[:, 7] = 900
+    data = _object(values, ExplicitVRLittleEndian, PixelPaddingValue=0)
+    less = dicom.decode(dicom.open_object(data, LIMITS), side=128)
+    assert less.padding is not None
+    assert (~less.padding).any()
+    np.testing.assert_allclose(less.pixels[~less.padding], 900 / 4095, atol=1e-4)
+
+
+def test_padding_that_is_only_declared() -> None:
+    """No pixel has its value: the film is as it is without."""
+    values = np.clip(_grey(12), 1, 4095)
+    plain, declared = (
+        dicom.decode(dicom.open_object(_object(values, ExplicitVRLittleEndian, **more), LIMITS),
+                     side=128)
+        for more in ({}, {"PixelPaddingValue": 0})
+    )  # fmt: skip
+    assert declared.padding is None
+    np.testing.assert_array_equal(declared.pixels, plain.pixels)
 
 
 def test_a_small_film_is_decoded_exactly() -> None:

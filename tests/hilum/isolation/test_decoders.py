@@ -27,7 +27,7 @@ from hilum.errors import (
     OutOfMemoryError,
     UnexpectedError,
 )
-from hilum.isolation import Decoders
+from hilum.isolation import Decoders, landlock
 from hilum.package import InputPolicy, PixelPolicy
 from hilum.preparation import Prepared, Preparer, Recipe, isolated, prepare
 from hilum.preprocess import PreprocessSpec
@@ -131,6 +131,20 @@ def test_a_decoder_holds_no_secrets(preparer: Preparer) -> None:
     assert not [name for name in names if name.startswith(("HILUM_", "AWS_"))]
 
 
+def test_a_decoder_gains_no_privileges(poisoned: Decoders, preparer: Preparer) -> None:
+    preparer(film(1))
+    status = Path(f"/proc/{pid_of(poisoned)}/status").read_text()
+    assert "NoNewPrivs:\t1" in status
+    assert "Threads:\t1\n" in status, "another thread would not be confined"
+
+
+@pytest.mark.skipif(landlock.version() < 6, reason="the kernel has no Landlock, or an older one")
+def test_a_decoder_reaches_nothing_but_its_modules(preparer: Preparer) -> None:
+    with pytest.raises(UnexpectedError) as shown:
+        preparer(film(2, rows=75))
+    assert shown.value.detail == "a module, a codec"
+
+
 def test_a_process_that_died_while_idle_costs_nothing(
     poisoned: Decoders, preparer: Preparer
 ) -> None:
@@ -159,7 +173,7 @@ def test_processes_that_cannot_start_say_nothing_of_the_image() -> None:
 
 _PARENT = """
 import sys, threading
-from hilum.isolation import Decoders
+from hilum.isolation import Decoders, landlock
 from hilum.preparation import Recipe, isolated
 recipe = Recipe.model_validate_json(sys.argv[1])
 decoders = Decoders(2, recipe.limits, program=("-m", "support.poisoned_decoder"))

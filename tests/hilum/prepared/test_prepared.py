@@ -19,7 +19,7 @@ from hilum.model_input import kept, model_input
 from hilum.prepared import PreparedCache, evict, open_cache
 from hilum.prepared.entry import DamagedEntryError, Entry, Sealer
 from hilum.preprocess import Grey, ModelInput, PreprocessSpec, from_kept
-from hilum.settings import Limits, PreparedSettings, S3Settings
+from hilum.settings import Limits, PreparedSettings, S3Settings, load
 from hilum.storage import ObjectStore, open_store
 
 SECRET = SecretStr("x" * 40)
@@ -210,6 +210,34 @@ def test_eviction(store: ObjectStore, bucket: str) -> None:
     assert evict(store, ON, bucket, before=soon) == 1
     assert evict(store, ON, bucket, before=soon) == 0
     assert store.read(uri) == FILM, "films stay"
+
+
+def test_eviction_leaves_what_is_no_entry(store: ObjectStore, bucket: str) -> None:
+    """Somebody's films below the prefix."""
+    keys = ["film.dcm", f"{'0' * 16}/film.dcm", f"{'0a' * 8}/0b/{'0a' * 32}", "0a/0a/" + "0a" * 32]
+    cases = [f"s3://{bucket}/film.dcm", *(f"s3://{bucket}/{ON.prefix}/{key}" for key in keys)]
+    for uri in cases:
+        store.write(uri, FILM)
+    place = PreparedCache(store, ON).place(cases[0], SPEC)
+    assert place is not None
+    PreparedCache(store, ON).keep(place, entry())
+    cases += [place.uri + ".dcm"]
+    store.write(cases[-1], FILM)
+    soon = datetime.now(UTC) + timedelta(minutes=1)
+    assert evict(store, ON, bucket, before=soon, stage="0" * 16) == 0
+    assert evict(store, ON, bucket, before=soon) == 1
+    assert all(store.read(uri) == FILM for uri in cases)
+
+
+@pytest.mark.parametrize("prefix", ["", "/", "//", "films", "films/.hidden", ".", "./x", "/../x"])
+def test_a_prefix_that_takes_films_in_is_refused(
+    prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HILUM_PREPARED__PREFIX", prefix)
+    with pytest.raises(ConfigurationError, match="HILUM_PREPARED__PREFIX"):
+        load()
+    monkeypatch.setenv("HILUM_PREPARED__PREFIX", "/.cache/films/")
+    assert load().prepared.prefix == ".cache/films"
 
 
 def test_films_outside_s3_are_not_cached(local_store: ObjectStore, tmp_path: Any) -> None:

@@ -12,6 +12,8 @@ import pydicom
 from PIL import Image
 from pydicom.data import get_testdata_file
 from pydicom.uid import (
+    JPEG2000,
+    ExplicitVRLittleEndian,
     HTJ2KLossless,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
@@ -19,8 +21,10 @@ from pydicom.uid import (
     JPEGLSLossless,
 )
 from support import colour_cases, decode_cases
-from support.encodings import described, encoded
+from support.encodings import described, encoded, native
 from support.tiny_film import film
+
+from benchmarks import films
 
 _LARGEST = 300_000  # bytes
 _SAMPLES = Path(__file__).parents[3] / "models" / "samples"
@@ -32,6 +36,7 @@ def seeds() -> list[bytes]:
     made += [case.data for case in _cases()]
     made += [path.read_bytes() for path in sorted(_SAMPLES.glob("*.dcm"))]
     made += _real_films()
+    made += large()
     made += [data for data in _of_pydicom() if len(data) <= _LARGEST]
     return made
 
@@ -72,6 +77,46 @@ def _real_films() -> list[bytes]:
             Image.fromarray(eight).save(out, kind)
             found.append(out.getvalue())
     return found
+
+
+def large() -> list[bytes]:
+    """Films large enough to be decoded in part, or that look as if they could be: with a sign, of
+    fewer bits than the codestream's, lossy beyond their range, another JPEG than they say."""
+    y, x = np.mgrid[:320, :264]
+    waves = np.sin(x / 17) * np.cos(y / 23) + 0.4 * np.sin((x + y) / 3)
+    harsh = np.clip(waves * 2 + 0.5, 0, 1)  # much of it is black or white
+    deep = np.rint(harsh * 4095).astype(np.uint16)
+    eight, seven = (deep >> 4).astype(np.uint8), (deep >> 5).astype(np.uint8)
+    signed, signed_bits = (deep.astype(int) - 2048).astype(np.int16), (eight ^ 0x80)
+    wide, narrow = described(deep, bits=12), described(eight, bits=8)
+    jpeg2000 = {"codecformat": "j2k", "reversible": True, "level": 0}
+    lossy = {"codecformat": "j2k", "reversible": False, "level": 45}
+    return [
+        native(deep, ExplicitVRLittleEndian, **wide),
+        *(
+            encoded(bytes(frame), syntax, **header)
+            for frame, syntax, header in (
+                (imagecodecs.jpeg2k_encode(deep, bitspersample=12, **jpeg2000),
+                 JPEG2000Lossless, wide),
+                (imagecodecs.jpeg2k_encode(deep, **jpeg2000), JPEG2000Lossless, wide),
+                (films.htj2k(deep, 12), HTJ2KLossless, wide),
+                (imagecodecs.jpeg2k_encode(signed, **lossy),
+                 JPEG2000, described(signed, bits=12, signed=True)),
+                (imagecodecs.jpeg2k_encode(signed, bitspersample=12, **lossy),
+                 JPEG2000, described(signed, bits=12, signed=True)),
+                (imagecodecs.jpegls_encode(deep), JPEGLSLossless, wide),
+                (imagecodecs.jpeg8_encode(eight, level=80), JPEGBaseline8Bit, narrow),
+                (imagecodecs.jpeg8_encode(signed_bits, level=80),
+                 JPEGBaseline8Bit, described(eight, bits=8, signed=True)),
+                (imagecodecs.jpeg8_encode(seven, level=40),
+                 JPEGBaseline8Bit, described(seven, bits=7)),
+                (imagecodecs.jpeg8_encode(deep, level=80, bitspersample=12),
+                 JPEGBaseline8Bit, wide),
+                (imagecodecs.jpeg8_encode(deep, lossless=True, bitspersample=12),
+                 JPEGBaseline8Bit, wide),
+            )
+        ),
+    ]  # fmt: skip
 
 
 def _of_pydicom() -> Iterator[bytes]:
