@@ -15,7 +15,7 @@ from PIL import Image
 from hilum.errors import ConfigurationError, DataError
 from hilum.labels import SYNTHETIC
 from hilum.settings import Settings
-from trainer import ablation, ablation_run, ablation_stats, loop, manifest
+from trainer import ablation, ablation_page, ablation_run, ablation_stats, loop, manifest
 from trainer.cli import train as command
 from trainer.manifest import Record
 
@@ -210,6 +210,38 @@ def test_the_page(ran: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     svg = page.with_suffix(".svg").read_text()
     assert svg.startswith("<svg")
     assert "resnet18" in svg
+
+
+def test_a_stopped_ablation_gains_over_shared_seeds_and_says_what_is_missing(ran: Path) -> None:
+    """Seed 1 was stopped before its fine-tuning; of focal loss nothing frozen is finished."""
+    config = ablation.load(ran / "config.toml")
+    found = [
+        one
+        for one in ablation_run.finished(config, ran)
+        if (one.cell.arm, one.cell.seed) != ("fine_tuned", 1)
+        and (one.cell.arm, one.cell.loss) != ("frozen", "focal")
+    ]
+    made = ablation_stats.groups(config, found)
+    before = ablation_stats.find(made, "resnet18", "frozen", "bce")
+    after = ablation_stats.find(made, "resnet18", "fine_tuned", "focal")
+    assert before is not None
+    assert after is not None
+    assert (before.seeds, after.seeds) == ((0, 1), (0,))
+    gain = ablation_stats.gain(before, after, "auroc")
+    # The first seed against the first seed, not against the mean of both.
+    row, auroc = -2, 0
+    assert gain.absolute == after.values[0, row, auroc] - before.values[0, row, auroc]
+    naive = after.estimate("auroc").value - before.estimate("auroc").value
+    assert gain.absolute != pytest.approx(naive)
+    drawn = after.samples[0, :, row, auroc] - before.samples[0, :, row, auroc]
+    assert gain.absolute_interval == ablation_stats.interval(drawn)
+    page = ablation_page.write(ran / "stopped.md", config, found).read_text().splitlines()
+    assert any(line.startswith("**4 of 8 cells are finished.**") for line in page)
+    (figure,) = (line for line in page if line.startswith("| resnet18 | AUROC, macro"))
+    assert figure.split("|")[3].strip() == "0 (missing: 1)"
+    assert f"{before.values[0, row, auroc]:.3f}" in figure.split("|")[4]
+    assert "| resnet18 | focal instead of bce, frozen | not finished | | | |" in page
+    assert "| resnet18 | frozen features | focal | not finished | | | | | |" in page
 
 
 def test_nothing_finished_is_an_error(write: WriteConfig, tmp_path: Path) -> None:
