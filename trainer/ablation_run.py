@@ -242,6 +242,7 @@ def _read(
                 label: OperatingPoint.model_validate(point)
                 for label, point in figures["points"].items()
             },
+            chosen=True,
         ),
         seconds=figures["seconds"],
         revision=figures["code_revision"],

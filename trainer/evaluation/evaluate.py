@@ -96,7 +96,10 @@ def evaluate(
 
     own = model.calibration is None or options.method is not None
     fitted, points = _fit(model, options, runs.get("val"), films.get("val"))
-    scored = {split: _scored(model, films[split], runs[split], fitted, points) for split in needed}
+    scored = {
+        split: _scored(model, films[split], runs[split], fitted, points, chosen=fits)
+        for split in needed
+    }
     bootstrap = Bootstrap(replicates=options.replicates)
     tested = scored[options.split]
     figures: dict[str, Any] = {
@@ -205,6 +208,8 @@ def _scored(
     run: Run,
     fitted: Calibration,
     points: dict[str, OperatingPoint],
+    *,
+    chosen: bool,
 ) -> Scored:
     return Scored(
         schema=model.schema,
@@ -215,6 +220,7 @@ def _scored(
         cam=run.cam,
         input_size=model.preprocess.size,
         points=points,
+        chosen=chosen,
     )
 
 

@@ -148,6 +148,10 @@ def test_chosen_operating_points_come_from_validation(
     assert effusion["rule"] == rule
     assert effusion["sensitivity"] >= 0.9
     assert figures["test"]["labels"]["Effusion"]["threshold"] == effusion["threshold"]
+    # Validation says nothing of a nodule: no threshold, so neither hits nor misses.
+    nodule = figures["test"]["labels"]["Nodule/Mass"]
+    assert (nodule["rule"], nodule["threshold"]) == ("undefined on validation", 1.0)
+    assert (nodule["specificity"], nodule["npv"], nodule["confusion"]) == (None, None, None)
     assert "data:image" not in (tmp_path / "out" / "report.html").read_text()
 
 
