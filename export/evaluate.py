@@ -33,8 +33,10 @@ def report(
     calibration: Calibration,
     points: dict[str, OperatingPoint],
 ) -> dict[str, Any]:
-    """The figures of ``metrics.json``, see :func:`trainer.evaluation.assess.assess`; ``points`` were
-    chosen on validation."""
+    """The figures of ``metrics.json``, see :func:`trainer.evaluation.assess.assess`.
+
+    ``points`` were chosen on validation.
+    """
     return assess(
         Scored(
             schema=schema,

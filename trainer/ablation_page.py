@@ -18,6 +18,7 @@ from trainer.ablation_run import Finished
 from trainer.ablation_stats import SHOWN, Estimate, Gain, Group
 from trainer.evaluation.bootstrap import Interval
 from trainer.evaluation.scored import Scored
+from trainer.outputs import writing
 from trainer.report import plots
 
 _ARMS: Final = {"frozen": "frozen features", "fine_tuned": "fine-tuned"}
@@ -26,13 +27,20 @@ _PAPER: Final = {"auroc": PAPER_AUROC_GAIN, "f1": PAPER_F1_GAIN}
 
 
 def write(path: Path, config: AblationConfig, found: Sequence[Finished]) -> Path:
-    """Write the page to ``path`` and its figure to ``path`` with ``.svg``; returns ``path``."""
+    """Write the page to ``path`` and its figure to ``path`` with ``.svg``; returns ``path``.
+
+    Raises:
+        OutputWriteError: the disk is full or refuses.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     made = ablation_stats.groups(config, found)
-    path.parent.mkdir(parents=True, exist_ok=True)
     figure = path.with_suffix(".svg")
-    write_atomically(figure, plots.ablation(made, config.baseline_loss, config.full_loss).encode())
+    drawn = plots.ablation(made, config.baseline_loss, config.full_loss)
     text = "\n".join(_page(config, found, made, figure.name))
-    write_atomically(path, text.encode())
+    with writing(path):
+        write_atomically(figure, drawn.encode())
+        write_atomically(path, text.encode())
     return path
 
 

@@ -17,7 +17,17 @@ from hilum import labels
 from hilum.labels import LabelSchema
 from hilum.settings import Settings
 from hilum.storage import open_store
-from trainer import balance, checkpoint, data, manifest, metrics, runstate, tracking, weights
+from trainer import (
+    balance,
+    checkpoint,
+    data,
+    manifest,
+    metrics,
+    outputs,
+    runstate,
+    tracking,
+    weights,
+)
 from trainer.backbones import Classifier, Kind, build, set_prior_bias
 from trainer.balance import Balance
 from trainer.config import Stage, TrainConfig
@@ -76,7 +86,9 @@ def train(
         WeightsMissingError, WeightsDigestError: the pretrained weights are not there.
         TrainingDivergedError: the loss is not finite; the last good checkpoint is kept.
         CheckpointError: the run in ``out`` is damaged, or of another configuration or manifest.
-        CheckpointWriteError: the disk is full; the last good checkpoint is kept.
+        CheckpointWriteError: ``out`` cannot be made or the disk is full; the last good checkpoint
+            is kept.
+        StorageUnavailableError: MLflow does not take a new run.
     """
     schema = labels.schema(config.model.label_schema)
     with joined(config.compute.device) as processes, _reproducible(config, processes):
@@ -105,6 +117,7 @@ def train(
             start, state = None, found.state
         if state.finished:
             return out / BEST
+        outputs.make_run_folder(out)
 
         counts = balance.count(splits["train"].targets, schema)
         torch.manual_seed(config.seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from hilum.labels import SYNTHETIC
 from hilum.settings import Settings
 from trainer import ablation, ablation_page, ablation_run, ablation_stats, loop, manifest
 from trainer.cli import train as command
+from trainer.errors import OutputWriteError
 from trainer.manifest import Record
 
 CONFIG = """
@@ -147,6 +149,15 @@ def test_finished_cells_are_not_run_again_and_others_are(
     before = json.loads(lost.read_text())
     outputs = np.load(lost.with_name("test.npz"))["probability"]
     lost.unlink()
+
+    def full(*_args: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ablation_run, "write_atomically", full)
+        with pytest.raises(OutputWriteError, match="No space left"):
+            ablation_run.run(config, ran, settings=settings)
+    assert not lost.exists()
     ablation_run.run(config, ran, settings=settings, begun=lambda c, n, of: seen.append(c.name))
     assert seen == ["resnet18-fine_tuned-focal-seed1"]
     after = json.loads(lost.read_text())
@@ -242,6 +253,18 @@ def test_a_stopped_ablation_gains_over_shared_seeds_and_says_what_is_missing(ran
     assert f"{before.values[0, row, auroc]:.3f}" in figure.split("|")[4]
     assert "| resnet18 | focal instead of bce, frozen | not finished | | | |" in page
     assert "| resnet18 | frozen features | focal | not finished | | | | | |" in page
+
+
+def test_folders_that_cannot_be_made(ran: Path, tmp_path: Path) -> None:
+    config = ablation.load(ran / "config.toml")
+    afile = tmp_path / "afile"
+    afile.write_text("precious")
+    with pytest.raises(OutputWriteError, match="afile"):
+        ablation_run.run(config, afile / "ablation", settings=Settings(cache_dir=ran / "cache"))
+    found = ablation_run.finished(config, ran)
+    with pytest.raises(OutputWriteError, match="File exists"):
+        ablation_page.write(afile / "page.md", config, found)
+    assert afile.read_text() == "precious"
 
 
 def test_nothing_finished_is_an_error(write: WriteConfig, tmp_path: Path) -> None:

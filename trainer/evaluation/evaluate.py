@@ -23,12 +23,14 @@ from trainer import calibration as fitting
 from trainer import data, manifest
 from trainer.calibration import Method, Rule
 from trainer.data import Prepared
+from trainer.errors import CacheWriteError
 from trainer.evaluation import scorer, shortcuts
 from trainer.evaluation.assess import assess
 from trainer.evaluation.bootstrap import Bootstrap
 from trainer.evaluation.scored import Scored
 from trainer.evaluation.scorer import Model, Run
 from trainer.manifest import Split
+from trainer.outputs import writing
 
 METRICS: Final = "metrics.json"
 PAGE: Final = "report.html"
@@ -77,6 +79,8 @@ def evaluate(
     Raises:
         CheckpointError, PackageError: there is no usable model at ``location``.
         DataError: the manifest cannot be used, or has no split ``val`` where one is needed.
+        OutputWriteError: ``out`` cannot be made or written.
+        CacheWriteError: prepared films cannot be.
     """
     from trainer.report import html  # noqa: PLC0415 -- draws; figures alone need none of it
 
@@ -92,6 +96,8 @@ def evaluate(
     if fits and options.split != "val":
         needed.append("val")
     films = _films(source, model, settings, needed, progress)
+    with writing(out):  # before hours of scoring
+        out.mkdir(parents=True, exist_ok=True)
     runs = {split: _run(model, films[split], f"run {split}", progress) for split in needed}
 
     own = model.calibration is None or options.method is not None
@@ -129,9 +135,9 @@ def evaluate(
         gallery=options.gallery,
     )
     page = html.page(evaluation)
-    out.mkdir(parents=True, exist_ok=True)
-    write_atomically(out / METRICS, (json.dumps(figures, indent=2) + "\n").encode())
-    write_atomically(out / PAGE, page.encode())
+    with writing(out):
+        write_atomically(out / METRICS, (json.dumps(figures, indent=2) + "\n").encode())
+        write_atomically(out / PAGE, page.encode())
     return out / PAGE
 
 
@@ -159,7 +165,8 @@ def _films(
         r if "://" in r.uri else dataclasses.replace(r, uri=str(here / r.uri)) for r in records
     ]
     folder = settings.cache_dir / "evaluation"
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder, CacheWriteError):
+        folder.mkdir(parents=True, exist_ok=True)
     key = hashlib.sha256(f"{manifest.digest(source)}/{here}/{sorted(needed)}".encode()).hexdigest()
     part = folder / f"{key[:24]}.csv"
     manifest.write(part, moved, model.schema)

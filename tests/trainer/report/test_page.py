@@ -18,6 +18,7 @@ from support import tiny_package
 from hilum.labels import SYNTHETIC
 from trainer import manifest
 from trainer.cli import train as command
+from trainer.evaluation import scorer
 from trainer.manifest import Box, Record
 
 SIDE = 64
@@ -177,3 +178,17 @@ def test_what_cannot_be_evaluated(
     assert not (tmp_path / "out").exists()
     # What ships its own points needs no validation split.
     assert evaluate(package, "--manifest", only_test, "--no-shortcuts").exit_code == 0
+
+
+def test_a_report_that_cannot_be_written(
+    evaluate: Evaluate, package: Path, films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "out").write_text("precious")
+
+    def scored(*_args: object, **_kwargs: object) -> None:
+        raise AssertionError("said before anything is scored")
+
+    monkeypatch.setattr(scorer, "run", scored)
+    done = evaluate(package, "--manifest", films)
+    assert getattr(done.exception, "code", None) == "train.output_write"
+    assert (tmp_path / "out").read_text() == "precious"
