@@ -59,6 +59,7 @@ class Model:
     manifest_path: Path | None  # the data set it was trained on, where that is known
     calibration: Calibration | None  # as shipped; None: still to be fitted
     points: Mapping[str, OperatingPoint] | None
+    max_bad_fraction: float | None = None  # of the films, as it was trained; None: not known
 
 
 class TorchEngine:
@@ -111,6 +112,7 @@ def _from_checkpoint(folder: Path) -> Model:
         manifest_path=config.manifest,
         calibration=None,
         points=None,
+        max_bad_fraction=config.data.max_bad_fraction,
     )
 
 

@@ -169,15 +169,20 @@ def test_co_occurrence_counts(scored: Scored, found: dict[str, Any]) -> None:
     assert table["called"][i][i] == found["labels"]["Effusion"]["confusion"]["tp"]
 
 
+def _records(targets: np.ndarray) -> tuple[Record, ...]:
+    return tuple(
+        Record(uri="", patient="p", split="test", targets=tuple(row)) for row in targets.tolist()
+    )
+
+
 def _chestxray14(count: int, rng: np.random.Generator) -> Scored:
     shares = [published.table()[label].percent_test / 100 for label in CHESTXRAY14.labels]
     targets = np.zeros((count, 14), dtype=np.float32)
     for k, share in enumerate(shares):
         targets[rng.permutation(count)[: round(share * count)], k] = 1
-    record = Record(uri="", patient="p", split="test", targets=())
     return Scored(
         schema=CHESTXRAY14,
-        records=(record,) * count,
+        records=_records(targets),
         sizes=np.zeros((count, 2), dtype=np.int32),
         targets=targets,
         probability=rng.random((count, 14)),
@@ -198,11 +203,20 @@ def test_published_figures_are_compared_on_the_official_split_only(scored: Score
     # As many films of a random split, with other prevalence, are another test.
     targets = official.targets.copy()
     targets[:60, CHESTXRAY14.index("Pneumothorax")] = 1
-    other = published.beside(dataclasses.replace(official, targets=targets))
+    other = published.beside(
+        dataclasses.replace(official, targets=targets, records=_records(targets))
+    )
     assert other is not None
     assert other["comparable"] == []
     assert published.beside(_chestxray14(500, rng))["comparable"] == []  # type: ignore[index]
     assert published.beside(scored) is None
+    # Films of it that could not be read do not make it another split; how many is said.
+    part = official.only(np.arange(100, len(official)))
+    read = published.beside(part, listed=official.records)
+    assert read is not None
+    assert (read["comparable"], read["left_out"]) == (found["comparable"], 100)
+    assert found["left_out"] == 0
+    assert published.beside(part)["comparable"] == []  # type: ignore[index]
 
 
 def test_the_table_of_published_figures_is_whole() -> None:
