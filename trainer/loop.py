@@ -82,6 +82,7 @@ def train(
 
     Raises:
         RunExistsError: ``out`` holds a run and ``resume`` is false.
+        ConfigurationError: no step can be taken: too few images for so many parts.
         DataError: the data set is not usable.
         WeightsMissingError, WeightsDigestError: the pretrained weights are not there.
         TrainingDivergedError: the loss is not finite; the last good checkpoint is kept.
@@ -240,6 +241,7 @@ class _Run:
 
     def _validate(self, stage: Stage) -> float | None:
         """Macro AUROC of the averaged weights; every process takes its share of the films."""
+        self._learner.agree()
         split, count = self._validation, self._processes.count
         bounds = np.linspace(0, len(split), count + 1).astype(int)
         start, stop = bounds[self._processes.rank], bounds[self._processes.rank + 1]
