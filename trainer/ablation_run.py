@@ -23,7 +23,17 @@ from hilum.labels import LabelSchema
 from hilum.package import OperatingPoint
 from hilum.settings import Settings
 from hilum.storage import open_store
-from trainer import ablation, calibration, checkpoint, data, loop, manifest, prediction, splits
+from trainer import (
+    ablation,
+    calibration,
+    checkpoint,
+    data,
+    loop,
+    manifest,
+    prediction,
+    processes,
+    splits,
+)
 from trainer.ablation import AblationConfig, Cell
 from trainer.calibration import Rule
 from trainer.config import TrainConfig
@@ -201,8 +211,10 @@ def _outputs(found: checkpoint.Checkpoint, size: int, path: Path, settings: Sett
         limits=settings.limits,
     )
 
+    model = found.model.to(processes.scoring_device(config.compute.device))
+
     def predict(split: Prepared) -> FloatArray:
-        raw: FloatArray = prediction.predict(found.model, split.images, size, schema.kind).numpy()
+        raw: FloatArray = prediction.predict(model, split.images, size, schema.kind).numpy()
         return raw
 
     validation, test = prepared["val"], prepared["test"]

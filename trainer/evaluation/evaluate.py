@@ -137,7 +137,7 @@ def evaluate(
     # What the manifest lists decides, not what could be read of it.
     figures[_NAMES[options.split]]["published"] = published.beside(tested, listed)
     if options.shortcuts:
-        figures["corners"] = _corners(model, films[options.split], tested, progress)
+        figures["corners"] = _corners(model, films[options.split], tested, fitted, progress)
     evaluation = Evaluation(
         model=model,
         figures=figures,
@@ -260,14 +260,20 @@ def _scored(
 
 
 def _corners(
-    model: Model, films: Prepared, scored: Scored, progress: Progress | None
+    model: Model,
+    films: Prepared,
+    scored: Scored,
+    fitted: Calibration,
+    progress: Progress | None,
 ) -> dict[str, Any]:
-    """Two more runs: without the corners, and with nothing else."""
+    """Two more runs: without the corners, and with nothing else; calibrated as the first was, since
+    a temperature of exclusive classes changes how one class ranks the films."""
     found = {}
     for name, mask in (
         ("corners masked", shortcuts.without_corners),
         ("corners only", shortcuts.only_corners),
     ):
         told = None if progress is None else lambda n, of, name=name: progress(name, n, of)
-        found[name] = scorer.run(model.engine, films, mask, told).raw
+        raw = scorer.run(model.engine, films, mask, told).raw
+        found[name] = calibrate(raw, fitted, model.schema.kind)
     return shortcuts.corner_figures(scored, found["corners masked"], found["corners only"])
