@@ -33,7 +33,10 @@ def report(
     calibration: Calibration,
     points: dict[str, OperatingPoint],
 ) -> dict[str, Any]:
-    """The figures of ``metrics.json``, see :func:`trainer.evaluation.assess.assess`."""
+    """The figures of ``metrics.json``, see :func:`trainer.evaluation.assess.assess`.
+
+    ``points`` were chosen on validation.
+    """
     return assess(
         Scored(
             schema=schema,
@@ -44,5 +47,6 @@ def report(
             cam=found.cam,
             input_size=int(split.images.shape[-1]),
             points=points,
+            chosen=True,
         )
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -12,25 +13,34 @@ import numpy as np
 
 from hilum.files import write_atomically
 from trainer import ablation, ablation_stats
-from trainer.ablation import PAPER_AUROC_GAIN, PAPER_F1_GAIN, AblationConfig
+from trainer.ablation import PAPER_AUROC_GAIN, PAPER_F1_GAIN, AblationConfig, BackboneCells
 from trainer.ablation_run import Finished
 from trainer.ablation_stats import SHOWN, Estimate, Gain, Group
 from trainer.evaluation.bootstrap import Interval
 from trainer.evaluation.scored import Scored
+from trainer.outputs import writing
 from trainer.report import plots
 
 _ARMS: Final = {"frozen": "frozen features", "fine_tuned": "fine-tuned"}
+_MISSING: Final = "not finished"
 _PAPER: Final = {"auroc": PAPER_AUROC_GAIN, "f1": PAPER_F1_GAIN}
 
 
 def write(path: Path, config: AblationConfig, found: Sequence[Finished]) -> Path:
-    """Write the page to ``path`` and its figure to ``path`` with ``.svg``; returns ``path``."""
+    """Write the page to ``path`` and its figure to ``path`` with ``.svg``; returns ``path``.
+
+    Raises:
+        OutputWriteError: the disk is full or refuses.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     made = ablation_stats.groups(config, found)
-    path.parent.mkdir(parents=True, exist_ok=True)
     figure = path.with_suffix(".svg")
-    write_atomically(figure, plots.ablation(made, config.baseline_loss, config.full_loss).encode())
+    drawn = plots.ablation(made, config.baseline_loss, config.full_loss)
     text = "\n".join(_page(config, found, made, figure.name))
-    write_atomically(path, text.encode())
+    with writing(path):
+        write_atomically(figure, drawn.encode())
+        write_atomically(path, text.encode())
     return path
 
 
@@ -49,13 +59,17 @@ def _page(
         "",
     ]
     if len(found) < planned:
-        lines += [f"**{len(found)} of {planned} cells are finished.**", ""]
+        lines += [
+            f"**{len(found)} of {planned} cells are finished.** A gain is over the seeds that both "
+            "of its sides have finished; what is missing is marked.",
+            "",
+        ]
     if config.notes:
         lines += [config.notes.strip(), ""]
     lines += ["## Before and after", "", *_gains(config, made), ""]
     lines += [f"![Macro AUROC and F1 of every cell]({figure})", ""]
     lines += ["## What each brings", "", *_parts(config, made), ""]
-    lines += ["## Every cell", "", *_cells(made), ""]
+    lines += ["## Every cell", "", *_cells(config, made), ""]
     lines += ["## Per label", "", *_labels(config, made, scored), ""]
     lines += ["## Set-up", "", *_setup(config, found), ""]
     return lines
@@ -63,19 +77,21 @@ def _page(
 
 def _gains(config: AblationConfig, made: Sequence[Group]) -> list[str]:
     """The paper's comparison."""
-    rows = ["| backbone | figure | before | after | gain, absolute | gain, relative | paper |"]
-    rows.append("|---|---|---|---|---|---|---|")
+    heads = "backbone | figure | seeds | before | after | gain, absolute | gain, relative | paper"
+    rows = [f"| {heads} |", "|---" * 8 + "|"]
     for backbone in config.backbones:
-        before = ablation_stats.find(made, backbone.name, "frozen", config.baseline_loss)
-        after = ablation_stats.find(made, backbone.name, "fine_tuned", config.full_loss)
-        if before is None or after is None:
+        pair = _ends(config, made, backbone.name)
+        if pair is None:
+            rows.append(f"| {backbone.name} | {_MISSING} |" + " |" * 6)
             continue
+        before, after = pair
         for name in ("auroc", "f1", "f1_micro"):
             gain = ablation_stats.gain(before, after, name)
             paper = _PAPER.get(name) if backbone.name == "inception_v3" else None
             cells = [
                 backbone.name,
                 SHOWN[name][0],
+                _seeds(config, backbone, before.seeds),
                 _value(before.estimate(name)),
                 _value(after.estimate(name)),
                 *_gain(gain),
@@ -94,56 +110,69 @@ def _parts(config: AblationConfig, made: Sequence[Group]) -> list[str]:
         (f"{full} instead of {base}, frozen", ("frozen", base), ("frozen", full)),
         (f"{full} instead of {base}, fine-tuned", ("fine_tuned", base), ("fine_tuned", full)),
     )
-    rows = ["| backbone | step | AUROC, macro | AP, macro | F1, macro |", "|---|---|---|---|---|"]
+    rows = ["| backbone | step | seeds | AUROC, macro | AP, macro | F1, macro |", "|---" * 6 + "|"]
     for backbone in config.backbones:
         for step, (arm, loss), (to_arm, to_loss) in steps:
             before = ablation_stats.find(made, backbone.name, arm, loss)  # type: ignore[arg-type]
             after = ablation_stats.find(made, backbone.name, to_arm, to_loss)  # type: ignore[arg-type]
-            if before is None or after is None:
+            pair = ablation_stats.shared(before, after)
+            if pair is None:
+                rows.append(f"| {backbone.name} | {step} | {_MISSING} |" + " |" * 3)
                 continue
             cells = [
-                _gain(ablation_stats.gain(before, after, name))[0]
+                _gain(ablation_stats.gain(*pair, name))[0]
                 for name in ("auroc", "average_precision", "f1")
             ]
-            rows.append(f"| {backbone.name} | {step} | {' | '.join(cells)} |")
+            seeds = _seeds(config, backbone, pair[0].seeds)
+            rows.append(f"| {backbone.name} | {step} | {seeds} | {' | '.join(cells)} |")
     return rows
 
 
-def _cells(made: Sequence[Group]) -> list[str]:
+def _ends(config: AblationConfig, made: Sequence[Group], name: str) -> tuple[Group, Group] | None:
+    """Before and after of a backbone, over the seeds that both have finished."""
+    return ablation_stats.shared(
+        ablation_stats.find(made, name, "frozen", config.baseline_loss),
+        ablation_stats.find(made, name, "fine_tuned", config.full_loss),
+    )
+
+
+def _seeds(config: AblationConfig, backbone: BackboneCells, found: Sequence[int]) -> str:
+    """``found``, and which of the backbone's are missing."""
+    missing = [seed for seed in backbone.seeds or config.seeds if seed not in found]
+    text = ", ".join(str(seed) for seed in found)
+    return f"{text} (missing: {', '.join(map(str, missing))})" if missing else text
+
+
+def _cells(config: AblationConfig, made: Sequence[Group]) -> list[str]:
     heads = " | ".join(title for title, _, _ in SHOWN.values())
     rows = [f"| backbone | features | loss | seeds | {heads} | minutes |"]
     rows.append("|---|---|---|---|" + "---|" * (len(SHOWN) + 1))
-    for group in made:
+    for backbone, arm, loss in itertools.product(config.backbones, ablation.ARMS, config.losses):
+        start = f"| {backbone.name} | {_ARMS[arm]} | {loss} |"
+        group = ablation_stats.find(made, backbone.name, arm, loss)
+        if group is None:
+            rows.append(f"{start} {_MISSING} |" + " |" * (len(SHOWN) + 1))
+            continue
         figures = [_value(group.estimate(name)) for name in SHOWN]
-        seeds = ", ".join(str(seed) for seed in group.seeds)
-        rows.append(
-            f"| {group.backbone} | {_ARMS[group.arm]} | {group.loss} | {seeds} | "
-            f"{' | '.join(figures)} | {group.seconds / 60:.1f} |"
-        )
+        seeds = _seeds(config, backbone, group.seeds)
+        rows.append(f"{start} {seeds} | {' | '.join(figures)} | {group.seconds / 60:.1f} |")
     return rows
 
 
 def _labels(config: AblationConfig, made: Sequence[Group], scored: Scored) -> list[str]:
     """AUROC of every label, before and after, mean over seeds; rare ones last."""
-    names = [b.name for b in config.backbones]
-    pairs = {
-        name: (
-            ablation_stats.find(made, name, "frozen", config.baseline_loss),
-            ablation_stats.find(made, name, "fine_tuned", config.full_loss),
-        )
-        for name in names
-    }
-    shown = [name for name in names if all(pairs[name])]
+    pairs = {b.name: _ends(config, made, b.name) for b in config.backbones}
+    shown = {name: pair for name, pair in pairs.items() if pair is not None}
     positives = (scored.targets == 1).sum(axis=0)
-    rows = ["AUROC before → after, mean over seeds; – where a class is absent from the test split."]
+    text = "AUROC before → after, mean over seeds; – where a class is absent from the test split."
+    if missing := [name for name in pairs if name not in shown]:
+        text += f" Not finished: {', '.join(missing)}."
+    rows = [text]
     rows += ["", f"| label | films | {' | '.join(shown)} |", "|---|---|" + "---|" * len(shown)]
     for k in np.argsort(-positives, kind="stable"):
         cells = []
-        for name in shown:
-            before, after = pairs[name]
-            assert before is not None
-            assert after is not None
-            old, new = (float(group.values[:, k, 0].mean()) for group in (before, after))
+        for pair in shown.values():
+            old, new = (float(group.values[:, k, 0].mean()) for group in pair)
             cells.append("–" if math.isnan(old) else f"{old:.2f} → {new:.2f}")
         label = scored.schema.labels[k]
         rows.append(f"| {label} | {int(positives[k])} | {' | '.join(cells)} |")

@@ -23,7 +23,17 @@ from hilum.labels import LabelSchema
 from hilum.package import OperatingPoint
 from hilum.settings import Settings
 from hilum.storage import open_store
-from trainer import ablation, calibration, checkpoint, data, loop, manifest, prediction, splits
+from trainer import (
+    ablation,
+    calibration,
+    checkpoint,
+    data,
+    loop,
+    manifest,
+    prediction,
+    processes,
+    splits,
+)
 from trainer.ablation import AblationConfig, Cell
 from trainer.calibration import Rule
 from trainer.config import TrainConfig
@@ -31,6 +41,7 @@ from trainer.data import Prepared
 from trainer.evaluation.scored import Scored
 from trainer.loop import Report
 from trainer.manifest import Split
+from trainer.outputs import writing
 
 MANIFEST: Final = "manifest.csv"
 CELLS: Final = "cells"
@@ -76,8 +87,10 @@ def run(
     Raises:
         DataError, WeightsMissingError, TrainingDivergedError: as in training; what is finished
             is kept.
+        OutputWriteError, CheckpointWriteError: the disk is full or refuses; the same.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    with writing(out):
+        (out / CELLS).mkdir(parents=True, exist_ok=True)
     path = data_of(config, out)
     todo = list(ablation.cells(config))
     for number, cell in enumerate(todo, 1):
@@ -89,7 +102,8 @@ def run(
         if begun is not None:
             begun(cell, number, len(todo))
         begin = time.monotonic()
-        folder.mkdir(parents=True, exist_ok=True)
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         best = _train(trained, folder / _RUN, settings, report)
         found = checkpoint.load(best)
         outputs = _outputs(found, trained.preprocess.size, path, settings)
@@ -101,9 +115,10 @@ def run(
             "history": list(found.record.history),
             "points": {label: point.model_dump() for label, point in outputs.points.items()},
         }
-        _write(folder, outputs, figures)
-        if not keep:
-            shutil.rmtree(folder / _RUN)
+        with writing(folder):
+            _write(folder, outputs, figures)
+            if not keep:
+                shutil.rmtree(folder / _RUN)
 
 
 def _train(config: TrainConfig, out: Path, settings: Settings, report: Report | None) -> Path:
@@ -111,7 +126,8 @@ def _train(config: TrainConfig, out: Path, settings: Settings, report: Report | 
     try:
         return loop.train(config, out, settings=settings, report=report, resume=True)
     except CheckpointError:
-        shutil.rmtree(out)
+        with writing(out):
+            shutil.rmtree(out)
         return loop.train(config, out, settings=settings, report=report)
 
 
@@ -195,8 +211,10 @@ def _outputs(found: checkpoint.Checkpoint, size: int, path: Path, settings: Sett
         limits=settings.limits,
     )
 
+    model = found.model.to(processes.scoring_device(config.compute.device))
+
     def predict(split: Prepared) -> FloatArray:
-        raw: FloatArray = prediction.predict(found.model, split.images, size, schema.kind).numpy()
+        raw: FloatArray = prediction.predict(model, split.images, size, schema.kind).numpy()
         return raw
 
     validation, test = prepared["val"], prepared["test"]
@@ -242,6 +260,7 @@ def _read(
                 label: OperatingPoint.model_validate(point)
                 for label, point in figures["points"].items()
             },
+            chosen=True,
         ),
         seconds=figures["seconds"],
         revision=figures["code_revision"],

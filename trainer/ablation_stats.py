@@ -7,7 +7,7 @@ hard makes it so before and after alike.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -42,14 +42,14 @@ class Estimate:
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """All seeds of one backbone, arm and loss."""
+    """All finished seeds of one backbone, arm and loss."""
 
     backbone: str
     arm: Arm
     loss: str
     seeds: tuple[int, ...]
     values: FloatArray  # [seeds, K + 2, F], see Statistic
-    samples: FloatArray  # [B, K + 2, F], mean over seeds
+    samples: FloatArray  # [seeds, B, K + 2, F]
     seconds: float  # of a cell, mean
 
     def estimate(self, name: str) -> Estimate:
@@ -59,9 +59,16 @@ class Group:
         values = self.values[:, row, column]
         return Estimate(
             value=float(values.mean()),
-            interval=interval(self.samples[:, row, column]),
+            interval=interval(self.samples[:, :, row, column].mean(axis=0)),
             lowest=float(values.min()),
             highest=float(values.max()),
+        )
+
+    def only(self, seeds: Sequence[int]) -> Group:
+        """With ``seeds`` alone, all of which it has; ``seconds`` stay those of all."""
+        rows = [self.seeds.index(seed) for seed in seeds]
+        return replace(
+            self, seeds=tuple(seeds), values=self.values[rows], samples=self.samples[rows]
         )
 
 
@@ -100,19 +107,40 @@ def groups(config: AblationConfig, found: Sequence[Finished]) -> list[Group]:
                     loss=loss,
                     seeds=tuple(one.cell.seed for one in members),
                     values=np.stack([values[name] for name in names]),
-                    samples=np.mean([samples[name] for name in names], axis=0),
+                    samples=np.stack([samples[name] for name in names]),
                     seconds=float(np.mean([one.seconds for one in members])),
                 )
             )
     return made
 
 
+def shared(before: Group | None, after: Group | None) -> tuple[Group, Group] | None:
+    """Both over the seeds that both have; ``None`` if there is none.
+
+    A stopped ablation has more seeds of one than of the other: a mean over all of each would take
+    what differs between seeds for a gain.
+    """
+    if before is None or after is None:
+        return None
+    both = [seed for seed in before.seeds if seed in after.seeds]
+    return (before.only(both), after.only(both)) if both else None
+
+
 def gain(before: Group, after: Group, name: str) -> Gain:
-    """The gain in ``name`` of :data:`SHOWN`, absolute and relative to ``before``."""
+    """The gain in ``name`` of :data:`SHOWN`, absolute and relative to ``before``, over the seeds
+    that both have.
+
+    Raises:
+        ValueError: they have none in common, see :func:`shared`.
+    """
+    pair = shared(before, after)
+    if pair is None:
+        raise ValueError("no seed in common")
+    before, after = pair
     _, row, figure = SHOWN[name]
     column = FIGURES.index(figure)
     old, new = (float(group.values[:, row, column].mean()) for group in (before, after))
-    drawn_old, drawn_new = (group.samples[:, row, column] for group in (before, after))
+    drawn_old, drawn_new = (g.samples[:, :, row, column].mean(axis=0) for g in (before, after))
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.where(drawn_old > 0, (drawn_new - drawn_old) / drawn_old, np.nan)
     return Gain(

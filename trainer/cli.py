@@ -58,7 +58,9 @@ SEVERAL GPUS OR MACHINES. Start the same command under torchrun, on every machin
   torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d \\
            --rdzv-endpoint HOST:29500 -m hilum train CONFIG --to DIR --resume
 
-batch_size stays the size of the whole batch, so the result does not depend on how many share it.
+batch_size stays the size of the whole batch, and loss and gradient are those of the whole batch
+however many share it. Two things depend on how many: dropout, and the statistics of batch
+normalisation on CPUs, which each process takes of its own share (batch_norm = "frozen" takes none).
 
 EXIT CODES. 0: done. 2: a message says what was wrong and what to do. 130: stopped by Ctrl-C.
 """

@@ -10,21 +10,23 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from hilum.errors import DataError
+from hilum.errors import DataError, HilumError
 from hilum.files import locked, write_atomically
 from hilum.labels import LabelSchema
 from hilum.preprocess import Placement, PreprocessSpec
 from hilum.settings import Limits, S3Settings
 from hilum.storage import ObjectStore, open_store
 from trainer import filling, manifest, prepared
-from trainer.errors import BadImagesError
+from trainer.errors import BadImagesError, CacheWriteError
 from trainer.images import open_images
 from trainer.manifest import Record, Split
+from trainer.outputs import writing
 from trainer.prepared import Filling, Problem, Source
 
 log = logging.getLogger(__name__)
@@ -77,7 +79,8 @@ def load(
     The first time every image is prepared and kept in ``cache_dir``, under the digests of manifest
     and preprocessing; later the file is mapped and nothing is decoded. A run that was stopped goes
     on where it was. An image that is missing, unreadable or there twice is left out, listed in
-    ``left-out.csv`` beside the prepared ones, and counted in a warning.
+    ``left-out.csv`` beside the prepared ones, and counted in a warning. What was left out for
+    another reason than being there twice is tried again each time, and taken once it can be read.
 
     Args:
         max_bad_fraction: of the images, that may be left out.
@@ -103,9 +106,12 @@ def load(
     folder = _folder(cache_dir, path, spec)
     _make_room(folder)
     with locked(folder.with_suffix(".lock")):
+        uris = [_address(base, record.uri) for record in records]
+        job = filling.Job(folder=folder, uris=uris, source=source)
+        if prepared.is_whole(folder) and _mended(job):
+            log.info("images that were left out can be read now: they are prepared")
+            prepared.reopen(folder, len(records), spec.size)
         if not prepared.is_whole(folder):
-            uris = [_address(base, record.uri) for record in records]
-            job = filling.Job(folder=folder, uris=uris, source=source)
             _fill(job, records, max_bad_fraction, progress, processes)
     left_out: dict[str, int] = prepared.about(folder)["left_out"]
     _refuse(left_out, len(records), max_bad_fraction, folder)
@@ -185,6 +191,36 @@ def _fill(
     prepared.finish(job.folder, kept, size, about)
 
 
+def _mended(job: filling.Job) -> bool:
+    """Whether an image that was left out of a whole folder can be read now."""
+    rows, processes = [], 1
+    try:
+        with (job.folder / REPORT).open(newline="") as file:
+            for row in csv.DictReader(file):
+                if row["code"] != _DUPLICATE:
+                    rows.append(int(row["line"]) - 2)
+                if row["code"] == filling.KILLED:
+                    processes = 2  # any number but one, where it would kill us
+    except (OSError, KeyError, ValueError):
+        return False  # nobody knows which
+    if not rows:
+        return False
+    found: list[Problem | None] = []
+    # Beside the whole folder, whose images must not be touched by a trial.
+    with TemporaryDirectory(dir=job.folder.parent, prefix=".trial-") as name:
+        trial = filling.Job(
+            folder=Path(name), uris=[job.uris[row] for row in rows], source=job.source
+        )
+        target = Filling(trial.folder, len(rows), job.source.spec.size)
+        try:
+            filling.run(trial, target, found.append, processes=processes)
+        except HilumError as error:
+            log.warning("images that were left out cannot be tried again (%s)", error.code)
+        finally:
+            target.close()
+    return None in found
+
+
 def _duplicates(
     digests: npt.NDArray[np.bytes_], records: Sequence[Record], out: set[int]
 ) -> Iterator[Problem]:
@@ -223,7 +259,8 @@ def _report(folder: Path, problems: Sequence[Problem], records: Sequence[Record]
     for p in sorted(problems, key=lambda problem: problem.record):
         record = records[p.record]
         writer.writerow([p.record + 2, record.split, record.uri, p.code, p.detail])
-    write_atomically(folder / REPORT, out.getvalue().encode())
+    with writing(folder / REPORT, CacheWriteError):
+        write_atomically(folder / REPORT, out.getvalue().encode())
 
 
 def _refuse(left_out: dict[str, int], total: int, allowed: float, folder: Path) -> None:

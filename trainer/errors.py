@@ -36,6 +36,16 @@ class CheckpointWriteError(TransientError):
     next_step = "Make room on the disk or correct its permissions, then run again with --resume."
 
 
+class OutputWriteError(TransientError):
+    """A report or the results of an ablation could not be written; what was there still is."""
+
+    code = "train.output_write"
+    next_step = (
+        "Make room on the disk or correct the permissions of the folder, then run the same command "
+        "again."
+    )
+
+
 class RunExistsError(PermanentError):
     """The folder already holds a run."""
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from hilum.errors import ConfigurationError
 from hilum.labels import LabelSchema
 from trainer import localisation, randomness
 from trainer.augment import augment, shrink
@@ -48,12 +49,33 @@ class Feed:
     def __init__(
         self, split: Prepared, schema: LabelSchema, config: TrainConfig, processes: Processes
     ) -> None:
+        """Raises:
+        ConfigurationError: there is no batch that gives each part two images.
+        """
         self._split = split
         self._schema = schema
         self._config = config
         self._processes = processes
         self._cuts = processes.count * config.optimiser.accumulate
+        self._check()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="feed")
+
+    def _check(self) -> None:
+        size, least = self._config.optimiser.batch_size, 2 * self._cuts
+        if size < least:
+            raise ConfigurationError(
+                f"optimiser.batch_size {size} is less than two images for each of {self._cuts} "
+                f"parts ({self._processes.count} processes, optimiser.accumulate "
+                f"{self._config.optimiser.accumulate}).",
+                next_step="Raise optimiser.batch_size, lower optimiser.accumulate, or start fewer "
+                "processes.",
+            )
+        if not self.steps:
+            raise ConfigurationError(
+                f"The training split has {len(self._split)} images: too few for one step, which "
+                f"takes two for each of {self._cuts} parts.",
+                next_step="Add images, lower optimiser.accumulate, or start fewer processes.",
+            )
 
     @property
     def steps(self) -> int:

@@ -95,6 +95,13 @@ class Learner:
             torch.manual_seed(randomness.seed(self._config.seed, "step", epoch, number, rank))
             yield batch, self._step(batch, number + 1)
 
+    def agree(self) -> None:
+        """Make the averaged statistics of batch normalisation those of the first process, which
+        are the ones that are kept; without synchronised layers each has seen its own share."""
+        self._processes.share(
+            value for value in self.averaged.buffers() if value.is_floating_point()
+        )
+
     @property
     def rate(self) -> float:
         """The head's learning rate, now."""

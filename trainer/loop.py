@@ -17,7 +17,17 @@ from hilum import labels
 from hilum.labels import LabelSchema
 from hilum.settings import Settings
 from hilum.storage import open_store
-from trainer import balance, checkpoint, data, manifest, metrics, runstate, tracking, weights
+from trainer import (
+    balance,
+    checkpoint,
+    data,
+    manifest,
+    metrics,
+    outputs,
+    runstate,
+    tracking,
+    weights,
+)
 from trainer.backbones import Classifier, Kind, build, set_prior_bias
 from trainer.balance import Balance
 from trainer.config import Stage, TrainConfig
@@ -72,11 +82,14 @@ def train(
 
     Raises:
         RunExistsError: ``out`` holds a run and ``resume`` is false.
+        ConfigurationError: no step can be taken: too few images for so many parts.
         DataError: the data set is not usable.
         WeightsMissingError, WeightsDigestError: the pretrained weights are not there.
         TrainingDivergedError: the loss is not finite; the last good checkpoint is kept.
         CheckpointError: the run in ``out`` is damaged, or of another configuration or manifest.
-        CheckpointWriteError: the disk is full; the last good checkpoint is kept.
+        CheckpointWriteError: ``out`` cannot be made or the disk is full; the last good checkpoint
+            is kept.
+        StorageUnavailableError: MLflow does not take a new run.
     """
     schema = labels.schema(config.model.label_schema)
     with joined(config.compute.device) as processes, _reproducible(config, processes):
@@ -105,6 +118,7 @@ def train(
             start, state = None, found.state
         if state.finished:
             return out / BEST
+        outputs.make_run_folder(out)
 
         counts = balance.count(splits["train"].targets, schema)
         torch.manual_seed(config.seed)
@@ -227,6 +241,7 @@ class _Run:
 
     def _validate(self, stage: Stage) -> float | None:
         """Macro AUROC of the averaged weights; every process takes its share of the films."""
+        self._learner.agree()
         split, count = self._validation, self._processes.count
         bounds = np.linspace(0, len(split), count + 1).astype(int)
         start, stop = bounds[self._processes.rank], bounds[self._processes.rank + 1]

@@ -37,6 +37,7 @@ from hilum.preprocess import PreprocessSpec
 from hilum.settings import Limits
 from hilum.storage import ObjectStore
 from trainer.errors import CacheWriteError
+from trainer.images import open_images
 
 PENDING, STARTED, GOOD, BAD = range(4)
 
@@ -171,6 +172,27 @@ def finish(folder: Path, kept: Sequence[int], size: int, about: dict[str, Any]) 
         write_atomically(folder / "whole.json", json.dumps(about, indent=2).encode())
     (folder / "rows.part").unlink()
     (folder / "images.part").unlink(missing_ok=True)
+
+
+def reopen(folder: Path, count: int, size: int) -> None:
+    """Make a whole folder one that is being filled, with what it holds; rows of ``count`` that it
+    does not are pending.
+
+    Raises:
+        CacheWriteError: the disk is full; the folder is still whole.
+    """
+    for name in ("images.part", "rows.part"):  # of a reopening that was killed
+        (folder / name).unlink(missing_ok=True)
+    rows = np.load(folder / "rows.npy")
+    images = open_images(folder / "images.npy")
+    filling = Filling(folder, count, size)
+    try:
+        for n, row in enumerate(rows):
+            known = {name: row[name] for name in ("height", "width", "sha256")}
+            filling.write(int(row["record"]), GOOD, images[n].tobytes(), **known)
+    finally:
+        filling.close()
+    (folder / "whole.json").unlink()
 
 
 def is_whole(folder: Path) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -38,6 +38,12 @@ class Processes:
         if self.count > 1:
             dist.all_reduce(value)
         return value
+
+    def share(self, values: Iterable[Tensor]) -> None:
+        """Make ``values`` those of the first process, in place."""
+        if self.count > 1:
+            for value in values:
+                dist.broadcast(value, src=0)
 
     def gather(self, value: Any) -> list[Any]:
         """``value`` of every process, by rank."""
@@ -84,6 +90,12 @@ def joined(device: str) -> Iterator[Processes]:
         yield Processes(rank=dist.get_rank(), count=dist.get_world_size(), device=found)
     finally:
         dist.destroy_process_group()
+
+
+def scoring_device(wanted: str) -> torch.device:
+    """Where a trained model scores films: the first GPU, unless there is none or ``wanted``, of
+    ``compute.device``, is ``cpu``. A checkpoint from a GPU can be measured on a machine without."""
+    return _device("cpu" if wanted == "cpu" else "auto", 0)
 
 
 def _device(wanted: str, place: int) -> torch.device:

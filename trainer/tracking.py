@@ -1,20 +1,36 @@
-"""Curves of a run: TensorBoard event files, and MLflow where it is asked for."""
+"""Curves of a run: TensorBoard event files, and MLflow where it is asked for.
+
+Curves have no say in the weights: where they cannot be opened the run does not start; where they
+fail later it goes on without them, after one warning.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import io
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 from hilum.errors import MissingExtraError, StorageUnavailableError
 from trainer.config import TrainConfig
+from trainer.errors import CheckpointWriteError
+
+log = logging.getLogger(__name__)
 
 TENSORBOARD = "tensorboard"
 
 
 class Tracker(Protocol):
     """Somewhere figures go."""
+
+    name: str  # for people
+    failures: tuple[type[Exception], ...]  # that :meth:`log` may end in
+    failed: bool  # gets no more figures
 
     def log(self, figures: Mapping[str, float], step: int) -> None:
         """``figures`` as of ``step``, counted in batches over the whole run."""
@@ -29,10 +45,16 @@ class Trackers:
         self.state = state  # what a resumed run needs to go on in the same place
 
     def log(self, figures: Mapping[str, float | None], step: int) -> None:
-        """``figures`` as of ``step``; one that is not defined is left out."""
+        """``figures`` as of ``step``; one that is not defined is left out. A tracker that fails
+        is warned of, once, and gets nothing more."""
         defined = {name: value for name, value in figures.items() if value is not None}
         for tracker in self._trackers:
-            tracker.log(defined, step)
+            if tracker.failed:
+                continue
+            try:
+                tracker.log(defined, step)
+            except tracker.failures as error:
+                _warn(tracker, error)
 
 
 @contextmanager
@@ -47,6 +69,8 @@ def opened(
 
     Raises:
         MissingExtraError: MLflow is asked for and not installed.
+        StorageUnavailableError: MLflow does not take a new run.
+        CheckpointWriteError: no event file can be made in ``out``.
     """
     found: list[Tracker] = []
     kept = dict(state)
@@ -60,28 +84,80 @@ def opened(
         yield Trackers(found, kept)
 
 
+def _warn(tracker: Tracker, error: Exception) -> None:
+    tracker.failed = True
+    reason = error.strerror if isinstance(error, OSError) else None
+    log.warning(
+        "%s takes no more figures (%s); the run goes on without it",
+        tracker.name,
+        reason or type(error).__name__,
+    )
+
+
 class _TensorBoard:
-    def __init__(self, writer: Any) -> None:
-        self._writer = writer
+    """An event file, a record a write. Not torch's SummaryWriter: that one writes from a thread of
+    its own, which ends in a traceback when the disk is full, and raises again when it is closed."""
+
+    name = "TensorBoard's event file"
+    failures: tuple[type[Exception], ...] = (OSError,)
+
+    def __init__(self, file: io.FileIO, step: int) -> None:
+        from tensorboard.compat.proto import event_pb2, summary_pb2  # noqa: PLC0415 -- slow
+
+        self.failed = False
+        self._file = file
+        self._event, self._summary = event_pb2.Event, summary_pb2.Summary
+        self._write(file_version="brain.Event:2")
+        # What was written after the state that this run goes on from would be shown twice.
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._write(step=step + 1, session_log=start)
 
     def log(self, figures: Mapping[str, float], step: int) -> None:
         for name, value in figures.items():
-            self._writer.add_scalar(name, value, step)
+            scalar = self._summary.Value(tag=name, simple_value=value)
+            self._write(step=step, summary=self._summary(value=[scalar]))
+
+    def _write(self, **fields: Any) -> None:
+        from tensorboard.summary.writer.record_writer import RecordWriter  # noqa: PLC0415
+
+        record = io.BytesIO()
+        event = self._event(wall_time=time.time(), **fields)
+        RecordWriter(record).write(event.SerializeToString())
+        data = record.getvalue()
+        while data:
+            data = data[self._file.write(data) :]
 
 
 @contextmanager
 def _tensorboard(folder: Path, step: int) -> Iterator[Tracker]:
-    from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 -- slow to import
+    name = f"events.out.tfevents.{time.time_ns() // 1_000_000_000:010d}"
+    path = folder / f"{name}.{socket.gethostname()}.{os.getpid()}.{time.time_ns()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = io.FileIO(path, "xb")
+    except OSError as error:
+        raise _unwritable(folder, error) from None
+    with file:
+        try:
+            tracker = _TensorBoard(file, step)
+        except OSError as error:
+            raise _unwritable(folder, error) from None
+        yield tracker
 
-    # What was written after the state that this run goes on from would be shown twice.
-    with SummaryWriter(str(folder), purge_step=step + 1) as writer:
-        yield _TensorBoard(writer)
+
+def _unwritable(folder: Path, error: OSError) -> CheckpointWriteError:
+    reason = error.strerror or type(error).__name__
+    return CheckpointWriteError(f"{folder} cannot be written: {reason}.")
 
 
 class _MLflow:
-    def __init__(self, client: Any, run_id: str) -> None:
-        self._client = client
+    name = "MLflow"
+
+    def __init__(self, client: Any, run_id: str, failures: tuple[type[Exception], ...]) -> None:
+        self.failures = failures
+        self.failed = False
         self.run_id = run_id
+        self._client = client
 
     def log(self, figures: Mapping[str, float], step: int) -> None:
         for name, value in figures.items():
@@ -97,32 +173,47 @@ def _mlflow(config: TrainConfig, run_id: str | None) -> Iterator[_MLflow]:
         raise MissingExtraError(
             "tracking.mlflow is set and MLflow is not installed: install the package mlflow."
         ) from None
+    failures: tuple[type[Exception], ...] = (MlflowException, OSError)  # requests' are OSErrors
     settings = config.tracking
     try:
         client = MlflowClient(tracking_uri=settings.mlflow)
         if run_id is None:
-            experiment = client.get_experiment_by_name(settings.mlflow_experiment)
-            place = (
-                experiment.experiment_id
-                if experiment is not None
-                else client.create_experiment(settings.mlflow_experiment)
-            )
-            run_id = client.create_run(place).info.run_id
-            for name, value in _parameters(config).items():
-                client.log_param(run_id, name, value)
+            tracker = _MLflow(client, _new_run(client, config), failures)
         else:
-            client.update_run(run_id, status="RUNNING")
-    except MlflowException as error:
+            tracker = _MLflow(client, run_id, failures)
+    except failures as error:
         raise StorageUnavailableError(
             f"MLflow does not take this run ({type(error).__name__}).",
             next_step="Check tracking.mlflow and its server, or leave it out.",
         ) from None
+    if run_id is not None:
+        _try(tracker, lambda: client.update_run(run_id, status="RUNNING"))
     status = "FAILED"
     try:
-        yield _MLflow(client, run_id)
+        yield tracker
         status = "FINISHED"
     finally:
-        client.set_terminated(run_id, status)
+        # Never in place of the error that ended the run.
+        _try(tracker, lambda: client.set_terminated(tracker.run_id, status))
+
+
+def _new_run(client: Any, config: TrainConfig) -> str:
+    name = config.tracking.mlflow_experiment
+    experiment = client.get_experiment_by_name(name)
+    place = client.create_experiment(name) if experiment is None else experiment.experiment_id
+    run_id: str = client.create_run(place).info.run_id
+    for key, value in _parameters(config).items():
+        client.log_param(run_id, key, value)
+    return run_id
+
+
+def _try(tracker: _MLflow, call: Callable[[], object]) -> None:
+    """``call``; if it fails, a warning, unless there was one."""
+    try:
+        call()
+    except tracker.failures as error:
+        if not tracker.failed:
+            _warn(tracker, error)
 
 
 def _parameters(config: TrainConfig) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 from collections.abc import Callable
@@ -15,8 +16,9 @@ from PIL import Image
 from hilum.errors import ConfigurationError, DataError
 from hilum.labels import SYNTHETIC
 from hilum.settings import Settings
-from trainer import ablation, ablation_run, ablation_stats, loop, manifest
+from trainer import ablation, ablation_page, ablation_run, ablation_stats, loop, manifest
 from trainer.cli import train as command
+from trainer.errors import OutputWriteError
 from trainer.manifest import Record
 
 CONFIG = """
@@ -147,6 +149,15 @@ def test_finished_cells_are_not_run_again_and_others_are(
     before = json.loads(lost.read_text())
     outputs = np.load(lost.with_name("test.npz"))["probability"]
     lost.unlink()
+
+    def full(*_args: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ablation_run, "write_atomically", full)
+        with pytest.raises(OutputWriteError, match="No space left"):
+            ablation_run.run(config, ran, settings=settings)
+    assert not lost.exists()
     ablation_run.run(config, ran, settings=settings, begun=lambda c, n, of: seen.append(c.name))
     assert seen == ["resnet18-fine_tuned-focal-seed1"]
     after = json.loads(lost.read_text())
@@ -210,6 +221,50 @@ def test_the_page(ran: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     svg = page.with_suffix(".svg").read_text()
     assert svg.startswith("<svg")
     assert "resnet18" in svg
+
+
+def test_a_stopped_ablation_gains_over_shared_seeds_and_says_what_is_missing(ran: Path) -> None:
+    """Seed 1 was stopped before its fine-tuning; of focal loss nothing frozen is finished."""
+    config = ablation.load(ran / "config.toml")
+    found = [
+        one
+        for one in ablation_run.finished(config, ran)
+        if (one.cell.arm, one.cell.seed) != ("fine_tuned", 1)
+        and (one.cell.arm, one.cell.loss) != ("frozen", "focal")
+    ]
+    made = ablation_stats.groups(config, found)
+    before = ablation_stats.find(made, "resnet18", "frozen", "bce")
+    after = ablation_stats.find(made, "resnet18", "fine_tuned", "focal")
+    assert before is not None
+    assert after is not None
+    assert (before.seeds, after.seeds) == ((0, 1), (0,))
+    gain = ablation_stats.gain(before, after, "auroc")
+    # The first seed against the first seed, not against the mean of both.
+    row, auroc = -2, 0
+    assert gain.absolute == after.values[0, row, auroc] - before.values[0, row, auroc]
+    naive = after.estimate("auroc").value - before.estimate("auroc").value
+    assert gain.absolute != pytest.approx(naive)
+    drawn = after.samples[0, :, row, auroc] - before.samples[0, :, row, auroc]
+    assert gain.absolute_interval == ablation_stats.interval(drawn)
+    page = ablation_page.write(ran / "stopped.md", config, found).read_text().splitlines()
+    assert any(line.startswith("**4 of 8 cells are finished.**") for line in page)
+    (figure,) = (line for line in page if line.startswith("| resnet18 | AUROC, macro"))
+    assert figure.split("|")[3].strip() == "0 (missing: 1)"
+    assert f"{before.values[0, row, auroc]:.3f}" in figure.split("|")[4]
+    assert "| resnet18 | focal instead of bce, frozen | not finished | | | |" in page
+    assert "| resnet18 | frozen features | focal | not finished | | | | | |" in page
+
+
+def test_folders_that_cannot_be_made(ran: Path, tmp_path: Path) -> None:
+    config = ablation.load(ran / "config.toml")
+    afile = tmp_path / "afile"
+    afile.write_text("precious")
+    with pytest.raises(OutputWriteError, match="afile"):
+        ablation_run.run(config, afile / "ablation", settings=Settings(cache_dir=ran / "cache"))
+    found = ablation_run.finished(config, ran)
+    with pytest.raises(OutputWriteError, match="File exists"):
+        ablation_page.write(afile / "page.md", config, found)
+    assert afile.read_text() == "precious"
 
 
 def test_nothing_finished_is_an_error(write: WriteConfig, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from hilum.storage import ObjectStore
 from trainer import data, filling, manifest, prepared
 from trainer.errors import BadImagesError, CacheWriteError
 from trainer.images import MappedImages
+from trainer.manifest import Split
 
 SPEC = PreprocessSpec(size=48)
 
@@ -118,6 +120,61 @@ def test_bad_images_are_listed_counted_and_left_out(
     # The allowance is asked again of a cache that is whole.
     with pytest.raises(BadImagesError):
         data.load(dataset, SYNTHETIC, SPEC, cache_dir=tmp_path / "c")
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_repaired_image_is_taken_and_nothing_else_is_decoded(
+    dataset: Path, tmp_path: Path, processes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, cache = dataset.parent, tmp_path / "c"
+    good = {name: (folder / name).read_bytes() for name in ("7.png", "8.png")}
+    (folder / "7.png").write_bytes(b"\x89PNG\r\n\x1a\nrubbish")
+    (folder / "8.png").unlink()
+    (folder / "9.png").write_bytes((folder / "50.png").read_bytes())
+
+    def load(allowed: float) -> dict[Split, data.Prepared]:
+        return data.load(
+            dataset,
+            SYNTHETIC,
+            SPEC,
+            cache_dir=cache,
+            processes=processes,
+            max_bad_fraction=allowed,
+        )
+
+    before = load(0.05)
+    assert len(before["train"]) == 33
+    # Nothing repaired: the folder stays as it is.
+    (whole,) = cache.glob("*/*/whole.json")
+    moment = whole.stat().st_mtime_ns
+    load(0.05)
+    assert whole.stat().st_mtime_ns == moment
+    # What the error advises, one image at a time.
+    with pytest.raises(BadImagesError, match="3 of 60"):
+        load(0.04)
+    (folder / "8.png").write_bytes(good["8.png"])
+    decoded: list[str] = []
+    prepare = prepared.prepare
+
+    def counting(*args: Any) -> Any:
+        decoded.append(Path(args[2]).name)
+        return prepare(*args)
+
+    monkeypatch.setattr(filling, "prepare", counting)
+    after = load(0.04)
+    assert len(after["train"]) == 34
+    assert set(decoded) <= {"7.png", "8.png", "9.png"}, "the rest is copied"
+    assert [row["uri"] for row in _left_out(cache)] == ["7.png", "9.png"]
+    (folder / "7.png").write_bytes(good["7.png"])
+    last = load(0.02)
+    assert len(last["train"]) == 35, "the duplicate stays out"
+    for split in ("val", "test"):
+        assert np.array_equal(last[split].images, before[split].images)
+    names = [record.uri for record in last["train"].records]
+    fresh = data.load(dataset, SYNTHETIC, SPEC, cache_dir=tmp_path / "new", max_bad_fraction=0.02)
+    assert names == [record.uri for record in fresh["train"].records]
+    assert np.array_equal(last["train"].images, fresh["train"].images)
+    assert not list(cache.glob("*/.trial-*"))
 
 
 def test_it_stops_early_when_too_much_is_bad(dataset: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -15,13 +16,14 @@ from hilum.errors import ConfigurationError
 from hilum.settings import Settings
 from trainer import checkpoint, config, loop
 from trainer.checkpoint import Checkpoint
-from trainer.processes import joined
+from trainer.processes import joined, scoring_device
 
 ConfigFile = Callable[..., Path]
 
 # Batch normalisation counts within a part, so it is frozen; unknown labels and boxes fall
 # unevenly on the parts, which a mean of means would get wrong.
 _STAGES = (
+    "[[stages]]\nepochs = 1\nsize = 32\nlearning_rate = 1e-3\nbackbone_scale = 0\n"
     '[[stages]]\nepochs = 2\nsize = 48\nlearning_rate = 1e-3\nbatch_norm = "frozen"\n'
     "backbone_scale = 0.3\n"
 )
@@ -36,12 +38,21 @@ def _unevenly_unknown(dataset: Path) -> None:
     dataset.write_text("\n".join(lines) + "\n")
 
 
-def _file(config_file: ConfigFile, accumulate: int) -> Path:
+def _file(config_file: ConfigFile, accumulate: int, stages: str = _STAGES) -> Path:
     return config_file(
         preprocess="[preprocess]\nsize = 48\n",
-        stages=_STAGES,
+        stages=stages,
         optimiser=f"[optimiser]\nbatch_size = 12\nema_decay = 0.5\naccumulate = {accumulate}\n",
     )
+
+
+def _in_two(*arguments: object, cache: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", "2", "--no-python", sys.executable, *map(str, arguments)]
+    environment = os.environ | {"HILUM_CACHE_DIR": str(cache), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done
 
 
 def _assert_the_same(one: Checkpoint, other: Checkpoint) -> None:
@@ -51,7 +62,7 @@ def _assert_the_same(one: Checkpoint, other: Checkpoint) -> None:
     states = one.model.state_dict(), other.model.state_dict()
     for name, value in states[0].items():
         if value.is_floating_point():
-            # Six steps of at most 1e-3 each: what differs is rounding, not a step.
+            # Nine steps of at most 1e-3 each: what differs is rounding, not a step.
             torch.testing.assert_close(value, states[1][name], rtol=1e-3, atol=2e-4)
 
 
@@ -63,18 +74,49 @@ def test_two_processes_and_three_parts_train_what_one_does(
     alone = checkpoint.load(loop.train(config.load(whole), tmp_path / "one", settings=settings))
 
     out = tmp_path / "two"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", "2", "--no-python", sys.executable, "-m", "hilum"]
-    command += ["train", str(whole), "--to", str(out)]
-    environment = os.environ | {"HILUM_CACHE_DIR": str(tmp_path / "fresh"), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    done = _in_two("-m", "hilum", "train", whole, "--to", out, cache=tmp_path / "fresh")
     assert done.stdout.split() == [str(out / "best")], "one of them speaks"
     _assert_the_same(checkpoint.load(out / "best"), alone)
 
     parts = _file(config_file, accumulate=3)
     cut = loop.train(config.load(parts), tmp_path / "three", settings=settings)
     _assert_the_same(checkpoint.load(cut), alone)
+
+
+# Tells with which statistics each process validates.
+_TELLING = """
+import hashlib, os, sys
+from hilum.cli import main
+from trainer import loop
+
+predict = loop.predict
+
+def telling(model, *rest):
+    state = model.state_dict()
+    names = [name for name in state if name.endswith(("running_mean", "running_var"))]
+    data = b"".join(state[name].numpy().tobytes() for name in names)
+    with open(f"{sys.argv[-1]}.{os.environ['RANK']}", "w") as file:
+        file.write(hashlib.sha256(data).hexdigest())
+    return predict(model, *rest)
+
+loop.predict = telling
+main()
+"""
+
+
+def test_all_processes_validate_with_the_statistics_that_are_kept(
+    config_file: ConfigFile, tmp_path: Path
+) -> None:
+    """Each has seen its own share; shares scored with different statistics are no model's."""
+    stages = "[[stages]]\nepochs = 1\nsize = 48\nlearning_rate = 1e-3\n"
+    file, out = _file(config_file, accumulate=1, stages=stages), tmp_path / "two"
+    script = tmp_path / "telling.py"
+    script.write_text(_TELLING)
+    _in_two(script, "train", file, "--to", out, cache=tmp_path / "cache")
+    kept = checkpoint.load(out / "last").model.state_dict()
+    names = [name for name in kept if name.endswith(("running_mean", "running_var"))]
+    digest = hashlib.sha256(b"".join(kept[name].numpy().tobytes() for name in names)).hexdigest()
+    assert [(tmp_path / f"two.{rank}").read_text() for rank in range(2)] == [digest] * 2
 
 
 def test_a_gpu_that_is_not_there_is_said_to_be_missing() -> None:
@@ -84,5 +126,7 @@ def test_a_gpu_that_is_not_there_is_said_to_be_missing() -> None:
         return
     with pytest.raises(ConfigurationError, match="this machine has 0"), joined("cuda"):
         pass
+    # What was trained on one can be measured without.
+    assert scoring_device("cuda") == scoring_device("auto") == torch.device("cpu")
     with joined("auto") as processes:
         assert (processes.device.type, processes.count, processes.first) == ("cpu", 1, True)

@@ -6,13 +6,14 @@ import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
 
-from hilum.errors import MissingExtraError, TrainingDivergedError
+from hilum.errors import MissingExtraError, StorageUnavailableError, TrainingDivergedError
 from hilum.settings import Settings
-from trainer import checkpoint, config, loop
+from trainer import checkpoint, config, loop, tracking
 from trainer.backbones import build
 from trainer.objective import Objective
 
@@ -158,3 +159,139 @@ def test_mlflow_that_is_not_installed_is_said_to_be_missing(
     )
     with pytest.raises(MissingExtraError, match="install the package mlflow"):
         loop.train(config.load(file), tmp_path / "out", settings=settings)
+
+
+class _Server:
+    """MLflow as the trainer uses it; ``down``: every call fails."""
+
+    def __init__(self) -> None:
+        self.down = False
+        self.calls = 0
+        self.runs: dict[str, list[tuple[str, float, int]]] = {}
+        self.status: dict[str, str] = {}
+        self.parameters: dict[str, object] = {}
+
+    def answer(self) -> None:
+        self.calls += 1
+        if self.down:
+            raise MlflowException("no answer")
+
+
+class MlflowException(Exception):
+    """As MLflow names it."""
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> _Server:
+    """A module ``mlflow`` with the calls that are used."""
+    found = _Server()
+
+    class Client:
+        def __init__(self, tracking_uri: str) -> None:
+            assert tracking_uri == "http://curves"
+
+        def get_experiment_by_name(self, _name: str) -> None:
+            found.answer()
+
+        def create_experiment(self, name: str) -> str:
+            return f"experiment of {name}"
+
+        def create_run(self, place: str) -> SimpleNamespace:
+            assert place == "experiment of hilum"
+            run_id = f"run{len(found.runs)}"
+            found.runs[run_id] = []
+            found.status[run_id] = "RUNNING"
+            return SimpleNamespace(info=SimpleNamespace(run_id=run_id))
+
+        def log_param(self, _run_id: str, name: str, value: object) -> None:
+            found.parameters[name] = value
+
+        def update_run(self, run_id: str, status: str) -> None:
+            found.answer()
+            found.status[run_id] = status
+
+        def log_metric(self, run_id: str, name: str, value: float, step: int) -> None:
+            found.answer()
+            found.runs[run_id].append((name, value, step))
+
+        def set_terminated(self, run_id: str, status: str) -> None:
+            found.answer()
+            found.status[run_id] = status
+
+    for name, content in (
+        ("mlflow", {}),
+        ("mlflow.exceptions", {"MlflowException": MlflowException}),
+        ("mlflow.tracking", {"MlflowClient": Client}),
+    ):
+        module = ModuleType(name)
+        vars(module).update(content)
+        monkeypatch.setitem(sys.modules, name, module)
+    return found
+
+
+def _with_mlflow(config_file: ConfigFile) -> config.TrainConfig:
+    return config.load(
+        config_file(
+            preprocess=_SMALL,
+            stages=_stage(epochs=2, backbone_scale=0),
+            tracking='[tracking]\ntensorboard = false\nmlflow = "http://curves"\n',
+            compute="[compute]\ncheckpoint_seconds = 0\n",
+        )
+    )
+
+
+def test_mlflow_gets_one_run_even_after_a_resume(
+    config_file: ConfigFile, settings: Settings, tmp_path: Path, server: _Server
+) -> None:
+    parsed, out = _with_mlflow(config_file), tmp_path / "out"
+
+    class Stop(Exception):
+        pass
+
+    def stop(step: loop.Step) -> None:
+        if step.epoch == 2:
+            raise Stop
+
+    with pytest.raises(Stop):
+        loop.train(parsed, out, settings=settings, report=stop)
+    assert server.status == {"run0": "FAILED"}
+    loop.train(parsed, out, settings=settings, resume=True)
+    assert server.status == {"run0": "FINISHED"}
+    assert server.parameters["optimiser.batch_size"] == 12
+    assert not {"manifest", "tracking"} & set(server.parameters)
+    losses = [step for name, _, step in server.runs["run0"] if name == "train/loss"]
+    assert losses == [1, 2, 3, 4, 5, 6]
+
+
+def test_an_mlflow_server_that_fails_does_not_end_the_run(
+    config_file: ConfigFile,
+    settings: Settings,
+    tmp_path: Path,
+    server: _Server,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    parsed, out = _with_mlflow(config_file), tmp_path / "out"
+
+    def fail(step: loop.Step) -> None:
+        if step.epoch == 2 and not server.down:
+            server.down, server.calls = True, 0
+
+    best = loop.train(parsed, out, settings=settings, report=fail)
+    assert checkpoint.load(best.parent / "last").record.epoch == 2
+    warned = [r.getMessage() for r in caplog.records if "MLflow" in r.getMessage()]
+    assert warned == ["MLflow takes no more figures (MlflowException); the run goes on without it"]
+    assert server.calls == 2, "the figure that failed and the end; not every batch"
+    # At the start nothing is lost yet: it is an error. A run that goes on does so without it.
+    with pytest.raises(StorageUnavailableError, match="MLflow does not take this run"):
+        loop.train(parsed, tmp_path / "new", settings=settings)
+    caplog.clear()
+    with tracking.opened(parsed, out, step=3, state={"mlflow_run": "run0"}) as trackers:
+        trackers.log({"train/loss": 0.5}, 4)
+    assert trackers.state == {"mlflow_run": "run0"}
+    assert len(caplog.records) == 1
+    # What ended the run is what is told, not that MLflow could not be told.
+    with (
+        pytest.raises(TrainingDivergedError),
+        tracking.opened(parsed, out, step=3, state={"mlflow_run": "run0"}),
+    ):
+        raise TrainingDivergedError("The loss is nan.")

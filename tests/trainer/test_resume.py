@@ -18,7 +18,7 @@ import torch
 
 from hilum.errors import CheckpointError
 from hilum.settings import Settings
-from trainer import checkpoint, config, loop, snapshot
+from trainer import checkpoint, config, loop, snapshot, tracking
 from trainer.errors import CheckpointWriteError, RunExistsError
 
 ConfigFile = Callable[..., Path]
@@ -136,28 +136,72 @@ def _room_for(size: int) -> Iterator[None]:
 
 
 def test_a_full_disk_leaves_the_last_good_checkpoint(
-    config_file: ConfigFile, settings: Settings, tmp_path: Path
+    config_file: ConfigFile,
+    settings: Settings,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     often = "[compute]\ncheckpoint_seconds = 0\n"
-    parsed = config.load(config_file(stages=_SHORT, preprocess=_SMALL, compute=often))
+    curves = "[tracking]\ntensorboard = true\n"
+    parsed = config.load(
+        config_file(stages=_SHORT, preprocess=_SMALL, compute=often, tracking=curves)
+    )
     out = tmp_path / "out"
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def fill(step: loop.Step) -> None:
         if step.epoch == 2:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))
+            # Neither the next checkpoint nor another figure for TensorBoard.
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
 
     try:
         with pytest.raises(CheckpointWriteError, match="cannot be written") as caught:
             loop.train(parsed, out, settings=settings, report=fill)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    warned = [record.getMessage() for record in caplog.records if "TensorBoard" in record.message]
+    assert len(warned) == 1, "once, not at every batch"
+    assert "File too large" in warned[0]
     assert "--resume" in caught.value.body()["next_step"]
     assert checkpoint.load(out / "best").record.epoch == 1
     assert not list(out.rglob(".*")), "nothing half-written is left"
     # With room again it ends.
     loop.train(parsed, out, settings=settings, resume=True)
     assert checkpoint.load(out / "last").record.epoch == 2
+
+
+@pytest.mark.parametrize("curves", ["true", "false"])
+def test_a_folder_that_cannot_be_made_is_said_before_anything_is_trained(
+    config_file: ConfigFile, settings: Settings, tmp_path: Path, curves: str
+) -> None:
+    tracking = f"[tracking]\ntensorboard = {curves}\n"
+    parsed = config.load(config_file(stages=_SHORT, preprocess=_SMALL, tracking=tracking))
+    afile = tmp_path / "afile"
+    afile.write_text("precious")
+    seen: list[loop.Step] = []
+    for out in (afile, afile / "run"):
+        with pytest.raises(CheckpointWriteError, match="afile"):
+            loop.train(parsed, out, settings=settings, report=seen.append)
+    assert seen == []
+    assert afile.read_text() == "precious"
+
+
+def test_curves_that_cannot_be_written_do_not_end_a_run(
+    config_file: ConfigFile, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    parsed = config.load(config_file(tracking="[tracking]\ntensorboard = true\n"))
+    with tracking.opened(parsed, tmp_path, step=0, state={}) as trackers, _room_for(150):
+        for step in range(1, 9):
+            trackers.log({"train/loss": 0.5}, step)
+    assert len(caplog.records) == 1
+    assert "the run goes on without it" in caplog.text
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / tracking.TENSORBOARD).write_text("not a folder")
+    with (
+        pytest.raises(CheckpointWriteError, match="tensorboard cannot be written"),
+        tracking.opened(parsed, tmp_path / "run", step=0, state={}),
+    ):
+        pass
 
 
 def test_a_snapshot_is_of_one_moment(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from torch import Tensor
 from torchvision import models
 
 from hilum.errors import ConfigurationError, WeightsMissingError
-from hilum.settings import Settings
+from hilum.settings import S3Settings, Settings
+from hilum.storage import open_store
 from trainer import weights
 from trainer.backbones import BACKBONES, build
 from trainer.config import ModelConfig
@@ -170,3 +171,18 @@ def test_weights_from_s3_that_nobody_answers_for(settings: Settings) -> None:
     )
     with pytest.raises(WeightsMissingError, match="cannot be read"):
         weights.load(_asked("s3://bucket/w.pth"), offline)
+
+
+def test_weights_from_s3(
+    state: dict[str, Tensor], settings: Settings, s3: S3Settings, bucket: str, tmp_path: Path
+) -> None:
+    save_file(state, tmp_path / "w.safetensors")
+    stored = (tmp_path / "w.safetensors").read_bytes()
+    there = settings.model_copy(update={"s3": s3})
+    open_store(s3, settings.limits).write(f"s3://{bucket}/w.safetensors", stored)
+    loaded = weights.load(_asked(f"s3://{bucket}/w.safetensors"), there)
+    assert loaded is not None
+    assert loaded.digest == hashlib.sha256(stored).hexdigest()
+    assert all(torch.equal(loaded.state[name], value) for name, value in state.items())
+    with pytest.raises(WeightsMissingError, match="cannot be read"):
+        weights.load(_asked(f"s3://{bucket}/other.safetensors"), there)

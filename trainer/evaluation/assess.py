@@ -48,14 +48,18 @@ def co_occurrence(scored: Scored) -> dict[str, Any]:
 
     ``truth[i][j]``: films that have both i and j; ``called[i][j]``: films *with* label i on which
     label j is called, a confusion matrix of labels that can go together. Films in which a label is
-    not known have no part in its rows and columns.
+    not known have no part in its rows and columns. A column of ``called`` is null for a label
+    without an operating point.
     """
     true = (scored.targets == 1).astype(np.int64)
     called = (scored.probability >= scored.thresholds).astype(np.int64)
     return {
         "labels": list(scored.schema.labels),
         "truth": _rows(true.T @ true),
-        "called": _rows(true.T @ called),
+        "called": [
+            [None if no else n for n, no in zip(row, scored.undefined, strict=True)]
+            for row in _rows(true.T @ called)
+        ],
     }
 
 

@@ -57,6 +57,12 @@ from trainer.progress import progress_bar
     type=click.IntRange(min=0),
     help="Films with maps in the page, without names; 0: no pixel of a film leaves.",
 )
+@click.option(
+    "--max-bad-fraction",
+    type=click.FloatRange(0, 1),
+    help="Of the films, that may be missing, unreadable or there twice.  "
+    "[default: as a checkpoint was trained; 0.01 for a package]",
+)
 @click.option("--no-shortcuts", is_flag=True, help="Leave out the two runs with masked corners.")
 def evaluate(
     *,
@@ -68,15 +74,16 @@ def evaluate(
     no_shortcuts: bool,
     **chosen: Any,
 ) -> None:
-    """Measure a checkpoint or a package on films it has not seen.
+    """Measure a checkpoint or a package on a split of a manifest, by default `test`.
 
     Writes DIR/metrics.json and DIR/report.html, one page with everything in it that opens without
     a network: AUROC and average precision with intervals over patients, operating points,
     calibration, subgroups, maps beside a centre-point baseline, shortcut checks, and, on
     ChestX-ray14's official test split, the published figures.
 
-    Operating points and calibration come from the split `val`, never from the films that are
-    measured. A package brings its own and is measured as it is served.
+    Operating points and calibration come from the split `val`: on `--split val` a checkpoint's
+    figures are in-sample, which metrics.json and the page say. A package brings its own and is
+    measured as it is served.
     """
     # torch takes seconds to import; `hilum train evaluate --help` should not.
     from trainer.calibration import Rule  # noqa: PLC0415

@@ -16,24 +16,41 @@ NAMES: Final = ("sensitivity", "specificity", "ppv", "npv", "f1")
 class Decisions:
     """Every label of every film, called or not. Labels that are neither 0 nor 1 have no part."""
 
-    def __init__(self, targets: FloatArray, probability: FloatArray, threshold: FloatArray) -> None:
-        """``targets`` and ``probability`` ``[N, K]``, ``threshold`` ``[K]``."""
+    def __init__(
+        self,
+        targets: FloatArray,
+        probability: FloatArray,
+        threshold: FloatArray,
+        undefined: npt.NDArray[np.bool_] | None = None,
+    ) -> None:
+        """Args:
+        targets: ``[N, K]``.
+        probability: ``[N, K]``.
+        threshold: ``[K]``.
+        undefined: labels ``[K]`` whose threshold is none; ``None``: there is no such label.
+        """
         called = probability >= threshold
         positive, negative = targets == 1, targets == 0
         outcomes = (positive & called, negative & called, positive & ~called, negative & ~called)
         self.labels = targets.shape[1]
+        self._undefined = undefined
         self._outcomes = np.concatenate(outcomes, axis=1).astype(np.float32)
 
     def counts(self, weights: Float32Array) -> FloatArray:
-        """True and false positives, false and true negatives, ``[b, 4, K]``."""
+        """True and false positives, false and true negatives, ``[b, 4, K]``; NaN of a label
+        without a threshold."""
         found = weights.T.astype(np.float32) @ self._outcomes
-        return found.reshape(-1, 4, self.labels).astype(np.float64)
+        counts = found.reshape(-1, 4, self.labels).astype(np.float64)
+        if self._undefined is not None:
+            counts[:, :, self._undefined] = np.nan
+        return counts
 
 
 def rates(counts: FloatArray) -> FloatArray:
     """:data:`NAMES` of ``counts`` ``[..., 4, K]`` as ``[..., 5, K]``; NaN if not defined.
 
-    F1 is not defined where a label never occurs, and 0 where it occurs and is never found.
+    F1 is not defined where a label never occurs, and 0 where it occurs and is never found. Nothing
+    is defined where the counts are NaN.
     """
     tp, fp, fn, tn = (counts[..., n, :] for n in range(4))
     with np.errstate(invalid="ignore", divide="ignore"):

@@ -22,13 +22,16 @@ from hilum.storage import open_store
 from trainer import calibration as fitting
 from trainer import data, manifest
 from trainer.calibration import Method, Rule
+from trainer.config import DataConfig
 from trainer.data import Prepared
-from trainer.evaluation import scorer, shortcuts
+from trainer.errors import CacheWriteError
+from trainer.evaluation import published, scorer, shortcuts
 from trainer.evaluation.assess import assess
 from trainer.evaluation.bootstrap import Bootstrap
 from trainer.evaluation.scored import Scored
 from trainer.evaluation.scorer import Model, Run
-from trainer.manifest import Split
+from trainer.manifest import Record, Split
+from trainer.outputs import writing
 
 METRICS: Final = "metrics.json"
 PAGE: Final = "report.html"
@@ -47,6 +50,7 @@ class Options:
     gallery: int = 12  # films in the page; 0: none leave the building
     shortcuts: bool = True
     split: Split = "test"
+    max_bad_fraction: float | None = None  # None: the checkpoint's own, else the default
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,11 +76,14 @@ def evaluate(
     """Write ``metrics.json`` and ``report.html`` into ``out``; returns the page.
 
     Calibration and operating points are fitted on the split ``val`` alone, unless the package
-    brings its own and nothing else is asked for; the figures are those of ``options.split``.
+    brings its own and nothing else is asked for; the figures are those of ``options.split``. If
+    that is ``val``, something was fitted on the films that are measured: ``in_sample`` says so.
 
     Raises:
         CheckpointError, PackageError: there is no usable model at ``location``.
         DataError: the manifest cannot be used, or has no split ``val`` where one is needed.
+        OutputWriteError: ``out`` cannot be made or written.
+        CacheWriteError: prepared films cannot be.
     """
     from trainer.report import html  # noqa: PLC0415 -- draws; figures alone need none of it
 
@@ -91,12 +98,17 @@ def evaluate(
     needed: list[Split] = [options.split]
     if fits and options.split != "val":
         needed.append("val")
-    films = _films(source, model, settings, needed, progress)
+    films, listed = _films(source, model, settings, needed, options=options, progress=progress)
+    with writing(out):  # before hours of scoring
+        out.mkdir(parents=True, exist_ok=True)
     runs = {split: _run(model, films[split], f"run {split}", progress) for split in needed}
 
     own = model.calibration is None or options.method is not None
     fitted, points = _fit(model, options, runs.get("val"), films.get("val"))
-    scored = {split: _scored(model, films[split], runs[split], fitted, points) for split in needed}
+    scored = {
+        split: _scored(model, films[split], runs[split], fitted, points, chosen=fits)
+        for split in needed
+    }
     bootstrap = Bootstrap(replicates=options.replicates)
     tested = scored[options.split]
     figures: dict[str, Any] = {
@@ -108,7 +120,13 @@ def evaluate(
             "label_schema": model.schema.id,
             "engine": model.engine.name,
         },
-        "data": {"manifest_sha256": manifest.digest(source), "split": options.split},
+        "data": {
+            "manifest_sha256": manifest.digest(source),
+            "split": options.split,
+            "listed": len(listed),
+            "left_out": len(listed) - len(tested),
+        },
+        "in_sample": _in_sample(model, manifest_path, options.split, fits=fits),
         "calibration": {
             "fitted_on": "val" if own else "as shipped",
             "method": (options.method or "platt") if own else "as shipped",
@@ -116,8 +134,10 @@ def evaluate(
         },
         **{_NAMES[split]: assess(one, bootstrap) for split, one in scored.items()},
     }
+    # What the manifest lists decides, not what could be read of it.
+    figures[_NAMES[options.split]]["published"] = published.beside(tested, listed)
     if options.shortcuts:
-        figures["corners"] = _corners(model, films[options.split], tested, progress)
+        figures["corners"] = _corners(model, films[options.split], tested, fitted, progress)
     evaluation = Evaluation(
         model=model,
         figures=figures,
@@ -126,10 +146,17 @@ def evaluate(
         gallery=options.gallery,
     )
     page = html.page(evaluation)
-    out.mkdir(parents=True, exist_ok=True)
-    write_atomically(out / METRICS, (json.dumps(figures, indent=2) + "\n").encode())
-    write_atomically(out / PAGE, page.encode())
+    with writing(out):
+        write_atomically(out / METRICS, (json.dumps(figures, indent=2) + "\n").encode())
+        write_atomically(out / PAGE, page.encode())
     return out / PAGE
+
+
+def _in_sample(model: Model, given: Path | None, split: Split, *, fits: bool) -> bool:
+    """Whether something was fitted on the very films that are measured: calibration and operating
+    points on ``val``, a checkpoint's weights on the ``train`` of its own manifest."""
+    own = model.manifest_path is not None and given in {None, model.manifest_path}
+    return (split == "val" and fits) or (split == "train" and own)
 
 
 _NAMES: Final[Mapping[Split, str]] = {"train": "train", "val": "validation", "test": "test"}
@@ -140,9 +167,12 @@ def _films(
     model: Model,
     settings: Settings,
     needed: list[Split],
+    *,
+    options: Options,
     progress: Progress | None,
-) -> dict[Split, Prepared]:
-    """The splits that are ``needed`` and no other: the training films of a large set take days."""
+) -> tuple[dict[Split, Prepared], tuple[Record, ...]]:
+    """The splits that are ``needed`` and no other: the training films of a large set take days.
+    And all rows of ``options.split``, those too whose film could not be read."""
     records = [r for r in manifest.read(source, model.schema) if r.split in needed]
     missing = [split for split in needed if not any(r.split == split for r in records)]
     if missing:
@@ -156,20 +186,28 @@ def _films(
         r if "://" in r.uri else dataclasses.replace(r, uri=str(here / r.uri)) for r in records
     ]
     folder = settings.cache_dir / "evaluation"
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder, CacheWriteError):
+        folder.mkdir(parents=True, exist_ok=True)
     key = hashlib.sha256(f"{manifest.digest(source)}/{here}/{sorted(needed)}".encode()).hexdigest()
     part = folder / f"{key[:24]}.csv"
     manifest.write(part, moved, model.schema)
-    return data.load(
+    allowed = options.max_bad_fraction
+    if allowed is None:
+        allowed = model.max_bad_fraction
+    if allowed is None:
+        allowed = DataConfig().max_bad_fraction
+    films = data.load(
         part,
         model.schema,
         model.preprocess,
         cache_dir=settings.cache_dir / "prepared",
+        max_bad_fraction=allowed,
         progress=None if progress is None else lambda n, of: progress("prepare", n, of),
         store=open_store(settings.s3, settings.limits, allow_local=True),
         limits=settings.limits,
         needed=needed,
     )
+    return films, tuple(record for record in records if record.split == options.split)
 
 
 def _run(model: Model, films: Prepared, what: str, progress: Progress | None) -> Run:
@@ -205,6 +243,8 @@ def _scored(
     run: Run,
     fitted: Calibration,
     points: dict[str, OperatingPoint],
+    *,
+    chosen: bool,
 ) -> Scored:
     return Scored(
         schema=model.schema,
@@ -215,18 +255,25 @@ def _scored(
         cam=run.cam,
         input_size=model.preprocess.size,
         points=points,
+        chosen=chosen,
     )
 
 
 def _corners(
-    model: Model, films: Prepared, scored: Scored, progress: Progress | None
+    model: Model,
+    films: Prepared,
+    scored: Scored,
+    fitted: Calibration,
+    progress: Progress | None,
 ) -> dict[str, Any]:
-    """Two more runs: without the corners, and with nothing else."""
+    """Two more runs: without the corners, and with nothing else; calibrated as the first was, since
+    a temperature of exclusive classes changes how one class ranks the films."""
     found = {}
     for name, mask in (
         ("corners masked", shortcuts.without_corners),
         ("corners only", shortcuts.only_corners),
     ):
         told = None if progress is None else lambda n, of, name=name: progress(name, n, of)
-        found[name] = scorer.run(model.engine, films, mask, told).raw
+        raw = scorer.run(model.engine, films, mask, told).raw
+        found[name] = calibrate(raw, fitted, model.schema.kind)
     return shortcuts.corner_figures(scored, found["corners masked"], found["corners only"])

@@ -30,7 +30,8 @@ class Statistic:
     """Every figure that is resampled, from weights ``[N, b]`` to ``[b, K + 2, F]``.
 
     Rows are the labels of the schema, then macro and micro over the findings; columns
-    :data:`FIGURES`. Macro is the mean over the findings for which a figure is defined.
+    :data:`FIGURES`. Macro is the mean over the findings for which a figure is defined; micro pools
+    their scores, and the decisions on those that have an operating point.
     """
 
     def __init__(self, scored: Scored) -> None:
@@ -42,20 +43,21 @@ class Statistic:
         film = np.repeat(np.arange(len(targets)), len(self._findings))
         scores = probability[:, self._findings].ravel()
         self._pooled = Ranking(chosen.ravel(), scores, film)
-        self._decisions = Decisions(targets, probability, scored.thresholds)
+        self._decisions = Decisions(targets, probability, scored.thresholds, scored.undefined)
 
     def __call__(self, weights: Float32Array) -> FloatArray:
         labels = np.stack([ranking.areas(weights) for ranking in self._rankings], axis=1)
         counts = self._decisions.counts(weights)
         found = np.concatenate([labels, decisions.rates(counts).swapaxes(1, 2)], axis=2)
         macro = _mean_defined(found[:, self._findings])
-        pooled = counts[:, :, self._findings].sum(axis=2, keepdims=True)
+        pooled = np.nansum(counts[:, :, self._findings], axis=2, keepdims=True)
         micro = [self._pooled.areas(weights), decisions.rates(pooled)[:, :, 0]]
         rows = (found, macro[:, None], np.concatenate(micro, axis=1)[:, None])
         return np.concatenate(rows, axis=1)
 
     def counts(self, films: int) -> FloatArray:
-        """True and false positives, false and true negatives of all films, ``[4, K]``."""
+        """True and false positives, false and true negatives of all films, ``[4, K]``; NaN of a
+        label without an operating point."""
         found: FloatArray = self._decisions.counts(whole(films))[0]
         return found
 
@@ -87,7 +89,9 @@ def figures(scored: Scored, bootstrap: Bootstrap) -> dict[str, Any]:
             "ece": metrics.calibration_error(target, probability),
             "threshold": point.threshold,
             "rule": point.rule,
-            "confusion": dict(zip(_COUNTS, (int(n) for n in counts[:, k]), strict=True)),
+            "confusion": None
+            if scored.undefined[k]
+            else dict(zip(_COUNTS, (int(n) for n in counts[:, k]), strict=True)),
         }
     macro_over = [labels[label] for label in schema.findings]
     macro = _beside(value[-2], samples[:, -2])

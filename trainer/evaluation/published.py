@@ -8,7 +8,7 @@ others are listed as not comparable.
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -16,9 +16,10 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
-from hilum.labels import CHESTXRAY14
+from hilum.labels import CHESTXRAY14, LabelSchema
 from trainer import metrics
 from trainer.evaluation.scored import Scored
+from trainer.manifest import Record
 
 OFFICIAL_TEST_IMAGES: Final = 25_596
 # Shares in the table have two decimals of a per cent; our labels must agree with them to that.
@@ -83,26 +84,38 @@ def table() -> Mapping[str, Row]:
     return rows
 
 
-def is_official_test(scored: Scored) -> bool:
-    """Whether ``scored`` is the official test split: its size and every prevalence agree."""
-    if scored.schema.id != CHESTXRAY14.id or len(scored) != OFFICIAL_TEST_IMAGES:
+def is_official_test(schema: LabelSchema, listed: Sequence[Record]) -> bool:
+    """Whether ``listed`` is the official test split: its size and every prevalence agree.
+
+    Args:
+        schema: of the labels.
+        listed: the split as the manifest lists it, films that cannot be read included.
+    """
+    if schema.id != CHESTXRAY14.id or len(listed) != OFFICIAL_TEST_IMAGES:
         return False
-    shares = 100 * np.mean(scored.targets == 1, axis=0)
+    targets = np.array([record.targets for record in listed])
+    shares = 100 * np.mean(targets == 1, axis=0)
     return all(
         abs(share - table()[label].percent_test) <= _PERCENT
-        for label, share in zip(scored.schema.labels, shares, strict=True)
+        for label, share in zip(schema.labels, shares, strict=True)
     )
 
 
-def beside(scored: Scored) -> dict[str, Any] | None:
+def beside(scored: Scored, listed: Sequence[Record] | None = None) -> dict[str, Any] | None:
     """Our AUROC and the published ones; ``None`` for another label schema than ChestX-ray14's.
 
     ``comparable`` lists the sources that measured on the same split as we did. On any other split
     than the official test there is none, whatever the figures are.
+
+    Args:
+        scored: the films that were measured.
+        listed: the split as the manifest lists it; ``None``: nothing of it was left out.
+            ``left_out`` says how many of its films were.
     """
     if scored.schema.id != CHESTXRAY14.id:
         return None
-    official = is_official_test(scored)
+    listed = scored.records if listed is None else listed
+    official = is_official_test(scored.schema, listed)
     columns = {label: k for k, label in enumerate(scored.schema.labels)}
     ours = {
         label: metrics.auroc(scored.targets[:, k], scored.probability[:, k])
@@ -113,6 +126,7 @@ def beside(scored: Scored) -> dict[str, Any] | None:
     mean = {key: metrics.mean_defined([row[key] for row in rows.values()]) for key in keys}
     return {
         "split": "official test" if official else "not the official test split",
+        "left_out": len(listed) - len(scored),
         "comparable": [s.key for s in SOURCES if official and s.split == "official"],
         "sources": {s.key: {"title": s.title, "split": s.split} for s in SOURCES},
         "labels": rows,

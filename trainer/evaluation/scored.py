@@ -27,6 +27,7 @@ class Scored:
     cam: FloatArray | None  # [N, K, h, w], Grad-CAM grids, where there are any
     input_size: int  # side of the model's input, pixels
     points: Mapping[str, OperatingPoint]  # of every label, from validation
+    chosen: bool = False  # the points were, on validation; not fixed, or as a package has them
 
     def __len__(self) -> int:
         return len(self.records)
@@ -40,6 +41,16 @@ class Scored:
     def thresholds(self) -> FloatArray:
         """Of each label, ``[K]``."""
         return np.array([self.points[label].threshold for label in self.schema.labels])
+
+    @property
+    def undefined(self) -> npt.NDArray[np.bool_]:
+        """Labels without an operating point, ``[K]``: validation had one class only, or nothing
+        there reached what was asked for. They serve with the threshold 1, which calls nothing;
+        that is no measurement. A point that was not chosen on validation has no sensitivity
+        either, and is one all the same.
+        """
+        points = [self.points[label] for label in self.schema.labels]
+        return np.array([self.chosen and point.sensitivity is None for point in points])
 
     @property
     def findings(self) -> tuple[int, ...]:

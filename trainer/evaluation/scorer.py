@@ -20,7 +20,7 @@ from hilum.package import MANIFEST, Calibration, OperatingPoint
 from hilum.preprocess import Placement, PreprocessSpec
 from hilum.settings import Settings
 from hilum.storage import open_store
-from trainer import checkpoint
+from trainer import checkpoint, processes
 from trainer.backbones import Classifier, Kind
 from trainer.gradcam import WithMaps
 
@@ -59,24 +59,27 @@ class Model:
     manifest_path: Path | None  # the data set it was trained on, where that is known
     calibration: Calibration | None  # as shipped; None: still to be fitted
     points: Mapping[str, OperatingPoint] | None
+    max_bad_fraction: float | None = None  # of the films, as it was trained; None: not known
 
 
 class TorchEngine:
     """A checkpoint's model as an engine: the same contract, without a graph."""
 
-    def __init__(self, model: Classifier, kind: Kind) -> None:
-        self._model = WithMaps(model, kind).eval()
+    def __init__(self, model: Classifier, kind: Kind, device: torch.device | None = None) -> None:
+        """``device``: where it computes; ``None``: on the CPU."""
+        self._device = device or torch.device("cpu")
+        self._model = WithMaps(model, kind).eval().to(self._device)
 
     @property
     def name(self) -> str:
-        """As in results."""
-        return "torch-cpu"
+        """As in results: ``torch-cpu``, ``torch-cuda``."""
+        return f"torch-{self._device.type}"
 
     @torch.no_grad()
     def run(self, images: UInt8Array) -> EngineOutput:
         """``[N, 1, S, S]`` uint8 to probabilities and maps."""
-        probability, cam = self._model(torch.from_numpy(images))
-        return EngineOutput(probability=probability.numpy(), cam=cam.numpy())
+        probability, cam = self._model(torch.from_numpy(images).to(self._device))
+        return EngineOutput(probability=probability.cpu().numpy(), cam=cam.cpu().numpy())
 
 
 def open_model(location: str, settings: Settings) -> Model:
@@ -101,7 +104,9 @@ def _from_checkpoint(folder: Path) -> Model:
     found = checkpoint.load(folder)
     config = found.record.config
     return Model(
-        engine=TorchEngine(found.model, found.schema.kind),
+        engine=TorchEngine(
+            found.model, found.schema.kind, processes.scoring_device(config.compute.device)
+        ),
         schema=found.schema,
         preprocess=config.preprocess,
         backbone=config.model.backbone,
@@ -111,6 +116,7 @@ def _from_checkpoint(folder: Path) -> Model:
         manifest_path=config.manifest,
         calibration=None,
         points=None,
+        max_bad_fraction=config.data.max_bad_fraction,
     )
 
 

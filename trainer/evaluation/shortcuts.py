@@ -53,8 +53,9 @@ def corner_figures(scored: Scored, masked: FloatArray, alone: FloatArray) -> dic
 
     Args:
         scored: the split.
-        masked: raw probabilities ``[N, K]`` of the films without their corners.
-        alone: of the corners without their films.
+        masked: probabilities ``[N, K]`` of the films without their corners, calibrated as those
+            of ``scored``.
+        alone: of the corners without their films, too.
 
     A model that reads the chest loses little by the first and knows next to nothing (0.5) from
     the second.

@@ -56,7 +56,8 @@ def pictures(scored: Scored, films: Prepared, count: int) -> list[Picture]:
 def _chosen(scored: Scored) -> Iterator[tuple[int, int, Kind]]:
     """Film, label and kind, in the order in which they are worth showing."""
     queues = {}
-    for k in scored.findings:
+    judged = [k for k in scored.findings if not scored.undefined[k]]
+    for k in judged:
         truth, probability = scored.targets[:, k], scored.probability[:, k]
         called = probability >= scored.thresholds[k]
         of_kind = {
@@ -72,7 +73,7 @@ def _chosen(scored: Scored) -> Iterator[tuple[int, int, Kind]]:
             queues[k, kind] = list(rows[order])
     for turn in range(max((len(queue) for queue in queues.values()), default=0)):
         for kind in _KINDS:
-            for k in scored.findings:
+            for k in judged:
                 if turn < len(queues[k, kind]):
                     yield int(queues[k, kind][turn]), k, kind
 

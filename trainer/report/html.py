@@ -94,7 +94,7 @@ def _spaced(label: str) -> str:
 def _plots(evaluation: Evaluation, k: int, label: str) -> LabelPlots:
     scored = evaluation.scored
     target, score = scored.targets[:, k], scored.probability[:, k]
-    threshold = scored.points[label].threshold
+    threshold = None if scored.undefined[k] else scored.points[label].threshold
     both = metrics.auroc(target, score) is not None
     bins = metrics.reliability(target, score)
     return LabelPlots(
@@ -111,7 +111,8 @@ def _plots(evaluation: Evaluation, k: int, label: str) -> LabelPlots:
 def _matrices(table: Mapping[str, Any]) -> dict[str, Markup]:
     """Both matrices, rows divided by the films that have the row's label."""
     names = table["labels"]
-    truth, called = np.array(table["truth"]), np.array(table["called"])
+    # A label without an operating point has no column: NaN.
+    truth, called = (np.array(table[name], dtype=np.float64) for name in ("truth", "called"))
     having = np.maximum(1, np.diag(truth))[:, None]
     return {
         "truth": _markup(plots.matrix(truth / having, names, truth)),

@@ -92,13 +92,20 @@ def reliability(bins: Sequence[ReliabilityBin]) -> str:
     return svg(figure)
 
 
-def matrix(values: FloatArray, labels: Sequence[str], counts: npt.NDArray[np.integer]) -> str:
-    """Shares in [0, 1] as colour, counts as text; row by column."""
+def matrix(values: FloatArray, labels: Sequence[str], counts: FloatArray) -> str:
+    """Shares in [0, 1] as colour, counts as text; row by column. NaN: not defined, a dash."""
     side = 0.46 * len(labels) + 1.6
     with _figure(side, side - 0.3) as (figure, axes):
         axes.grid(visible=False)
         # Not imshow, which would put a bitmap into the SVG.
-        axes.pcolormesh(values, cmap="Blues", vmin=0, vmax=1, edgecolors="white", linewidth=0.5)
+        axes.pcolormesh(
+            np.ma.masked_invalid(values),
+            cmap="Blues",
+            vmin=0,
+            vmax=1,
+            edgecolors="white",
+            linewidth=0.5,
+        )
         axes.set_aspect("equal")
         axes.invert_yaxis()
         places = np.arange(len(labels)) + 0.5
@@ -107,7 +114,8 @@ def matrix(values: FloatArray, labels: Sequence[str], counts: npt.NDArray[np.int
         axes.set_yticks(places, names)
         for (row, column), count in np.ndenumerate(counts):
             shade = "white" if values[row, column] > 0.6 else "#333333"
-            text = f"{count / 1000:.0f}k" if count >= 10_000 else str(count)
+            text = f"{count / 1000:.0f}k" if count >= 10_000 else f"{count:.0f}"
+            text = "–" if np.isnan(count) else text
             axes.text(
                 column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=7, color=shade
             )

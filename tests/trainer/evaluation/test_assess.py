@@ -13,6 +13,7 @@ from sklearn import metrics as sk
 from hilum.labels import CHESTXRAY14, SYNTHETIC
 from hilum.package import OperatingPoint
 from hilum.preprocess import Placement
+from trainer import calibration
 from trainer.evaluation import published, shortcuts
 from trainer.evaluation.assess import assess
 from trainer.evaluation.bootstrap import Bootstrap
@@ -60,6 +61,45 @@ def test_an_absent_label_is_undefined_in_every_figure(found: dict[str, Any]) -> 
     assert figures["specificity"] is not None
     assert found["macro_defined"] == 4
     assert "NaN" not in json.dumps(found)
+
+
+def test_without_an_operating_point_nothing_is_called_or_missed(
+    scored: Scored, found: dict[str, Any]
+) -> None:
+    """Validation had no effusion, and no threshold for the nodule: undefined, never 0 or 1."""
+    given = OperatingPoint(threshold=0.6, rule="youden", sensitivity=0.5, specificity=0.5)
+    points = dict.fromkeys(SYNTHETIC.labels, given)
+    nobody = np.zeros(len(scored))
+    effusion = calibration.operating_point(nobody, scored.probability[:, 0])
+    points["Effusion"] = effusion
+    points["Nodule/Mass"] = OperatingPoint(threshold=1.0, rule="ppv>=0.99: out of reach on val…")
+    assert effusion.threshold == 1, "serving calls nothing"
+    without = dataclasses.replace(scored, points=points, chosen=True)
+    figures = assess(without, FEW)
+    labels, names = figures["labels"], ("sensitivity", "specificity", "ppv", "npv", "f1")
+    for label in ("Effusion", "Nodule/Mass"):
+        for name in names:
+            assert labels[label][name] is None
+            assert labels[label][f"{name}_interval"] is None
+        assert labels[label]["confusion"] is None
+        assert labels[label]["auroc"] == found["labels"][label]["auroc"]
+    rest = ("Cardiomegaly", "Pneumothorax", "Consolidation")
+    kept = [labels[label]["f1"] for label in rest if labels[label]["f1"] is not None]
+    assert figures["macro"]["f1"] == pytest.approx(np.mean(kept))
+    columns = [SYNTHETIC.index(label) for label in rest]
+    pooled = scored.targets[:, columns], scored.probability[:, columns] >= 0.6
+    assert figures["micro"]["f1"] == pytest.approx(sk.f1_score(*pooled, average="micro"))
+    assert figures["micro"]["auroc"] == found["micro"]["auroc"]
+    k = SYNTHETIC.index("Effusion")
+    assert {row[k] for row in figures["co_occurrence"]["called"]} == {None}
+    told = figures["subgroups"]["sex"]["F"]["labels"]["Effusion"]
+    assert told["specificity"] is None
+    assert "NaN" not in json.dumps(figures)
+    # A fixed threshold has no sensitivity either, and is measured.
+    assert found["labels"]["Effusion"]["sensitivity"] is not None
+    none = dict.fromkeys(SYNTHETIC.labels, effusion)
+    nothing = assess(dataclasses.replace(scored, points=none, chosen=True), FEW)
+    assert nothing["macro"]["f1"] is nothing["micro"]["f1"] is nothing["micro"]["npv"] is None
 
 
 def test_maps_beside_their_baselines(found: dict[str, Any]) -> None:
@@ -129,15 +169,20 @@ def test_co_occurrence_counts(scored: Scored, found: dict[str, Any]) -> None:
     assert table["called"][i][i] == found["labels"]["Effusion"]["confusion"]["tp"]
 
 
+def _records(targets: np.ndarray) -> tuple[Record, ...]:
+    return tuple(
+        Record(uri="", patient="p", split="test", targets=tuple(row)) for row in targets.tolist()
+    )
+
+
 def _chestxray14(count: int, rng: np.random.Generator) -> Scored:
     shares = [published.table()[label].percent_test / 100 for label in CHESTXRAY14.labels]
     targets = np.zeros((count, 14), dtype=np.float32)
     for k, share in enumerate(shares):
         targets[rng.permutation(count)[: round(share * count)], k] = 1
-    record = Record(uri="", patient="p", split="test", targets=())
     return Scored(
         schema=CHESTXRAY14,
-        records=(record,) * count,
+        records=_records(targets),
         sizes=np.zeros((count, 2), dtype=np.int32),
         targets=targets,
         probability=rng.random((count, 14)),
@@ -158,11 +203,20 @@ def test_published_figures_are_compared_on_the_official_split_only(scored: Score
     # As many films of a random split, with other prevalence, are another test.
     targets = official.targets.copy()
     targets[:60, CHESTXRAY14.index("Pneumothorax")] = 1
-    other = published.beside(dataclasses.replace(official, targets=targets))
+    other = published.beside(
+        dataclasses.replace(official, targets=targets, records=_records(targets))
+    )
     assert other is not None
     assert other["comparable"] == []
     assert published.beside(_chestxray14(500, rng))["comparable"] == []  # type: ignore[index]
     assert published.beside(scored) is None
+    # Films of it that could not be read do not make it another split; how many is said.
+    part = official.only(np.arange(100, len(official)))
+    read = published.beside(part, listed=official.records)
+    assert read is not None
+    assert (read["comparable"], read["left_out"]) == (found["comparable"], 100)
+    assert found["left_out"] == 0
+    assert published.beside(part)["comparable"] == []  # type: ignore[index]
 
 
 def test_the_table_of_published_figures_is_whole() -> None:

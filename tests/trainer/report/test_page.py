@@ -16,8 +16,11 @@ from PIL import Image
 from support import tiny_package
 
 from hilum.labels import SYNTHETIC
+from hilum.settings import Settings
 from trainer import manifest
 from trainer.cli import train as command
+from trainer.evaluation import evaluate as evaluation
+from trainer.evaluation import scorer
 from trainer.manifest import Box, Record
 
 SIDE = 64
@@ -148,6 +151,10 @@ def test_chosen_operating_points_come_from_validation(
     assert effusion["rule"] == rule
     assert effusion["sensitivity"] >= 0.9
     assert figures["test"]["labels"]["Effusion"]["threshold"] == effusion["threshold"]
+    # Validation says nothing of a nodule: no threshold, so neither hits nor misses.
+    nodule = figures["test"]["labels"]["Nodule/Mass"]
+    assert (nodule["rule"], nodule["threshold"]) == ("undefined on validation", 1.0)
+    assert (nodule["specificity"], nodule["npv"], nodule["confusion"]) == (None, None, None)
     assert "data:image" not in (tmp_path / "out" / "report.html").read_text()
 
 
@@ -173,3 +180,61 @@ def test_what_cannot_be_evaluated(
     assert not (tmp_path / "out").exists()
     # What ships its own points needs no validation split.
     assert evaluate(package, "--manifest", only_test, "--no-shortcuts").exit_code == 0
+
+
+def test_a_report_that_cannot_be_written(
+    evaluate: Evaluate, package: Path, films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "out").write_text("precious")
+
+    def scored(*_args: object, **_kwargs: object) -> None:
+        raise AssertionError("said before anything is scored")
+
+    monkeypatch.setattr(scorer, "run", scored)
+    done = evaluate(package, "--manifest", films)
+    assert getattr(done.exception, "code", None) == "train.output_write"
+    assert (tmp_path / "out").read_text() == "precious"
+
+
+def test_figures_of_the_films_something_was_fitted_on_say_so(
+    evaluate: Evaluate, package: Path, films: Path, tmp_path: Path
+) -> None:
+    args = (package, "--manifest", films, "--gallery", 0, "--no-shortcuts")
+    told = {}
+    for more in (("--split", "val", "--operating-point", "youden"), ("--split", "val"), ()):
+        assert evaluate(*args, *more).exit_code == 0
+        figures = json.loads((tmp_path / "out" / "metrics.json").read_text())
+        text = (tmp_path / "out" / "report.html").read_text()
+        told[len(more)] = (figures["in_sample"], "In-sample:" in text)
+    # As it is served nothing was fitted here.
+    assert told == {4: (True, True), 2: (False, False), 0: (False, False)}
+
+
+def test_films_that_cannot_be_used_are_allowed_for_and_counted(
+    evaluate: Evaluate, package: Path, films: Path, tmp_path: Path
+) -> None:
+    records = [dataclasses.replace(r, uri=str(films.parent / r.uri)) for r in _read(films)]
+    records[-1] = dataclasses.replace(records[-1], uri=str(tmp_path / "gone.png"))
+    listed = tmp_path / "listed.csv"
+    manifest.write(listed, records, SYNTHETIC)
+    args = (package, "--manifest", listed, "--gallery", 0, "--no-shortcuts")
+    refused = evaluate(*args)
+    assert getattr(refused.exception, "code", None) == "data.bad_images"
+    assert evaluate(*args, "--max-bad-fraction", 0.1).exit_code == 0
+    figures = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert (figures["data"]["listed"], figures["data"]["left_out"]) == (36, 1)
+    assert figures["test"]["images"] == 35
+    assert "36 films, of which 1 could not be used" in (tmp_path / "out/report.html").read_text()
+
+
+def _read(path: Path) -> list[Record]:
+    return list(manifest.read(path, SYNTHETIC))
+
+
+def test_weights_know_the_films_they_were_trained_on(package: Path, tmp_path: Path) -> None:
+    model = scorer.open_model(str(package), Settings(cache_dir=tmp_path))
+    assert model.max_bad_fraction is None
+    mine = dataclasses.replace(model, manifest_path=Path("mine.csv"), points=None)
+    assert evaluation._in_sample(mine, None, "train", fits=True)
+    assert not evaluation._in_sample(mine, Path("other.csv"), "train", fits=True)
+    assert not evaluation._in_sample(mine, None, "test", fits=True)
