@@ -67,6 +67,8 @@ class OnnxRuntimeEngine:
         options.intra_op_num_threads = threads or usable_cores()
         options.inter_op_num_threads = 1
         options.log_severity_level = _SILENT
+        # Not ONNX Runtime's own format, which `has_external_data` cannot read.
+        options.add_session_config_entry("session.load_model_format", "ONNX")
         try:
             self._session = onnxruntime.InferenceSession(graph, options, providers=[provider])
         except Exception as error:  # its exceptions share no base class
