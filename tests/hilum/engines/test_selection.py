@@ -173,6 +173,19 @@ def test_without_a_gpu_auto_takes_the_cpu_and_says_why(
     assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
 
 
+def test_with_a_driver_too_old_for_tensorrt_auto_takes_the_cpu(
+    trt: Any, ordinary: Package, config: Config
+) -> None:
+    """There is a GPU and a plan, and the bindings raise a bare TypeError."""
+    settings = config()
+    put_plan(ordinary, settings.engine_dir)
+    trt.state.failing["Runtime"] = [None]
+    trt.state.said = "CUDA initialization failure with error: 35"
+    engine = open_engine(ordinary, settings)
+    assert (engine.name, engine.reason) == ("onnxruntime-cpu", "auto:engine.unavailable")
+    assert "error: 35" in engine.because
+
+
 def test_without_a_plan_auto_takes_the_cpu(trt: Any, ordinary: Package, config: Config) -> None:
     engine = open_engine(ordinary, config())
     assert (engine.name, engine.reason) == ("onnxruntime-cpu", "auto:engine.missing")
