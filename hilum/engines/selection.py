@@ -2,21 +2,25 @@
 
 ``auto`` prefers TensorRT where there is a GPU and a plan for it, then ONNX Runtime on the GPU,
 then the CPU. Each candidate has to load the package and reproduce its golden outputs; one that
-cannot is passed over, with its reason kept. An engine asked for by name is never replaced.
+cannot is passed over, with its reason kept. An engine asked for by name is never replaced. Nor is a
+plan that is there and meets a GPU that is lost or full: that passes, and a process that had gone
+over to the CPU would stay there for good. The error comes out, and whoever keeps the process
+running starts it again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from hilum.engines import Engine, EngineOutput
 from hilum.engines.golden import check_golden
-from hilum.errors import HilumError
+from hilum.engines.tensorrt import collector
+from hilum.errors import DeviceLostError, DeviceOutOfMemoryError, HilumError
 from hilum.package_io import Package
 from hilum.settings import EngineChoice, Settings
 
@@ -70,6 +74,13 @@ class ChosenEngine:
         return "; ".join(f"{p.candidate}: {p.error.detail}" for p in self.passed_over)
 
 
+@runtime_checkable
+class _Closable(Protocol):
+    """An engine that holds more than Python's memory."""
+
+    def close(self) -> None: ...
+
+
 def reason_of(engine: Engine) -> str:
     """Why a result came from ``engine``; see :attr:`ChosenEngine.reason`."""
     return engine.reason if isinstance(engine, ChosenEngine) else CONFIGURED
@@ -84,6 +95,8 @@ def choose(package: Package, settings: Settings) -> ChosenEngine:
         PackageError: the graph or the golden file is not usable, on any engine.
         GoldenCheckError: the engine asked for (or, under ``auto``, each of them) computes
             something else than the exporting machine did.
+        DeviceLostError, DeviceOutOfMemoryError: the GPU was lost or full while a plan was loaded or
+            proved itself; under ``auto`` too.
         MissingExtraError: ONNX Runtime is not installed.
     """
     if settings.engine != "auto":
@@ -92,7 +105,10 @@ def choose(package: Package, settings: Settings) -> ChosenEngine:
     for candidate in AUTOMATIC[:-1]:
         try:
             engine = _proved(candidate, package, settings)
+        except (DeviceLostError, DeviceOutOfMemoryError):
+            raise
         except HilumError as error:
+            collector.release(error)  # it is kept, and must not keep the engine
             passed_over.append(PassedOver(candidate=candidate, error=error))
         else:
             return ChosenEngine(engine=engine, automatic=True, passed_over=tuple(passed_over))
@@ -103,7 +119,12 @@ def choose(package: Package, settings: Settings) -> ChosenEngine:
 
 def _proved(candidate: EngineChoice, package: Package, settings: Settings) -> Engine:
     engine = _OPENERS[candidate](package, settings)
-    check_golden(engine, package, "cpu" if candidate == "onnxruntime" else "tensorrt")
+    try:
+        check_golden(engine, package, "cpu" if candidate == "onnxruntime" else "tensorrt")
+    except BaseException:
+        if isinstance(engine, _Closable):
+            engine.close()  # the GPU's memory is wanted by the next candidate, or another process
+        raise
     return engine
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import logging
@@ -23,13 +24,17 @@ from hilum.engines.loading import open_engine
 from hilum.engines.tensorrt import library
 from hilum.engines.tensorrt.options import BuildOptions, profile_of
 from hilum.engines.tensorrt.record import PlanRecord, key_for, this_machine
+from hilum.engines.tensorrt.runtime import TensorRTEngine
 from hilum.engines.tensorrt.store import PlanStore
 from hilum.errors import (
+    DeviceLostError,
+    DeviceOutOfMemoryError,
     EngineDamagedError,
     EngineIncompatibleError,
     EngineMissingError,
     EngineUnavailableError,
     GoldenCheckError,
+    HilumError,
 )
 from hilum.package import GOLDEN, GRAPH, Variant
 from hilum.package_io import Package, seal, verify
@@ -199,6 +204,56 @@ def test_a_plan_that_computes_something_else_is_passed_over_loudly(
     engine = open_engine(ordinary, settings)
     assert (engine.name, engine.reason) == ("onnxruntime-cpu", "auto:package.golden_mismatch")
     assert [r.levelname for r in caplog.records if r.levelno >= logging.WARNING] == ["WARNING"]
+
+
+def test_an_engine_that_is_passed_over_leaves_nothing_on_the_gpu(
+    gpu: FakeCuda, trt: Any, ordinary: Package, config: Config
+) -> None:
+    settings = config()
+    put_plan(ordinary, settings.engine_dir)
+    gc.collect()
+    gc.disable()
+    try:
+        engine = open_engine(ordinary, settings)
+        assert engine.reason == "auto:package.golden_mismatch"
+        assert not gpu.on_device
+        assert not gpu.streams
+        assert not gpu.graphs
+        # Nor does the reason that is kept hold on to the engine, and so to TensorRT's own memory.
+        assert not [o for o in gc.get_objects() if isinstance(o, TensorRTEngine)]
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("engine", ["auto", "tensorrt"])
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("cudaErrorLaunchFailure", DeviceLostError),
+        ("cudaErrorMemoryAllocation", DeviceOutOfMemoryError),
+    ],
+)
+def test_a_gpu_that_fails_for_now_does_not_make_a_plan_wrong(
+    gpu: FakeCuda,
+    trt: Any,
+    package: Package,
+    config: Config,
+    engine: str,
+    code: str,
+    expected: type[HilumError],
+) -> None:
+    """The worker is to be started again; on the CPU it would stay for good."""
+    settings = config(engine)
+    put_plan(package, settings.engine_dir)
+    gpu.fail("cudaGraphLaunch", code)  # in the golden check
+    with pytest.raises(expected):
+        open_engine(package, settings)
+    assert not gpu.on_device
+    gpu.room = 100  # while it loads
+    with pytest.raises(DeviceOutOfMemoryError):
+        open_engine(package, settings)
+    gpu.room = 2**30
+    assert open_engine(package, settings).name.startswith("tensorrt-")
 
 
 def test_onnxruntime_on_the_gpu_comes_second(
