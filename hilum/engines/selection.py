@@ -10,6 +10,7 @@ running starts it again.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
@@ -20,12 +21,23 @@ import numpy.typing as npt
 from hilum.engines import Engine, EngineOutput
 from hilum.engines.golden import check_golden
 from hilum.engines.tensorrt import collector
-from hilum.errors import DeviceLostError, DeviceOutOfMemoryError, HilumError
+from hilum.errors import (
+    DeviceLostError,
+    DeviceOutOfMemoryError,
+    EngineDamagedError,
+    EngineMissingError,
+    HilumError,
+)
 from hilum.package_io import Package
 from hilum.settings import EngineChoice, Settings
 
 if TYPE_CHECKING:
+    from hilum.engines.tensorrt.build import Progress
+    from hilum.engines.tensorrt.provision import Provided
     from hilum.engines.tensorrt.record import PlanRecord
+    from hilum.engines.tensorrt.store import PlanStore
+
+log = logging.getLogger(__name__)
 
 CONFIGURED: Final = "configured"
 AUTOMATIC: Final[tuple[EngineChoice, ...]] = ("tensorrt", "onnxruntime-cuda", "onnxruntime")
@@ -141,44 +153,61 @@ def _onnxruntime_cuda(package: Package, settings: Settings) -> Engine:
 
 
 def _tensorrt(package: Package, settings: Settings) -> Engine:
-    from hilum.engines.tensorrt import library  # noqa: PLC0415 - only the one used
+    from hilum.engines import cuda  # noqa: PLC0415 - only the one used
+    from hilum.engines.tensorrt import library, provision  # noqa: PLC0415
+    from hilum.engines.tensorrt.record import this_machine  # noqa: PLC0415
     from hilum.engines.tensorrt.runtime import TensorRTEngine  # noqa: PLC0415
     from hilum.engines.tensorrt.store import PlanStore  # noqa: PLC0415
 
     library.use(settings.tensorrt.library)
-    store = PlanStore(settings.engine_dir)
-    record = _plan(package, settings)
-    return TensorRTEngine(
-        package,
-        record,
-        store.read(record),
-        streams=settings.tensorrt.streams,
-        cuda_graphs=settings.tensorrt.cuda_graphs,
-    )
-
-
-def _plan(package: Package, settings: Settings) -> PlanRecord:
-    """The plan in the store that fits, or a new one where the settings say so."""
-    from hilum.engines import cuda  # noqa: PLC0415
-    from hilum.engines.tensorrt import provision  # noqa: PLC0415
-    from hilum.engines.tensorrt.options import BuildOptions, profile_of  # noqa: PLC0415
-    from hilum.engines.tensorrt.record import this_machine  # noqa: PLC0415
-    from hilum.engines.tensorrt.store import PlanStore  # noqa: PLC0415
-    from hilum.errors import EngineDamagedError, EngineMissingError  # noqa: PLC0415
-
     cuda.require_device()
+
+    def opened(record: PlanRecord, plan: bytes) -> Engine:
+        return TensorRTEngine(
+            package,
+            record,
+            plan,
+            streams=settings.tensorrt.streams,
+            cuda_graphs=settings.tensorrt.cuda_graphs,
+        )
+
     store, manifest = PlanStore(settings.engine_dir), package.manifest
+    refused: str | None = None
     try:
-        record = store.find(
+        record, plan = store.find(
             provision.graph_sha256(manifest), this_machine(), max_batch=manifest.input.max_batch
         )
-        store.read(record)
-    except (EngineMissingError, EngineDamagedError):
+        refused = record.plan_sha256
+        return opened(record, plan)
+    except (EngineMissingError, EngineDamagedError) as error:
+        # None that fits, none intact, or TensorRT refuses what seemed to fit.
         if settings.tensorrt.on_missing == "error":
             raise
-        profile = profile_of(manifest, batch_size=settings.worker.batch_size)
-        record = provision.build_into(store, package, BuildOptions(profile=profile)).record
-    return record
+        log.info("engine.building", extra={"fields": {"because": error.code}})
+    provided = _built(store, package, settings, refused)
+    return opened(provided.record, provided.plan)
+
+
+def _built(store: PlanStore, package: Package, settings: Settings, refused: str | None) -> Provided:
+    """A plan built now, which takes minutes: the log says how far it is."""
+    from hilum.engines.tensorrt import provision  # noqa: PLC0415 - only the one used
+    from hilum.engines.tensorrt.options import BuildOptions, profile_of  # noqa: PLC0415
+
+    def report(step: Progress) -> None:
+        if step.parent is None and step.done == 0:
+            log.info("engine.build_phase", extra={"fields": {"phase": step.phase}})
+
+    provided = provision.build_into(
+        store,
+        package,
+        BuildOptions(profile=profile_of(package.manifest, batch_size=settings.worker.batch_size)),
+        refused=refused,
+        report=report,
+        on_wait=lambda: log.info("engine.build_waits_for_another_process"),
+    )
+    fields = {"new": provided.new, "seconds": provided.record.build_seconds}
+    log.info("engine.built", extra={"fields": fields})
+    return provided
 
 
 _OPENERS: Final[dict[EngineChoice, Callable[[Package, Settings], Engine]]] = {
