@@ -31,12 +31,13 @@ class Process:
         decoders = Decoders(threads, settings.limits)
         decoders.warm()  # while the engine loads
         package = verify(Path(model.folder))
-        settings = applied(package, settings)
+        engine = open_engine(package, settings)
+        settings = applied(package, settings, engine.name)
         store = open_store(settings.s3, settings.limits)
         cache = open_cache(store, settings.prepared)
         scorer = Scorer(
             package,
-            open_engine(package, settings),
+            engine,
             settings.limits,
             decoders=decoders,
             keep=cache is not None,

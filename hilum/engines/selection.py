@@ -30,6 +30,7 @@ from hilum.errors import (
 )
 from hilum.package_io import Package
 from hilum.settings import EngineChoice, Settings
+from hilum.tuning import applied
 
 if TYPE_CHECKING:
     from hilum.engines.tensorrt.build import Progress
@@ -141,8 +142,9 @@ def _proved(candidate: EngineChoice, package: Package, settings: Settings) -> En
 
 
 def _onnxruntime(package: Package, settings: Settings) -> Engine:
-    from hilum.engines.onnxruntime import OnnxRuntimeEngine  # noqa: PLC0415 - only the one used
+    from hilum.engines.onnxruntime import OnnxRuntimeEngine, name_of  # noqa: PLC0415 - as above
 
+    settings = applied(package, settings, name_of(package.manifest, "cpu"))
     return OnnxRuntimeEngine(package, settings.worker.engine_threads)
 
 
