@@ -84,8 +84,8 @@ class PlanStore:
                 except EngineDamagedError as error:
                     damaged[record.key.id] = error
                     continue
-                for error in damaged.values():
-                    log.warning("passed over: %s", error.detail)
+                for passed_over in damaged.values():
+                    log.warning("passed over: %s", passed_over.detail)
                 return record, plan
         raise next(iter(damaged.values()))
 
