@@ -17,6 +17,7 @@ from hilum.scoring import Scorer
 from hilum.settings import Settings
 from hilum.storage import open_store
 from hilum.tuning import applied
+from worker import metrics
 from worker.model import ServedModel
 from worker.process_signals import STOP_SIGNAL
 from worker.run import Ending, Tools, run_job
@@ -52,6 +53,7 @@ class Process:
             fetchers=ThreadPoolExecutor(threads, thread_name_prefix="hilum-fetch"),
             settings=settings.worker,
         )
+        metrics.engine_ready(engine.name, engine.reason)
         signal.signal(STOP_SIGNAL, lambda *_: self._stop.set())
 
     @property
