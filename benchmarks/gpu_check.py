@@ -4,8 +4,9 @@
 For each package: build (with and without the timings of an earlier build), load time and memory,
 numbers against ONNX Runtime on the CPU with the same graph, latency by batch with CUDA graphs on
 and off, throughput by streams, refit, plans for other GPUs and versions, two workers on one GPU,
-and the failures that need a GPU to happen. One JSON object a line goes to FILE; exit 1 if
-anything that has to hold does not. Without a GPU: exit 2, saying what is missing.
+and the failures that need a GPU to happen. One JSON object a line goes to FILE; a step that fails
+is a line too, and the others go on. Exit 1 if anything that has to hold does not. Without a GPU:
+exit 2, saying what is missing.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -28,11 +31,12 @@ from benchmarks.gpu_packages import TOLERANCE, films, make, run
 from hilum import settings
 from hilum.engines import cuda
 from hilum.engines.golden import check_golden
-from hilum.engines.tensorrt import library
+from hilum.engines.tensorrt import collector, library
 from hilum.engines.tensorrt.network import signature
 from hilum.engines.tensorrt.options import BuildOptions, profile_of
 from hilum.engines.tensorrt.plan import load as load_plan
-from hilum.engines.tensorrt.provision import Provided, build_into, refit_into
+from hilum.engines.tensorrt.provision import build_into, refit_into
+from hilum.engines.tensorrt.record import PlanRecord
 from hilum.engines.tensorrt.runtime import TensorRTEngine
 from hilum.engines.tensorrt.slot import buckets
 from hilum.engines.tensorrt.store import PlanStore
@@ -68,32 +72,48 @@ class Fact:
 def check(package: Package, case: str, store: PlanStore, *, seconds: float) -> Iterator[Fact]:
     """Everything about one package, in one process."""
     options = BuildOptions(profile=profile_of(package.manifest, batch_size=8))
+    yield from _step("build", case, lambda: _building(package, case, store, options))
+    try:
+        record = build_into(store, package, options).record  # it is there by now
+    except HilumError:
+        return  # as was said
+
+    def step(
+        name: str, case: str, facts: Callable[[TensorRTEngine], Iterator[Fact]], **how: Any
+    ) -> Iterator[Fact]:
+        def with_engine() -> Iterator[Fact]:
+            with closing(_open(package, store, record, **how)) as engine:
+                yield from facts(engine)
+
+        return _step(name, case, with_engine)
+
+    yield from _step("load", case, lambda: _loading(package, case, store, record))
+    yield from step("numbers", case, lambda engine: numbers(engine, package, case))
+    for graphs in (True, False):
+        which = f"{case} graphs {'on' if graphs else 'off'}"
+        facts = partial(latency, package=package, case=which, seconds=seconds)
+        yield from step("latency", which, facts, streams=1, cuda_graphs=graphs)
+    for streams in (1, 2, 3):
+        which = f"{case} streams {streams}"
+        facts = partial(_rate, package=package, case=which, seconds=seconds)
+        yield from step("throughput", which, facts, streams=streams)
+
+
+def _building(
+    package: Package, case: str, store: PlanStore, options: BuildOptions
+) -> Iterator[Fact]:
     provided = build_into(store, package, options, force=True)
     yield _figure("build", case, provided.record.build_seconds, "s")
     yield _figure("plan size", case, provided.record.plan_bytes / 2**20, "MiB")
     again = build_into(store, package, options, force=True)
     yield _figure("build with timings", case, again.record.build_seconds, "s")
-    yield from _loading(package, case, store, again)
-    engine = _open(package, store, again)
-    yield from numbers(engine, package, case)
-    engine.close()
-    for graphs in (True, False):
-        engine = _open(package, store, again, streams=1, cuda_graphs=graphs)
-        yield from latency(engine, package, f"{case} graphs {'on' if graphs else 'off'}", seconds)
-        engine.close()
-    for streams in (1, 2, 3):
-        engine = _open(package, store, again, streams=streams)
-        rate = throughput(engine, package, seconds)
-        engine.close()
-        yield _figure("throughput", f"{case} streams {streams}", rate, "images/s")
 
 
-def _loading(package: Package, case: str, store: PlanStore, provided: Provided) -> Iterator[Fact]:
+def _loading(package: Package, case: str, store: PlanStore, record: PlanRecord) -> Iterator[Fact]:
     before, began = cuda.memory_free(), time.perf_counter()
-    engine = _open(package, store, provided)
-    yield _figure("load", case, time.perf_counter() - began, "s")
-    yield _figure("GPU memory", case, (before - cuda.memory_free()) / 2**20, "MiB")
-    engine.close()
+    with closing(_open(package, store, record)):
+        yield _figure("load", case, time.perf_counter() - began, "s")
+        yield _figure("GPU memory", case, (before - cuda.memory_free()) / 2**20, "MiB")
 
 
 def numbers(engine: TensorRTEngine, package: Package, case: str) -> Iterator[Fact]:
@@ -141,15 +161,18 @@ def throughput(engine: TensorRTEngine, package: Package, seconds: float) -> floa
     return count / (time.perf_counter() - began)
 
 
+def _rate(engine: TensorRTEngine, package: Package, case: str, seconds: float) -> Iterator[Fact]:
+    yield _figure("throughput", case, throughput(engine, package, seconds), "images/s")
+
+
 def refits(first: Package, second: Package, case: str, store: PlanStore) -> Iterator[Fact]:
     """The plan of ``first`` with the weights of ``second``."""
     profile = profile_of(first.manifest, batch_size=8)
     build_into(store, first, BuildOptions(profile=profile, refittable=True), force=True)
     provided = refit_into(store, second)
     yield _figure("refit", case, provided.record.build_seconds, "s")
-    engine = _open(second, store, provided)
-    yield from numbers(engine, second, f"{case} refitted")
-    engine.close()
+    with closing(_open(second, store, provided.record)) as engine:
+        yield from numbers(engine, second, f"{case} refitted")
 
 
 def compatible(package: Package, case: str, store: PlanStore) -> Iterator[Fact]:
@@ -164,9 +187,8 @@ def compatible(package: Package, case: str, store: PlanStore) -> Iterator[Fact]:
 
         def build_and_check(options: dict[str, Any] = options) -> None:
             provided = build_into(store, package, BuildOptions(profile=profile, **options))
-            engine = _open(package, store, provided)
-            check_golden(engine, package, "tensorrt")
-            engine.close()
+            with closing(_open(package, store, provided.record)) as engine:
+                check_golden(engine, package, "tensorrt")
 
         yield _holds(f"plan {name}", case, build_and_check)
 
@@ -175,7 +197,7 @@ def failures(package: Package, case: str, store: PlanStore) -> Iterator[Fact]:
     """What goes wrong comes back as the error it is."""
     options = BuildOptions(profile=profile_of(package.manifest, batch_size=8))
     provided = build_into(store, package, options)
-    plan = store.read(provided.record)
+    plan, record = provided.plan, provided.record
 
     def cut_short() -> None:
         promised = signature(package.manifest)
@@ -189,14 +211,14 @@ def failures(package: Package, case: str, store: PlanStore) -> Iterator[Fact]:
         filled: list[cuda.DeviceMemory] = []
         try:
             _fill(runtime, filled)
-            _expect(DeviceOutOfMemoryError, lambda: _open(package, store, provided))
+            _expect(DeviceOutOfMemoryError, lambda: _open(package, store, record))
         finally:
             for block in filled:
                 block.close()
 
     yield _holds("truncated plan", case, cut_short)
     yield _holds("no memory", case, no_room)
-    yield _holds("works again", case, lambda: _open(package, store, provided).close())
+    yield _holds("works again", case, lambda: _open(package, store, record).close())
 
 
 def _fill(runtime: Any, filled: list[cuda.DeviceMemory]) -> None:
@@ -228,8 +250,19 @@ def two_workers(package: Package, case: str, store: PlanStore, seconds: float) -
         )  # fmt: skip
 
 
-def _open(package: Package, store: PlanStore, provided: Provided, **how: Any) -> TensorRTEngine:
-    return TensorRTEngine(package, provided.record, store.read(provided.record), **how)
+def _open(package: Package, store: PlanStore, record: PlanRecord, **how: Any) -> TensorRTEngine:
+    return TensorRTEngine(package, record, store.read(record), **how)
+
+
+def _step(name: str, case: str, facts: Callable[[], Iterator[Fact]]) -> Iterator[Fact]:
+    """``facts``, as far as they come; what ends them early is one more, and not the end of all:
+    an hour on a GPU is hard to come by."""
+    try:
+        yield from facts()
+    except Exception as error:
+        detail = str(error) if isinstance(error, HilumError) else f"{type(error).__name__}: {error}"
+        collector.release(error)
+        yield Fact(check=name, case=case, value=0, unit="", holds=False, detail=detail)
 
 
 def _figure(name: str, case: str, value: float, unit: str) -> Fact:
@@ -261,20 +294,32 @@ def everything(
     for backbone in backbones:
         for precision in precisions:
             case = f"{backbone} {precision}"
-            package = make(
-                folder / case.replace(" ", "-"), backbone, precision, size=size, max_batch=max_batch
+
+            package = partial(
+                make, backbone=backbone, precision=precision, size=size, max_batch=max_batch
             )
-            yield from check(package, case, store, seconds=seconds)
-            if precision == precisions[0]:
-                other = make(
-                    folder / f"{backbone}-new", backbone, precision,
-                    seed=1, size=size, max_batch=max_batch,
-                )  # fmt: skip
-                yield from refits(package, other, case, store)
-                yield from compatible(package, case, store)
-                yield from failures(package, case, store)
-                if workers:
-                    yield from two_workers(package, case, store, seconds)
+            first = precision == precisions[0]
+            whole = partial(
+                _whole, folder, package, case, store, seconds, first=first, workers=workers
+            )
+            yield from _step("package", case, whole)
+
+
+def _whole(
+    folder: Path, package: Callable[..., Package], case: str, store: PlanStore, seconds: float, *,
+    first: bool, workers: bool,
+) -> Iterator[Fact]:  # fmt: skip
+    one = package(folder / case.replace(" ", "-"))
+    yield from check(one, case, store, seconds=seconds)
+    if not first:
+        return
+    yield from _step(
+        "refit", case, lambda: refits(one, package(folder / "new", seed=1), case, store)
+    )
+    yield from _step("compatible", case, lambda: compatible(one, case, store))
+    yield from _step("failures", case, lambda: failures(one, case, store))
+    if workers:
+        yield from _step("workers", case, lambda: two_workers(one, case, store, seconds))
 
 
 def main() -> None:
@@ -296,7 +341,7 @@ def main() -> None:
     if arguments.worker:
         package, store = verify(arguments.worker), PlanStore(arguments.engines)
         options = BuildOptions(profile=profile_of(package.manifest, batch_size=8))
-        engine = _open(package, store, build_into(store, package, options))
+        engine = _open(package, store, build_into(store, package, options).record)
         print(throughput(engine, package, arguments.seconds))
         return
     print(f"{device.name} ({device.sm}), driver for CUDA {device.driver_cuda}, {name}")

@@ -7,8 +7,9 @@ them. What decides lies in the validation split; test is measured afterwards and
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -27,6 +28,7 @@ MAX_FP16_DP: Final = 0.005
 CALIBRATION_FILMS: Final = 128
 _SENSITIVITY_FILMS: Final = 12
 _KEPT_SHARE: Final = 0.25
+_NAMED: Final = 5  # layers in the text of a refusal
 
 #: Tolerances of the golden check, |Δp| and |Δcam| / max(cam). The CPU's int8 arithmetic is exact
 #: in integers; TensorRT fuses and rounds in other places than the emulation that recorded.
@@ -49,6 +51,14 @@ class Made:
     reference: Session = field(repr=False)  # runs it, or its emulation, on this machine
     how: str  # what ran it here
     kept: tuple[str, ...] = ()  # layers left in float32, the most harmful first
+    # Layers by what each does to the logits alone, measured when first asked; none but of int8.
+    ranked: Callable[[], Sequence[tuple[str, float]]] = field(default=tuple, repr=False)
+
+    def blamed(self) -> str:
+        """For the text of a refusal: what was kept, and which layers hurt most."""
+        worst = _worst(self.ranked())
+        kept = ", ".join(self.kept) or "none"
+        return f" Layers already in float32: {kept}.{worst}" if worst else ""
 
 
 def parse(text: str) -> dict[Target, Precision]:
@@ -154,12 +164,16 @@ def _int8(
     validation: npt.NDArray[np.uint8],
     judge: Judge,
 ) -> Made:
+    @functools.cache
+    def ranked() -> list[tuple[str, float]]:
+        films = validation[:_SENSITIVITY_FILMS]
+        return [*sensitivity(calibrated, target, graph, films).items()]
+
     layers = calibrated.layers
     most = math.floor(len(layers) * _KEPT_SHARE)
-    ranking: list[tuple[str, float]] = []
     kept, losses = 0, []
     while True:
-        names = tuple(name for name, _ in ranking[:kept])
+        names = tuple(name for name, _ in ranked()[:kept]) if kept else ()
         quantised = int8.quantise(calibrated, target=target, keep={*names})
         session = Session(quantised)
         loss = judge(run(session, validation).raw)
@@ -172,20 +186,24 @@ def _int8(
                 reference=session,
                 how="ONNX Runtime",
                 kept=names,
+                ranked=ranked,
             )
-        if not ranking:
-            films = validation[:_SENSITIVITY_FILMS]
-            ranking = [*sensitivity(calibrated, target, graph, films).items()]
         if kept >= most:
             break
         kept = min(max(1, 2 * kept), most)
-    worst = ", ".join(f"{name} ({harm:.3f})" for name, harm in ranking[:5])
     raise PrecisionError(
         f"int8 for {target} costs {losses[0]:.4f} of macro AUROC on validation, and "
         f"{losses[-1]:.4f} with {kept} of {len(layers)} layers in float32; {MAX_AUROC_LOSS} is "
-        f"allowed. The layers that hurt most (RMS change of the logits): {worst}.",
+        f"allowed.{_worst(ranked())}",
         next_step="Export in fp16 or fp32, or give more calibration films (--calibration-films).",
     )
+
+
+def _worst(ranking: Sequence[tuple[str, float]]) -> str:
+    if not ranking:
+        return ""
+    named = ", ".join(f"{name} ({harm:.3f})" for name, harm in ranking[:_NAMED])
+    return f" The layers that hurt most (RMS change of the logits): {named}."
 
 
 def summary(made: Made) -> dict[str, Any]:

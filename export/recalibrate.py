@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,9 +27,9 @@ from export import validation_outputs
 from export.errors import OutputsError
 from export.validation_outputs import Outputs
 from export.writing import replacing
-from hilum.errors import ConfigurationError
+from hilum.errors import ConfigurationError, PackageSchemaError
 from hilum.findings import calibrate
-from hilum.package import CARD, METRICS, VALIDATION, Calibration, Manifest, OperatingPoint
+from hilum.package import CARD, METRICS, PARITY, VALIDATION, Calibration, Manifest, OperatingPoint
 from hilum.package_io import Package, seal
 from trainer import calibration as fitting
 from trainer import metrics
@@ -152,6 +153,7 @@ def write(package: Package, target: Path, version: str, change: Change) -> Manif
 
     Raises:
         ConfigurationError: ``version`` is that of ``package``, or ``target`` is not empty.
+        PackageSchemaError: ``parity.json`` is not what an export writes.
         WriteError: the disk is full, or ``target`` cannot be written.
     """
     manifest = package.manifest
@@ -164,11 +166,11 @@ def write(package: Package, target: Path, version: str, change: Change) -> Manif
     with replacing(target) as folder:
         for name in manifest.files:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            if name not in (CARD, METRICS, VALIDATION):
+            if name not in (CARD, METRICS, PARITY, VALIDATION):
                 shutil.copyfile(package.folder / name, folder / name)
-        note = f"Version {version}, from {package.digest}: {change.note}."
-        card = package.read(CARD).decode("utf-8", "replace")
-        (folder / CARD).write_text(f"{card.rstrip()}\n\n## {version}\n\n{note}\n")
+        (folder / CARD).write_text(_card(package, version, change))
+        if PARITY in manifest.files:
+            (folder / PARITY).write_text(json.dumps(_parity(package), indent=2) + "\n")
         figures = _figures(package, change)
         (folder / METRICS).write_text(json.dumps(figures, indent=2) + "\n")
         outputs = change.outputs
@@ -186,6 +188,35 @@ def write(package: Package, target: Path, version: str, change: Change) -> Manif
             "operating_points": change.points,
         }
         return seal(folder, **{**fields, **changed})
+
+
+def _card(package: Package, version: str, change: Change) -> str:
+    """The old one's card under the new name, its figures marked as the old one's."""
+    manifest = package.manifest
+    card = package.read(CARD).decode("utf-8", "replace").rstrip()
+    first, _, rest = card.partition("\n")
+    body = rest if first.startswith("# ") else card
+    stale = (
+        f"## Figures of version {manifest.version}\n\n"
+        f"**Not of this version**: sensitivities, specificities and calibration errors below were "
+        f"measured with the calibration and thresholds of {manifest.version}. What this version "
+        f"gives on the outputs it was fitted on is in {METRICS}."
+    )
+    body = re.sub(r"^## Figures[ \t]*$", lambda _: stale, body, count=1, flags=re.MULTILINE)
+    note = f"Version {version}, from {package.digest}: {change.note}."
+    return f"# {manifest.name} {version}\n\n{body.strip()}\n\n## {version}\n\n{note}\n"
+
+
+def _parity(package: Package) -> dict[str, Any]:
+    """Without the decisions that other graphs changed, which were counted at the old thresholds."""
+    try:
+        document: dict[str, Any] = json.loads(package.read(PARITY))
+        for graph in document["graphs"]:
+            for stale in ("decisions_changed", "decisions"):
+                graph.pop(stale, None)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise PackageSchemaError(f"{PARITY} is not what an export writes.") from None
+    return document
 
 
 def _figures(package: Package, change: Change) -> dict[str, Any]:

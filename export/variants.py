@@ -117,10 +117,9 @@ def _check(made: Made, entry: dict[str, Any]) -> None:
     losses = entry["auroc_loss_test"]
     limit = precision.MAX_AUROC_LOSS
     if not (loss := _macro_loss(losses)) <= limit:
-        kept = ", ".join(made.kept) or "none"
         raise PrecisionError(
             f"{made.precision} for {made.target} costs {loss:.4f} of macro AUROC on test; {limit} "
-            f"is allowed. Layers already in float32: {kept}."
+            f"is allowed.{made.blamed()}"
         )
     certain = [
         label
@@ -130,7 +129,7 @@ def _check(made: Made, entry: dict[str, Any]) -> None:
     if certain:
         raise PrecisionError(
             f"{made.precision} for {made.target} costs more than {limit} of the AUROC of "
-            f"{', '.join(certain)} on test, beyond what chance explains."
+            f"{', '.join(certain)} on test, beyond what chance explains.{made.blamed()}"
         )
 
 

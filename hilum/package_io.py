@@ -27,6 +27,7 @@ from hilum.errors import (
     PackageError,
     PackageMissingError,
     PackageSchemaError,
+    PackageSignatureError,
 )
 from hilum.files import locked, write_atomically
 from hilum.package import MANIFEST, SIGNATURE, Manifest
@@ -249,13 +250,24 @@ def verify(folder: Path) -> Package:
 def check_signature(package: Package, settings: Settings) -> signing.Signer | None:
     """Who signed ``package``, where ``HILUM_TRUSTED_SIGNERS`` says whom to trust; else ``None``.
 
+    What is signed are the manifest's bytes, so the file is read again; it has to say just what the
+    manifest in use says, or it was exchanged in between.
+
     Raises:
         PackageUnsignedError, PackageSignatureError: nobody who is trusted.
         ConfigurationError: the file of trusted signers is not usable.
     """
     if settings.trusted_signers is None:
         return None
-    return signing.require(package.folder, SIGNATURE, MANIFEST, settings.trusted_signers)
+    try:
+        with (package.folder / MANIFEST).open("rb") as file:
+            message = file.read(MAX_MANIFEST_BYTES + 1)
+    except OSError as error:
+        raise PackageSignatureError(f"{MANIFEST} cannot be read: {error.strerror}.") from None
+    signer = signing.require(package.folder, SIGNATURE, message, settings.trusted_signers)
+    if parse_manifest(message).digest != package.digest:
+        raise PackageSignatureError(f"The signed {MANIFEST} is not the one that was verified.")
+    return signer
 
 
 def _check_names(manifest: Manifest, present: set[str]) -> None:

@@ -176,7 +176,9 @@ class TensorRTSettings(_Section):
     on_missing: Literal["error", "build"] = Field(
         default="error", description="no plan fits this GPU: refuse, or build it (minutes)"
     )
-    streams: int = Field(default=2, ge=1, le=16, description="batches on the GPU at once")
+    streams: int = Field(
+        default=1, ge=1, le=16, description="parts of a batch larger than the plan's, at once"
+    )
     cuda_graphs: bool = Field(default=True, description="launch a batch as one recorded piece")
 
 

@@ -197,8 +197,14 @@ def read_signers(path: Path) -> list[Signer]:
     return found
 
 
-def require(folder: Path, signature_file: str, manifest_file: str, trusted: Path) -> Signer:
+def require(folder: Path, signature_file: str, message: bytes, trusted: Path) -> Signer:
     """Who signed the package in ``folder``.
+
+    Args:
+        folder: of the package.
+        signature_file: its name there.
+        message: the bytes of the manifest, as they are used.
+        trusted: the allowed signers file.
 
     Raises:
         PackageUnsignedError: nobody.
@@ -209,7 +215,6 @@ def require(folder: Path, signature_file: str, manifest_file: str, trusted: Path
     try:
         with (folder / signature_file).open("rb") as file:
             data = file.read(MAX_SIGNATURE_BYTES + 1)
-        message = (folder / manifest_file).read_bytes()
     except FileNotFoundError:
         raise PackageUnsignedError(f"The package has no {signature_file}.") from None
     except OSError as error:

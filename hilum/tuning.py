@@ -110,12 +110,16 @@ def store(package: Package, tuned: Tuned) -> Path:
     return path
 
 
-def applied(package: Package, settings: Settings) -> Settings:
-    """``settings`` with what was found for ``package`` here, where nobody set it otherwise."""
+def applied(package: Package, settings: Settings, engine: str) -> Settings:
+    """``settings`` with what was found for ``package`` here, where nobody set it otherwise.
+
+    Args:
+        engine: name of the one that runs; what suits one says nothing of another.
+    """
     worker = settings.worker
     free = {"engine_threads", "batch_size"} - worker.model_fields_set
     found = stored(package) if free else None
-    if found is None:
+    if found is None or found.engine != engine:
         return settings
     update: dict[str, int] = {}
     if "engine_threads" in free:

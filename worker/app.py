@@ -30,6 +30,8 @@ EXIT_CANNOT_SERVE: Final = 2
 
 # Loading a large model and its golden check may take minutes; Celery's own patience is 4 s.
 _PROCESS_START_LIMIT_S: Final = 600.0
+# Where a process builds the plan it lacks, or waits for another that does.
+_BUILD_LIMIT_S: Final = 3600.0
 # After SIGQUIT only; SIGTERM waits for the batches in hand, see `serve`.
 _SOFT_SHUTDOWN_S: Final = 10.0
 # Of a synchronous command, so that a broker gone without a word is noticed.
@@ -64,7 +66,7 @@ def create_app(settings: Settings, model: ServedModel | None = None) -> Celery:
         worker_prefetch_multiplier=1,
         worker_pool="prefork",
         worker_pool_start_method="spawn",  # fork and the threads of an engine do not mix
-        worker_proc_alive_timeout=_PROCESS_START_LIMIT_S,
+        worker_proc_alive_timeout=_start_limit_s(settings),
         worker_soft_shutdown_timeout=_SOFT_SHUTDOWN_S,
         # A job that outlives its connection is done; its second delivery finds it so.
         worker_cancel_long_running_tasks_on_connection_loss=False,
@@ -140,6 +142,11 @@ def serve(
     worker.start()
     sweeper.stop()
     return int(worker.exitcode or 0)
+
+
+def _start_limit_s(settings: Settings) -> float:
+    builds = settings.tensorrt.on_missing == "build" and settings.engine in ("auto", "tensorrt")
+    return _BUILD_LIMIT_S if builds else _PROCESS_START_LIMIT_S
 
 
 def _unavailable(error: Exception) -> BrokerUnavailableError:

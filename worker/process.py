@@ -17,6 +17,7 @@ from hilum.scoring import Scorer
 from hilum.settings import Settings
 from hilum.storage import open_store
 from hilum.tuning import applied
+from worker import metrics
 from worker.model import ServedModel
 from worker.process_signals import STOP_SIGNAL
 from worker.run import Ending, Tools, run_job
@@ -31,12 +32,13 @@ class Process:
         decoders = Decoders(threads, settings.limits)
         decoders.warm()  # while the engine loads
         package = verify(Path(model.folder))
-        settings = applied(package, settings)
+        engine = open_engine(package, settings)
+        settings = applied(package, settings, engine.name)
         store = open_store(settings.s3, settings.limits)
         cache = open_cache(store, settings.prepared)
         scorer = Scorer(
             package,
-            open_engine(package, settings),
+            engine,
             settings.limits,
             decoders=decoders,
             keep=cache is not None,
@@ -51,6 +53,7 @@ class Process:
             fetchers=ThreadPoolExecutor(threads, thread_name_prefix="hilum-fetch"),
             settings=settings.worker,
         )
+        metrics.engine_ready(engine.name, engine.reason)
         signal.signal(STOP_SIGNAL, lambda *_: self._stop.set())
 
     @property

@@ -142,7 +142,7 @@ def _run(paths: tuple[str, ...], how: _How, config: Settings) -> Counter[Status]
             for outcome in stream(
                 scorer,
                 sources,
-                batch_size=applied(package, config).worker.batch_size,
+                batch_size=applied(package, config, scorer.engine.name).worker.batch_size,
                 threads=usable_cores(),
             ):
                 name = named(outcome.key, how.pseudonyms)

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from hilum import settings, tuning
-from hilum.engines.onnxruntime import OnnxRuntimeEngine
+from hilum.engines.onnxruntime import OnnxRuntimeEngine, name_of
 from hilum.machine import usable_cores
 from hilum.package_io import check_signature, load
 from hilum.storage import open_store
@@ -56,7 +56,7 @@ def tune(location: str | None, seconds: float, dry_run: bool, as_json: bool) -> 
             cells.append(cell)
             bar.advance(task)
     machine = tuning.this_machine()
-    engine = "onnxruntime-cpu" + ("" if variant.precision == "fp32" else f"-{variant.precision}")
+    engine = name_of(package.manifest, "cpu")
     tuned = tuning.Tuned(
         machine=machine.text, engine=engine, best=tuning.best(cells), cells=tuple(cells)
     )

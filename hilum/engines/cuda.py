@@ -128,6 +128,8 @@ def call(function: Any, *arguments: Any) -> Any:
     """
     error, *values = function(*arguments)
     if error.name != "cudaSuccess":
+        # CUDA keeps it as the last error until it is asked: it would be taken for TensorRT's later.
+        load_runtime().cudaGetLastError()
         raise failure(error.name, function.__name__)
     return values[0] if len(values) == 1 else tuple(values) or None
 

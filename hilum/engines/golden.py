@@ -10,7 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from hilum.engines import Engine
-from hilum.errors import EngineFailedError, GoldenCheckError, PackageSchemaError
+from hilum.errors import (
+    DeviceLostError,
+    DeviceOutOfMemoryError,
+    EngineFailedError,
+    GoldenCheckError,
+    PackageSchemaError,
+)
 from hilum.package import Manifest, Target
 from hilum.package_io import Package
 
@@ -27,11 +33,14 @@ def check_golden(engine: Engine, package: Package, target: Target = "cpu") -> No
     Raises:
         GoldenCheckError: some value differs by more, is not a number, or the run fails.
         PackageSchemaError: the golden file does not fit the manifest.
+        DeviceLostError, DeviceOutOfMemoryError: the GPU failed, which says nothing of the package.
     """
     variant = package.manifest.graph_for(target)
     golden = _read_golden(package, variant.golden)
     try:
         output = engine.run(golden["image"])
+    except (DeviceLostError, DeviceOutOfMemoryError):
+        raise
     except EngineFailedError as error:
         raise GoldenCheckError(f"The golden images could not be run: {error.detail}") from None
     highest = float(golden["cam"].max())

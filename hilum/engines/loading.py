@@ -9,7 +9,6 @@ from hilum.engines.selection import ChosenEngine, choose
 from hilum.errors import EngineMissingError, EngineUnavailableError
 from hilum.package_io import Package, check_signature
 from hilum.settings import Settings
-from hilum.tuning import applied
 
 __all__ = ["check_golden", "open_engine"]
 
@@ -25,7 +24,7 @@ def open_engine(package: Package, settings: Settings) -> ChosenEngine:
         As :func:`hilum.engines.selection.choose`.
     """
     check_signature(package, settings)
-    choice = choose(package, applied(package, settings))
+    choice = choose(package, settings)
     for passed in choice.passed_over:
         # No GPU, or no plan yet, is how most machines are; anything else wants looking at.
         usual = isinstance(passed.error, EngineUnavailableError | EngineMissingError)

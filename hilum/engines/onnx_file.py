@@ -1,7 +1,9 @@
 """What has to be known of an ONNX file before a runtime opens it.
 
 Reads the protobuf wire format (protobuf.dev/programming-guides/encoding) as far as one question
-needs, so that serving does not depend on the ``onnx`` package.
+needs, so that serving does not depend on the ``onnx`` package. The runtimes read the same bytes
+with protobuf's own parser: whatever that one could take for something else than this one does is
+refused, as is what ONNX has no use for (groups, field 0).
 """
 
 from __future__ import annotations
@@ -28,6 +30,8 @@ _EXTERNAL_DATA: Final = 13
 _OPSET_IMPORT: Final = 8
 _OWN_DOMAINS: Final = (b"", b"ai.onnx")
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_LARGEST_TAG: Final = 2**32 - 1  # protobuf keeps 32 bits of a tag and drops the others
+_DEEPEST: Final = 100  # protobuf's own limit of messages within messages
 
 
 def has_external_data(model: bytes) -> bool:
@@ -38,15 +42,18 @@ def has_external_data(model: bytes) -> bool:
     Raises:
         PackageError: ``model`` is not a whole protobuf message.
     """
-    waiting = [("model", memoryview(model))]
+    # Of a message that comes in parts, which protobuf merges, each part is looked at.
+    waiting = [("model", memoryview(model), 0)]
     while waiting:
-        kind, message = waiting.pop()
+        kind, message, depth = waiting.pop()
+        if depth > _DEEPEST:
+            raise PackageError("The graph is not an ONNX file.")
         for field, value in fields(message):
             if isinstance(value, memoryview):
                 if kind == "tensor" and field == _EXTERNAL_DATA:
                     return True
                 if field in _CHILDREN[kind]:
-                    waiting.append((_CHILDREN[kind][field], value))
+                    waiting.append((_CHILDREN[kind][field], value, depth + 1))
             elif kind == "tensor" and field == _DATA_LOCATION and value != 0:
                 return True
     return False
@@ -70,11 +77,17 @@ def opset(model: bytes) -> int:
 
 
 def fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """Field numbers of one message with their values: integers, or bytes not yet parsed."""
+    """Field numbers of one message with their values: integers, or bytes not yet parsed.
+
+    Raises:
+        PackageError: the message is cut short, or protobuf might read it otherwise.
+    """
     at = 0
     while at < len(message):
         tag, at = _varint(message, at)
         field, wire = tag >> 3, tag & 7
+        if tag > _LARGEST_TAG or field == 0:
+            raise PackageError("The graph is not an ONNX file.")
         if wire == _VARINT:
             value, at = _varint(message, at)
             yield field, value

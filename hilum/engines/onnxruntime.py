@@ -18,9 +18,12 @@ from hilum.errors import (
     PackageSchemaError,
 )
 from hilum.machine import usable_cores
-from hilum.package import GRAPH, Manifest
+from hilum.package import GRAPH, Manifest, Target
 from hilum.package_io import Package
 
+Device = Literal["cpu", "cuda"]
+
+_TARGETS: Final[dict[Device, Target]] = {"cpu": "cpu", "cuda": "tensorrt"}
 _SILENT: Final = 4  # only fatal: ONNX Runtime's own lines would go to the user's terminal
 
 
@@ -42,9 +45,7 @@ class OnnxRuntimeEngine:
 
     name: str
 
-    def __init__(
-        self, package: Package, threads: int = 0, *, device: Literal["cpu", "cuda"] = "cpu"
-    ) -> None:
+    def __init__(self, package: Package, threads: int = 0, *, device: Device = "cpu") -> None:
         try:
             import onnxruntime  # noqa: PLC0415 - the core does without it
         except ImportError:
@@ -56,10 +57,8 @@ class OnnxRuntimeEngine:
             raise EngineUnavailableError(
                 "The installed ONNX Runtime is not the GPU build (`onnxruntime-gpu`)."
             )
-        variant = package.manifest.graph_for("tensorrt" if device == "cuda" else "cpu")
-        name = f"onnxruntime-{device}"
-        self.name = name if variant.precision == "fp32" else f"{name}-{variant.precision}"
-        file = variant.graph
+        self.name = name_of(package.manifest, device)
+        file = package.manifest.graph_for(_TARGETS[device]).graph
         graph = package.read(file)
         if has_external_data(graph):
             raise PackageError(f"{file} keeps weights in another file; export it as one file.")
@@ -67,6 +66,8 @@ class OnnxRuntimeEngine:
         options.intra_op_num_threads = threads or usable_cores()
         options.inter_op_num_threads = 1
         options.log_severity_level = _SILENT
+        # Not ONNX Runtime's own format, which `has_external_data` cannot read.
+        options.add_session_config_entry("session.load_model_format", "ONNX")
         try:
             self._session = onnxruntime.InferenceSession(graph, options, providers=[provider])
         except Exception as error:  # its exceptions share no base class
@@ -92,6 +93,12 @@ class OnnxRuntimeEngine:
                 f"ONNX Runtime failed on a batch of {len(images)} ({type(error).__name__})."
             ) from None
         return EngineOutput(probability=probability, cam=cam)
+
+
+def name_of(manifest: Manifest, device: Device) -> str:
+    """What the engine of that package is called on ``device``."""
+    precision = manifest.graph_for(_TARGETS[device]).precision
+    return f"onnxruntime-{device}" + ("" if precision == "fp32" else f"-{precision}")
 
 
 def _check_signature(session: Any, manifest: Manifest, file: str) -> None:

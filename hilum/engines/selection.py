@@ -2,26 +2,43 @@
 
 ``auto`` prefers TensorRT where there is a GPU and a plan for it, then ONNX Runtime on the GPU,
 then the CPU. Each candidate has to load the package and reproduce its golden outputs; one that
-cannot is passed over, with its reason kept. An engine asked for by name is never replaced.
+cannot is passed over, with its reason kept. An engine asked for by name is never replaced. Nor is a
+plan that is there and meets a GPU that is lost or full: that passes, and a process that had gone
+over to the CPU would stay there for good. The error comes out, and whoever keeps the process
+running starts it again.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from hilum.engines import Engine, EngineOutput
 from hilum.engines.golden import check_golden
-from hilum.errors import HilumError
+from hilum.engines.tensorrt import collector
+from hilum.errors import (
+    DeviceLostError,
+    DeviceOutOfMemoryError,
+    EngineDamagedError,
+    EngineMissingError,
+    HilumError,
+)
 from hilum.package_io import Package
 from hilum.settings import EngineChoice, Settings
+from hilum.tuning import applied
 
 if TYPE_CHECKING:
+    from hilum.engines.tensorrt.build import Progress
+    from hilum.engines.tensorrt.provision import Provided
     from hilum.engines.tensorrt.record import PlanRecord
+    from hilum.engines.tensorrt.store import PlanStore
+
+log = logging.getLogger(__name__)
 
 CONFIGURED: Final = "configured"
 AUTOMATIC: Final[tuple[EngineChoice, ...]] = ("tensorrt", "onnxruntime-cuda", "onnxruntime")
@@ -70,6 +87,13 @@ class ChosenEngine:
         return "; ".join(f"{p.candidate}: {p.error.detail}" for p in self.passed_over)
 
 
+@runtime_checkable
+class _Closable(Protocol):
+    """An engine that holds more than Python's memory."""
+
+    def close(self) -> None: ...
+
+
 def reason_of(engine: Engine) -> str:
     """Why a result came from ``engine``; see :attr:`ChosenEngine.reason`."""
     return engine.reason if isinstance(engine, ChosenEngine) else CONFIGURED
@@ -84,6 +108,8 @@ def choose(package: Package, settings: Settings) -> ChosenEngine:
         PackageError: the graph or the golden file is not usable, on any engine.
         GoldenCheckError: the engine asked for (or, under ``auto``, each of them) computes
             something else than the exporting machine did.
+        DeviceLostError, DeviceOutOfMemoryError: the GPU was lost or full while a plan was loaded or
+            proved itself; under ``auto`` too.
         MissingExtraError: ONNX Runtime is not installed.
     """
     if settings.engine != "auto":
@@ -92,7 +118,10 @@ def choose(package: Package, settings: Settings) -> ChosenEngine:
     for candidate in AUTOMATIC[:-1]:
         try:
             engine = _proved(candidate, package, settings)
+        except (DeviceLostError, DeviceOutOfMemoryError):
+            raise
         except HilumError as error:
+            collector.release(error)  # it is kept, and must not keep the engine
             passed_over.append(PassedOver(candidate=candidate, error=error))
         else:
             return ChosenEngine(engine=engine, automatic=True, passed_over=tuple(passed_over))
@@ -103,13 +132,19 @@ def choose(package: Package, settings: Settings) -> ChosenEngine:
 
 def _proved(candidate: EngineChoice, package: Package, settings: Settings) -> Engine:
     engine = _OPENERS[candidate](package, settings)
-    check_golden(engine, package, "cpu" if candidate == "onnxruntime" else "tensorrt")
+    try:
+        check_golden(engine, package, "cpu" if candidate == "onnxruntime" else "tensorrt")
+    except BaseException:
+        if isinstance(engine, _Closable):
+            engine.close()  # the GPU's memory is wanted by the next candidate, or another process
+        raise
     return engine
 
 
 def _onnxruntime(package: Package, settings: Settings) -> Engine:
-    from hilum.engines.onnxruntime import OnnxRuntimeEngine  # noqa: PLC0415 - only the one used
+    from hilum.engines.onnxruntime import OnnxRuntimeEngine, name_of  # noqa: PLC0415 - as above
 
+    settings = applied(package, settings, name_of(package.manifest, "cpu"))
     return OnnxRuntimeEngine(package, settings.worker.engine_threads)
 
 
@@ -120,44 +155,61 @@ def _onnxruntime_cuda(package: Package, settings: Settings) -> Engine:
 
 
 def _tensorrt(package: Package, settings: Settings) -> Engine:
-    from hilum.engines.tensorrt import library  # noqa: PLC0415 - only the one used
+    from hilum.engines import cuda  # noqa: PLC0415 - only the one used
+    from hilum.engines.tensorrt import library, provision  # noqa: PLC0415
+    from hilum.engines.tensorrt.record import this_machine  # noqa: PLC0415
     from hilum.engines.tensorrt.runtime import TensorRTEngine  # noqa: PLC0415
     from hilum.engines.tensorrt.store import PlanStore  # noqa: PLC0415
 
     library.use(settings.tensorrt.library)
-    store = PlanStore(settings.engine_dir)
-    record = _plan(package, settings)
-    return TensorRTEngine(
-        package,
-        record,
-        store.read(record),
-        streams=settings.tensorrt.streams,
-        cuda_graphs=settings.tensorrt.cuda_graphs,
-    )
-
-
-def _plan(package: Package, settings: Settings) -> PlanRecord:
-    """The plan in the store that fits, or a new one where the settings say so."""
-    from hilum.engines import cuda  # noqa: PLC0415
-    from hilum.engines.tensorrt import provision  # noqa: PLC0415
-    from hilum.engines.tensorrt.options import BuildOptions, profile_of  # noqa: PLC0415
-    from hilum.engines.tensorrt.record import this_machine  # noqa: PLC0415
-    from hilum.engines.tensorrt.store import PlanStore  # noqa: PLC0415
-    from hilum.errors import EngineDamagedError, EngineMissingError  # noqa: PLC0415
-
     cuda.require_device()
+
+    def opened(record: PlanRecord, plan: bytes) -> Engine:
+        return TensorRTEngine(
+            package,
+            record,
+            plan,
+            streams=settings.tensorrt.streams,
+            cuda_graphs=settings.tensorrt.cuda_graphs,
+        )
+
     store, manifest = PlanStore(settings.engine_dir), package.manifest
+    refused: str | None = None
     try:
-        record = store.find(
+        record, plan = store.find(
             provision.graph_sha256(manifest), this_machine(), max_batch=manifest.input.max_batch
         )
-        store.read(record)
-    except (EngineMissingError, EngineDamagedError):
+        refused = record.plan_sha256
+        return opened(record, plan)
+    except (EngineMissingError, EngineDamagedError) as error:
+        # None that fits, none intact, or TensorRT refuses what seemed to fit.
         if settings.tensorrt.on_missing == "error":
             raise
-        profile = profile_of(manifest, batch_size=settings.worker.batch_size)
-        record = provision.build_into(store, package, BuildOptions(profile=profile)).record
-    return record
+        log.info("engine.building", extra={"fields": {"because": error.code}})
+    provided = _built(store, package, settings, refused)
+    return opened(provided.record, provided.plan)
+
+
+def _built(store: PlanStore, package: Package, settings: Settings, refused: str | None) -> Provided:
+    """A plan built now, which takes minutes: the log says how far it is."""
+    from hilum.engines.tensorrt import provision  # noqa: PLC0415 - only the one used
+    from hilum.engines.tensorrt.options import BuildOptions, profile_of  # noqa: PLC0415
+
+    def report(step: Progress) -> None:
+        if step.parent is None and step.done == 0:
+            log.info("engine.build_phase", extra={"fields": {"phase": step.phase}})
+
+    provided = provision.build_into(
+        store,
+        package,
+        BuildOptions(profile=profile_of(package.manifest, batch_size=settings.worker.batch_size)),
+        refused=refused,
+        report=report,
+        on_wait=lambda: log.info("engine.build_waits_for_another_process"),
+    )
+    fields = {"new": provided.new, "seconds": provided.record.build_seconds}
+    log.info("engine.built", extra={"fields": fields})
+    return provided
 
 
 _OPENERS: Final[dict[EngineChoice, Callable[[Package, Settings], Engine]]] = {

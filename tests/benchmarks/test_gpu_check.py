@@ -17,6 +17,7 @@ from support.fake_cuda import FakeCuda
 from benchmarks import gpu_check
 from hilum.engines import cuda
 from hilum.engines.tensorrt import library
+from hilum.errors import EngineBuildError, EngineFailedError
 
 SIDE = 64
 
@@ -97,12 +98,59 @@ def test_wrong_numbers_are_found_out(
     options = gpu_check.BuildOptions(profile=gpu_check.profile_of(package.manifest, batch_size=8))
     store = gpu_check.PlanStore(folder / "engines")
     provided = gpu_check.build_into(store, package, options)
-    engine = gpu_check._open(package, store, provided)
+    engine = gpu_check._open(package, store, provided.record)
     monkeypatch.setattr("support.fake_cuda.ctypes.memmove", off)
     found = {f.check: f.holds for f in gpu_check.numbers(engine, package, "wrong")}
     assert target
     assert found["numbers |Δp|"] is False
     assert found["golden check"] is False
+
+
+def test_a_step_that_fails_is_a_fact_and_the_others_go_on(
+    gpu: FakeCuda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An hour on a GPU is hard to come by: one precision that does not build must not end it."""
+    real = gpu_check.build_into
+
+    def build_into(store: Any, package: Any, options: Any, **more: Any) -> Any:
+        if package.manifest.graph_for("tensorrt").precision == "fp16":
+            raise EngineBuildError("No kernel for fp16.")
+        return real(store, package, options, **more)
+
+    def refit_into(*_: Any) -> Any:
+        raise ValueError("of a kind that nobody thought of")
+
+    def latency(*_: Any, **__: Any) -> Any:
+        raise EngineFailedError("once")
+        yield
+
+    monkeypatch.setattr(gpu_check, "build_into", build_into)
+    monkeypatch.setattr(gpu_check, "refit_into", refit_into)
+    monkeypatch.setattr(gpu_check, "latency", latency)
+    monkeypatch.setattr(gpu_check, "LONG", 2)
+    before = sum(gpu.on_device.values())
+    facts = [
+        *gpu_check.everything(
+            tmp_path,
+            backbones=["resnet18"],
+            precisions=["fp32", "fp16"],
+            seconds=0.01,
+            size=SIDE,
+            max_batch=2,
+            workers=False,
+        )
+    ]
+    failed = {(f.check, f.case): f.detail for f in facts if f.holds is False}
+    assert {*failed} == {
+        ("build", "resnet18 fp16"),
+        ("latency", "resnet18 fp32 graphs on"),
+        ("latency", "resnet18 fp32 graphs off"),
+        ("refit", "resnet18 fp32"),
+    }
+    assert "No kernel for fp16." in failed["build", "resnet18 fp16"]
+    assert failed["refit", "resnet18 fp32"].startswith("ValueError: of a kind")
+    assert {"throughput", "plan ampere_plus", "works again"} <= {f.check for f in facts}
+    assert sum(gpu.on_device.values()) == before  # the engines of failed steps are closed
 
 
 def test_without_a_gpu_it_says_so(

@@ -77,6 +77,7 @@ def test_good_images_are_scored_and_bad_ones_carry_their_error(system: System) -
     for code, count in counted.items():
         assert f'hilum_images_total{{code="{code}"}} {count}.0' in numbers
     assert 'hilum_engine_images_total{engine="onnxruntime-cpu"} 3.0' in numbers
+    assert 'hilum_engine_info{engine="onnxruntime-cpu",reason="' in numbers
     said = system.logs() + numbers
     for secret in (system.bucket, one.sop_instance_uid, one.study_instance_uid, "TEST^FILM"):
         assert secret not in said

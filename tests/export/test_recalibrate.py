@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from hilum.engines.loading import open_engine
 from hilum.errors import ConfigurationError
 from hilum.findings import calibrate
 from hilum.labels import SYNTHETIC
-from hilum.package import GRAPH, VALIDATION, Manifest
+from hilum.package import CARD, GRAPH, PARITY, VALIDATION, Manifest
 from hilum.package_diff import same_graphs
 from hilum.package_io import Package, seal, verify
 from hilum.settings import Settings
@@ -73,6 +75,39 @@ def test_fitting_again_calibrates(package: Package, tmp_path: Path) -> None:
     assert manifest.operating_points[LABEL].rule == "sensitivity>=0.95"
     open_engine(made, Settings())  # its golden outputs are still right
     assert package.digest in (tmp_path / "new" / "MODEL_CARD.md").read_text()
+
+
+def test_a_new_version_carries_no_figures_of_the_old_ones_thresholds(
+    package: Package, tmp_path: Path
+) -> None:
+    old = tmp_path / "old"
+    shutil.copytree(package.folder, old)
+    card = "# tiny 1.0.0\n\n## Data\n\nFilms.\n\n## Figures\n\n| Effusion | 0.90 |\n\n## Limits\n"
+    (old / CARD).write_text(card)
+    graphs = [{"precision": "fp16", "max_dp": 0.001, "decisions_changed": 7, "decisions": 600}]
+    (old / PARITY).write_text(json.dumps({"films": 100, "graphs": graphs}))
+    fields: dict[str, Any] = {n: getattr(package.manifest, n) for n in Manifest.model_fields}
+    del fields["files"], fields["format"]
+    seal(old, **fields)
+    source = verify(old)
+    change = fit(source, stored_outputs(source, None), method="platt", rules={})
+    write(source, tmp_path / "new", "1.1.0", change)
+    document = json.loads((tmp_path / "new" / PARITY).read_text())
+    assert document == {"films": 100, "graphs": [{"precision": "fp16", "max_dp": 0.001}]}
+    lines = (tmp_path / "new" / CARD).read_text().splitlines()
+    assert lines[0] == "# tiny 1.1.0"
+    at = lines.index("## Figures of version 1.0.0")
+    assert lines[at + 2].startswith("**Not of this version**")
+    assert lines[at + 4] == "| Effusion | 0.90 |"
+    assert "## Figures" not in lines
+    # And once more: the first version's figures stay the first version's.
+    made = verify(tmp_path / "new")
+    write(made, tmp_path / "newer", "1.2.0", change)
+    lines = (tmp_path / "newer" / CARD).read_text().splitlines()
+    assert lines[0] == "# tiny 1.2.0"
+    assert [line for line in lines if line.startswith("## ")] == [
+        "## Data", "## Figures of version 1.0.0", "## Limits", "## 1.1.0", "## 1.2.0",
+    ]  # fmt: skip
 
 
 def test_another_prevalence_moves_probabilities_and_calls_the_same_films(package: Package) -> None:
@@ -166,23 +201,48 @@ def test_wrong_use(package: Package, tmp_path: Path, more: tuple[str, ...], code
 
 
 def test_outputs_of_another_model(package: Package, tmp_path: Path) -> None:
+    zeros = {"raw": np.zeros((5, 6)), "targets": np.zeros((5, 6))}
     bad: dict[str, dict[str, np.ndarray]] = {
         "labels": {"raw": np.zeros((5, 3)), "targets": np.zeros((5, 3))},
         "count": {"raw": np.zeros((5, 6)), "targets": np.zeros((4, 6))},
         "not probabilities": {"raw": np.full((5, 6), 2.0), "targets": np.zeros((5, 6))},
         "nothing": {"raw": np.zeros((0, 6)), "targets": np.zeros((0, 6))},
         "no labels": {"raw": np.zeros((5, 6))},
+        "percent": {"raw": np.zeros((5, 6)), "targets": np.full((5, 6), 100)},
+        "uncertain": {"raw": np.zeros((5, 6)), "targets": np.full((5, 6), -1.0)},
+        "infinite": {"raw": np.zeros((5, 6)), "targets": np.full((5, 6), np.inf)},
+        "soft": {"raw": np.zeros((5, 6)), "targets": np.full((5, 6), 0.5)},
+        "text": {"raw": np.zeros((5, 6)), "targets": np.full((5, 6), "1")},
+        "text raw": {"raw": np.full((5, 6), "0.5"), "targets": np.zeros((5, 6))},
+        "complex": {"raw": np.zeros((5, 6), complex), "targets": np.zeros((5, 6))},
+        "fewer patients": zeros | {"patients": np.zeros(4, int)},
+        "more patients": zeros | {"patients": np.zeros(6, int)},
+        "patients in rows": zeros | {"patients": np.zeros((5, 1), int)},
+        "fractions of patients": zeros | {"patients": np.zeros(5)},
     }
-    for arrays in bad.values():
+    for name, arrays in bad.items():
         np.savez(tmp_path / "o.npz", **arrays)  # type: ignore[arg-type]
-        with pytest.raises(OutputsError):
+        try:
             stored_outputs(package, tmp_path / "o.npz")
+        except OutputsError:
+            continue
+        pytest.fail(name)
     (tmp_path / "o.npz").write_bytes(b"no zip")
     with pytest.raises(OutputsError):
         stored_outputs(package, tmp_path / "o.npz")
     tiny_package.build(tmp_path / "without")
     with pytest.raises(OutputsError, match="without"):
         stored_outputs(verify(tmp_path / "without"), None)
+
+
+def test_a_sites_patients_become_numbers(package: Package, tmp_path: Path) -> None:
+    """A package goes to others: no number of the hospital's own in it."""
+    known = {"raw": np.zeros((4, 6)), "targets": np.array([[0, 1, 0, 1, 0, np.nan]] * 4)}
+    for patients in (["MRN9", "MRN2", "MRN9", "MRN5"], [2**40, 7, 2**40, 8]):
+        np.savez(tmp_path / "o.npz", patients=np.array(patients), **known)  # type: ignore[arg-type]
+        stored = stored_outputs(package, tmp_path / "o.npz")
+        assert stored.patients.tolist() == [0, 1, 0, 2]
+        assert np.isnan(stored.targets[:, 5]).all()
 
 
 def test_a_folder_in_use_is_not_written_over(package: Package, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from support import tiny_package
 
 from hilum import tuning
 from hilum.cli import main
+from hilum.engines.loading import open_engine
 from hilum.engines.onnxruntime import OnnxRuntimeEngine
 from hilum.errors import ConfigurationError
 from hilum.machine import usable_cores
@@ -20,10 +21,12 @@ from hilum.package_io import Package, verify
 from hilum.settings import Settings, WorkerSettings
 from hilum.tuning import Cell, Tuned, applied, best, stored
 
+CPU = "onnxruntime-cpu"
+
 
 def found(threads: int, batch: int) -> Tuned:
     cell = Cell(threads=threads, batch=batch, images_per_s=10, batch_s=0.1)
-    return Tuned(machine="here", engine="onnxruntime-cpu", best=cell, cells=(cell,))
+    return Tuned(machine="here", engine=CPU, best=cell, cells=(cell,))
 
 
 def test_the_command_measures_every_combination_and_keeps_the_best(copy_of_tiny: Path) -> None:
@@ -55,17 +58,37 @@ def test_best_prefers_small_where_it_hardly_matters() -> None:
 
 def test_settings_that_someone_made_count_more(copy_of_tiny: Path) -> None:
     package = verify(copy_of_tiny)
-    assert applied(package, Settings()) == Settings()
+    assert applied(package, Settings(), CPU) == Settings()
     tuning.store(package, found(1, 4))
-    worker = applied(package, Settings()).worker
+    worker = applied(package, Settings(), CPU).worker
     assert (worker.engine_threads, worker.batch_size) == (1, 4)
-    mine = applied(package, Settings(worker=WorkerSettings(batch_size=8))).worker
+    mine = applied(package, Settings(worker=WorkerSettings(batch_size=8)), CPU).worker
     assert (mine.engine_threads, mine.batch_size) == (1, 8)
     both = WorkerSettings(batch_size=8, engine_threads=0)
-    assert applied(package, Settings(worker=both)).worker == both
+    assert applied(package, Settings(worker=both), CPU).worker == both
     tuning.store(package, found(64, 4))
-    many = applied(package, Settings(worker=WorkerSettings(processes=64))).worker
+    many = applied(package, Settings(worker=WorkerSettings(processes=64)), CPU).worker
     assert many.engine_threads == 1
+
+
+def test_what_suits_one_engine_is_not_used_for_another(copy_of_tiny: Path) -> None:
+    package = verify(copy_of_tiny)
+    tuning.store(package, found(1, 1))
+    for engine in ("tensorrt-11.4.0.106-sm89-fp16", "onnxruntime-cuda", "onnxruntime-cpu-int8"):
+        assert applied(package, Settings(), engine) == Settings()
+    # The CPU's engine has its threads from the start, before anyone asks for its batch size.
+    opened: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        real = OnnxRuntimeEngine.__init__
+
+        def init(self: OnnxRuntimeEngine, package: Package, threads: int = 0) -> None:
+            opened.append(threads)
+            real(self, package, threads)
+
+        patch.setattr(OnnxRuntimeEngine, "__init__", init)
+        engine = open_engine(package, Settings(engine="onnxruntime"))
+    assert opened == [1]
+    assert applied(package, Settings(), engine.name).worker.batch_size == 1
 
 
 def test_another_package_or_machine_is_another_matter(

@@ -49,6 +49,7 @@ def classes(state: State, errors: Any) -> tuple[type, ...]:
 
     class OnnxParser(errors):
         def __init__(self, network: INetworkDefinition, logger: ILogger) -> None:
+            state.make("OnnxParser", logger)
             self._network = network
 
         def parse(self, model: bytes) -> bool:
@@ -124,6 +125,7 @@ def classes(state: State, errors: Any) -> tuple[type, ...]:
     class Builder:
         def __init__(self, logger: ILogger) -> None:
             assert state.cuda.devices, "without a driver this object would crash the process"
+            state.make("Builder", logger)
             self._logger = logger
 
         def create_network(self, flags: int = 0) -> Any:

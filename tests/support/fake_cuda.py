@@ -23,6 +23,7 @@ Work = Callable[[], None]
 class FakeCuda:
     """Stands for the module ``cuda.bindings.runtime``."""
 
+    cudaError_t = real.cudaError_t
     cudaMemcpyKind = real.cudaMemcpyKind
     cudaStreamCaptureMode = real.cudaStreamCaptureMode
     cudaStreamNonBlocking = real.cudaStreamNonBlocking

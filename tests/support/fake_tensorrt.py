@@ -175,6 +175,7 @@ def library(cuda: FakeCuda, *, version: str = "11.4.0.106") -> Any:
 
         def __init__(self, logger: ILogger) -> None:
             assert state.cuda.devices, "without a driver this object would crash the process"
+            state.make("Runtime", logger)
             self._logger = logger
 
         def deserialize_cuda_engine(self, serialized_engine: bytes) -> Any:
@@ -191,6 +192,7 @@ def library(cuda: FakeCuda, *, version: str = "11.4.0.106") -> Any:
 
     class Refitter:
         def __init__(self, engine: Any, logger: ILogger) -> None:
+            state.make("Refitter", logger)
             self.engine = engine
             self.logger = logger
 
@@ -227,6 +229,7 @@ def library(cuda: FakeCuda, *, version: str = "11.4.0.106") -> Any:
 
     class OnnxParserRefitter(_Errors):
         def __init__(self, refitter: Any, logger: ILogger) -> None:
+            state.make("OnnxParserRefitter", logger)
             self._refitter = refitter
 
         def refit_from_bytes(self, model: bytes) -> bool:

@@ -18,6 +18,7 @@ from hilum.engines.tensorrt import collector
 from hilum.engines.tensorrt.library import builds_without_gpu, bytes_of, keeps_timings, label, trt
 from hilum.engines.tensorrt.messages import Messages
 from hilum.engines.tensorrt.network import Signature, parse
+from hilum.engines.tensorrt.objects import make
 from hilum.engines.tensorrt.options import BuildOptions, Hardware
 from hilum.errors import EngineBuildError
 
@@ -66,7 +67,8 @@ def build(
         report: called from the building thread.
 
     Raises:
-        EngineUnavailableError: no TensorRT, or no GPU it can use.
+        EngineUnavailableError: no TensorRT, or no GPU or driver it can use.
+        DeviceOutOfMemoryError: the GPU has no room for a builder.
         PackageError: the graph is damaged, or keeps weights in another file.
         EngineBuildError: the parser or the builder refuses; their own messages are quoted.
     """
@@ -123,8 +125,7 @@ class _Work:
     def _build(self) -> Built:
         began = time.monotonic()
         messages = Messages()
-        with collector.paused():
-            builder = trt.Builder(messages.logger)
+        builder = make(trt.Builder, messages=messages)
         network, parser = parse(builder, self._graph, self._promised, messages)
         config = builder.create_builder_config()
         if config is None:

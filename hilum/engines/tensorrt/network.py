@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from hilum.engines.onnx_file import has_external_data
 from hilum.engines.tensorrt.library import label, shape_of, trt
 from hilum.engines.tensorrt.messages import Messages, quoted
+from hilum.engines.tensorrt.objects import make
 from hilum.errors import EngineBuildError, PackageError
 from hilum.package import GRAPH, Manifest
 
@@ -45,6 +46,7 @@ def parse(
         PackageError: the graph is damaged, or keeps weights in another file.
         EngineBuildError: the parser does not take the graph, with its own words; or inputs and
             outputs are not ``promised``.
+        EngineUnavailableError, DeviceOutOfMemoryError: TensorRT makes no parser.
     """
     if has_external_data(graph):
         # The parser would read whatever file the graph names, relative to the working directory.
@@ -52,7 +54,7 @@ def parse(
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     if network is None:
         raise EngineBuildError(f"{label()} makes no network: {messages.quote()}")
-    parser = trt.OnnxParser(network, messages.logger)
+    parser = make(trt.OnnxParser, network, messages=messages)
     if not parser.parse(graph):
         raise EngineBuildError(
             f"{label()} cannot parse {GRAPH}: {parser_errors(parser) or messages.quote()}",

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hilum.engines import cuda
-from hilum.engines.tensorrt import collector
 from hilum.engines.tensorrt.library import label, shape_of, trt
 from hilum.engines.tensorrt.messages import Messages
 from hilum.engines.tensorrt.network import Signature
-from hilum.errors import DeviceOutOfMemoryError, EngineDamagedError, EngineIncompatibleError
+from hilum.engines.tensorrt.objects import make, raise_if_out_of_memory
+from hilum.errors import EngineDamagedError, EngineIncompatibleError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,19 +31,18 @@ def load(plan: bytes, promised: Signature, *, host_code: bool) -> Loaded:
         host_code: the plan is version compatible, and brings the runtime it needs as code.
 
     Raises:
-        EngineUnavailableError: no TensorRT, or no GPU.
+        EngineUnavailableError: no TensorRT, or no GPU or driver it can use.
         EngineIncompatibleError: this TensorRT does not load it on this GPU; its words are quoted.
         DeviceOutOfMemoryError: there is no room for it.
         EngineDamagedError: what loads is not an engine of the promised inputs and outputs.
     """
     cuda.require_device()  # without a driver the runtime is an object that crashes
     messages = Messages()
-    with collector.paused():
-        runtime = trt.Runtime(messages.logger)
+    runtime = make(trt.Runtime, messages=messages)
     runtime.engine_host_code_allowed = host_code
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
-        _raise_if_out_of_memory(messages)
+        raise_if_out_of_memory(messages, "the plan")
         raise EngineIncompatibleError(
             f"{label()} does not load the plan: {messages.quote()}",
             next_step="Build it again on this machine: `hilum engine build PACKAGE --force`.",
@@ -54,18 +53,6 @@ def load(plan: bytes, promised: Signature, *, host_code: bool) -> Loaded:
         messages=messages,
         max_batch=_check(engine, promised),
     )
-
-
-def _raise_if_out_of_memory(messages: Messages) -> None:
-    """Loading fails for want of memory too, and that is no fault of the plan."""
-    (error, *_) = cuda.load_runtime().cudaGetLastError()
-    said = messages.quote("").lower()
-    if (
-        error.name == "cudaErrorMemoryAllocation"
-        or "outofmemory" in said
-        or "out of memory" in said
-    ):
-        raise DeviceOutOfMemoryError("The GPU has no memory left for the plan.")
 
 
 def _check(engine: trt.ICudaEngine, promised: Signature) -> int:

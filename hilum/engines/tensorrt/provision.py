@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from hilum.engines.tensorrt.architecture import architecture_sha256
@@ -31,6 +32,7 @@ class Provided:
     """A plan in the store."""
 
     record: PlanRecord
+    plan: bytes = field(repr=False)
     new: bool  # built or refitted by this call; False: it was there already
 
 
@@ -40,6 +42,7 @@ def build_into(
     options: BuildOptions,
     *,
     force: bool = False,
+    refused: str | None = None,
     report: Report | None = None,
     on_wait: Callable[[], None] | None = None,
 ) -> Provided:
@@ -52,6 +55,8 @@ def build_into(
         package: verified.
         options: how to build.
         force: build also if it is there; the old one is in use until the new one is written.
+        refused: sha256 of a plan that does not load here, though it looks right: if it is the one
+            that is there, it is built again.
         report: told of the progress, from another thread.
         on_wait: called if another process is building the same plan.
 
@@ -63,8 +68,9 @@ def build_into(
     key = _key(package.manifest, machine, options)
     with store.lock(key, on_wait=on_wait):
         there = store.get(key)
-        if there is not None and not force and _intact(store, there):
-            return Provided(record=there, new=False)
+        if there is not None and not force and there.plan_sha256 != refused:
+            with suppress(EngineDamagedError):
+                return Provided(record=there, plan=store.read(there), new=False)
         graph = package.read(package.manifest.graph_for("tensorrt").graph)
         built = build(
             graph,
@@ -76,7 +82,7 @@ def build_into(
         record = _record(package, key, graph, built)
         store.save(record, built.plan)
         store.save_timings(machine, built.timing_cache)
-    return Provided(record=record, new=True)
+    return Provided(record=record, plan=built.plan, new=True)
 
 
 def refit_into(store: PlanStore, package: Package) -> Provided:
@@ -90,29 +96,31 @@ def refit_into(store: PlanStore, package: Package) -> Provided:
     """
     machine = this_machine()
     graph = package.read(package.manifest.graph_for("tensorrt").graph)
-    base = _refittable(store, architecture_sha256(graph), machine)
+    architecture = architecture_sha256(graph)
+    base, plan = store.first_intact(lambda: _refittable(store, architecture, machine))
     key = base.key.model_copy(update={"graph_sha256": graph_sha256(package.manifest)})
     with store.lock(key):
         there = store.get(key)
-        if there is not None and _intact(store, there):
-            return Provided(record=there, new=False)
+        if there is not None:
+            with suppress(EngineDamagedError):
+                return Provided(record=there, plan=store.read(there), new=False)
         changed = refit(
-            store.read(base),
+            plan,
             graph,
             signature(package.manifest),
             host_code=base.key.version_compatible,
         )
         record = _record(package, key, graph, changed, refitted_from=base.key.id)
         store.save(record, changed.plan)
-    return Provided(record=record, new=True)
+    return Provided(record=record, plan=changed.plan, new=True)
 
 
-def _refittable(store: PlanStore, architecture: str, machine: Machine) -> PlanRecord:
+def _refittable(store: PlanStore, architecture: str, machine: Machine) -> list[PlanRecord]:
     candidates = [r for r in store.records() if r.key.refittable]
     same = [r for r in candidates if r.architecture_sha256 == architecture]
     here = [r for r in same if misfit(r.key, machine) is None]
     if here:
-        return here[0]
+        return here
     if same:
         raise RefitError("The refittable plans of this architecture do not run on this machine.")
     raise RefitError(
@@ -151,11 +159,3 @@ def _record(
         build_seconds=round(built.seconds, 1),
         refitted_from=refitted_from,
     )
-
-
-def _intact(store: PlanStore, record: PlanRecord) -> bool:
-    try:
-        store.read(record)
-    except EngineDamagedError:
-        return False
-    return True

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 
 from hilum.engines.onnx_file import has_external_data
-from hilum.engines.tensorrt import collector
 from hilum.engines.tensorrt.build import Built
 from hilum.engines.tensorrt.library import bytes_of, label, trt
 from hilum.engines.tensorrt.messages import Messages
 from hilum.engines.tensorrt.network import Signature, parser_errors
+from hilum.engines.tensorrt.objects import make
 from hilum.engines.tensorrt.plan import load
 from hilum.errors import PackageError, RefitError
 from hilum.package import GRAPH
@@ -25,8 +25,8 @@ def refit(plan: bytes, graph: bytes, promised: Signature, *, host_code: bool) ->
         host_code: the plan is version compatible.
 
     Raises:
-        EngineUnavailableError, EngineIncompatibleError, EngineDamagedError: the plan cannot be
-            loaded here.
+        EngineUnavailableError, EngineIncompatibleError, EngineDamagedError,
+        DeviceOutOfMemoryError: the plan cannot be loaded here, or no refitter made.
         RefitError: its weights cannot be exchanged, or not all of them by those of ``graph``.
         PackageError: ``graph`` keeps weights in another file.
     """
@@ -40,9 +40,8 @@ def refit(plan: bytes, graph: bytes, promised: Signature, *, host_code: bool) ->
             next_step="Build it with `hilum engine build PACKAGE --refittable`.",
         )
     messages = Messages()
-    with collector.paused():
-        refitter = trt.Refitter(loaded.engine, messages.logger)
-    parser = trt.OnnxParserRefitter(refitter, messages.logger)
+    refitter = make(trt.Refitter, loaded.engine, messages=messages)
+    parser = make(trt.OnnxParserRefitter, refitter, messages=messages)
     if not parser.refit_from_bytes(graph):
         raise RefitError(
             f"{label()} cannot take the weights of {GRAPH}: "

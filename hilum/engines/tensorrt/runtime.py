@@ -41,7 +41,8 @@ class TensorRTEngine:
         package: verified; the plan is of its graph.
         record: of the plan.
         plan: its bytes, the digest checked (see :meth:`PlanStore.read`).
-        streams: slots, each with the memory of a largest batch.
+        streams: slots, each with the memory of the plan's largest batch. More than one are of use
+            to calls with more images than that, and to calls from several threads.
         cuda_graphs: record each bucket's run and launch it as one.
 
     Raises:
@@ -57,7 +58,7 @@ class TensorRTEngine:
         record: PlanRecord,
         plan: bytes,
         *,
-        streams: int = 2,
+        streams: int = 1,
         cuda_graphs: bool = True,
     ) -> None:
         manifest = package.manifest

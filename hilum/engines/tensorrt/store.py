@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -51,12 +51,48 @@ class PlanStore:
             return None
         return record if record.key == key else None
 
-    def find(self, graph_sha256: str, machine: Machine, *, max_batch: int) -> PlanRecord:
-        """The best plan of a graph for ``machine``: made for this very GPU before one for
-        several, made by this version before an older one, then the newest.
+    def find(
+        self, graph_sha256: str, machine: Machine, *, max_batch: int
+    ) -> tuple[PlanRecord, bytes]:
+        """The best plan of a graph for ``machine`` that is intact, with its bytes.
 
-        Args:
-            max_batch: the plan has to take so many images at once.
+        Raises:
+            EngineMissingError: none was built.
+            EngineIncompatibleError: those that were built do not run here; says why.
+            EngineDamagedError: none that would run here is intact.
+        """
+        return self.first_intact(lambda: self.candidates(graph_sha256, machine, max_batch))
+
+    def first_intact(
+        self, candidates: Callable[[], Sequence[PlanRecord]]
+    ) -> tuple[PlanRecord, bytes]:
+        """The first of ``candidates`` that can be read, with its bytes.
+
+        They are listed twice at most: who builds a plan again takes the old file away, perhaps
+        between our look at its record and at it.
+
+        Raises:
+            EngineDamagedError: none of them can; the first one's error.
+            Whatever ``candidates`` raises.
+        """
+        damaged: dict[str, EngineDamagedError] = {}
+        for _ in range(2):
+            damaged.clear()
+            for record in candidates():
+                try:
+                    plan = self.read(record)
+                except EngineDamagedError as error:
+                    damaged[record.key.id] = error
+                    continue
+                for passed_over in damaged.values():
+                    log.warning("passed over: %s", passed_over.detail)
+                return record, plan
+        raise next(iter(damaged.values()))
+
+    def candidates(self, graph_sha256: str, machine: Machine, max_batch: int) -> list[PlanRecord]:
+        """The plans of a graph that run on ``machine``, the best first: made for this very GPU
+        before those for several, made by this version before an older one, for larger batches (up
+        to ``max_batch``) before smaller ones, which take a large batch in parts, then the newest.
 
         Raises:
             EngineMissingError: none was built.
@@ -69,8 +105,6 @@ class PlanStore:
         fitting = []
         for record in plans:
             reason = misfit(record.key, machine)
-            if reason is None and record.key.profile[2] < max_batch:
-                reason = f"it takes batches of {record.key.profile[2]}, not {max_batch}"
             if reason is None:
                 fitting.append(record)
             else:
@@ -81,9 +115,13 @@ class PlanStore:
                 f"{len(plans)} TensorRT plan(s) of this model do not run here ({first})."
             )
         version = machine.library_version
-        return min(
-            fitting,  # newest first, and min keeps the first of equals
-            key=lambda r: (r.key.hardware != "none", r.key.library_version != version),
+        return sorted(
+            fitting,  # newest first, and equals stay in order
+            key=lambda r: (
+                r.key.hardware != "none",
+                r.key.library_version != version,
+                -min(r.key.profile[2], max_batch),
+            ),
         )
 
     def read(self, record: PlanRecord) -> bytes:

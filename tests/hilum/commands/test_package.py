@@ -138,6 +138,27 @@ def test_unsigned_packages_are_refused_where_signers_are_named(
         open_engine(verify(copy_of_tiny), Settings(trusted_signers=key.with_name("none")))
 
 
+def test_the_signature_is_over_the_manifest_that_is_used(copy_of_tiny: Path, key: Path) -> None:
+    """One puts the signed manifest back once the other, with thresholds of its own, is in use."""
+    hilum("sign", copy_of_tiny, "--key", key)
+    signed = (copy_of_tiny / MANIFEST).read_bytes()
+    signature = (copy_of_tiny / SIGNATURE).read_bytes()
+    document = json.loads(signed)
+    for point in document["operating_points"].values():
+        point["threshold"] = 1.0
+    (copy_of_tiny / MANIFEST).write_text(json.dumps(document))
+    package = verify(copy_of_tiny)
+    (copy_of_tiny / MANIFEST).write_bytes(signed)
+    (copy_of_tiny / SIGNATURE).write_bytes(signature)
+    config = Settings(trusted_signers=key.with_name("key.pub"))
+    with pytest.raises(PackageSignatureError, match="not the one that was verified"):
+        check_signature(package, config)
+    assert check_signature(verify(copy_of_tiny), config)
+    (copy_of_tiny / MANIFEST).unlink()
+    with pytest.raises(PackageSignatureError, match="cannot be read"):
+        check_signature(package, config)
+
+
 def test_a_signature_that_came_later_reaches_the_cache(
     copy_of_tiny: Path, key: Path, tmp_path: Path, local_store: ObjectStore
 ) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 from support import tiny_package
@@ -126,6 +127,77 @@ def test_external_data_is_found_wherever_it_hides() -> None:
     branch = helper.make_node("If", ["c"], ["y"], then_branch=inner, else_branch=inner)
     model.graph.node.append(branch)
     assert has_external_data(model.SerializeToString())
+
+
+def _varint(value: int) -> bytes:
+    out = b""
+    while value > 0x7F:
+        out += bytes([value & 0x7F | 0x80])
+        value >>= 7
+    return out + bytes([value])
+
+
+def _message(field: int, content: bytes, more: int = 0) -> bytes:
+    """A field of bytes; ``more`` are bits of its tag beyond those that protobuf keeps."""
+    return _varint(field << 3 | 2 | more) + _varint(len(content)) + content
+
+
+EXTERNAL = _message(8, b"w") + _message(13, _message(1, b"location") + _message(2, b"secret.bin"))
+GRAPH_FIELD, INITIALIZER = 7, 5  # of ModelProto, of GraphProto
+ELSEWHERE = 1 << 32
+
+
+def test_external_data_does_not_hide_behind_what_protobuf_reads_otherwise() -> None:
+    """Protobuf drops all but 32 bits of a tag: what is unknown here would be weights there."""
+    external_data = _message(8, b"w") + _message(13, b"", ELSEWHERE)
+    data_location = _message(8, b"w") + _varint(14 << 3 | ELSEWHERE) + b"\x01"
+    for data in (
+        _message(GRAPH_FIELD, _message(INITIALIZER, external_data)),
+        _message(GRAPH_FIELD, _message(INITIALIZER, data_location)),
+        _message(GRAPH_FIELD, _message(INITIALIZER, EXTERNAL, ELSEWHERE)),
+        _message(GRAPH_FIELD, _message(INITIALIZER, EXTERNAL), ELSEWHERE),
+        _message(0, EXTERNAL),  # no field has number 0
+        b"\x3b" + _message(INITIALIZER, EXTERNAL) + b"\x3c",  # a group
+    ):
+        with pytest.raises(PackageError, match="not an ONNX file"):
+            has_external_data(data)
+
+
+def test_a_message_in_parts_and_in_long_numbers_is_still_read() -> None:
+    whole = _message(GRAPH_FIELD, _message(2, b"g"))
+    assert has_external_data(whole + _message(GRAPH_FIELD, _message(INITIALIZER, EXTERNAL)))
+    longer = bytes([INITIALIZER << 3 | 2 | 0x80, 0x80, 0x00])  # the same tag in three bytes
+    assert has_external_data(_message(GRAPH_FIELD, longer + _varint(len(EXTERNAL)) + EXTERNAL))
+    size = bytes([len(EXTERNAL) | 0x80, 0x80, 0x80, 0x80, 0x00])
+    tag = _varint(INITIALIZER << 3 | 2)
+    assert has_external_data(_message(GRAPH_FIELD, tag + size + EXTERNAL))
+    too_long = _varint(len(EXTERNAL) | 1 << 32)  # protobuf would refuse it, or drop the upper half
+    with pytest.raises(PackageError, match="cut short"):
+        has_external_data(_message(GRAPH_FIELD, tag + too_long + EXTERNAL))
+
+
+def test_endless_nesting_is_refused() -> None:
+    data = b""
+    for _ in range(200):  # GraphProto.node, NodeProto.attribute, AttributeProto.g
+        data = _message(1, _message(5, _message(6, data)))
+    with pytest.raises(PackageError, match="not an ONNX file"):
+        has_external_data(_message(GRAPH_FIELD, data))
+
+
+def test_a_graph_in_onnxruntimes_own_format_is_not_one(
+    tiny: Package, copy_of_tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX Runtime would open it, and the search for external data knows ONNX only."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "model.ort")
+    options.add_session_config_entry("session.save_model_format", "ORT")
+    onnxruntime.InferenceSession(tiny.read(GRAPH), options, providers=["CPUExecutionProvider"])
+    (copy_of_tiny / GRAPH).write_bytes((tmp_path / "model.ort").read_bytes())
+    # As if it were a message of protobuf too.
+    monkeypatch.setattr("hilum.engines.onnxruntime.has_external_data", lambda graph: False)
+    monkeypatch.setattr("hilum.engines.onnxruntime.opset", lambda graph: tiny.manifest.opset)
+    with pytest.raises(PackageError, match="cannot load"):
+        OnnxRuntimeEngine(resealed(copy_of_tiny), threads=1)
 
 
 def test_without_onnxruntime_the_extra_is_named(

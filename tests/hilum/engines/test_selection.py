@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import logging
@@ -23,13 +24,17 @@ from hilum.engines.loading import open_engine
 from hilum.engines.tensorrt import library
 from hilum.engines.tensorrt.options import BuildOptions, profile_of
 from hilum.engines.tensorrt.record import PlanRecord, key_for, this_machine
+from hilum.engines.tensorrt.runtime import TensorRTEngine
 from hilum.engines.tensorrt.store import PlanStore
 from hilum.errors import (
+    DeviceLostError,
+    DeviceOutOfMemoryError,
     EngineDamagedError,
     EngineIncompatibleError,
     EngineMissingError,
     EngineUnavailableError,
     GoldenCheckError,
+    HilumError,
 )
 from hilum.package import GOLDEN, GRAPH, Variant
 from hilum.package_io import Package, seal, verify
@@ -173,6 +178,19 @@ def test_without_a_gpu_auto_takes_the_cpu_and_says_why(
     assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
 
 
+def test_with_a_driver_too_old_for_tensorrt_auto_takes_the_cpu(
+    trt: Any, ordinary: Package, config: Config
+) -> None:
+    """There is a GPU and a plan, and the bindings raise a bare TypeError."""
+    settings = config()
+    put_plan(ordinary, settings.engine_dir)
+    trt.state.failing["Runtime"] = [None]
+    trt.state.said = "CUDA initialization failure with error: 35"
+    engine = open_engine(ordinary, settings)
+    assert (engine.name, engine.reason) == ("onnxruntime-cpu", "auto:engine.unavailable")
+    assert "error: 35" in engine.because
+
+
 def test_without_a_plan_auto_takes_the_cpu(trt: Any, ordinary: Package, config: Config) -> None:
     engine = open_engine(ordinary, config())
     assert (engine.name, engine.reason) == ("onnxruntime-cpu", "auto:engine.missing")
@@ -186,6 +204,61 @@ def test_a_plan_that_computes_something_else_is_passed_over_loudly(
     engine = open_engine(ordinary, settings)
     assert (engine.name, engine.reason) == ("onnxruntime-cpu", "auto:package.golden_mismatch")
     assert [r.levelname for r in caplog.records if r.levelno >= logging.WARNING] == ["WARNING"]
+
+
+def test_an_engine_that_is_passed_over_leaves_nothing_on_the_gpu(
+    gpu: FakeCuda, trt: Any, ordinary: Package, config: Config
+) -> None:
+
+    def engines() -> int:  # not isinstance, which some of the objects there take amiss
+        return sum(type(thing) is TensorRTEngine for thing in gc.get_objects())
+
+    settings = config()
+    put_plan(ordinary, settings.engine_dir)
+    gc.collect()
+    gc.disable()
+    try:
+        before = engines()
+        engine = open_engine(ordinary, settings)
+        assert engine.reason == "auto:package.golden_mismatch"
+        assert not gpu.on_device
+        assert not gpu.streams
+        assert not gpu.graphs
+        # Nor does the reason that is kept hold on to the engine, and so to TensorRT's own memory.
+        assert engines() == before
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("engine", ["auto", "tensorrt"])
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("cudaErrorLaunchFailure", DeviceLostError),
+        ("cudaErrorMemoryAllocation", DeviceOutOfMemoryError),
+    ],
+)
+def test_a_gpu_that_fails_for_now_does_not_make_a_plan_wrong(
+    gpu: FakeCuda,
+    trt: Any,
+    package: Package,
+    config: Config,
+    engine: str,
+    code: str,
+    expected: type[HilumError],
+) -> None:
+    """The worker is to be started again; on the CPU it would stay for good."""
+    settings = config(engine)
+    put_plan(package, settings.engine_dir)
+    gpu.fail("cudaGraphLaunch", code)  # in the golden check
+    with pytest.raises(expected):
+        open_engine(package, settings)
+    assert not gpu.on_device
+    gpu.room = 100  # while it loads
+    with pytest.raises(DeviceOutOfMemoryError):
+        open_engine(package, settings)
+    gpu.room = 2**30
+    assert open_engine(package, settings).name.startswith("tensorrt-")
 
 
 def test_onnxruntime_on_the_gpu_comes_second(
@@ -260,16 +333,20 @@ def test_an_engine_asked_for_by_name_is_never_replaced(
 
 
 def test_a_missing_or_damaged_plan_is_built_where_the_settings_say_so(
-    trt: Any, package: Package, config: Config, monkeypatch: pytest.MonkeyPatch
+    trt: Any, ordinary: Package, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from hilum.engines.tensorrt import provision
+
+    package = ordinary  # the fake builder's plans run the graph
 
     settings = config("tensorrt", on_missing="build")
     built: list[BuildOptions] = []
 
-    def build_into(store: PlanStore, package: Package, options: BuildOptions) -> Any:
+    real = provision.build_into
+
+    def build_into(store: PlanStore, package: Package, options: BuildOptions, **more: Any) -> Any:
         built.append(options)
-        return provision.Provided(record=put_plan(package, settings.engine_dir), new=True)
+        return real(store, package, options, **more)
 
     monkeypatch.setattr(provision, "build_into", build_into)
     assert open_engine(package, settings).name.startswith("tensorrt-")
@@ -280,6 +357,80 @@ def test_a_missing_or_damaged_plan_is_built_where_the_settings_say_so(
     plan.write_bytes(b"cut short")
     open_engine(package, settings)
     assert len(built) == 2
+
+
+def test_a_plan_that_tensorrt_refuses_is_built_again_once(
+    trt: Any, ordinary: Package, config: Config, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is intact and fits by its key: nothing but loading it tells."""
+    put_plan(ordinary, config().engine_dir, plan=b"of a TensorRT with another patch")
+    with pytest.raises(EngineIncompatibleError, match="does not load the plan"):
+        open_engine(ordinary, config("tensorrt"))
+    settings = config("tensorrt", on_missing="build")
+    with caplog.at_level(logging.INFO):
+        assert open_engine(ordinary, settings).name.startswith("tensorrt-")
+    assert trt.state.builds == 1
+    open_engine(ordinary, settings)
+    assert trt.state.builds == 1
+    said = {r.getMessage(): r.fields for r in caplog.records if hasattr(r, "fields")}
+    assert said["engine.building"] == {"because": "engine.incompatible"}
+    assert said["engine.build_phase"] == {"phase": "Building engine"}
+    assert said["engine.built"]["new"] is True
+
+
+def test_a_plan_that_is_refused_again_is_not_built_for_ever(
+    trt: Any, ordinary: Package, config: Config
+) -> None:
+    settings = config("tensorrt", on_missing="build")
+    put_plan(ordinary, settings.engine_dir)
+    trt.state.failing["deserialize_cuda_engine"] = [None, None]
+    with pytest.raises(EngineIncompatibleError):
+        open_engine(ordinary, settings)
+    assert trt.state.builds == 1
+
+
+def test_who_waited_for_a_build_takes_the_plan_that_was_built(
+    trt: Any, ordinary: Package, config: Config
+) -> None:
+    """Of two workers that meet the same plan, the second does not build it again."""
+    from hilum.engines.tensorrt.provision import build_into
+
+    settings = config("tensorrt", on_missing="build")
+    old = put_plan(ordinary, settings.engine_dir, plan=b"refused")
+    store = PlanStore(settings.engine_dir)
+    options = BuildOptions(profile=profile_of(ordinary.manifest, batch_size=8))
+    first = build_into(store, ordinary, options, refused=old.plan_sha256)
+    second = build_into(store, ordinary, options, refused=old.plan_sha256)
+    assert (first.new, second.new) == (True, False)
+    assert first.plan == second.plan == store.read(first.record)
+
+
+def test_a_plan_built_for_smaller_batches_is_used(
+    trt: Any, ordinary: Package, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = config("tensorrt")
+    monkeypatch.setenv("HILUM_TENSORRT__ENGINE_DIR", str(settings.engine_dir))
+    arguments = ["build", str(ordinary.folder), "--max-batch", "2"]
+    done = CliRunner().invoke(engine_command, arguments)
+    assert done.exit_code == 0, done.output
+    engine = open_engine(ordinary, settings)
+    images = np.random.default_rng(0).integers(0, 256, (5, 1, SIDE, SIDE), dtype=np.uint8)
+    cpu = open_engine(ordinary, config("onnxruntime")).run(images)
+    np.testing.assert_allclose(engine.run(images).probability, cpu.probability, atol=1e-6)
+    assert max(trt.state.executions) == 2
+
+
+def test_memory_for_parts_of_a_batch_is_taken_only_where_it_is_asked_for(
+    gpu: FakeCuda, trt: Any, package: Package, config: Config
+) -> None:
+    """Workers give the engine one batch at a time, which the plan takes whole."""
+    put_plan(package, config().engine_dir)
+    taken = []
+    for more in ({}, {"streams": 2}):
+        before = sum(gpu.on_device.values())
+        open_engine(package, config("tensorrt", **more))
+        taken.append(sum(gpu.on_device.values()) - before)
+    assert taken[1] == 2 * taken[0]
 
 
 def test_tensorrt_that_is_not_installed_is_said(

@@ -12,7 +12,7 @@ from support.fake_cuda import FakeCuda
 from hilum.engines.tensorrt.build import Built, build
 from hilum.engines.tensorrt.network import Signature
 from hilum.engines.tensorrt.options import BuildOptions, Profile
-from hilum.errors import EngineBuildError, EngineUnavailableError
+from hilum.errors import DeviceOutOfMemoryError, EngineBuildError, EngineUnavailableError
 from hilum.labels import SYNTHETIC
 
 LABELS = len(SYNTHETIC.labels)
@@ -91,6 +91,22 @@ def test_no_failure_value_is_overlooked(trt: Any, method: str, answer: Any, said
     with pytest.raises(EngineBuildError) as caught:
         run(refittable=True, hardware="ampere_plus")
     assert said in caught.value.detail
+
+
+@pytest.mark.parametrize("kind", ["Builder", "OnnxParser"])
+def test_what_cannot_be_made_is_said_with_tensorrts_words(trt: Any, kind: str) -> None:
+    """The bindings raise a bare TypeError: «factory function returned nullptr»."""
+    trt.state.failing[kind] = [None]
+    trt.state.said = "CUDA initialization failure with error: 35"
+    with pytest.raises(EngineUnavailableError, match=f"no {kind} here: .*error: 35"):
+        run()
+
+
+def test_a_builder_that_finds_no_room_is_a_matter_of_memory(gpu: FakeCuda, trt: Any) -> None:
+    trt.state.failing["Builder"] = [None]
+    gpu.last = gpu.cudaError_t.cudaErrorMemoryAllocation
+    with pytest.raises(DeviceOutOfMemoryError):
+        run()
 
 
 def test_without_a_gpu_no_builder_is_made(gpu: FakeCuda, trt: Any) -> None:

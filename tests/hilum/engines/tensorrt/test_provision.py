@@ -25,7 +25,7 @@ from hilum.engines.tensorrt.provision import build_into, refit_into
 from hilum.engines.tensorrt.record import PlanRecord, key_for, this_machine
 from hilum.engines.tensorrt.runtime import TensorRTEngine
 from hilum.engines.tensorrt.store import PlanStore
-from hilum.errors import EngineBuildError, PackageError, RefitError
+from hilum.errors import EngineBuildError, EngineUnavailableError, PackageError, RefitError
 from hilum.package import GRAPH, MANIFEST
 from hilum.package_io import Package, parse_manifest, seal, verify
 
@@ -233,6 +233,18 @@ def test_no_failure_value_of_a_refit_is_overlooked(
     with pytest.raises(RefitError) as caught:
         refit_into(store, retrained(package, tmp_path / "new"))
     assert said in caught.value.detail
+    assert store.records() == [base]
+
+
+@pytest.mark.parametrize("kind", ["Runtime", "Refitter", "OnnxParserRefitter"])
+def test_a_refitter_that_cannot_be_made_is_said(
+    trt: Any, package: Package, store: PlanStore, tmp_path: Path, kind: str
+) -> None:
+    base = refittable(store, package, plan_for(package, refittable=True))
+    trt.state.failing[kind] = [None]
+    trt.state.said = "it is what it is"
+    with pytest.raises(EngineUnavailableError, match=f"no {kind} here: it is what it is"):
+        refit_into(store, retrained(package, tmp_path / "new"))
     assert store.records() == [base]
 
 

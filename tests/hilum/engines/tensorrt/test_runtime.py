@@ -303,6 +303,19 @@ def test_a_plan_this_tensorrt_does_not_read_is_explained(trt: Any, package: Pack
         TensorRTEngine(package, record_of(package, plan), plan)
 
 
+def test_memory_that_was_short_before_is_not_why_a_plan_does_not_load(
+    gpu: FakeCuda, trt: Any, package: Package
+) -> None:
+    """CUDA keeps its last error until somebody asks for it."""
+    gpu.room = 100
+    with pytest.raises(DeviceOutOfMemoryError):
+        open_engine(package)
+    gpu.room = 2**30
+    trt.state.failing["deserialize_cuda_engine"] = [None]
+    with pytest.raises(EngineIncompatibleError):
+        open_engine(package)
+
+
 @pytest.mark.parametrize("said", ["Error Code 2: OutOfMemory (no further information)", ""])
 def test_a_plan_that_finds_no_room_is_not_called_incompatible(
     gpu: FakeCuda, trt: Any, package: Package, said: str

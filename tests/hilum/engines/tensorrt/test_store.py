@@ -71,7 +71,7 @@ def keep(store: PlanStore, of: PlanKey, plan: bytes, *, age_s: float = 0) -> Pla
 def test_a_plan_comes_back_as_it_was_put(store: PlanStore) -> None:
     kept = keep(store, key(), b"plan")
     assert store.get(key()) == kept
-    assert store.find(GRAPH, machine(), max_batch=16) == kept
+    assert store.find(GRAPH, machine(), max_batch=16) == (kept, b"plan")
     assert store.read(kept) == b"plan"
 
 
@@ -139,23 +139,28 @@ def test_nothing_built_and_nothing_that_fits_are_told_apart(store: PlanStore) ->
     assert "hilum engine build" in caught.value.body()["next_step"]
 
 
-def test_a_plan_for_smaller_batches_does_not_do(store: PlanStore) -> None:
-    keep(store, key(profile=Profile(optimum=4, maximum=8)), b"plan")
-    with pytest.raises(EngineIncompatibleError, match="batches of 8, not 16"):
-        store.find(GRAPH, machine(), max_batch=16)
+def test_a_plan_for_smaller_batches_does_where_there_is_none_for_larger(store: PlanStore) -> None:
+    """The engine takes a large batch in parts."""
+    small = keep(store, key(profile=Profile(optimum=4, maximum=8)), b"8")
+    assert store.find(GRAPH, machine(), max_batch=16) == (small, b"8")
+    large = keep(store, key(), b"16", age_s=100)
+    assert store.find(GRAPH, machine(), max_batch=16) == (large, b"16")
+    # Room for more than ever comes is worth nothing.
+    keep(store, key(profile=Profile(optimum=4, maximum=64)), b"64", age_s=200)
+    assert store.find(GRAPH, machine(), max_batch=16) == (large, b"16")
 
 
 def test_the_plan_made_for_this_very_gpu_comes_first(store: PlanStore) -> None:
     keep(store, key(hardware="ampere_plus"), b"for all")
     own = keep(store, key(), b"own", age_s=100)
     keep(store, key(machine(version="11.3.0.1"), version_compatible=True), b"older TensorRT")
-    assert store.find(GRAPH, machine(), max_batch=16) == own
+    assert store.find(GRAPH, machine(), max_batch=16) == (own, b"own")
 
 
 def test_of_equals_the_newest(store: PlanStore) -> None:
     keep(store, key(optimization_level=0), b"old", age_s=100)
     new = keep(store, key(optimization_level=1), b"new")
-    assert store.find(GRAPH, machine(), max_batch=16) == new
+    assert store.find(GRAPH, machine(), max_batch=16) == (new, b"new")
 
 
 # --- damage -------------------------------------------------------------------------------
@@ -180,6 +185,36 @@ def test_a_plan_that_is_gone_is_not_loaded(store: PlanStore) -> None:
     store.path(kept).unlink()
     with pytest.raises(EngineDamagedError, match="No such file"):
         store.read(kept)
+
+
+def test_a_damaged_plan_does_not_hide_an_intact_one(
+    store: PlanStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    old = keep(store, key(), b"old", age_s=100)
+    new = keep(store, key(optimization_level=5), b"new")
+    store.path(new).write_bytes(b"n")
+    assert store.find(GRAPH, machine(), max_batch=16) == (old, b"old")
+    assert "1 bytes; 3 were written" in caplog.text
+    store.path(old).unlink()
+    with pytest.raises(EngineDamagedError, match="1 bytes; 3 were written"):
+        store.find(GRAPH, machine(), max_batch=16)
+
+
+def test_a_plan_built_again_while_it_is_looked_for_is_found(
+    store: PlanStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look at the record and the look at the file another process is done."""
+    keep(store, key(), b"old")
+    real, listed = store.records, []
+
+    def records() -> list[PlanRecord]:
+        found = real()
+        if not listed:
+            listed.append(keep(store, key(), b"new"))
+        return found
+
+    monkeypatch.setattr(store, "records", records)
+    assert store.find(GRAPH, machine(), max_batch=16) == (listed[0], b"new")
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b'{"format": 2}', b"\xff\xfe"])
