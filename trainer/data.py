@@ -19,6 +19,7 @@ import numpy.typing as npt
 from hilum.errors import DataError, HilumError
 from hilum.files import locked, write_atomically
 from hilum.labels import LabelSchema
+from hilum.prepared import PIPELINE
 from hilum.preprocess import Placement, PreprocessSpec
 from hilum.settings import Limits, S3Settings
 from hilum.storage import ObjectStore, open_store
@@ -131,7 +132,7 @@ def batches(count: int, size: int, rng: np.random.Generator) -> Iterator[npt.NDA
 
 def _folder(cache_dir: Path, path: Path, spec: PreprocessSpec) -> Path:
     """Of one manifest, at one place, under one preprocessing."""
-    identity = f"{manifest.digest(path)}/{path.parent.resolve()}"
+    identity = f"{PIPELINE}/{manifest.digest(path)}/{path.parent.resolve()}"
     return cache_dir / spec.digest[:16] / hashlib.sha256(identity.encode()).hexdigest()[:24]
 
 

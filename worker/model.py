@@ -18,6 +18,7 @@ class ServedModel:
     """A verified package on this machine, and its row in SQL. Handed to each pool process."""
 
     folder: str
+    digest: str  # what the folder held when it was registered
     model_id: int
 
 
@@ -38,4 +39,4 @@ def verify_and_register(settings: Settings, database: Database) -> tuple[Manifes
     with database.write() as connection:
         model_id = models.register(connection, package.manifest)
     folder = str(Path(package.folder).resolve())
-    return package.manifest, ServedModel(folder=folder, model_id=model_id)
+    return package.manifest, ServedModel(folder=folder, digest=package.digest, model_id=model_id)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from hilum.db.connection import Database
 from hilum.engines.loading import open_engine
+from hilum.errors import PackageDigestError
 from hilum.fetching import Fetcher
 from hilum.isolation import Decoders
 from hilum.package_io import verify
@@ -32,6 +33,11 @@ class Process:
         decoders = Decoders(threads, settings.limits)
         decoders.warm()  # while the engine loads
         package = verify(Path(model.folder))
+        if package.digest != model.digest:
+            raise PackageDigestError(
+                "The package folder holds another model than the worker was started with.",
+                next_step="Start the worker again; publish new versions in folders of their own.",
+            )
         engine = open_engine(package, settings)
         settings = applied(package, settings, engine.name)
         store = open_store(settings.s3, settings.limits)

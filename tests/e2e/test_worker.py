@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from hilum.embedded.process import free_ports
 from hilum.prepared import evict
 from hilum.queue import Queue
 from hilum.settings import PreparedSettings
+from worker.app import EXIT_CANNOT_SERVE
 
 if TYPE_CHECKING:
     from .conftest import System
@@ -125,6 +127,18 @@ def test_a_worker_process_killed_in_the_middle(system: System) -> None:
     state = system.completed(made)
     assert state.attempts >= 2, "the job was taken up again"
     system.exactly_once(made, 12)
+
+
+def test_a_package_replaced_under_a_worker_is_not_served_under_the_old_name(
+    system: System,
+) -> None:
+    worker = system.worker()
+    shutil.rmtree(system.package)
+    tiny_package.build(system.package, version="2.0.0")
+    children = psutil.Process(worker.process.pid).children()
+    max(children, key=lambda process: process.memory_info().rss).kill()
+    system.until_said("package.digest_mismatch")
+    assert worker.process.wait(timeout=30) == EXIT_CANNOT_SERVE
 
 
 def test_a_whole_worker_killed_in_the_middle(system: System) -> None:

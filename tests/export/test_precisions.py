@@ -6,7 +6,6 @@ import functools
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from onnx import TensorProto, numpy_helper
 from support.small_backbones import graph, images
@@ -14,19 +13,21 @@ from support.small_backbones import graph, images
 from export import half, int8
 from export.errors import PrecisionError
 from export.graph import EXACT_OPS, exact_nodes, folded, layers
+from export.session import Session
 
 Outputs = list[np.ndarray]
 
 
-def run(model: bytes, name: str = "resnet18", count: int = 3) -> Outputs:
-    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-    found = session.run(["probability", "cam"], {"image": images(name, count, seed=9).numpy()})
-    return [np.asarray(output) for output in found]
+def run(model: bytes, name: str = "resnet18", *, as_written: bool = False) -> Outputs:
+    found = Session(model, as_written=as_written).run(images(name, 3, seed=9).numpy())
+    return [found.probability, found.cam]
 
 
-def difference(model: bytes, name: str = "resnet18") -> tuple[float, float]:
+def difference(
+    model: bytes, name: str = "resnet18", *, as_written: bool = False
+) -> tuple[float, float]:
     """Largest |Δp|, and |Δcam| in units of the largest cam, against float32."""
-    (p, cam), (p0, cam0) = run(model, name), run(graph(name), name)
+    (p, cam), (p0, cam0) = run(model, name, as_written=as_written), run(graph(name), name)
     return float(np.abs(p - p0).max()), float(np.abs(cam - cam0).max() / cam0.max())
 
 
@@ -131,7 +132,8 @@ def test_int8_quantises_the_body_as_the_target_wants_it(target: int8.Target) -> 
     if target == "tensorrt":
         assert not any(zero.any() for zero in activations)
         assert not any(value.dtype == np.int32 for value in constants.values())  # biases
-    p, cam = difference(made)
+    # TensorRT's sums do not saturate; the CPU's graph is made so that its own do not, either.
+    p, cam = difference(made, as_written=target == "tensorrt")
     assert p <= 0.02
     assert cam <= 0.25
 
