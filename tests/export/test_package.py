@@ -186,7 +186,7 @@ def test_layers_that_hurt_go_back_to_float(monkeypatch: pytest.MonkeyPatch) -> N
         return b""
 
     monkeypatch.setattr(precision.int8, "quantise", quantise)
-    monkeypatch.setattr(precision, "Session", lambda graph: graph)
+    monkeypatch.setattr(precision, "_as_on", lambda _target, graph: graph)
     monkeypatch.setattr(precision, "run", lambda *_: _Raw())
     harm = {f"layer{n}": 1.0 / (1 + n) for n in range(20)}
     monkeypatch.setattr(precision, "sensitivity", lambda *_: harm)
