@@ -8,8 +8,10 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --quiet
 INSTALL := $(PIP) install --constraint constraints.txt
 ARGS ?=
-# Processes of `make test`; half of its time is spent waiting for servers.
+# Processes of `make test`; half of its time is spent waiting for servers. One thread each: torch's
+# own threads only get into each other's way.
 JOBS ?= 3
+OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help run test lint demo-model train-demo film-check-model samples openapi decoders fuzz bench gpu-check clean
@@ -41,7 +43,7 @@ lint: $(VENV)/dev.stamp
 	$(VENV)/bin/lint-imports
 
 test: lint
-	$(PY) -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=$(OMP_NUM_THREADS) $(PY) -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
 
 demo-model: $(VENV)/dev.stamp
 	$(PY) -m export.demo
