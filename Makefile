@@ -51,7 +51,7 @@ demo-model: $(VENV)/dev.stamp
 film-check-model: $(VENV)/dev.stamp
 	$(PY) -m trainer.filmcheck
 
-# Cohort, training, evaluation; made for ten minutes on two cores.
+# Cohort, training, evaluation; seven minutes on two cores.
 train-demo: $(VENV)/dev.stamp
 	rm -rf var/train-demo
 	$(VENV)/bin/hilum cohort --to var/train-demo/cohort --images 600 --side 192
