@@ -236,8 +236,7 @@ def verify(folder: Path) -> Package:
         PackageSchemaError, UnknownBackboneError: see :func:`parse_manifest`.
     """
     try:
-        with (folder / MANIFEST).open("rb") as file:
-            manifest = parse_manifest(file.read(MAX_MANIFEST_BYTES + 1))
+        manifest = parse_manifest(_manifest_bytes(folder))
     except OSError as error:
         raise PackageMissingError(f"No readable {MANIFEST} there: {error.strerror}.") from None
     _check_names(manifest, set(_names(folder)))
@@ -260,14 +259,19 @@ def check_signature(package: Package, settings: Settings) -> signing.Signer | No
     if settings.trusted_signers is None:
         return None
     try:
-        with (package.folder / MANIFEST).open("rb") as file:
-            message = file.read(MAX_MANIFEST_BYTES + 1)
+        message = _manifest_bytes(package.folder)
     except OSError as error:
         raise PackageSignatureError(f"{MANIFEST} cannot be read: {error.strerror}.") from None
     signer = signing.require(package.folder, SIGNATURE, message, settings.trusted_signers)
     if parse_manifest(message).digest != package.digest:
         raise PackageSignatureError(f"The signed {MANIFEST} is not the one that was verified.")
     return signer
+
+
+def _manifest_bytes(folder: Path) -> bytes:
+    """No more than shows that it is too long."""
+    with (folder / MANIFEST).open("rb") as file:
+        return file.read(MAX_MANIFEST_BYTES + 1)
 
 
 def _check_names(manifest: Manifest, present: set[str]) -> None:

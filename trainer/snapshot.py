@@ -20,6 +20,7 @@ from torch import Tensor
 from hilum.errors import CheckpointError
 from hilum.files import write_atomically
 from trainer.errors import CheckpointWriteError
+from trainer.outputs import writing
 
 _TENSORS = "weights"  # the JSON's key for the file of tensors
 
@@ -35,17 +36,13 @@ def write(path: Path, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) 
     digest = hashlib.sha256(data).hexdigest()
     file = path.with_name(f"{path.stem}-{digest[:16]}.safetensors")
     text = json.dumps({_TENSORS: {"file": file.name, "sha256": digest}, **values}, indent=2)
-    try:
+    with writing(path, CheckpointWriteError):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(file, data)
         write_atomically(path, text.encode())
         for old in path.parent.glob(f"{path.stem}-*.safetensors"):
             if old != file:
                 old.unlink()
-    except OSError as error:
-        raise CheckpointWriteError(
-            f"{path} cannot be written: {error.strerror or type(error).__name__}."
-        ) from None
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 from hilum.errors import MissingExtraError, StorageUnavailableError
 from trainer.config import TrainConfig
 from trainer.errors import CheckpointWriteError
+from trainer.outputs import writing
 
 log = logging.getLogger(__name__)
 
@@ -132,22 +133,13 @@ class _TensorBoard:
 def _tensorboard(folder: Path, step: int) -> Iterator[Tracker]:
     name = f"events.out.tfevents.{time.time_ns() // 1_000_000_000:010d}"
     path = folder / f"{name}.{socket.gethostname()}.{os.getpid()}.{time.time_ns()}"
-    try:
+    with writing(folder, CheckpointWriteError):
         folder.mkdir(parents=True, exist_ok=True)
         file = io.FileIO(path, "xb")
-    except OSError as error:
-        raise _unwritable(folder, error) from None
     with file:
-        try:
+        with writing(folder, CheckpointWriteError):
             tracker = _TensorBoard(file, step)
-        except OSError as error:
-            raise _unwritable(folder, error) from None
         yield tracker
-
-
-def _unwritable(folder: Path, error: OSError) -> CheckpointWriteError:
-    reason = error.strerror or type(error).__name__
-    return CheckpointWriteError(f"{folder} cannot be written: {reason}.")
 
 
 class _MLflow:

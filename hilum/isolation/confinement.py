@@ -56,7 +56,6 @@ def confine(*, lifeline: int, max_bytes: int) -> Memory:
         size, shared = pages[0], pages[2]
         _lower(resource.RLIMIT_DATA, max_bytes - shared)
         _lower(resource.RLIMIT_AS, size + max_bytes + _UNUSED)
-    landlock.no_new_privileges()
     landlock.restrict(readable=_modules())
     return memory
 

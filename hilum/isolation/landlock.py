@@ -36,7 +36,7 @@ def version() -> int:
     return max(0, _call(_CREATE_RULESET, None, 0, _VERSION_FLAG))
 
 
-def no_new_privileges() -> bool:
+def _no_new_privileges() -> bool:
     """Set-user-id programs and the like give this process nothing any more. Whether that holds."""
     if sys.platform != "linux":
         return False
@@ -50,10 +50,10 @@ def restrict(*, readable: Iterable[Path]) -> bool:
     or a signal (6.12). What is open stays open.
 
     Returns:
-        Whether that holds now. Else nothing has changed, but for the privileges.
+        Whether that holds now. If not, it gains no privileges all the same.
     """
-    known = version()
-    if not known or not no_new_privileges():
+    held, known = _no_new_privileges(), version()
+    if not held or not known:
         return False
     files = (1 << _FILE_RIGHTS.get(known, _LATER_FILE_RIGHTS)) - 1
     handled = [files, *([_TCP] if known >= 4 else []), *([_OUTSIDE] if known >= 6 else [])]

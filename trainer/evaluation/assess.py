@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -15,15 +16,26 @@ from trainer.evaluation.figures import figures
 from trainer.evaluation.scored import Scored
 from trainer.evaluation.shortcuts import view_figures
 from trainer.evaluation.subgroups import subgroups
+from trainer.manifest import Record
 
 _LOCALISED = ("pointing_game", "pointing_centre", "iou", "iou_centre")
 
 
-def assess(scored: Scored, bootstrap: Bootstrap | None = None) -> dict[str, Any]:
+def assess(
+    scored: Scored,
+    bootstrap: Bootstrap | None = None,
+    *,
+    listed: Sequence[Record] | None = None,
+) -> dict[str, Any]:
     """Every figure of ``scored`` that needs no further run of the model.
 
     Per label, macro over the findings (without the label that means «normal») and micro. What is
     not defined is null. The keys are stable: `card.py` and the HTML report read them.
+
+    Args:
+        scored: the films that were measured.
+        bootstrap: of the intervals.
+        listed: the split as the manifest lists it, see :func:`published.beside`.
     """
     bootstrap = bootstrap or Bootstrap()
     found = figures(scored, bootstrap)
@@ -39,7 +51,7 @@ def assess(scored: Scored, bootstrap: Bootstrap | None = None) -> dict[str, Any]
         "subgroups": subgroups(scored, bootstrap),
         "views": view_figures(scored),
         "co_occurrence": co_occurrence(scored),
-        "published": published.beside(scored),
+        "published": published.beside(scored, listed),
     }
 
 

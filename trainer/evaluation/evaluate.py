@@ -25,7 +25,7 @@ from trainer.calibration import Method, Rule
 from trainer.config import DataConfig
 from trainer.data import Prepared
 from trainer.errors import CacheWriteError
-from trainer.evaluation import published, scorer, shortcuts
+from trainer.evaluation import scorer, shortcuts
 from trainer.evaluation.assess import assess
 from trainer.evaluation.bootstrap import Bootstrap
 from trainer.evaluation.scored import Scored
@@ -123,8 +123,8 @@ def evaluate(
         "data": {
             "manifest_sha256": manifest.digest(source),
             "split": options.split,
-            "listed": len(listed),
-            "left_out": len(listed) - len(tested),
+            "listed": len(listed[options.split]),
+            "left_out": len(listed[options.split]) - len(tested),
         },
         "in_sample": _in_sample(model, manifest_path, options.split, fits=fits),
         "calibration": {
@@ -132,10 +132,11 @@ def evaluate(
             "method": (options.method or "platt") if own else "as shipped",
             **fitted.model_dump(mode="json"),
         },
-        **{_NAMES[split]: assess(one, bootstrap) for split, one in scored.items()},
+        **{
+            _NAMES[split]: assess(one, bootstrap, listed=listed[split])
+            for split, one in scored.items()
+        },
     }
-    # What the manifest lists decides, not what could be read of it.
-    figures[_NAMES[options.split]]["published"] = published.beside(tested, listed)
     if options.shortcuts:
         figures["corners"] = _corners(model, films[options.split], tested, fitted, progress)
     evaluation = Evaluation(
@@ -170,9 +171,9 @@ def _films(
     *,
     options: Options,
     progress: Progress | None,
-) -> tuple[dict[Split, Prepared], tuple[Record, ...]]:
+) -> tuple[dict[Split, Prepared], dict[Split, list[Record]]]:
     """The splits that are ``needed`` and no other: the training films of a large set take days.
-    And all rows of ``options.split``, those too whose film could not be read."""
+    And all their rows, those too whose film could not be read."""
     records = [r for r in manifest.read(source, model.schema) if r.split in needed]
     missing = [split for split in needed if not any(r.split == split for r in records)]
     if missing:
@@ -207,7 +208,7 @@ def _films(
         limits=settings.limits,
         needed=needed,
     )
-    return films, tuple(record for record in records if record.split == options.split)
+    return films, {split: [r for r in records if r.split == split] for split in needed}
 
 
 def _run(model: Model, films: Prepared, what: str, progress: Progress | None) -> Run:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -67,10 +66,9 @@ def build_into(
     machine = this_machine()
     key = _key(package.manifest, machine, options)
     with store.lock(key, on_wait=on_wait):
-        there = store.get(key)
-        if there is not None and not force and there.plan_sha256 != refused:
-            with suppress(EngineDamagedError):
-                return Provided(record=there, plan=store.read(there), new=False)
+        there = None if force else _there(store, key)
+        if there is not None and there.record.plan_sha256 != refused:
+            return there
         graph = package.read(package.manifest.graph_for("tensorrt").graph)
         built = build(
             graph,
@@ -100,10 +98,9 @@ def refit_into(store: PlanStore, package: Package) -> Provided:
     base, plan = store.first_intact(lambda: _refittable(store, architecture, machine))
     key = base.key.model_copy(update={"graph_sha256": graph_sha256(package.manifest)})
     with store.lock(key):
-        there = store.get(key)
+        there = _there(store, key)
         if there is not None:
-            with suppress(EngineDamagedError):
-                return Provided(record=there, plan=store.read(there), new=False)
+            return there
         changed = refit(
             plan,
             graph,
@@ -113,6 +110,17 @@ def refit_into(store: PlanStore, package: Package) -> Provided:
         record = _record(package, key, graph, changed, refitted_from=base.key.id)
         store.save(record, changed.plan)
     return Provided(record=record, plan=changed.plan, new=True)
+
+
+def _there(store: PlanStore, key: PlanKey) -> Provided | None:
+    """The plan that is there, unless it is damaged."""
+    record = store.get(key)
+    if record is None:
+        return None
+    try:
+        return Provided(record=record, plan=store.read(record), new=False)
+    except EngineDamagedError:
+        return None
 
 
 def _refittable(store: PlanStore, architecture: str, machine: Machine) -> list[PlanRecord]:
