@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 import sqlalchemy
@@ -27,6 +28,7 @@ from hilum.settings import Limits, S3Settings
 from hilum.storage import ObjectStore, open_store
 
 TENANT = "north"
+Seen = TypeVar("Seen")
 
 
 @dataclass
@@ -95,11 +97,7 @@ class System:
         self, made: Submission, reached: Callable[[StudyState], bool], *, within_s: float = 60
     ) -> StudyState:
         """Wait for a state."""
-        deadline = time.monotonic() + within_s
-        while not reached(state := self.state(made)):
-            assert time.monotonic() < deadline, f"{state}\n{self.logs()}"
-            time.sleep(0.05)
-        return state
+        return self._until(lambda: self.state(made), reached, within_s)
 
     def completed(self, made: Submission, *, within_s: float = 60) -> StudyState:
         """Wait for the end of the study."""
@@ -107,10 +105,16 @@ class System:
 
     def until_said(self, event: str, *, within_s: float = 60) -> None:
         """Wait for a line of a worker's log."""
+        self._until(self.logs, lambda said: event in said, within_s)
+
+    def _until(
+        self, look: Callable[[], Seen], reached: Callable[[Seen], bool], within_s: float
+    ) -> Seen:
         deadline = time.monotonic() + within_s
-        while event not in self.logs():
-            assert time.monotonic() < deadline, self.logs()
+        while not reached(seen := look()):
+            assert time.monotonic() < deadline, f"{seen}\n{self.logs()}"
             time.sleep(0.05)
+        return seen
 
     def images(self, made: Submission) -> list[ImageState]:
         """All images of the study."""

@@ -6,7 +6,6 @@ import json
 import math
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,9 +20,9 @@ from hilum.engines.loading import open_engine
 from hilum.errors import ConfigurationError
 from hilum.findings import calibrate
 from hilum.labels import SYNTHETIC
-from hilum.package import CARD, GRAPH, PARITY, VALIDATION, Manifest
+from hilum.package import CARD, GRAPH, PARITY, VALIDATION
 from hilum.package_diff import same_graphs
-from hilum.package_io import Package, seal, verify
+from hilum.package_io import Package, verify
 from hilum.settings import Settings
 from trainer.calibration import Rule
 from trainer.metrics import calibration_error
@@ -46,14 +45,11 @@ def outputs(prevalence: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 def package(tmp_path_factory: pytest.TempPathFactory) -> Package:
     """The tiny package with validation outputs."""
     folder = tmp_path_factory.mktemp("source") / "package"
-    manifest = tiny_package.build(folder)
+    tiny_package.build(folder)
     raw, targets = outputs(0.3)
     patients = [f"p{n // 2}" for n in range(FILMS)]
     validation_outputs.write(folder / VALIDATION, raw=raw, targets=targets, patients=patients)
-    fields: dict[str, Any] = {name: getattr(manifest, name) for name in Manifest.model_fields}
-    del fields["files"], fields["format"]
-    seal(folder, **fields)
-    return verify(folder)
+    return tiny_package.resealed(folder)
 
 
 def test_fitting_again_calibrates(package: Package, tmp_path: Path) -> None:
@@ -86,10 +82,7 @@ def test_a_new_version_carries_no_figures_of_the_old_ones_thresholds(
     (old / CARD).write_text(card)
     graphs = [{"precision": "fp16", "max_dp": 0.001, "decisions_changed": 7, "decisions": 600}]
     (old / PARITY).write_text(json.dumps({"films": 100, "graphs": graphs}))
-    fields: dict[str, Any] = {n: getattr(package.manifest, n) for n in Manifest.model_fields}
-    del fields["files"], fields["format"]
-    seal(old, **fields)
-    source = verify(old)
+    source = tiny_package.resealed(old)
     change = fit(source, stored_outputs(source, None), method="platt", rules={})
     write(source, tmp_path / "new", "1.1.0", change)
     document = json.loads((tmp_path / "new" / PARITY).read_text())

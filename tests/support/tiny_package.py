@@ -20,6 +20,7 @@ from hilum.package import (
     CARD,
     GOLDEN,
     GRAPH,
+    MANIFEST,
     METRICS,
     Calibration,
     InputPolicy,
@@ -29,7 +30,7 @@ from hilum.package import (
     OperatingPoint,
     PixelPolicy,
 )
-from hilum.package_io import seal
+from hilum.package_io import Package, parse_manifest, seal, verify
 from hilum.preprocess import PreprocessSpec
 
 GRID = (4, 4)
@@ -116,3 +117,13 @@ def build(
         "weights_dtype": "float32",
     }
     return seal(folder, **{**defaults, **fields})
+
+
+def resealed(folder: Path, **changes: Any) -> Package:
+    """The package in ``folder`` with the digests of what is in it now, and ``changes`` of its
+    manifest."""
+    manifest = parse_manifest((folder / MANIFEST).read_bytes())
+    fields: dict[str, Any] = {name: getattr(manifest, name) for name in Manifest.model_fields}
+    del fields["files"], fields["format"]
+    seal(folder, **{**fields, **changes})
+    return verify(folder)

@@ -24,17 +24,8 @@ from hilum.errors import (
     PackageSchemaError,
 )
 from hilum.package import GOLDEN, GRAPH
-from hilum.package_io import Package, seal, verify
+from hilum.package_io import Package, verify
 from hilum.settings import Settings
-
-
-def resealed(folder: Path) -> Package:
-    """The package in ``folder`` with the digests of what is in it now."""
-    manifest = tiny_package.build(folder.parent / "fields")
-    fields = {name: getattr(manifest, name) for name in type(manifest).model_fields}
-    del fields["files"], fields["format"]
-    seal(folder, **fields)
-    return verify(folder)
 
 
 def test_outputs_are_those_of_the_graph(tiny: Package) -> None:
@@ -110,7 +101,7 @@ REFUSALS: dict[str, tuple[type[PackageError], Callable[[Path], object]]] = {
 def test_graphs_refused(case: str, copy_of_tiny: Path, capfd: pytest.CaptureFixture[str]) -> None:
     expected, spoil = REFUSALS[case]
     spoil(copy_of_tiny / GRAPH)
-    package = resealed(copy_of_tiny)
+    package = tiny_package.resealed(copy_of_tiny)
     with pytest.raises(PackageError) as caught:
         OnnxRuntimeEngine(package, threads=1)
     assert type(caught.value) is expected
@@ -197,7 +188,7 @@ def test_a_graph_in_onnxruntimes_own_format_is_not_one(
     monkeypatch.setattr("hilum.engines.onnxruntime.has_external_data", lambda graph: False)
     monkeypatch.setattr("hilum.engines.onnxruntime.opset", lambda graph: tiny.manifest.opset)
     with pytest.raises(PackageError, match="cannot load"):
-        OnnxRuntimeEngine(resealed(copy_of_tiny), threads=1)
+        OnnxRuntimeEngine(tiny_package.resealed(copy_of_tiny), threads=1)
 
 
 def test_without_onnxruntime_the_extra_is_named(
@@ -229,7 +220,7 @@ def test_the_golden_check_passes_within_tolerance_and_fails_beyond(
     def opens(**changes: object) -> bool:
         write_golden(copy_of_tiny, tiny, **changes)
         try:
-            open_engine(resealed(copy_of_tiny), Settings())
+            open_engine(tiny_package.resealed(copy_of_tiny), Settings())
         except GoldenCheckError:
             return False
         return True
@@ -256,7 +247,7 @@ GOLDEN_REFUSALS: dict[str, dict[str, object]] = {
 def test_golden_files_refused(case: str, tiny: Package, copy_of_tiny: Path) -> None:
     write_golden(copy_of_tiny, tiny, **GOLDEN_REFUSALS[case])
     with pytest.raises(PackageSchemaError):
-        open_engine(resealed(copy_of_tiny), Settings())
+        open_engine(tiny_package.resealed(copy_of_tiny), Settings())
 
 
 def test_a_golden_file_that_is_no_archive_or_inflates_too_far(
@@ -267,6 +258,6 @@ def test_a_golden_file_that_is_no_archive_or_inflates_too_far(
     with pytest.raises(PackageSchemaError, match="inflates"):
         open_engine(package, Settings())
     (copy_of_tiny / GOLDEN).write_bytes(b"not a zip")
-    package = resealed(copy_of_tiny)
+    package = tiny_package.resealed(copy_of_tiny)
     with pytest.raises(PackageSchemaError, match="cannot be read"):
         open_engine(package, Settings())

@@ -26,8 +26,8 @@ from hilum.engines.tensorrt.record import PlanRecord, key_for, this_machine
 from hilum.engines.tensorrt.runtime import TensorRTEngine
 from hilum.engines.tensorrt.store import PlanStore
 from hilum.errors import EngineBuildError, EngineUnavailableError, PackageError, RefitError
-from hilum.package import GRAPH, MANIFEST
-from hilum.package_io import Package, parse_manifest, seal, verify
+from hilum.package import GRAPH
+from hilum.package_io import Package, verify
 
 SIDE = 64
 
@@ -124,18 +124,7 @@ def retrained(package: Package, folder: Path) -> Package:
         if tensor.name == "bias":
             tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) + 1, "bias"))
     (folder / GRAPH).write_bytes(model.SerializeToString())
-    return resealed(folder)
-
-
-def resealed(folder: Path) -> Package:
-    manifest = parse_manifest((folder / MANIFEST).read_bytes())
-    fields = {
-        name: getattr(manifest, name)
-        for name in type(manifest).model_fields
-        if name not in ("files", "format")
-    }
-    seal(folder, **fields)
-    return verify(folder)
+    return tiny_package.resealed(folder)
 
 
 def plan_for(package: Package, **more: Any) -> bytes:
