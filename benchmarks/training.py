@@ -1,6 +1,7 @@
 """Training: images a second of hilum's loop against torchvision's reference training loop.
 
-``train_vs_reference``: same model, batch size and films, on this machine's cores. The peer is
+``train_vs_reference``: same model, batch size and films, on this machine's cores or, with
+``--device cuda``, its GPU. The peer is
 written as torchvision's reference script for classification trains: a DataLoader with worker
 processes, its augmentation, SGD with momentum, the loss read in every step. Two cases:
 
@@ -19,7 +20,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import numpy as np
 import torch
@@ -35,7 +36,7 @@ from hilum.preprocess import PreprocessSpec
 from hilum.settings import Settings
 from trainer import balance, config, data, manifest
 from trainer.backbones import BACKBONES, build
-from trainer.config import TrainConfig
+from trainer.config import ComputeConfig, Precision, TrainConfig
 from trainer.data import Prepared
 from trainer.learner import Learner
 from trainer.manifest import Record, Split
@@ -54,26 +55,36 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser.add_argument("--quick", action="store_true", help="fewer films, no data claims")
     parser.add_argument("--backbones", nargs="+", default=["resnet18", "resnet50"])
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--precision", choices=get_args(Precision), default="float32")
+    parser.add_argument("--batch", type=int, default=16)
     options = parser.parse_args()
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     if not options.json:
         print(machine(), f"torch {torch.__version__}")
-    for line in measure(options.backbones, quick=options.quick):
+        if options.device == "cuda":
+            print(torch.cuda.get_device_name())
+    lines = measure(
+        options.backbones,
+        quick=options.quick,
+        batch=options.batch,
+        compute=ComputeConfig(device=options.device, precision=options.precision),
+    )
+    for line in lines:
         print(line.json() if options.json else line.text(), flush=True)
     if not options.quick:
         for line in loading.measure():
             print(line.json() if options.json else line.text(), flush=True)
 
 
-def measure(names: list[str], *, quick: bool) -> Iterator[Line]:
+def measure(names: list[str], *, quick: bool, batch: int, compute: ComputeConfig) -> Iterator[Line]:
     """``train_vs_reference`` of each backbone, both cases."""
-    batch = 16
     count, repeats = (2 * batch, 1) if quick else (6 * batch, 3)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         path = _films(folder / "films", count)
         for name in names:
-            asked = _config(path, name, batch)
+            asked = _config(path, name, batch, compute)
             split = data.load(
                 path, SYNTHETIC, asked.preprocess, cache_dir=Settings(cache_dir=folder).cache_dir
             )["train"]
@@ -84,13 +95,13 @@ def measure(names: list[str], *, quick: bool) -> Iterator[Line]:
                 "tensors": _Tensors(split),
             }
             for case, pictures in peers.items():
-                theirs = _Reference(name, pictures, batch)
+                theirs = _Reference(name, pictures, batch, compute)
                 seconds = interleaved([ours, theirs.epoch], repeats=repeats)
                 theirs.close()
                 value, peer = (len(split) / taken for taken in seconds)
                 yield Line(
                     claim="train_vs_reference",
-                    case=f"{name} {size}, {case}",
+                    case=f"{name} {size}, {case}, {compute.device} {compute.precision}",
                     value=value,
                     peer="torchvision reference",
                     peer_value=peer,
@@ -100,13 +111,14 @@ def measure(names: list[str], *, quick: bool) -> Iterator[Line]:
                 )
 
 
-def _config(path: Path, name: str, batch: int) -> TrainConfig:
+def _config(path: Path, name: str, batch: int, compute: ComputeConfig) -> TrainConfig:
     size = BACKBONES[name].native_size
     values: dict[str, Any] = {
         "manifest": path,
         "model": {"backbone": name, "weights": "random", "label_schema": SYNTHETIC.id},
         "preprocess": PreprocessSpec(size=size),
         "optimiser": {"batch_size": batch},
+        "compute": compute,
         "stages": [{"epochs": 1000, "size": size}],
     }
     return config.parse(values, "benchmark")
@@ -114,7 +126,7 @@ def _config(path: Path, name: str, batch: int) -> TrainConfig:
 
 def _hilum(asked: TrainConfig, split: Prepared) -> Callable[[], None]:
     """An epoch of hilum's loop."""
-    processes = Processes(rank=0, count=1, device=torch.device("cpu"))
+    processes = Processes(rank=0, count=1, device=torch.device(asked.compute.device))
     counts = balance.count(split.targets, SYNTHETIC)
     learner = Learner(
         asked,
@@ -139,8 +151,15 @@ def _hilum(asked: TrainConfig, split: Prepared) -> Callable[[], None]:
 class _Reference:
     """torchvision's way: loader, model, cross-entropy, SGD."""
 
-    def __init__(self, name: str, pictures: Dataset[tuple[Tensor, Tensor]], batch: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        pictures: Dataset[tuple[Tensor, Tensor]],
+        batch: int,
+        compute: ComputeConfig,
+    ) -> None:
         workers = len(os.sched_getaffinity(0))
+        self._compute = compute
         self._loader = DataLoader(
             pictures,
             batch_size=batch,
@@ -148,23 +167,32 @@ class _Reference:
             num_workers=workers,
             drop_last=True,
             persistent_workers=True,
+            pin_memory=compute.device == "cuda",
         )
         # Without InceptionV3's second head: less to do than hilum has.
         extra = {"aux_logits": False} if name == "inception_v3" else {}
         self._model = BACKBONES[name].build(weights=None, num_classes=_OUTPUTS, **extra)
+        self._model.to(compute.device)
         self._criterion = nn.BCEWithLogitsLoss()
         self._optimiser = torch.optim.SGD(
             self._model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4
         )
+        self._scaler = torch.amp.GradScaler(compute.device, enabled=compute.precision == "fp16")
 
     def epoch(self) -> None:
         """Every film once."""
         self._model.train()
-        for images, targets in self._loader:
-            loss = self._criterion(self._model(images), targets)
+        device, precision = self._compute.device, self._compute.precision
+        kind = torch.float16 if precision == "fp16" else torch.bfloat16
+        for pixels, wanted in self._loader:
+            images = pixels.to(device, non_blocking=True)
+            targets = wanted.to(device, non_blocking=True)
+            with torch.autocast(device, kind, enabled=precision != "float32"):
+                loss = self._criterion(self._model(images), targets)
             self._optimiser.zero_grad()
-            loss.backward()
-            self._optimiser.step()
+            self._scaler.scale(loss).backward()
+            self._scaler.step(self._optimiser)
+            self._scaler.update()
             loss.item()
 
     def close(self) -> None:

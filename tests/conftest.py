@@ -22,7 +22,11 @@ def pytest_configure() -> None:
 
     A shell without job control starts ``make test &`` with SIGINT ignored; every child would
     inherit that, and the tests that interrupt one would wait for ever.
+
+    No GPU, unless the caller names one: on a machine that has one, too, the suite shows what holds
+    without (`make gpu-check` is for the rest).
     """
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -92,7 +92,12 @@ def _after_a_death(job: Job, filling: Filling, todo: list[int], found: Found) ->
     states = filling.rows()["state"]
     suspects = [row for row in todo if states[row] == STARTED]
     if not suspects and not any(states[row] in (GOOD, BAD) for row in todo):
-        raise UnexpectedError("The processes that prepare films die before they begin.")
+        raise UnexpectedError(
+            "The processes that prepare films die before they begin.",
+            next_step="A script that starts this needs `if __name__ == '__main__':` around its "
+            "calls, as it is imported again in each process. Otherwise look for what ends them: a "
+            "limit on memory or processes.",
+        )
     left = []
     for row in todo:
         if states[row] == GOOD:

@@ -22,32 +22,31 @@ from hilum.errors import (
 )
 
 # After these the process's context is unusable for good, or the device is gone (CUDA runtime API,
-# section "cudaError": «the process must be terminated and relaunched»).
-_LOST: Final = frozenset(
-    {
-        "cudaErrorAssert",
-        "cudaErrorContained",
-        "cudaErrorContextIsDestroyed",
-        "cudaErrorDeviceUninitialized",
-        "cudaErrorDevicesUnavailable",
-        "cudaErrorECCUncorrectable",
-        "cudaErrorHardwareStackError",
-        "cudaErrorIllegalAddress",
-        "cudaErrorIllegalInstruction",
-        "cudaErrorInitializationError",
-        "cudaErrorInvalidAddressSpace",
-        "cudaErrorInvalidPc",
-        "cudaErrorLaunchFailure",
-        "cudaErrorLaunchTimeout",
-        "cudaErrorMisalignedAddress",
-        "cudaErrorNoDevice",
-        "cudaErrorNvlinkUncorrectable",
-        "cudaErrorSystemNotReady",
-        "cudaErrorTensorMemoryLeak",
-        "cudaErrorUnknown",
-    }
-)
-_OUT_OF_MEMORY: Final = "cudaErrorMemoryAllocation"
+# section "cudaError": «the process must be terminated and relaunched»). With their numbers, which
+# is how other libraries quote them.
+_LOST: Final = {
+    "cudaErrorAssert": 710,
+    "cudaErrorContained": 226,
+    "cudaErrorContextIsDestroyed": 709,
+    "cudaErrorDeviceUninitialized": 201,
+    "cudaErrorDevicesUnavailable": 46,
+    "cudaErrorECCUncorrectable": 214,
+    "cudaErrorHardwareStackError": 714,
+    "cudaErrorIllegalAddress": 700,
+    "cudaErrorIllegalInstruction": 715,
+    "cudaErrorInitializationError": 3,
+    "cudaErrorInvalidAddressSpace": 717,
+    "cudaErrorInvalidPc": 718,
+    "cudaErrorLaunchFailure": 719,
+    "cudaErrorLaunchTimeout": 702,
+    "cudaErrorMisalignedAddress": 716,
+    "cudaErrorNoDevice": 100,
+    "cudaErrorNvlinkUncorrectable": 220,
+    "cudaErrorSystemNotReady": 802,
+    "cudaErrorTensorMemoryLeak": 721,
+    "cudaErrorUnknown": 999,
+}
+_OUT_OF_MEMORY: Final = {"cudaErrorMemoryAllocation": 2}
 _ADVICE: Final = {
     "cudaErrorInsufficientDriver": "there is no NVIDIA driver, or it is older than CUDA needs",
     "cudaErrorNoDevice": "the driver sees no GPU (in a container: was one assigned to it?)",
@@ -136,11 +135,17 @@ def call(function: Any, *arguments: Any) -> Any:
 
 def failure(code: str, where: str) -> EngineFailedError:
     """The typed error for the CUDA error ``code``, met in ``where``."""
-    if code == _OUT_OF_MEMORY:
+    if code in _OUT_OF_MEMORY:
         return DeviceOutOfMemoryError(f"The GPU has no memory left ({where}).")
     if code in _LOST:
         return DeviceLostError(f"The GPU was lost in {where} ({code}).")
     return EngineFailedError(f"CUDA failed in {where} ({code}).")
+
+
+def failure_numbered(number: int, where: str) -> EngineFailedError:
+    """:func:`failure` for a library that says no more than CUDA's number."""
+    names = {value: name for name, value in (_LOST | _OUT_OF_MEMORY).items()}
+    return failure(names.get(number, f"error {number}"), where)
 
 
 class Stream:

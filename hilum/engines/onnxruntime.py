@@ -1,16 +1,18 @@
-"""The ONNX Runtime engine, on the CPU or on an NVIDIA GPU."""
+"""ONNX Runtime: sessions of a package's graph, and the engine that runs them on the CPU."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from hilum.engines import EngineOutput
+from hilum.engines import EngineOutput, cuda
 from hilum.engines.onnx_file import has_external_data, opset
 from hilum.errors import (
+    DeviceOutOfMemoryError,
     EngineFailedError,
     EngineUnavailableError,
     MissingExtraError,
@@ -23,81 +25,142 @@ from hilum.package_io import Package
 
 Device = Literal["cpu", "cuda"]
 
-_TARGETS: Final[dict[Device, Target]] = {"cpu": "cpu", "cuda": "tensorrt"}
+TARGETS: Final[dict[Device, Target]] = {"cpu": "cpu", "cuda": "tensorrt"}
+_PROVIDERS: Final[dict[Device, str]] = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+}
 _SILENT: Final = 4  # only fatal: ONNX Runtime's own lines would go to the user's terminal
+_CUDA_FAILURE: Final = re.compile(r"CUDA failure (\d+)")
+_ARENA_IS_FULL: Final = "Failed to allocate memory for requested buffer"
+_GPU_BUILD: Final = (
+    "Put `onnxruntime-gpu[cuda,cudnn]` in the place of `onnxruntime`, of the major version of CUDA "
+    "that the driver runs, or choose engine `onnxruntime`."
+)
 
 
 class OnnxRuntimeEngine:
-    """A package's graph in ONNX Runtime, on all labels and maps at once.
+    """A package's graph in ONNX Runtime on the CPU, all labels and maps at once.
 
     Args:
         package: verified.
         threads: of one run; 0 takes the cores this process may use (in a container that is
             fewer than the machine has).
-        device: `cuda` needs ONNX Runtime's GPU build, and runs the graph meant for GPUs.
 
     Raises:
-        MissingExtraError: onnxruntime is not installed.
-        EngineUnavailableError: it has no CUDA, or cannot start it here.
-        PackageError: the graph is damaged, or its weights lie outside the package's file.
-        PackageSchemaError: its inputs and outputs are not those the manifest promises.
+        As :func:`open_session`.
     """
 
     name: str
 
-    def __init__(self, package: Package, threads: int = 0, *, device: Device = "cpu") -> None:
-        try:
-            import onnxruntime  # noqa: PLC0415 - the core does without it
-        except ImportError:
-            raise MissingExtraError(
-                "The onnxruntime engine needs onnxruntime: install `hilum[serve]`."
-            ) from None
-        provider = "CUDAExecutionProvider" if device == "cuda" else "CPUExecutionProvider"
-        if provider not in onnxruntime.get_available_providers():
-            raise EngineUnavailableError(
-                "The installed ONNX Runtime is not the GPU build (`onnxruntime-gpu`)."
-            )
-        self.name = name_of(package.manifest, device)
-        file = package.manifest.graph_for(_TARGETS[device]).graph
-        graph = package.read(file)
-        if has_external_data(graph):
-            raise PackageError(f"{file} keeps weights in another file; export it as one file.")
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or usable_cores()
-        options.inter_op_num_threads = 1
-        options.log_severity_level = _SILENT
-        # Not ONNX Runtime's own format, which `has_external_data` cannot read.
-        options.add_session_config_entry("session.load_model_format", "ONNX")
-        try:
-            self._session = onnxruntime.InferenceSession(graph, options, providers=[provider])
-        except Exception as error:  # its exceptions share no base class
-            raise PackageError(
-                f"ONNX Runtime {onnxruntime.__version__} cannot load {file}, opset "
-                f"{opset(graph)} ({type(error).__name__})."
-            ) from None
-        if provider not in self._session.get_providers():
-            # It has quietly gone over to the CPU.
-            raise EngineUnavailableError("ONNX Runtime cannot start CUDA on this machine.")
-        if file == GRAPH and (found := opset(graph)) != package.manifest.opset:
-            raise PackageSchemaError(
-                f"{file} is of opset {found}, the manifest says {package.manifest.opset}."
-            )
-        _check_signature(self._session, package.manifest, file)
+    def __init__(self, package: Package, threads: int = 0) -> None:
+        self.name = name_of(package.manifest, "cpu")
+        self._session = open_session(package, "cpu", threads=threads)
 
     def run(self, images: npt.NDArray[np.uint8]) -> EngineOutput:
         """See :class:`hilum.engines.Engine`."""
         try:
             probability, cam = self._session.run(["probability", "cam"], {"image": images})
         except Exception as error:
-            raise EngineFailedError(
-                f"ONNX Runtime failed on a batch of {len(images)} ({type(error).__name__})."
-            ) from None
+            raise run_failed(len(images), error) from None
         return EngineOutput(probability=probability, cam=cam)
+
+
+def library() -> Any:
+    """The module ``onnxruntime``.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    try:
+        import onnxruntime  # noqa: PLC0415 - the core does without it
+    except ImportError:
+        raise MissingExtraError(
+            "The onnxruntime engine needs onnxruntime: install `hilum[serve]`."
+        ) from None
+    return onnxruntime
+
+
+def open_session(
+    package: Package,
+    device: Device,
+    *,
+    threads: int = 0,
+    options: Mapping[str, str] | None = None,
+) -> Any:
+    """The ``InferenceSession`` of the graph that ``device`` runs.
+
+    Args:
+        package: verified.
+        device: `cuda` needs ONNX Runtime's GPU build, and runs the graph meant for GPUs.
+        threads: on the CPU, of one run; 0: all this process may use.
+        options: of the execution provider.
+
+    Raises:
+        MissingExtraError: onnxruntime is not installed.
+        EngineUnavailableError: it has no CUDA, or cannot start it here.
+        DeviceOutOfMemoryError, DeviceLostError: the GPU is full, or gone.
+        PackageError: the graph is damaged, or its weights lie outside the package's file.
+        PackageSchemaError: its inputs and outputs are not those the manifest promises.
+    """
+    onnxruntime, provider = library(), _PROVIDERS[device]
+    if provider not in onnxruntime.get_available_providers():
+        raise EngineUnavailableError(
+            "The installed ONNX Runtime is not the GPU build (`onnxruntime-gpu`).",
+            next_step=_GPU_BUILD,
+        )
+    file = package.manifest.graph_for(TARGETS[device]).graph
+    graph = package.read(file)
+    if has_external_data(graph):
+        raise PackageError(f"{file} keeps weights in another file; export it as one file.")
+    asked = onnxruntime.SessionOptions()
+    asked.intra_op_num_threads = threads or usable_cores()
+    asked.inter_op_num_threads = 1
+    asked.log_severity_level = _SILENT
+    # Not ONNX Runtime's own format, which `has_external_data` cannot read.
+    asked.add_session_config_entry("session.load_model_format", "ONNX")
+    try:
+        session = onnxruntime.InferenceSession(
+            graph, asked, providers=[(provider, dict(options or {}))]
+        )
+    except Exception as error:  # its exceptions share no base class
+        raise gpu_failed("loading the graph", error) or PackageError(
+            f"ONNX Runtime {onnxruntime.__version__} cannot load {file}, opset "
+            f"{opset(graph)} ({type(error).__name__})."
+        ) from None
+    if provider not in session.get_providers():
+        # It has quietly gone over to the CPU.
+        raise EngineUnavailableError(
+            "ONNX Runtime cannot start CUDA on this machine.", next_step=_GPU_BUILD
+        )
+    if file == GRAPH and (found := opset(graph)) != package.manifest.opset:
+        raise PackageSchemaError(
+            f"{file} is of opset {found}, the manifest says {package.manifest.opset}."
+        )
+    _check_signature(session, package.manifest, file)
+    return session
+
+
+def run_failed(count: int, error: Exception) -> EngineFailedError:
+    """What a failed run of ``count`` images is."""
+    return gpu_failed(f"a batch of {count}", error) or EngineFailedError(
+        f"ONNX Runtime failed on a batch of {count} ({type(error).__name__})."
+    )
+
+
+def gpu_failed(where: str, error: Exception) -> EngineFailedError | None:
+    """The GPU's failure that ONNX Runtime's ``error`` quotes, if it quotes one."""
+    said = str(error)
+    if number := _CUDA_FAILURE.search(said):
+        return cuda.failure_numbered(int(number[1]), f"ONNX Runtime, {where}")
+    if _ARENA_IS_FULL in said:
+        return DeviceOutOfMemoryError(f"The GPU has no memory left (ONNX Runtime, {where}).")
+    return None
 
 
 def name_of(manifest: Manifest, device: Device) -> str:
     """What the engine of that package is called on ``device``."""
-    precision = manifest.graph_for(_TARGETS[device]).precision
+    precision = manifest.graph_for(TARGETS[device]).precision
     return f"onnxruntime-{device}" + ("" if precision == "fp32" else f"-{precision}")
 
 

@@ -149,9 +149,10 @@ def _onnxruntime(package: Package, settings: Settings) -> Engine:
 
 
 def _onnxruntime_cuda(package: Package, settings: Settings) -> Engine:
-    from hilum.engines.onnxruntime import OnnxRuntimeEngine  # noqa: PLC0415 - only the one used
+    from hilum.engines.onnxruntime_cuda import OnnxRuntimeCudaEngine  # noqa: PLC0415 - as above
 
-    return OnnxRuntimeEngine(package, settings.worker.engine_threads, device="cuda")
+    largest = min(settings.worker.batch_size, package.manifest.input.max_batch)
+    return OnnxRuntimeCudaEngine(package, max_batch=largest)
 
 
 def _tensorrt(package: Package, settings: Settings) -> Engine:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import ctypes
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,18 @@ import numpy as np
 import pytest
 from support import fake_tensorrt
 from support.fake_cuda import FakeCuda
+from support.fake_onnxruntime import GpuBuild
 
-from benchmarks import gpu_check
+from benchmarks import gpu_check, gpu_facts, gpu_onnxruntime, gpu_tensorrt
+from benchmarks.gpu_facts import Fact
 from hilum.engines import cuda
 from hilum.engines.tensorrt import library
 from hilum.errors import EngineBuildError, EngineFailedError
 
 SIDE = 64
+SCOPE = gpu_check.Scope(
+    backbones=("resnet18",), seconds=0.01, size=SIDE, onnxruntime=False, workers=False
+)
 
 
 @pytest.fixture(scope="module")
@@ -41,25 +47,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def facts(gpu: FakeCuda, folder: Path) -> list[gpu_check.Fact]:
+def facts(gpu: FakeCuda, folder: Path) -> list[Fact]:
     patch = pytest.MonkeyPatch()
-    patch.setattr(gpu_check, "LONG", 3)
-    patch.setattr(gpu_check, "COMPARED", 5)
-    found = gpu_check.everything(
-        folder,
-        backbones=["resnet18"],
-        precisions=["fp32"],
-        seconds=0.01,
-        size=SIDE,
-        max_batch=4,
-        workers=False,
-    )
+    patch.setattr(gpu_facts, "LONG", 3)
+    patch.setattr(gpu_facts, "COMPARED", 5)
+    found = gpu_check.everything(folder, replace(SCOPE, precisions=("fp32",), max_batch=4))
     listed = [*found]
     patch.undo()
     return listed
 
 
-def test_everything_is_looked_at_and_holds(facts: list[gpu_check.Fact]) -> None:
+def test_everything_is_looked_at_and_holds(facts: list[Fact]) -> None:
     assert [fact.text() for fact in facts if fact.holds is False] == []
     seen = Counter(fact.check for fact in facts)
     assert seen["latency p50"] == seen["latency p99"] == 6  # three buckets, graphs on and off
@@ -78,12 +76,12 @@ def test_everything_is_looked_at_and_holds(facts: list[gpu_check.Fact]) -> None:
 
 def test_wrong_numbers_are_found_out(
     gpu: FakeCuda,
-    facts: list[gpu_check.Fact],
+    facts: list[Fact],
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A GPU that adds something to every probability."""
-    package = gpu_check.verify(folder / "resnet18-fp32")  # made for the facts above
+    package = gpu_tensorrt.verify(folder / "resnet18-fp32")  # made for the facts above
     real = ctypes.memmove
     target: list[int] = []
 
@@ -95,12 +93,14 @@ def test_wrong_numbers_are_found_out(
             target.append(count)
         return done
 
-    options = gpu_check.BuildOptions(profile=gpu_check.profile_of(package.manifest, batch_size=8))
-    store = gpu_check.PlanStore(folder / "engines")
-    provided = gpu_check.build_into(store, package, options)
-    engine = gpu_check._open(package, store, provided.record)
+    options = gpu_tensorrt.BuildOptions(
+        profile=gpu_tensorrt.profile_of(package.manifest, batch_size=8)
+    )
+    store = gpu_tensorrt.PlanStore(folder / "engines")
+    provided = gpu_tensorrt.build_into(store, package, options)
+    engine = gpu_tensorrt._open(package, store, provided.record)
     monkeypatch.setattr("support.fake_cuda.ctypes.memmove", off)
-    found = {f.check: f.holds for f in gpu_check.numbers(engine, package, "wrong")}
+    found = {f.check: f.holds for f in gpu_tensorrt.numbers(engine, package, "wrong")}
     assert target
     assert found["numbers |Δp|"] is False
     assert found["golden check"] is False
@@ -110,7 +110,7 @@ def test_a_step_that_fails_is_a_fact_and_the_others_go_on(
     gpu: FakeCuda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An hour on a GPU is hard to come by: one precision that does not build must not end it."""
-    real = gpu_check.build_into
+    real = gpu_tensorrt.build_into
 
     def build_into(store: Any, package: Any, options: Any, **more: Any) -> Any:
         if package.manifest.graph_for("tensorrt").precision == "fp16":
@@ -124,21 +124,13 @@ def test_a_step_that_fails_is_a_fact_and_the_others_go_on(
         raise EngineFailedError("once")
         yield
 
-    monkeypatch.setattr(gpu_check, "build_into", build_into)
-    monkeypatch.setattr(gpu_check, "refit_into", refit_into)
-    monkeypatch.setattr(gpu_check, "latency", latency)
-    monkeypatch.setattr(gpu_check, "LONG", 2)
+    monkeypatch.setattr(gpu_tensorrt, "build_into", build_into)
+    monkeypatch.setattr(gpu_tensorrt, "refit_into", refit_into)
+    monkeypatch.setattr(gpu_tensorrt, "latency", latency)
+    monkeypatch.setattr(gpu_facts, "LONG", 2)
     before = sum(gpu.on_device.values())
     facts = [
-        *gpu_check.everything(
-            tmp_path,
-            backbones=["resnet18"],
-            precisions=["fp32", "fp16"],
-            seconds=0.01,
-            size=SIDE,
-            max_batch=2,
-            workers=False,
-        )
+        *gpu_check.everything(tmp_path, replace(SCOPE, precisions=("fp32", "fp16"), max_batch=2))
     ]
     failed = {(f.check, f.case): f.detail for f in facts if f.holds is False}
     assert {*failed} == {
@@ -151,6 +143,32 @@ def test_a_step_that_fails_is_a_fact_and_the_others_go_on(
     assert failed["refit", "resnet18 fp32"].startswith("ValueError: of a kind")
     assert {"throughput", "plan ampere_plus", "works again"} <= {f.check for f in facts}
     assert sum(gpu.on_device.values()) == before  # the engines of failed steps are closed
+
+
+def test_onnxruntimes_gpu_build_is_looked_at_and_holds(
+    gpu: FakeCuda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    GpuBuild(monkeypatch, gpu)
+    monkeypatch.setattr(gpu_facts, "LONG", 2)
+    monkeypatch.setattr(gpu_onnxruntime, "BATCH", 2)
+    monkeypatch.setattr(gpu_onnxruntime, "DEVICE", "cpu")
+    scope = replace(SCOPE, precisions=("fp32", "fp16"), tensorrt=False, onnxruntime=True)
+    facts = [*gpu_check.everything(tmp_path, scope)]
+    assert [fact.text() for fact in facts if fact.holds is False] == []
+    seen = Counter(fact.check for fact in facts)
+    assert seen["golden check"] == seen["no memory"] == seen["works again"] == 2
+    assert seen["maps of all labels"] == seen["maps: autograd, one label"] == 1
+    assert all(fact.value > 0 for fact in facts if fact.check.startswith("maps"))
+
+
+def test_a_full_gpu_that_is_taken_for_something_else_is_found_out(
+    gpu: FakeCuda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    GpuBuild(monkeypatch, gpu, full="Something went wrong.")
+    package = gpu_check.make(tmp_path / "one", "resnet18", "fp32", size=SIDE, max_batch=2)
+    found = {f.check: f for f in gpu_onnxruntime._full(package, "one")}
+    assert found["no memory"].holds is False
+    assert found["works again"].holds
 
 
 def test_without_a_gpu_it_says_so(

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from support import tiny_package
 from support.fake_cuda import FakeCuda
+from support.fake_onnxruntime import GpuBuild
 from support.plans import put_plan
 
 from hilum.engines.loading import open_engine
@@ -168,44 +169,28 @@ def test_onnxruntime_on_the_gpu_comes_second(
     trt: Any, ordinary: Package, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With ONNX Runtime's GPU build played by the CPU's: it is asked for CUDA, and only then."""
-    import onnxruntime
-
-    asked: list[Any] = []
-    real = onnxruntime.InferenceSession
-
-    class Session:
-        def __init__(self, graph: bytes, options: Any, providers: list[Any]) -> None:
-            asked.append(providers)
-            self._session = real(graph, options, providers=["CPUExecutionProvider"])
-
-        def get_providers(self) -> list[str]:
-            return ["CUDAExecutionProvider", "CPUExecutionProvider"]
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self._session, name)
-
-    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    build = GpuBuild(monkeypatch)
     engine = open_engine(ordinary, config())
     assert (engine.name, engine.reason) == ("onnxruntime-cuda", "auto:engine.missing")
-    assert "CUDAExecutionProvider" in str(asked)
+    assert len(build.options) == 1
 
 
 def test_onnxruntime_that_goes_over_to_the_cpu_is_noticed(
     ordinary: Package, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The real one does that without a word where CUDA does not start."""
-    import onnxruntime
-
-    real = onnxruntime.InferenceSession
-    monkeypatch.setattr(
-        onnxruntime,
-        "InferenceSession",
-        lambda graph, options, providers: real(graph, options, providers=["CPUExecutionProvider"]),
-    )
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    GpuBuild(monkeypatch, starts=False)
     with pytest.raises(EngineUnavailableError, match="cannot start CUDA"):
         open_engine(ordinary, config("onnxruntime-cuda"))
+
+
+def test_a_full_gpu_is_not_passed_over_for_the_cpu(
+    ordinary: Package, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = GpuBuild(monkeypatch)
+    build.fails = "CUDA failure 2: out of memory"
+    with pytest.raises(DeviceOutOfMemoryError):
+        open_engine(ordinary, config())
 
 
 def test_the_cpu_build_is_not_taken_for_the_gpu_one(ordinary: Package, config: Config) -> None:

@@ -1,0 +1,141 @@
+"""What a check of a GPU finds: facts, one a line, and those that every engine is asked for."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.gpu_packages import TOLERANCE, films, reference
+from hilum.engines import EngineOutput, cuda
+from hilum.engines.batches import buckets
+from hilum.engines.golden import check_golden
+from hilum.engines.tensorrt import collector
+from hilum.errors import DeviceOutOfMemoryError, HilumError
+from hilum.package_io import Package
+
+COMPARED = 32  # films of the comparison of numbers
+LONG = 16  # largest batches in a call, for throughput
+
+
+class GpuEngine(Protocol):
+    """An engine that says how many images it takes at once."""
+
+    name: str
+    max_batch: int
+
+    def run(self, images: npt.NDArray[np.uint8]) -> EngineOutput:
+        """See :class:`hilum.engines.Engine`."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fact:
+    """Something measured; ``holds`` is None where it is only a figure."""
+
+    check: str
+    case: str
+    value: float
+    unit: str
+    limit: float | None = None
+    holds: bool | None = None
+    detail: str = ""
+
+    def text(self) -> str:
+        """For people."""
+        verdict = {None: "", True: "ok", False: "FAILED"}[self.holds]
+        limit = "" if self.limit is None else f" (limit {self.limit:g})"
+        value = f"{self.value:10.4g} {self.unit}{limit}"
+        return f"{self.check:24} {self.case:34} {value}  {verdict} {self.detail}".rstrip()
+
+
+def numbers(engine: GpuEngine, package: Package, case: str) -> Iterator[Fact]:
+    """Against ONNX Runtime on the CPU, with the same graph; and the golden check."""
+    variant = package.manifest.graph_for("tensorrt")
+    images = films(package.manifest.input.size, COMPARED, seed=2)
+    probability, cam = reference(package.read(variant.graph), variant.precision, images)
+    found = engine.run(images)
+    limits = TOLERANCE[variant.precision]
+    differences = (
+        float(np.abs(found.probability - probability).max()),
+        float(np.abs(found.cam - cam).max() / max(float(cam.max()), 1e-12)),
+    )
+    for name, value, limit in zip(("|Δp|", "|Δcam|/max"), differences, limits, strict=True):
+        yield Fact(
+            check=f"numbers {name}", case=case, value=value, unit="", limit=limit,
+            holds=value <= limit,
+        )  # fmt: skip
+    yield holds("golden check", case, lambda: check_golden(engine, package, "tensorrt"))
+
+
+def latency(engine: GpuEngine, package: Package, case: str, seconds: float) -> Iterator[Fact]:
+    """Milliseconds of one call by batch, images in host memory to results in host memory."""
+    for batch in buckets(engine.max_batch):
+        images = films(package.manifest.input.size, batch)
+        taken: list[float] = []
+        until = time.perf_counter() + seconds / 4
+        while len(taken) < 3 or time.perf_counter() < until:
+            began = time.perf_counter()
+            engine.run(images)
+            taken.append(1e3 * (time.perf_counter() - began))
+        yield figure("latency p50", f"{case} batch {batch}", statistics.median(taken), "ms")
+        slow = statistics.quantiles(taken, n=100)[98]
+        yield figure("latency p99", f"{case} batch {batch}", slow, "ms")
+
+
+def throughput(engine: GpuEngine, package: Package, seconds: float) -> float:
+    """Images a second in long batches."""
+    images = films(package.manifest.input.size, LONG * engine.max_batch)
+    engine.run(images)
+    count, began = 0, time.perf_counter()
+    while time.perf_counter() < began + seconds:
+        engine.run(images)
+        count += len(images)
+    return count / (time.perf_counter() - began)
+
+
+def attempt(name: str, case: str, facts: Callable[[], Iterator[Fact]]) -> Iterator[Fact]:
+    """``facts``, as far as they come; what ends them early is one more, and not the end of all:
+    an hour on a GPU is hard to come by."""
+    try:
+        yield from facts()
+    except Exception as error:
+        detail = str(error) if isinstance(error, HilumError) else f"{type(error).__name__}: {error}"
+        collector.release(error)
+        yield Fact(check=name, case=case, value=0, unit="", holds=False, detail=detail)
+
+
+def figure(name: str, case: str, value: float, unit: str) -> Fact:
+    return Fact(check=name, case=case, value=value, unit=unit)
+
+
+def holds(name: str, case: str, step: Callable[[], None]) -> Fact:
+    try:
+        step()
+    except (HilumError, AssertionError) as error:
+        return Fact(check=name, case=case, value=0, unit="", holds=False, detail=str(error))
+    return Fact(check=name, case=case, value=1, unit="", holds=True)
+
+
+@contextmanager
+def filled() -> Iterator[None]:
+    """All of the GPU's memory taken, in ever smaller blocks."""
+    runtime = cuda.load_runtime()
+    taken: list[cuda.DeviceMemory] = []
+    try:
+        size = cuda.memory_free()
+        while size >= 2**12:
+            try:
+                taken.append(cuda.DeviceMemory(runtime, size))
+            except DeviceOutOfMemoryError:
+                size //= 2
+        yield
+    finally:
+        for block in taken:
+            block.close()

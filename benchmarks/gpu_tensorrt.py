@@ -1,0 +1,193 @@
+"""What only a GPU can prove of TensorRT: plans, numbers, speed, and the failures it has.
+
+Also a program, for :func:`two_workers`: images a second of this process alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks.gpu_facts import (
+    Fact,
+    attempt,
+    figure,
+    filled,
+    holds,
+    latency,
+    numbers,
+    throughput,
+)
+from hilum import settings
+from hilum.engines import cuda
+from hilum.engines.golden import check_golden
+from hilum.engines.tensorrt import library
+from hilum.engines.tensorrt.network import signature
+from hilum.engines.tensorrt.options import BuildOptions, profile_of
+from hilum.engines.tensorrt.plan import load as load_plan
+from hilum.engines.tensorrt.provision import build_into, refit_into
+from hilum.engines.tensorrt.record import PlanRecord
+from hilum.engines.tensorrt.runtime import TensorRTEngine
+from hilum.engines.tensorrt.store import PlanStore
+from hilum.errors import DeviceOutOfMemoryError, EngineIncompatibleError, HilumError
+from hilum.package_io import Package, verify
+
+
+def check(package: Package, case: str, store: PlanStore, *, seconds: float) -> Iterator[Fact]:
+    """Everything about one package, in one process."""
+    options = BuildOptions(profile=profile_of(package.manifest, batch_size=8))
+    yield from attempt("build", case, lambda: _building(package, case, store, options))
+    try:
+        record = build_into(store, package, options).record  # it is there by now
+    except HilumError:
+        return  # as was said
+
+    def with_engine(
+        name: str, case: str, facts: Callable[[TensorRTEngine], Iterator[Fact]], **how: Any
+    ) -> Iterator[Fact]:
+        def found() -> Iterator[Fact]:
+            with closing(_open(package, store, record, **how)) as engine:
+                yield from facts(engine)
+
+        return attempt(name, case, found)
+
+    yield from attempt("load", case, lambda: _loading(package, case, store, record))
+    yield from with_engine("numbers", case, lambda engine: numbers(engine, package, case))
+    for graphs in (True, False):
+        which = f"{case} graphs {'on' if graphs else 'off'}"
+        facts = partial(latency, package=package, case=which, seconds=seconds)
+        yield from with_engine("latency", which, facts, streams=1, cuda_graphs=graphs)
+    for streams in (1, 2, 3):
+        which = f"{case} streams {streams}"
+        facts = partial(_rate, package=package, case=which, seconds=seconds)
+        yield from with_engine("throughput", which, facts, streams=streams)
+
+
+def _building(
+    package: Package, case: str, store: PlanStore, options: BuildOptions
+) -> Iterator[Fact]:
+    provided = build_into(store, package, options, force=True)
+    yield figure("build", case, provided.record.build_seconds, "s")
+    yield figure("plan size", case, provided.record.plan_bytes / 2**20, "MiB")
+    again = build_into(store, package, options, force=True)
+    yield figure("build with timings", case, again.record.build_seconds, "s")
+
+
+def _loading(package: Package, case: str, store: PlanStore, record: PlanRecord) -> Iterator[Fact]:
+    before, began = cuda.memory_free(), time.perf_counter()
+    with closing(_open(package, store, record)):
+        yield figure("load", case, time.perf_counter() - began, "s")
+        yield figure("GPU memory", case, (before - cuda.memory_free()) / 2**20, "MiB")
+
+
+def _rate(engine: TensorRTEngine, package: Package, case: str, seconds: float) -> Iterator[Fact]:
+    yield figure("throughput", case, throughput(engine, package, seconds), "images/s")
+
+
+def refits(first: Package, second: Package, case: str, store: PlanStore) -> Iterator[Fact]:
+    """The plan of ``first`` with the weights of ``second``."""
+    profile = profile_of(first.manifest, batch_size=8)
+    build_into(store, first, BuildOptions(profile=profile, refittable=True), force=True)
+    provided = refit_into(store, second)
+    yield figure("refit", case, provided.record.build_seconds, "s")
+    with closing(_open(second, store, provided.record)) as engine:
+        yield from numbers(engine, second, f"{case} refitted")
+
+
+def compatible(package: Package, case: str, store: PlanStore) -> Iterator[Fact]:
+    """Plans for more than this GPU and version load and compute the same here."""
+    profile = profile_of(package.manifest, batch_size=8)
+    kinds: dict[str, dict[str, Any]] = {
+        "ampere_plus": {"hardware": "ampere_plus"},
+        "same_compute_capability": {"hardware": "same_compute_capability"},
+        "version compatible": {"version_compatible": True},
+    }
+    for name, options in kinds.items():
+
+        def build_and_check(options: dict[str, Any] = options) -> None:
+            provided = build_into(store, package, BuildOptions(profile=profile, **options))
+            with closing(_open(package, store, provided.record)) as engine:
+                check_golden(engine, package, "tensorrt")
+
+        yield holds(f"plan {name}", case, build_and_check)
+
+
+def failures(package: Package, case: str, store: PlanStore) -> Iterator[Fact]:
+    """What goes wrong comes back as the error it is."""
+    options = BuildOptions(profile=profile_of(package.manifest, batch_size=8))
+    provided = build_into(store, package, options)
+    plan, record = provided.plan, provided.record
+
+    def cut_short() -> None:
+        promised = signature(package.manifest)
+        _expect(
+            EngineIncompatibleError,
+            lambda: load_plan(plan[: len(plan) // 2], promised, host_code=False),
+        )
+
+    def no_room() -> None:
+        with filled():
+            _expect(DeviceOutOfMemoryError, lambda: _open(package, store, record))
+
+    yield holds("truncated plan", case, cut_short)
+    yield holds("no memory", case, no_room)
+    yield holds("works again", case, lambda: _open(package, store, record).close())
+
+
+def two_workers(package: Package, case: str, store: PlanStore, seconds: float) -> Iterator[Fact]:
+    """Images a second of two processes on the one GPU, together, against one alone."""
+    options = BuildOptions(profile=profile_of(package.manifest, batch_size=8))
+    build_into(store, package, options)
+    command = [sys.executable, "-m", "benchmarks.gpu_tensorrt", str(package.folder)]
+    command += ["--engines", str(store.folder), "--seconds", str(seconds)]
+    for count in (1, 2):
+        running = [
+            subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(count)
+        ]
+        outputs = [process.communicate()[0] for process in running]
+        worked = not any(process.returncode for process in running)
+        rate = sum(float(out) for out in outputs) if worked else 0.0
+        yield Fact(
+            check="workers", case=f"{case} processes {count}", value=rate, unit="images/s",
+            holds=worked,
+        )  # fmt: skip
+
+
+def _open(package: Package, store: PlanStore, record: PlanRecord, **how: Any) -> TensorRTEngine:
+    return TensorRTEngine(package, record, store.read(record), **how)
+
+
+def _expect(kind: type[HilumError], step: Callable[[], object]) -> None:
+    try:
+        step()
+    except kind:
+        return
+    raise AssertionError(f"{kind.__name__} did not come")
+
+
+def main() -> None:
+    """One of :func:`two_workers`."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("package", type=Path)
+    parser.add_argument("--engines", type=Path, required=True)
+    parser.add_argument("--seconds", type=float, required=True)
+    arguments = parser.parse_args()
+    library.use(settings.load().tensorrt.library)
+    package, store = verify(arguments.package), PlanStore(arguments.engines)
+    options = BuildOptions(profile=profile_of(package.manifest, batch_size=8))
+    try:
+        engine = _open(package, store, build_into(store, package, options).record)
+        print(throughput(engine, package, arguments.seconds))
+    except HilumError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""ONNX Runtime on an NVIDIA GPU, for where there is no TensorRT."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from hilum.engines import EngineOutput
+from hilum.engines.batches import bucket, buckets
+from hilum.engines.onnxruntime import (
+    TARGETS,
+    library,
+    name_of,
+    open_session,
+    run_failed,
+)
+from hilum.errors import DeviceLostError
+from hilum.package import Manifest
+from hilum.package_io import Package
+
+_FATAL: Final = 4
+
+
+class OnnxRuntimeCudaEngine:
+    """A package's graph for GPUs in ONNX Runtime's CUDA provider.
+
+    What is float32 in the graph is computed in float32: ONNX Runtime's default, TF32, keeps ten
+    bits of it (docs/gpu-runs.md has what that does to the numbers, and what fp16 costs instead).
+    Batches run in buckets, each once before this returns: cuDNN chooses an algorithm for every
+    batch size it meets, which takes up to a second.
+
+    Args:
+        package: verified.
+        max_batch: of one run; larger batches go in parts.
+
+    Raises:
+        As :func:`hilum.engines.onnxruntime.open_session`.
+        DeviceOutOfMemoryError, DeviceLostError, EngineFailedError: the first runs failed.
+    """
+
+    name: str
+
+    def __init__(self, package: Package, *, max_batch: int) -> None:
+        manifest = package.manifest
+        onnxruntime = library()
+        _load_cuda(onnxruntime)
+        self.name = name_of(manifest, "cuda")
+        self.max_batch = max_batch
+        self._shape = (1, manifest.input.size, manifest.input.size)
+        self._lost: DeviceLostError | None = None
+        self._session: Any = open_session(package, "cuda", options=options(manifest))
+        for size in buckets(max_batch):
+            self._run(np.zeros((size, *self._shape), dtype=np.uint8))
+
+    def run(self, images: npt.NDArray[np.uint8]) -> EngineOutput:
+        """See :class:`hilum.engines.Engine`.
+
+        Raises:
+            DeviceLostError: now or in an earlier call: this process has no GPU any more.
+            DeviceOutOfMemoryError, EngineFailedError: the batch may be tried again.
+        """
+        parts = [
+            self._bucketed(images[start : start + self.max_batch])
+            for start in range(0, len(images), self.max_batch)
+        ]
+        if len(parts) == 1:
+            return parts[0]
+        return EngineOutput(
+            probability=np.concatenate([part.probability for part in parts]),
+            cam=np.concatenate([part.cam for part in parts]),
+        )
+
+    def close(self) -> None:
+        """Give the GPU's memory back."""
+        self._session = None
+
+    def _bucketed(self, images: npt.NDArray[np.uint8]) -> EngineOutput:
+        count = len(images)
+        size = bucket(count, self.max_batch)
+        if size > count:
+            padding = np.zeros((size - count, *images.shape[1:]), dtype=np.uint8)
+            images = np.concatenate([images, padding])
+        output = self._run(images)
+        return EngineOutput(probability=output.probability[:count], cam=output.cam[:count])
+
+    def _run(self, images: npt.NDArray[np.uint8]) -> EngineOutput:
+        if self._lost is not None:
+            raise DeviceLostError(self._lost.detail)
+        try:
+            probability, cam = self._session.run(["probability", "cam"], {"image": images})
+        except Exception as error:
+            failed = run_failed(len(images), error)
+            if isinstance(failed, DeviceLostError):
+                self._lost = failed
+            raise failed from None
+        return EngineOutput(probability=probability, cam=cam)
+
+
+def options(manifest: Manifest) -> dict[str, str]:
+    """Of the CUDA provider, for the package's graph."""
+    half = manifest.graph_for(TARGETS["cuda"]).precision in ("fp16", "bf16")
+    return {
+        "use_tf32": "0",
+        # The default tries every algorithm on every batch size, for seconds, and gains nothing.
+        "cudnn_conv_algo_search": "HEURISTIC",
+        "prefer_nhwc": "1" if half else "0",  # tensor cores read halves in that order
+    }
+
+
+def _load_cuda(onnxruntime: Any) -> None:
+    """Load the CUDA libraries that pip installed: nobody else tells the loader where they are."""
+    onnxruntime.set_default_logger_severity(_FATAL)
+    if hasattr(onnxruntime, "preload_dlls"):
+        with contextlib.redirect_stdout(io.StringIO()):  # it says there what it does not find
+            onnxruntime.preload_dlls()
