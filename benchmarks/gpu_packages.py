@@ -51,17 +51,22 @@ def reference(
 
 
 def classifier(backbone: str, seed: int = 0) -> Classifier:
-    """``backbone`` with random weights, whose activations stay as small as trained ones do.
-
-    Fresh residual branches double them block by block: those of 50 blocks do not fit float16.
-    """
+    """``backbone`` with random weights whose activations are as large as trained ones: with those a
+    fresh network has, they vanish or grow from layer to layer until float16 does not hold them."""
     torch.manual_seed(seed)
-    model = build(backbone, len(CHESTXRAY14.labels)).eval()
+    model = build(backbone, len(CHESTXRAY14.labels))
     for module in model.modules():
+        if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
+            torch.nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0  # the statistics of the films below
+            torch.nn.init.constant_(module.bias, 1.0)  # few are cut off: rounding stays rounding
         last = getattr(module, "bn3", None) or getattr(module, "bn2", None)
         if isinstance(last, torch.nn.BatchNorm2d):
-            torch.nn.init.constant_(last.weight, 0.2)
-    return model
+            torch.nn.init.constant_(last.weight, 0.2)  # of a residual branch
+    with torch.no_grad():
+        model.train()(torch.from_numpy(films(BACKBONES[backbone].native_size, 4)))
+    return model.eval()
 
 
 def make(

@@ -15,6 +15,7 @@ from hilum.errors import (
     DeviceOutOfMemoryError,
     EngineFailedError,
     EngineUnavailableError,
+    HilumError,
     MissingExtraError,
     PackageError,
     PackageSchemaError,
@@ -32,6 +33,8 @@ _PROVIDERS: Final[dict[Device, str]] = {
 }
 _SILENT: Final = 4  # only fatal: ONNX Runtime's own lines would go to the user's terminal
 _CUDA_FAILURE: Final = re.compile(r"CUDA failure (\d+)")
+_LIBRARY_FAILURE: Final = re.compile(r"CU[A-Z]+ failure \d+")
+_LEAST_BYTES: Final = 64 * 2**20  # with less no graph gets anywhere
 _ARENA_IS_FULL: Final = "Failed to allocate memory for requested buffer"
 _GPU_BUILD: Final = (
     "Put `onnxruntime-gpu[cuda,cudnn]` in the place of `onnxruntime`, of the major version of CUDA "
@@ -120,13 +123,17 @@ def open_session(
     # Not ONNX Runtime's own format, which `has_external_data` cannot read.
     asked.add_session_config_entry("session.load_model_format", "ONNX")
     try:
+        # Without its fallback: a session that meets a failure of the GPU would say so on stdout,
+        # and go on upon the CPU for good.
         session = onnxruntime.InferenceSession(
-            graph, asked, providers=[(provider, dict(options or {}))]
+            graph, asked, providers=[(provider, dict(options or {}))], enable_fallback=0
         )
     except Exception as error:  # its exceptions share no base class
-        raise gpu_failed("loading the graph", error) or PackageError(
-            f"ONNX Runtime {onnxruntime.__version__} cannot load {file}, opset "
-            f"{opset(graph)} ({type(error).__name__})."
+        raise (gpu_failed("loading the graph", error) if device == "cuda" else None) or (
+            PackageError(
+                f"ONNX Runtime {onnxruntime.__version__} cannot load {file}, opset "
+                f"{opset(graph)} ({type(error).__name__})."
+            )
         ) from None
     if provider not in session.get_providers():
         # It has quietly gone over to the CPU.
@@ -143,19 +150,29 @@ def open_session(
 
 def run_failed(count: int, error: Exception) -> EngineFailedError:
     """What a failed run of ``count`` images is."""
-    return gpu_failed(f"a batch of {count}", error) or EngineFailedError(
-        f"ONNX Runtime failed on a batch of {count} ({type(error).__name__})."
-    )
+    return EngineFailedError(f"ONNX Runtime failed on a batch of {count} ({type(error).__name__}).")
 
 
 def gpu_failed(where: str, error: Exception) -> EngineFailedError | None:
-    """The GPU's failure that ONNX Runtime's ``error`` quotes, if it quotes one."""
+    """The GPU's failure behind ONNX Runtime's ``error``, if it is one."""
     said = str(error)
     if number := _CUDA_FAILURE.search(said):
         return cuda.failure_numbered(int(number[1]), f"ONNX Runtime, {where}")
-    if _ARENA_IS_FULL in said:
+    if _ARENA_IS_FULL in said or _gpu_is_full():
         return DeviceOutOfMemoryError(f"The GPU has no memory left (ONNX Runtime, {where}).")
+    if library := _LIBRARY_FAILURE.search(said):
+        return EngineFailedError(f"{library[0]} (ONNX Runtime, {where}).")
     return None
+
+
+def _gpu_is_full() -> bool:
+    """cuBLAS and cuDNN each have other words for it, from version to version."""
+    try:
+        return cuda.memory_free() < _LEAST_BYTES
+    except DeviceOutOfMemoryError:
+        return True
+    except HilumError:
+        return False  # nobody to ask
 
 
 def name_of(manifest: Manifest, device: Device) -> str:

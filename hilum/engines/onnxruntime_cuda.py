@@ -13,6 +13,7 @@ from hilum.engines import EngineOutput
 from hilum.engines.batches import bucket, buckets
 from hilum.engines.onnxruntime import (
     TARGETS,
+    gpu_failed,
     library,
     name_of,
     open_session,
@@ -93,7 +94,8 @@ class OnnxRuntimeCudaEngine:
         try:
             probability, cam = self._session.run(["probability", "cam"], {"image": images})
         except Exception as error:
-            failed = run_failed(len(images), error)
+            where = f"a batch of {len(images)}"
+            failed = gpu_failed(where, error) or run_failed(len(images), error)
             if isinstance(failed, DeviceLostError):
                 self._lost = failed
             raise failed from None

@@ -164,8 +164,9 @@ def test_onnxruntimes_gpu_build_is_looked_at_and_holds(
 def test_a_full_gpu_that_is_taken_for_something_else_is_found_out(
     gpu: FakeCuda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    GpuBuild(monkeypatch, gpu, full="Something went wrong.")
+    GpuBuild(monkeypatch, gpu)
     package = gpu_check.make(tmp_path / "one", "resnet18", "fp32", size=SIDE, max_batch=2)
+    monkeypatch.setattr("hilum.engines.onnxruntime._gpu_is_full", lambda: False)
     found = {f.check: f for f in gpu_onnxruntime._full(package, "one")}
     assert found["no memory"].holds is False
     assert found["works again"].holds

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from support.fake_cuda import FakeCuda
 from support.fake_onnxruntime import GpuBuild
 
+from hilum.engines import cuda
 from hilum.engines.onnxruntime import OnnxRuntimeEngine
 from hilum.engines.onnxruntime_cuda import OnnxRuntimeCudaEngine, options
 from hilum.errors import (
@@ -102,6 +104,22 @@ def test_a_lost_gpu_stays_lost(build: GpuBuild, tiny: Package, number: int) -> N
         engine.run(images(1))
     build.fails = None
     with pytest.raises(DeviceLostError):
+        engine.run(images(1))
+
+
+def test_a_full_gpu_is_known_by_its_memory(
+    monkeypatch: pytest.MonkeyPatch, build: GpuBuild, tiny: Package
+) -> None:
+    """cuBLAS and cuDNN call it by names of their own."""
+    gpu = FakeCuda()
+    monkeypatch.setattr(cuda, "load_runtime", lambda: gpu)
+    engine = OnnxRuntimeCudaEngine(tiny, max_batch=2)
+    build.fails = "CUDNN failure 4000: CUDNN_STATUS_INTERNAL_ERROR"
+    with pytest.raises(EngineFailedError) as caught:
+        engine.run(images(1))
+    assert not isinstance(caught.value, DeviceOutOfMemoryError)
+    gpu.room = 2**20
+    with pytest.raises(DeviceOutOfMemoryError):
         engine.run(images(1))
 
 
