@@ -14,9 +14,9 @@ import numpy.typing as npt
 
 from benchmarks.gpu_packages import TOLERANCE, films, reference
 from hilum.engines import EngineOutput, cuda
-from hilum.engines.batches import buckets
 from hilum.engines.golden import check_golden
 from hilum.engines.tensorrt import collector
+from hilum.engines.tensorrt.slot import buckets
 from hilum.errors import DeviceOutOfMemoryError, HilumError
 from hilum.package_io import Package
 

@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from hilum.engines import EngineOutput
-from hilum.engines.batches import bucket, buckets
 from hilum.engines.onnxruntime import (
     TARGETS,
     gpu_failed,
@@ -19,9 +18,11 @@ from hilum.engines.onnxruntime import (
     open_session,
     run_failed,
 )
-from hilum.errors import DeviceLostError
+from hilum.errors import DeviceLostError, EngineFailedError
 from hilum.package import Manifest
 from hilum.package_io import Package
+
+Float32Array = npt.NDArray[np.float32]
 
 _FATAL: Final = 4
 
@@ -30,13 +31,13 @@ class OnnxRuntimeCudaEngine:
     """A package's graph for GPUs in ONNX Runtime's CUDA provider.
 
     What is float32 in the graph is computed in float32: ONNX Runtime's default, TF32, keeps ten
-    bits of it (docs/gpu-runs.md has what that does to the numbers, and what fp16 costs instead).
-    Batches run in buckets, each once before this returns: cuDNN chooses an algorithm for every
-    batch size it meets, which takes up to a second.
+    bits of it. And every run has ``max_batch`` images, fewer being filled up: for a batch of
+    another size than the last, known or not, ONNX Runtime plans each convolution anew, which takes
+    longer than a hundred runs. docs/gpu-runs.md has the figures of both.
 
     Args:
         package: verified.
-        max_batch: of one run; larger batches go in parts.
+        max_batch: images of one run; larger batches go in parts.
 
     Raises:
         As :func:`hilum.engines.onnxruntime.open_session`.
@@ -52,10 +53,10 @@ class OnnxRuntimeCudaEngine:
         self.name = name_of(manifest, "cuda")
         self.max_batch = max_batch
         self._shape = (1, manifest.input.size, manifest.input.size)
+        self._labels, self._grid = len(manifest.label_set.labels), manifest.cam_grid
         self._lost: DeviceLostError | None = None
         self._session: Any = open_session(package, "cuda", options=options(manifest))
-        for size in buckets(max_batch):
-            self._run(np.zeros((size, *self._shape), dtype=np.uint8))
+        self._run(np.zeros((max_batch, *self._shape), dtype=np.uint8))
 
     def run(self, images: npt.NDArray[np.uint8]) -> EngineOutput:
         """See :class:`hilum.engines.Engine`.
@@ -64,31 +65,28 @@ class OnnxRuntimeCudaEngine:
             DeviceLostError: now or in an earlier call: this process has no GPU any more.
             DeviceOutOfMemoryError, EngineFailedError: the batch may be tried again.
         """
-        parts = [
-            self._bucketed(images[start : start + self.max_batch])
-            for start in range(0, len(images), self.max_batch)
-        ]
-        if len(parts) == 1:
-            return parts[0]
-        return EngineOutput(
-            probability=np.concatenate([part.probability for part in parts]),
-            cam=np.concatenate([part.cam for part in parts]),
-        )
+        if images.dtype != np.uint8 or images.shape[1:] != self._shape:
+            raise EngineFailedError(f"Images are {images.dtype} {images.shape}.")
+        probability = np.empty((len(images), self._labels), dtype=np.float32)
+        cam = np.empty((len(images), self._labels, *self._grid), dtype=np.float32)
+        for start in range(0, len(images), self.max_batch):
+            rows = slice(start, start + self.max_batch)
+            probability[rows], cam[rows] = self._filled_up(images[rows])
+        return EngineOutput(probability=probability, cam=cam)
 
     def close(self) -> None:
         """Give the GPU's memory back."""
         self._session = None
 
-    def _bucketed(self, images: npt.NDArray[np.uint8]) -> EngineOutput:
+    def _filled_up(self, images: npt.NDArray[np.uint8]) -> tuple[Float32Array, Float32Array]:
         count = len(images)
-        size = bucket(count, self.max_batch)
-        if size > count:
-            padding = np.zeros((size - count, *images.shape[1:]), dtype=np.uint8)
-            images = np.concatenate([images, padding])
-        output = self._run(images)
-        return EngineOutput(probability=output.probability[:count], cam=output.cam[:count])
+        if count < self.max_batch:
+            nobody = np.zeros((self.max_batch - count, *self._shape), dtype=np.uint8)
+            images = np.concatenate([images, nobody])
+        probability, cam = self._run(images)
+        return probability[:count], cam[:count]
 
-    def _run(self, images: npt.NDArray[np.uint8]) -> EngineOutput:
+    def _run(self, images: npt.NDArray[np.uint8]) -> tuple[Float32Array, Float32Array]:
         if self._lost is not None:
             raise DeviceLostError(self._lost.detail)
         try:
@@ -99,7 +97,7 @@ class OnnxRuntimeCudaEngine:
             if isinstance(failed, DeviceLostError):
                 self._lost = failed
             raise failed from None
-        return EngineOutput(probability=probability, cam=cam)
+        return probability, cam
 
 
 def options(manifest: Manifest) -> dict[str, str]:

@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 
 from hilum.engines import cuda
-from hilum.engines.batches import bucket, buckets
 from hilum.engines.cuda import DeviceMemory, Graph, PinnedMemory, Stream
 from hilum.engines.tensorrt.library import trt
 from hilum.engines.tensorrt.network import Signature
@@ -25,6 +24,11 @@ from hilum.errors import DeviceLostError, EngineFailedError
 log = logging.getLogger(__name__)
 
 _DTYPES: Final[dict[str, type[np.generic]]] = {"UINT8": np.uint8, "FLOAT": np.float32}
+
+
+def buckets(largest: int) -> tuple[int, ...]:
+    """The batch sizes that run: powers of two, and the largest."""
+    return (*(1 << i for i in range(largest.bit_length()) if 1 << i < largest), largest)
 
 
 class _Tensor:
@@ -174,11 +178,11 @@ class Slot:
     def start(self, images: npt.NDArray[np.uint8]) -> None:
         """Queue ``[n, 1, S, S]``, n at most :attr:`max_batch`; returns at once."""
         count = len(images)
-        size = bucket(count, self.max_batch)
+        bucket = next(b for b in self._lanes if b >= count)
         (image,) = self.inputs
         image.host[:count] = images
-        image.host[count:size] = 0  # not the last caller's films
-        self._lanes[size].launch()
+        image.host[count:bucket] = 0  # not the last caller's films
+        self._lanes[bucket].launch()
 
     def finish(self, *targets: npt.NDArray[Any]) -> None:
         """Wait for what was started, and copy the first rows of each output to its target.

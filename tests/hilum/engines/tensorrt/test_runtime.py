@@ -15,10 +15,10 @@ import pytest
 from support import fake_tensorrt, tiny_package
 from support.fake_cuda import FakeCuda
 
-from hilum.engines.batches import buckets
 from hilum.engines.tensorrt.options import BuildOptions, Profile
 from hilum.engines.tensorrt.record import PlanRecord, key_for, this_machine
 from hilum.engines.tensorrt.runtime import TensorRTEngine
+from hilum.engines.tensorrt.slot import buckets
 from hilum.errors import (
     DeviceLostError,
     DeviceOutOfMemoryError,
