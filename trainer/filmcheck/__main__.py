@@ -1,5 +1,5 @@
 """``python -m trainer.filmcheck``: the network of hilum.filmcheck, from nothing
-(`make film-check-model`); at most ten minutes on two cores."""
+(`make film-check-model`); eleven minutes on two cores."""
 
 from __future__ import annotations
 
