@@ -48,7 +48,9 @@ def label() -> str | None:
 
 
 def check(package: Package, backbone: str, case: str, *, seconds: float) -> Iterator[Fact]:
-    """Everything about one package, in one process."""
+    """Everything about one package, in one process; of bfloat16 nothing, which is TensorRT's."""
+    if package.manifest.graph_for("tensorrt").precision == "bf16":
+        return
     case = f"{case} onnxruntime"
     yield from attempt("load", case, partial(_loading, package, case))
     yield from attempt("numbers", case, partial(_running, package, case, seconds))
