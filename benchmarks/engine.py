@@ -3,7 +3,7 @@
 - ``maps_vs_autograd``: images/s of the exported graph in ONNX Runtime, probabilities and all 14
   maps, against torch eager with the usual autograd Grad-CAM of one label.
 - ``maps_vs_least_autograd``: against the least that autograd can do, the gradient of the head.
-- ``maps_vsforward_only``, ``maps_cost``: the same against the same graph cut down to its
+- ``maps_vs_forward_only``, ``maps_cost``: the same against the same graph cut down to its
   probabilities, as a ratio with target 0.95 and with the 3 % that the maps may cost.
 - ``int8_vs_fp32``: the CPU's int8 graph against the float32 one, both with all maps; the signed
   one that TensorRT wants beside it, to show why each has its own.
@@ -90,7 +90,7 @@ def measure(name: str, *, repeats: int) -> Iterator[Line]:
         AUTOGRAD_TARGET.get(name, DEFAULT_AUTOGRAD_TARGET),
     )
     yield _line("maps_vs_least_autograd", case, ours, "torch eager, head's gradient", least, 1.0)
-    for claim, target in (("maps_vsforward_only", FORWARD_TARGET), ("maps_cost", COST_TARGET)):
+    for claim, target in (("maps_vs_forward_only", FORWARD_TARGET), ("maps_cost", COST_TARGET)):
         yield _line(claim, case, again, "ONNX Runtime, no maps", plain, target)
     yield from precision(graph, images, case, repeats=repeats)
     if "grad-cam" not in missing():

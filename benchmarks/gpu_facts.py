@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -34,6 +34,10 @@ class GpuEngine(Protocol):
         """See :class:`hilum.engines.Engine`."""
         ...
 
+    def close(self) -> None:
+        """Give the GPU's memory back."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class Fact:
@@ -53,6 +57,14 @@ class Fact:
         limit = "" if self.limit is None else f" (limit {self.limit:g})"
         value = f"{self.value:10.4g} {self.unit}{limit}"
         return f"{self.check:24} {self.case:34} {value}  {verdict} {self.detail}".rstrip()
+
+
+def loading(opened: Callable[[], GpuEngine], case: str) -> Iterator[Fact]:
+    """How long opening takes, and how much of the GPU's memory."""
+    before, began = cuda.memory_free(), time.perf_counter()
+    with closing(opened()):
+        yield figure("load", case, time.perf_counter() - began, "s")
+        yield figure("GPU memory", case, (before - cuda.memory_free()) / 2**20, "MiB")
 
 
 def numbers(engine: GpuEngine, package: Package, case: str) -> Iterator[Fact]:
@@ -100,6 +112,26 @@ def throughput(engine: GpuEngine, package: Package, seconds: float) -> float:
     return count / (time.perf_counter() - began)
 
 
+def rate(engine: GpuEngine, package: Package, case: str, seconds: float) -> Iterator[Fact]:
+    """:func:`throughput` as a fact."""
+    yield figure("throughput", case, throughput(engine, package, seconds), "images/s")
+
+
+def full(opened: Callable[[], GpuEngine], package: Package, case: str) -> Iterator[Fact]:
+    """A full GPU is what it says, to who opens an engine; and one opens once there is room."""
+
+    def no_room() -> None:
+        with filled():
+            expect(DeviceOutOfMemoryError, lambda: opened().close())
+
+    def again() -> None:
+        with closing(opened()) as engine:
+            check_golden(engine, package, "tensorrt")
+
+    yield holds("no memory", case, no_room)
+    yield holds("works again", case, again)
+
+
 def attempt(name: str, case: str, facts: Callable[[], Iterator[Fact]]) -> Iterator[Fact]:
     """``facts``, as far as they come; what ends them early is one more, and not the end of all:
     an hour on a GPU is hard to come by."""
@@ -121,6 +153,17 @@ def holds(name: str, case: str, step: Callable[[], None]) -> Fact:
     except (HilumError, AssertionError) as error:
         return Fact(check=name, case=case, value=0, unit="", holds=False, detail=str(error))
     return Fact(check=name, case=case, value=1, unit="", holds=True)
+
+
+def expect(kind: type[HilumError], step: Callable[[], object]) -> None:
+    """Raises:
+    AssertionError: ``step`` does not end with an error of that ``kind``.
+    """
+    try:
+        step()
+    except kind:
+        return
+    raise AssertionError(f"{kind.__name__} did not come")
 
 
 @contextmanager

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import partial
@@ -18,15 +17,17 @@ from typing import Any
 from benchmarks.gpu_facts import (
     Fact,
     attempt,
+    expect,
     figure,
-    filled,
+    full,
     holds,
     latency,
+    loading,
     numbers,
+    rate,
     throughput,
 )
 from hilum import settings
-from hilum.engines import cuda
 from hilum.engines.golden import check_golden
 from hilum.engines.tensorrt import library
 from hilum.engines.tensorrt.network import signature
@@ -36,7 +37,7 @@ from hilum.engines.tensorrt.provision import build_into, refit_into
 from hilum.engines.tensorrt.record import PlanRecord
 from hilum.engines.tensorrt.runtime import TensorRTEngine
 from hilum.engines.tensorrt.store import PlanStore
-from hilum.errors import DeviceOutOfMemoryError, EngineIncompatibleError, HilumError
+from hilum.errors import EngineIncompatibleError, HilumError
 from hilum.package_io import Package, verify
 
 
@@ -58,7 +59,7 @@ def check(package: Package, case: str, store: PlanStore, *, seconds: float) -> I
 
         return attempt(name, case, found)
 
-    yield from attempt("load", case, lambda: _loading(package, case, store, record))
+    yield from attempt("load", case, lambda: loading(lambda: _open(package, store, record), case))
     yield from with_engine("numbers", case, lambda engine: numbers(engine, package, case))
     for graphs in (True, False):
         which = f"{case} graphs {'on' if graphs else 'off'}"
@@ -66,7 +67,7 @@ def check(package: Package, case: str, store: PlanStore, *, seconds: float) -> I
         yield from with_engine("latency", which, facts, streams=1, cuda_graphs=graphs)
     for streams in (1, 2, 3):
         which = f"{case} streams {streams}"
-        facts = partial(_rate, package=package, case=which, seconds=seconds)
+        facts = partial(rate, package=package, case=which, seconds=seconds)
         yield from with_engine("throughput", which, facts, streams=streams)
 
 
@@ -78,17 +79,6 @@ def _building(
     yield figure("plan size", case, provided.record.plan_bytes / 2**20, "MiB")
     again = build_into(store, package, options, force=True)
     yield figure("build with timings", case, again.record.build_seconds, "s")
-
-
-def _loading(package: Package, case: str, store: PlanStore, record: PlanRecord) -> Iterator[Fact]:
-    before, began = cuda.memory_free(), time.perf_counter()
-    with closing(_open(package, store, record)):
-        yield figure("load", case, time.perf_counter() - began, "s")
-        yield figure("GPU memory", case, (before - cuda.memory_free()) / 2**20, "MiB")
-
-
-def _rate(engine: TensorRTEngine, package: Package, case: str, seconds: float) -> Iterator[Fact]:
-    yield figure("throughput", case, throughput(engine, package, seconds), "images/s")
 
 
 def refits(first: Package, second: Package, case: str, store: PlanStore) -> Iterator[Fact]:
@@ -127,18 +117,13 @@ def failures(package: Package, case: str, store: PlanStore) -> Iterator[Fact]:
 
     def cut_short() -> None:
         promised = signature(package.manifest)
-        _expect(
+        expect(
             EngineIncompatibleError,
             lambda: load_plan(plan[: len(plan) // 2], promised, host_code=False),
         )
 
-    def no_room() -> None:
-        with filled():
-            _expect(DeviceOutOfMemoryError, lambda: _open(package, store, record))
-
     yield holds("truncated plan", case, cut_short)
-    yield holds("no memory", case, no_room)
-    yield holds("works again", case, lambda: _open(package, store, record).close())
+    yield from full(lambda: _open(package, store, record), package, case)
 
 
 def two_workers(package: Package, case: str, store: PlanStore, seconds: float) -> Iterator[Fact]:
@@ -162,14 +147,6 @@ def two_workers(package: Package, case: str, store: PlanStore, seconds: float) -
 
 def _open(package: Package, store: PlanStore, record: PlanRecord, **how: Any) -> TensorRTEngine:
     return TensorRTEngine(package, record, store.read(record), **how)
-
-
-def _expect(kind: type[HilumError], step: Callable[[], object]) -> None:
-    try:
-        step()
-    except kind:
-        return
-    raise AssertionError(f"{kind.__name__} did not come")
 
 
 def main() -> None:

@@ -31,7 +31,7 @@ _PROVIDERS: Final[dict[Device, str]] = {
     "cpu": "CPUExecutionProvider",
     "cuda": "CUDAExecutionProvider",
 }
-_SILENT: Final = 4  # only fatal: ONNX Runtime's own lines would go to the user's terminal
+SILENT: Final = 4  # only fatal: ONNX Runtime's own lines would go to the user's terminal
 _CUDA_FAILURE: Final = re.compile(r"CUDA failure (\d+)")
 _LIBRARY_FAILURE: Final = re.compile(r"CU[A-Z]+ failure \d+")
 _LEAST_BYTES: Final = 64 * 2**20  # with less no graph gets anywhere
@@ -119,7 +119,7 @@ def open_session(
     asked = onnxruntime.SessionOptions()
     asked.intra_op_num_threads = threads or usable_cores()
     asked.inter_op_num_threads = 1
-    asked.log_severity_level = _SILENT
+    asked.log_severity_level = SILENT
     # Not ONNX Runtime's own format, which `has_external_data` cannot read.
     asked.add_session_config_entry("session.load_model_format", "ONNX")
     try:
@@ -129,11 +129,10 @@ def open_session(
             graph, asked, providers=[(provider, dict(options or {}))], enable_fallback=0
         )
     except Exception as error:  # its exceptions share no base class
-        raise (gpu_failed("loading the graph", error) if device == "cuda" else None) or (
-            PackageError(
-                f"ONNX Runtime {onnxruntime.__version__} cannot load {file}, opset "
-                f"{opset(graph)} ({type(error).__name__})."
-            )
+        lacking = gpu_failed("loading the graph", error) if device == "cuda" else None
+        raise lacking or PackageError(
+            f"ONNX Runtime {onnxruntime.__version__} cannot load {file}, opset "
+            f"{opset(graph)} ({type(error).__name__})."
         ) from None
     if provider not in session.get_providers():
         # It has quietly gone over to the CPU.

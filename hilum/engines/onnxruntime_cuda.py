@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import io
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from hilum.engines import EngineOutput
 from hilum.engines.onnxruntime import (
+    SILENT,
     TARGETS,
     gpu_failed,
     library,
@@ -23,8 +24,6 @@ from hilum.package import Manifest
 from hilum.package_io import Package
 
 Float32Array = npt.NDArray[np.float32]
-
-_FATAL: Final = 4
 
 
 class OnnxRuntimeCudaEngine:
@@ -41,7 +40,7 @@ class OnnxRuntimeCudaEngine:
 
     Raises:
         As :func:`hilum.engines.onnxruntime.open_session`.
-        DeviceOutOfMemoryError, DeviceLostError, EngineFailedError: the first runs failed.
+        DeviceOutOfMemoryError, DeviceLostError, EngineFailedError: the first run failed.
     """
 
     name: str
@@ -105,7 +104,7 @@ def options(manifest: Manifest) -> dict[str, str]:
     half = manifest.graph_for(TARGETS["cuda"]).precision in ("fp16", "bf16")
     return {
         "use_tf32": "0",
-        # The default tries every algorithm on every batch size, for seconds, and gains nothing.
+        # The default tries every algorithm on every batch size, for seconds, and gains little.
         "cudnn_conv_algo_search": "HEURISTIC",
         "prefer_nhwc": "1" if half else "0",  # tensor cores read halves in that order
     }
@@ -113,7 +112,7 @@ def options(manifest: Manifest) -> dict[str, str]:
 
 def _load_cuda(onnxruntime: Any) -> None:
     """Load the CUDA libraries that pip installed: nobody else tells the loader where they are."""
-    onnxruntime.set_default_logger_severity(_FATAL)
+    onnxruntime.set_default_logger_severity(SILENT)
     if hasattr(onnxruntime, "preload_dlls"):
         with contextlib.redirect_stdout(io.StringIO()):  # it says there what it does not find
             onnxruntime.preload_dlls()

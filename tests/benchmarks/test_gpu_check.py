@@ -7,6 +7,7 @@ import ctypes
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from support.fake_onnxruntime import GpuBuild
 from benchmarks import gpu_check, gpu_facts, gpu_onnxruntime, gpu_tensorrt
 from benchmarks.gpu_facts import Fact
 from hilum.engines import cuda
+from hilum.engines.onnxruntime_cuda import OnnxRuntimeCudaEngine
 from hilum.engines.tensorrt import library
 from hilum.errors import EngineBuildError, EngineFailedError
 
@@ -167,7 +169,8 @@ def test_a_full_gpu_that_is_taken_for_something_else_is_found_out(
     GpuBuild(monkeypatch, gpu)
     package = gpu_check.make(tmp_path / "one", "resnet18", "fp32", size=SIDE, max_batch=2)
     monkeypatch.setattr("hilum.engines.onnxruntime._gpu_is_full", lambda: False)
-    found = {f.check: f for f in gpu_onnxruntime._full(package, "one")}
+    opened = partial(OnnxRuntimeCudaEngine, package, max_batch=2)
+    found = {f.check: f for f in gpu_facts.full(opened, package, "one")}
     assert found["no memory"].holds is False
     assert found["works again"].holds
 

@@ -10,6 +10,7 @@ import pytest
 from support.fake_cuda import FakeCuda
 
 CUDA = "CUDAExecutionProvider"
+_FULL = "CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED ; expr=cublasCreate(&handle);"
 
 
 class GpuBuild:
@@ -18,7 +19,6 @@ class GpuBuild:
     Args:
         patch: undone by who made it.
         gpu: if given, sessions cannot be had while its memory is taken.
-        full: what is said then.
         starts: whether CUDA does; if not, sessions go over to the CPU without a word, as real ones.
     """
 
@@ -27,7 +27,6 @@ class GpuBuild:
         patch: pytest.MonkeyPatch,
         gpu: FakeCuda | None = None,
         *,
-        full: str = "CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED ; expr=cublasCreate(&handle);",
         starts: bool = True,
     ) -> None:
         self.options: list[dict[str, str]] = []  # of each session
@@ -46,7 +45,7 @@ class GpuBuild:
                 if self._on_gpu:
                     build.options.append(providers[0][1])
                     if gpu is not None and gpu.cudaMemGetInfo()[1] < 2**16:
-                        raise RuntimeError(full)
+                        raise RuntimeError(_FULL)
                 self._falls_back = more.get("enable_fallback", 1)
                 self._session = real(graph, options, providers=["CPUExecutionProvider"])
 

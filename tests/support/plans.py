@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from support import fake_tensorrt, tiny_package
@@ -27,19 +28,27 @@ def golden_of_the_fake(folder: Path) -> Package:
     return tiny_package.resealed(folder)
 
 
-def put_plan(package: Package, folder: Path, plan: bytes | None = None) -> PlanRecord:
+def plan_for(package: Package, **more: Any) -> bytes:
+    """A plan as the fake builder would give it for ``package``."""
     manifest = package.manifest
-    plan = plan or fake_tensorrt.make_plan(
-        size=SIDE,
+    return fake_tensorrt.make_plan(
+        size=manifest.input.size,
         labels=len(manifest.label_set.labels),
         grid=manifest.cam_grid,
         max_batch=manifest.input.max_batch,
+        **more,
     )
-    options = BuildOptions(profile=profile_of(manifest, batch_size=8))
+
+
+def record_of(
+    package: Package, plan: bytes, options: BuildOptions, *, architecture: str = "0" * 64
+) -> PlanRecord:
+    """What is written beside ``plan``, of ``package``'s graph for TensorRT."""
+    manifest = package.manifest
     variant = manifest.graph_for("tensorrt")
-    record = PlanRecord(
+    return PlanRecord(
         key=key_for(manifest.files[variant.graph], variant.precision, this_machine(), options),
-        architecture_sha256="0" * 64,
+        architecture_sha256=architecture,
         model="tiny 1.0.0",
         package=package.digest,
         plan_sha256=hashlib.sha256(plan).hexdigest(),
@@ -47,6 +56,12 @@ def put_plan(package: Package, folder: Path, plan: bytes | None = None) -> PlanR
         built_at=datetime.now(UTC),
         build_seconds=1.0,
     )
+
+
+def put_plan(package: Package, folder: Path, plan: bytes | None = None) -> PlanRecord:
+    plan = plan or plan_for(package)
+    options = BuildOptions(profile=profile_of(package.manifest, batch_size=8))
+    record = record_of(package, plan, options)
     folder.mkdir(exist_ok=True)
     PlanStore(folder).save(record, plan)
     return record

@@ -3,12 +3,10 @@ that is not there."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import subprocess
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +14,14 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
-from support import fake_tensorrt, tiny_package
+from support import tiny_package
 from support.fake_cuda import FakeCuda
+from support.plans import plan_for, record_of
 
 from hilum.engines.tensorrt.architecture import architecture_sha256
 from hilum.engines.tensorrt.options import BuildOptions, profile_of
 from hilum.engines.tensorrt.provision import build_into, refit_into
-from hilum.engines.tensorrt.record import PlanRecord, key_for, this_machine
+from hilum.engines.tensorrt.record import PlanRecord
 from hilum.engines.tensorrt.runtime import TensorRTEngine
 from hilum.engines.tensorrt.store import PlanStore
 from hilum.errors import EngineBuildError, EngineUnavailableError, PackageError, RefitError
@@ -127,30 +126,9 @@ def retrained(package: Package, folder: Path) -> Package:
     return tiny_package.resealed(folder)
 
 
-def plan_for(package: Package, **more: Any) -> bytes:
-    manifest = package.manifest
-    return fake_tensorrt.make_plan(
-        size=SIDE,
-        labels=len(manifest.label_set.labels),
-        grid=manifest.cam_grid,
-        max_batch=manifest.input.max_batch,
-        **more,
-    )
-
-
 def refittable(store: PlanStore, package: Package, plan: bytes) -> PlanRecord:
-    build = options(package, refittable=True)
-    graph = package.read(GRAPH)
-    record = PlanRecord(
-        key=key_for(package.manifest.files[GRAPH], "fp32", this_machine(), build),
-        architecture_sha256=architecture_sha256(graph),
-        model="tiny 1.0.0",
-        package=package.digest,
-        plan_sha256=hashlib.sha256(plan).hexdigest(),
-        plan_bytes=len(plan),
-        built_at=datetime.now(UTC),
-        build_seconds=100.0,
-    )
+    architecture = architecture_sha256(package.read(GRAPH))
+    record = record_of(package, plan, options(package, refittable=True), architecture=architecture)
     store.folder.mkdir(exist_ok=True)
     store.save(record, plan)
     return record

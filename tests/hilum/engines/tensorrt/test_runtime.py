@@ -3,20 +3,18 @@ it does when the GPU or TensorRT fails."""
 
 from __future__ import annotations
 
-import hashlib
 import threading
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
-from support import fake_tensorrt, tiny_package
+from support import fake_tensorrt, plans, tiny_package
 from support.fake_cuda import FakeCuda
 
 from hilum.engines.tensorrt.options import BuildOptions, Profile
-from hilum.engines.tensorrt.record import PlanRecord, key_for, this_machine
+from hilum.engines.tensorrt.record import PlanRecord
 from hilum.engines.tensorrt.runtime import TensorRTEngine
 from hilum.engines.tensorrt.slot import buckets
 from hilum.errors import (
@@ -28,7 +26,7 @@ from hilum.errors import (
     EngineUnavailableError,
     TransientError,
 )
-from hilum.package import GRAPH, InputSpec
+from hilum.package import InputSpec
 from hilum.package_io import Package, verify
 
 SIDE = 32
@@ -51,16 +49,7 @@ def plan_of(package: Package, **more: Any) -> bytes:
 
 def record_of(package: Package, plan: bytes, **options: Any) -> PlanRecord:
     build = BuildOptions(profile=Profile(optimum=MAX, maximum=MAX), **options)
-    return PlanRecord(
-        key=key_for(package.manifest.files[GRAPH], "fp32", this_machine(), build),
-        architecture_sha256="0" * 64,
-        model="tiny 1.0.0",
-        package=package.digest,
-        plan_sha256=hashlib.sha256(plan).hexdigest(),
-        plan_bytes=len(plan),
-        built_at=datetime.now(UTC),
-        build_seconds=1.0,
-    )
+    return plans.record_of(package, plan, build)
 
 
 def open_engine(package: Package, **options: Any) -> TensorRTEngine:
