@@ -19,7 +19,7 @@ from api_gateway.services import Services
 from hilum import __version__
 from hilum.db.connection import Database
 from hilum.deidentify.pseudonyms import open_pseudonyms
-from hilum.isolation import Decoders
+from hilum.sandbox import Decoders
 from hilum.settings import Settings
 from hilum.storage import open_store
 

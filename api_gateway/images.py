@@ -23,11 +23,11 @@ from api_gateway.problems import documented
 from api_gateway.schemas import CamOut, ImageOut
 from api_gateway.services import Services, ServicesDep
 from api_gateway.studies import find
-from hilum import rendering
 from hilum.db import results, studies
 from hilum.db.results import StoredResult
 from hilum.db.studies import ImageState
-from hilum.preprocess import Float32Array, Placement
+from hilum.imaging import rendering
+from hilum.imaging.transform import Float32Array, Placement
 
 router = APIRouter(prefix="/v1/studies/{study_id}/images/{image_id}", tags=["images"])
 

@@ -11,7 +11,7 @@ from fastapi import Depends, Request
 from api_gateway.publisher import Publisher
 from hilum.db.connection import Database
 from hilum.deidentify.pseudonyms import Pseudonyms
-from hilum.isolation import Decoders
+from hilum.sandbox import Decoders
 from hilum.settings import Settings
 from hilum.storage import ObjectStore
 

@@ -36,11 +36,12 @@ from PIL import Image
 
 from benchmarks import films, prepared
 from benchmarks.report import Line, interleaved, machine
-from hilum import dicom, preparation
-from hilum.isolation import Decoders
-from hilum.model_input import model_input
-from hilum.package import InputPolicy
-from hilum.preprocess import PreprocessSpec
+from hilum import dicom
+from hilum.imaging.model_input import model_input
+from hilum.imaging.transform import PreprocessSpec
+from hilum.packages.manifest import InputPolicy
+from hilum.pipeline import examine as preparation
+from hilum.sandbox import Decoders
 from hilum.settings import Limits
 
 SIZES = (224, 299, 512)

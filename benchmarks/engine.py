@@ -44,7 +44,7 @@ from export.onnx import export
 from export.session import Session
 from hilum import tuning
 from hilum.machine import usable_cores
-from hilum.package import Target
+from hilum.packages.manifest import Target
 from trainer.backbones import BACKBONES, Classifier, build
 
 LABELS = 14

@@ -15,7 +15,7 @@ import psutil
 def hilum(location: str) -> None:
     """What a worker does: verify, open, golden check, score; all maps."""
     from hilum.engines.loading import open_engine
-    from hilum.package_io import verify
+    from hilum.packages.load import verify
     from hilum.settings import Settings
 
     package = verify(Path(location))

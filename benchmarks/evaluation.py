@@ -15,8 +15,8 @@ import numpy as np
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from benchmarks.report import Line
-from hilum.labels import CHESTXRAY14
-from hilum.package import OperatingPoint
+from hilum.packages.labels import CHESTXRAY14
+from hilum.packages.manifest import OperatingPoint
 from trainer.evaluation import published
 from trainer.evaluation.bootstrap import Bootstrap
 from trainer.evaluation.figures import figures

@@ -31,8 +31,8 @@ from hilum.engines import cuda
 from hilum.engines.tensorrt import library
 from hilum.engines.tensorrt.store import PlanStore
 from hilum.errors import EngineUnavailableError, HilumError
-from hilum.package import Precision
-from hilum.package_io import Package
+from hilum.packages.load import Package
+from hilum.packages.manifest import Precision
 from trainer.backbones import BACKBONES
 
 

@@ -18,7 +18,7 @@ from hilum.engines.golden import check_golden
 from hilum.engines.tensorrt import collector
 from hilum.engines.tensorrt.slot import buckets
 from hilum.errors import DeviceOutOfMemoryError, HilumError
-from hilum.package_io import Package
+from hilum.packages.load import Package
 
 COMPARED = 32  # films of the comparison of numbers
 LONG = 16  # largest batches in a call, for throughput

@@ -20,7 +20,7 @@ from benchmarks.gpu_facts import Fact, attempt, figure, full, latency, loading, 
 from benchmarks.gpu_packages import classifier, films
 from benchmarks.report import interleaved
 from hilum.engines.onnxruntime_cuda import OnnxRuntimeCudaEngine, options
-from hilum.package_io import Package
+from hilum.packages.load import Package
 
 BATCH = 16
 DEVICE = "cuda"  # of torch

@@ -38,7 +38,7 @@ from hilum.engines.tensorrt.record import PlanRecord
 from hilum.engines.tensorrt.runtime import TensorRTEngine
 from hilum.engines.tensorrt.store import PlanStore
 from hilum.errors import EngineIncompatibleError, HilumError
-from hilum.package_io import Package, verify
+from hilum.packages.load import Package, verify
 
 
 def check(package: Package, case: str, store: PlanStore, *, seconds: float) -> Iterator[Fact]:

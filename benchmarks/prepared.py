@@ -20,13 +20,13 @@ import numpy as np
 
 from benchmarks import films
 from benchmarks.report import Line, interleaved, machine
-from hilum import preparation
 from hilum.dicom import open_film
 from hilum.embedded.seaweed import Seaweed
-from hilum.model_input import model_input
-from hilum.package import InputPolicy
-from hilum.prepared import Entry, PreparedCache
-from hilum.preprocess import PreprocessSpec
+from hilum.imaging.model_input import model_input
+from hilum.imaging.transform import PreprocessSpec
+from hilum.packages.manifest import InputPolicy
+from hilum.pipeline import examine as preparation
+from hilum.pipeline.cache import Entry, PreparedCache
 from hilum.settings import Limits, PreparedSettings
 from hilum.storage import ObjectStore, open_store
 

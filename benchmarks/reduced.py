@@ -38,10 +38,10 @@ from benchmarks.report import Line, machine
 from hilum import settings
 from hilum.dicom import DicomObject, decode, open_object
 from hilum.engines.loading import open_engine
-from hilum.findings import calibrate
-from hilum.model_input import model_input
-from hilum.package_io import verify
-from hilum.preprocess import PreprocessSpec, prepare
+from hilum.imaging.model_input import model_input
+from hilum.imaging.transform import PreprocessSpec, prepare
+from hilum.packages.load import verify
+from hilum.pipeline.findings import calibrate
 from trainer.synthetic import anatomy, cohort, dicom
 from trainer.synthetic.film import BITS
 

@@ -31,8 +31,8 @@ from torchvision.transforms import v2
 
 from benchmarks import loading
 from benchmarks.report import Line, interleaved, machine
-from hilum.labels import SYNTHETIC
-from hilum.preprocess import PreprocessSpec
+from hilum.imaging.transform import PreprocessSpec
+from hilum.packages.labels import SYNTHETIC
 from hilum.settings import Settings
 from trainer import balance, config, data, manifest
 from trainer.backbones import BACKBONES, build

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hilum.package import Manifest
+from hilum.packages.manifest import Manifest
 
 
 def write(manifest: Manifest, test: dict[str, Any], *, data: str, training: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import click
 
 from hilum import settings
-from hilum.package import PARITY
+from hilum.packages.manifest import PARITY
 from hilum.storage import open_store
 
 

@@ -15,7 +15,7 @@ import torch
 
 from export.package import Identity, build
 from hilum import settings
-from hilum.package import CARD
+from hilum.packages.manifest import CARD
 from trainer import checkpoint, config, loop
 from trainer.loop import Step
 from trainer.progress import progress_bar

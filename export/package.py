@@ -17,8 +17,8 @@ from export.onnx import export as export_graph
 from export.writing import replacing, write_golden
 from hilum.engines.onnxruntime import OnnxRuntimeEngine
 from hilum.errors import ExportError
-from hilum.findings import calibrate
-from hilum.package import (
+from hilum.packages.load import seal, verify
+from hilum.packages.manifest import (
     CARD,
     GOLDEN,
     GRAPH,
@@ -31,7 +31,7 @@ from hilum.package import (
     Precision,
     Target,
 )
-from hilum.package_io import seal, verify
+from hilum.pipeline.findings import calibrate
 from hilum.storage import ObjectStore
 from trainer import calibration as fitting
 from trainer import data

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from export import half, int8
 from export.errors import PrecisionError
 from export.session import Session, run
-from hilum.package import Precision, Target
+from hilum.packages.manifest import Precision, Target
 
 FloatArray = npt.NDArray[np.floating]
 

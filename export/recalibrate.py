@@ -28,9 +28,17 @@ from export.errors import OutputsError
 from export.validation_outputs import Outputs
 from export.writing import replacing
 from hilum.errors import ConfigurationError, PackageSchemaError
-from hilum.findings import calibrate
-from hilum.package import CARD, METRICS, PARITY, VALIDATION, Calibration, Manifest, OperatingPoint
-from hilum.package_io import Package, seal
+from hilum.packages.load import Package, seal
+from hilum.packages.manifest import (
+    CARD,
+    METRICS,
+    PARITY,
+    VALIDATION,
+    Calibration,
+    Manifest,
+    OperatingPoint,
+)
+from hilum.pipeline.findings import calibrate
 from trainer import calibration as fitting
 from trainer import metrics
 from trainer.calibration import Method, Rule

@@ -9,7 +9,7 @@ import click
 
 from hilum import settings
 from hilum.errors import ConfigurationError
-from hilum.package_io import Package, load
+from hilum.packages.load import Package, load
 from hilum.storage import open_store
 
 if TYPE_CHECKING:

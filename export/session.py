@@ -9,8 +9,8 @@ import numpy.typing as npt
 import onnxruntime
 
 from hilum.engines import Engine, EngineOutput
+from hilum.imaging.transform import Placement
 from hilum.machine import usable_cores
-from hilum.preprocess import Placement
 from trainer.evaluation import scorer
 from trainer.evaluation.scorer import Run
 

@@ -17,7 +17,7 @@ from export.graph import folded, serialise
 from export.precision import Made
 from export.session import run
 from export.writing import write_golden
-from hilum.package import GRAPH, PARITY, Calibration, OperatingPoint, Variant
+from hilum.packages.manifest import GRAPH, PARITY, Calibration, OperatingPoint, Variant
 from trainer.checkpoint import Checkpoint
 from trainer.data import Prepared
 from trainer.evaluation.scorer import Run, TorchEngine

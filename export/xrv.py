@@ -26,9 +26,11 @@ from export.writing import replacing, write_golden
 from hilum import dicom
 from hilum.engines.onnxruntime import OnnxRuntimeEngine
 from hilum.errors import ExportError, HilumError, WeightsMissingError
-from hilum.labels import LabelSchema
-from hilum.model_input import model_input
-from hilum.package import (
+from hilum.imaging.model_input import model_input
+from hilum.imaging.transform import PreprocessSpec
+from hilum.packages.labels import LabelSchema
+from hilum.packages.load import seal, verify
+from hilum.packages.manifest import (
     CARD,
     GOLDEN,
     GRAPH,
@@ -37,8 +39,6 @@ from hilum.package import (
     Manifest,
     OperatingPoint,
 )
-from hilum.package_io import seal, verify
-from hilum.preprocess import PreprocessSpec
 from hilum.settings import Limits
 from trainer import weights
 from trainer.backbones import Classifier, Normalise, PooledHead, resnet_features

@@ -24,7 +24,7 @@ from hilum.engines import Engine
 from hilum.errors import ConfigurationError
 from hilum.files import write_atomically
 from hilum.machine import cpu_model, usable_cores
-from hilum.package_io import Package
+from hilum.packages.load import Package
 from hilum.settings import Settings
 
 _NEAR: Final = 0.03  # what is less than this behind the quickest, but smaller, is preferred

@@ -15,12 +15,12 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from hilum import labels
 from hilum.errors import CheckpointError, DataError
 from hilum.files import write_atomically
-from hilum.findings import calibrate
-from hilum.labels import LabelSchema
-from hilum.package import OperatingPoint
+from hilum.packages import labels
+from hilum.packages.labels import LabelSchema
+from hilum.packages.manifest import OperatingPoint
+from hilum.pipeline.findings import calibrate
 from hilum.settings import Settings
 from hilum.storage import open_store
 from trainer import (

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hilum.errors import DataError
-from hilum.labels import LabelSchema
+from hilum.packages.labels import LabelSchema
 from trainer.config import LossConfig
 
 _FloatArray = npt.NDArray[np.float64]

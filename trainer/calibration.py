@@ -13,8 +13,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_curve
 
 from hilum.errors import ConfigurationError
-from hilum.labels import HeadKind
-from hilum.package import Calibration, OperatingPoint
+from hilum.packages.labels import HeadKind
+from hilum.packages.manifest import Calibration, OperatingPoint
 
 FloatArray = npt.NDArray[np.floating]
 Method = Literal["platt", "temperature", "none"]

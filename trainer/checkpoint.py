@@ -10,9 +10,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
-from hilum import labels
 from hilum.errors import CheckpointError, HilumError
-from hilum.labels import LabelSchema
+from hilum.packages import labels
+from hilum.packages.labels import LabelSchema
 from trainer import snapshot
 from trainer.backbones import Classifier, build
 from trainer.config import TrainConfig

@@ -12,7 +12,8 @@ from typing import Any, Final
 
 import click
 
-from hilum import labels, settings
+from hilum import settings
+from hilum.packages import labels
 from trainer.ablation_cli import ablate
 from trainer.evaluation.cli import evaluate
 from trainer.progress import TrainingProgress, progress_bar

@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from hilum import labels
 from hilum.errors import ConfigurationError, HilumError
-from hilum.preprocess import PreprocessSpec
+from hilum.imaging.transform import PreprocessSpec
+from hilum.packages import labels
 
 _SEE = "`hilum train keys` and docs/training.md explain every key."
 
@@ -36,7 +36,7 @@ class ModelConfig(_Section):
         pattern=r"^[0-9a-f]{64}$",
         description="of the weights' file; another file is refused",
     )
-    label_schema: str = Field(description="for example chestxray14-v1 (hilum/labels.py)")
+    label_schema: str = Field(description="for example chestxray14-v1 (hilum/packages/labels.py)")
     dropout: float | None = Field(
         default=None, ge=0, lt=1, description="of the head; none: the architecture's own"
     )

@@ -18,9 +18,9 @@ import numpy.typing as npt
 
 from hilum.errors import DataError, HilumError
 from hilum.files import locked, write_atomically
-from hilum.labels import LabelSchema
-from hilum.prepared import PIPELINE
-from hilum.preprocess import Placement, PreprocessSpec
+from hilum.imaging.transform import Placement, PreprocessSpec
+from hilum.packages.labels import LabelSchema
+from hilum.pipeline.cache import PIPELINE
 from hilum.settings import Limits, S3Settings
 from hilum.storage import ObjectStore, open_store
 from trainer import filling, manifest, prepared

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hilum.errors import ConfigurationError
-from hilum.labels import LabelSchema
+from hilum.packages.labels import LabelSchema
 from trainer import localisation, randomness
 from trainer.augment import augment, shrink
 from trainer.config import TrainConfig

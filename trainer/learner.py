@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from hilum.errors import CheckpointError, TrainingDivergedError
-from hilum.labels import LabelSchema
+from hilum.packages.labels import LabelSchema
 from trainer import optimisation, randomness
 from trainer.backbones import Classifier
 from trainer.config import TrainConfig

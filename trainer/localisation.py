@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hilum.labels import LabelSchema
-from hilum.preprocess import Placement
+from hilum.imaging.transform import Placement
+from hilum.packages.labels import LabelSchema
 from trainer.data import Prepared
 
 SIDE = 28  # of the masks; finer than any grid they are compared with

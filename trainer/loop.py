@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hilum import labels
-from hilum.labels import LabelSchema
+from hilum.packages import labels
+from hilum.packages.labels import LabelSchema
 from hilum.settings import Settings
 from hilum.storage import open_store
 from trainer import (

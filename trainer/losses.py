@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hilum.labels import HeadKind
+from hilum.packages.labels import HeadKind
 from trainer.config import LossConfig
 
 

@@ -22,7 +22,7 @@ from typing import Final, Literal, cast, get_args
 
 from hilum.errors import DataError
 from hilum.files import write_atomically
-from hilum.labels import LabelSchema
+from hilum.packages.labels import LabelSchema
 from trainer import parquet
 from trainer.errors import PatientLeakError
 

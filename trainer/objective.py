@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from hilum.labels import HeadKind
+from hilum.packages.labels import HeadKind
 from trainer.backbones import Classifier, backbone
 from trainer.config import LossConfig
 from trainer.localisation import CellHead

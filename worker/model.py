@@ -7,8 +7,8 @@ from pathlib import Path
 
 from hilum.db import models
 from hilum.db.connection import Database
-from hilum.package import Manifest
-from hilum.package_io import check_signature, load
+from hilum.packages.load import check_signature, load
+from hilum.packages.manifest import Manifest
 from hilum.settings import Settings
 from hilum.storage import open_store
 

@@ -7,7 +7,7 @@ from hilum.db.results import NewResult
 from hilum.db.states import ItemStatus
 from hilum.engines.selection import reason_of
 from hilum.errors import AttemptsExhaustedError, PermanentError, UnexpectedError
-from hilum.scoring import Score, Scorer
+from hilum.pipeline.score import Score, Scorer
 from hilum.settings import CamPolicy
 
 

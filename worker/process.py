@@ -10,11 +10,11 @@ from pathlib import Path
 from hilum.db.connection import Database
 from hilum.engines.loading import open_engine
 from hilum.errors import PackageDigestError
-from hilum.fetching import Fetcher
-from hilum.isolation import Decoders
-from hilum.package_io import verify
-from hilum.prepared import open_cache
-from hilum.scoring import Scorer
+from hilum.packages.load import verify
+from hilum.pipeline.cache import open_cache
+from hilum.pipeline.load import Fetcher
+from hilum.pipeline.score import Scorer
+from hilum.sandbox import Decoders
 from hilum.settings import Settings
 from hilum.storage import open_store
 from hilum.tuning import applied

@@ -24,8 +24,8 @@ from hilum.errors import (
     PermanentError,
     UnexpectedError,
 )
-from hilum.fetching import Fetcher
-from hilum.scoring import Prepared, Score, Scorer, guarded
+from hilum.pipeline.load import Fetcher
+from hilum.pipeline.score import Prepared, Score, Scorer, guarded
 from hilum.settings import WorkerSettings
 from worker import lease, metrics
 from worker.batches import Batch, plan

@@ -7,8 +7,9 @@ from datetime import UTC, datetime, timedelta
 
 import click
 
-from hilum import prepared, settings
-from hilum.package_io import load
+from hilum import settings
+from hilum.packages.load import load
+from hilum.pipeline import cache as prepared
 from hilum.storage import open_store
 
 

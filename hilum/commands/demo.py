@@ -12,12 +12,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
-from hilum import package_io, settings
+from hilum import settings
 from hilum.embedded import demo as demonstration
 from hilum.embedded.client import Client
 from hilum.embedded.demo import Outcome
 from hilum.embedded.stack import Stack
-from hilum.package import Manifest
+from hilum.packages import load as package_io
+from hilum.packages.manifest import Manifest
 from hilum.storage import open_store
 
 

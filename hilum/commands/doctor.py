@@ -89,7 +89,7 @@ def _onnxruntime() -> dict[str, Any]:
 def _engine(config: Settings, model: str | None) -> dict[str, Any]:
     """The model and the engine that would run it, golden check included."""
     from hilum.engines.loading import open_engine  # noqa: PLC0415
-    from hilum.package_io import load  # noqa: PLC0415
+    from hilum.packages.load import load  # noqa: PLC0415
     from hilum.storage import open_store  # noqa: PLC0415
 
     found: dict[str, Any] = {"model": {}, "engine": {}}

@@ -18,7 +18,7 @@ from hilum.engines.tensorrt.provision import Provided, build_into, graph_sha256,
 from hilum.engines.tensorrt.record import Machine, PlanRecord, misfit, this_machine
 from hilum.engines.tensorrt.store import PlanStore
 from hilum.errors import EngineDamagedError, EngineMissingError, EngineUnavailableError
-from hilum.package_io import Package, load
+from hilum.packages.load import Package, load
 from hilum.settings import Settings
 from hilum.storage import open_store
 

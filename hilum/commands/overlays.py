@@ -9,13 +9,13 @@ from typing import Final
 
 import click
 
-from hilum import heatmaps
 from hilum.deidentify import text
 from hilum.errors import HilumError, StorageUnavailableError
 from hilum.files import write_atomically
-from hilum.package import Manifest
-from hilum.preprocess import Float32Array, Placement
-from hilum.scoring import Score
+from hilum.imaging import heatmaps
+from hilum.imaging.transform import Float32Array, Placement
+from hilum.packages.manifest import Manifest
+from hilum.pipeline.score import Score
 from hilum.settings import DeidentifySettings
 
 PREVIEW_SIDE: Final = 1024  # long side of an overlay, pixels

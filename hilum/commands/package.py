@@ -9,14 +9,15 @@ from pathlib import Path
 
 import click
 
-from hilum import settings, signing
+from hilum import settings
 from hilum.cli import HilumSubgroup
 from hilum.errors import ConfigurationError
 from hilum.files import write_atomically
-from hilum.package import MANIFEST, SIGNATURE, TARGETS, Manifest
-from hilum.package_diff import differences, same_graphs
-from hilum.package_io import Package, check_signature, load, pack
-from hilum.package_io import verify as verify_folder
+from hilum.packages import signing
+from hilum.packages.diff import differences, same_graphs
+from hilum.packages.load import Package, check_signature, load, pack
+from hilum.packages.load import verify as verify_folder
+from hilum.packages.manifest import MANIFEST, SIGNATURE, TARGETS, Manifest
 from hilum.storage import open_store
 
 

@@ -32,16 +32,16 @@ from hilum.commands.score_report import (
 from hilum.deidentify.pseudonyms import Pseudonyms, open_pseudonyms
 from hilum.engines.loading import open_engine
 from hilum.errors import HilumError, ObjectMissingError
-from hilum.fetching import Fetcher
-from hilum.isolation import Decoders
 from hilum.machine import usable_cores
-from hilum.package import Manifest
-from hilum.package_io import load
-from hilum.prepared import open_cache
-from hilum.scoring import Scorer
+from hilum.packages.load import load
+from hilum.packages.manifest import Manifest
+from hilum.pipeline.cache import open_cache
+from hilum.pipeline.execute import Source, stream
+from hilum.pipeline.load import Fetcher
+from hilum.pipeline.score import Scorer
+from hilum.sandbox import Decoders
 from hilum.settings import Settings
 from hilum.storage import ObjectStore, open_store
-from hilum.streaming import Source, stream
 from hilum.tuning import applied
 
 

@@ -11,8 +11,8 @@ from typing import Any, Final, Literal, Protocol
 from hilum.deidentify.pseudonyms import Pseudonyms
 from hilum.engines.selection import reason_of
 from hilum.errors import HilumError
-from hilum.package import Manifest
-from hilum.scoring import Score, Scorer
+from hilum.packages.manifest import Manifest
+from hilum.pipeline.score import Score, Scorer
 
 Status = Literal["scored", "refused", "failed"]
 Echo = Callable[[str], None]

@@ -13,7 +13,7 @@ from rich.progress import Progress
 from hilum import settings, tuning
 from hilum.engines.onnxruntime import OnnxRuntimeEngine, name_of
 from hilum.machine import usable_cores
-from hilum.package_io import check_signature, load
+from hilum.packages.load import check_signature, load
 from hilum.storage import open_store
 
 

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Row, select
 
 from hilum.db.connection import insert_or_ignore
 from hilum.db.tables import models
-from hilum.package import Manifest
+from hilum.packages.manifest import Manifest
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,8 +17,8 @@ from hilum.errors import (
     GoldenCheckError,
     PackageSchemaError,
 )
-from hilum.package import Manifest, Target
-from hilum.package_io import Package
+from hilum.packages.load import Package
+from hilum.packages.manifest import Manifest, Target
 
 _MAX_GOLDEN_BYTES: Final = 256 * 2**20  # inflated; numpy would trust the file's own word
 
@@ -27,8 +27,8 @@ def check_golden(engine: Engine, package: Package, target: Target = "cpu") -> No
     """Run the package's golden images and compare with the outputs recorded at export.
 
     Passes if |Δprobability| ≤ t and |Δcam| ≤ t' · max(cam), with t and t' the tolerances of the
-    graph that ``target`` runs (:meth:`hilum.package.Manifest.graph_for`), for every image, label
-    and cell.
+    graph that ``target`` runs (:meth:`hilum.packages.manifest.Manifest.graph_for`), for every
+    image, label and cell.
 
     Raises:
         GoldenCheckError: some value differs by more, is not a number, or the run fails.

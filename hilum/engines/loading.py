@@ -7,7 +7,7 @@ import logging
 from hilum.engines.golden import check_golden
 from hilum.engines.selection import ChosenEngine, choose
 from hilum.errors import EngineMissingError, EngineUnavailableError
-from hilum.package_io import Package, check_signature
+from hilum.packages.load import Package, check_signature
 from hilum.settings import Settings
 
 __all__ = ["check_golden", "open_engine"]

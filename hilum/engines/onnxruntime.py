@@ -21,8 +21,8 @@ from hilum.errors import (
     PackageSchemaError,
 )
 from hilum.machine import usable_cores
-from hilum.package import GRAPH, Manifest, Target
-from hilum.package_io import Package
+from hilum.packages.load import Package
+from hilum.packages.manifest import GRAPH, Manifest, Target
 
 Device = Literal["cpu", "cuda"]
 

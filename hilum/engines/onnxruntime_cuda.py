@@ -20,8 +20,8 @@ from hilum.engines.onnxruntime import (
     run_failed,
 )
 from hilum.errors import DeviceLostError, EngineFailedError
-from hilum.package import Manifest
-from hilum.package_io import Package
+from hilum.packages.load import Package
+from hilum.packages.manifest import Manifest
 
 Float32Array = npt.NDArray[np.float32]
 

@@ -28,7 +28,7 @@ from hilum.errors import (
     EngineMissingError,
     HilumError,
 )
-from hilum.package_io import Package
+from hilum.packages.load import Package
 from hilum.settings import EngineChoice, Settings
 from hilum.tuning import applied
 

@@ -2,7 +2,7 @@
 
 A header can be wrong; the check looks at the picture. It is small, trained on what can be
 synthesised, and made to be sure before it says anything: see ``docs/film-check.md`` for its error
-rates. What follows from a finding is the model's policy (:mod:`hilum.policy`).
+rates. What follows from a finding is the model's policy (:mod:`hilum.pipeline.admit`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from hilum.filmcheck import network
 from hilum.filmcheck.network import Float32Array, Opinion
 from hilum.filmcheck.view import contrast, view
-from hilum.preprocess import ModelInput
+from hilum.imaging.transform import ModelInput
 
 __all__ = ["Doubt", "Name", "doubts"]
 

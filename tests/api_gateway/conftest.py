@@ -23,9 +23,9 @@ from hilum.db.results import NewResult
 from hilum.db.states import ItemStatus
 from hilum.embedded.valkey import Valkey
 from hilum.errors import HilumError
-from hilum.findings import Finding
-from hilum.package_io import Package, verify
-from hilum.scoring import Prepared, Scorer
+from hilum.packages.load import Package, verify
+from hilum.pipeline.findings import Finding
+from hilum.pipeline.score import Prepared, Scorer
 from hilum.settings import GatewaySettings, Limits, S3Settings, Settings
 from hilum.storage import ObjectStore, open_store
 

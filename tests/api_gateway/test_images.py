@@ -15,7 +15,7 @@ from support.tiny_film import film
 from api_gateway import problems
 from hilum.deidentify.pseudonyms import Pseudonyms
 from hilum.errors import ConfigurationError
-from hilum.package import NOTICE
+from hilum.packages.manifest import NOTICE
 from hilum.settings import DeidentifySettings
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from hilum.db import results as stored
 from hilum.db.states import ItemStatus, JobStatus
 from hilum.db.tables import outbox, results
 from hilum.embedded.process import free_ports
-from hilum.prepared import evict
+from hilum.pipeline.cache import evict
 from hilum.queue import Queue
 from hilum.settings import PreparedSettings
 from worker.app import EXIT_CANNOT_SERVE

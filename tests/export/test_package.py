@@ -25,8 +25,8 @@ from hilum.cli import main
 from hilum.engines.loading import check_golden, open_engine
 from hilum.engines.onnxruntime import OnnxRuntimeEngine
 from hilum.errors import GoldenCheckError
-from hilum.package import GOLDEN, GRAPH, PARITY, VALIDATION, Manifest, Precision, Target
-from hilum.package_io import Package, verify
+from hilum.packages.load import Package, verify
+from hilum.packages.manifest import GOLDEN, GRAPH, PARITY, VALIDATION, Manifest, Precision, Target
 from hilum.settings import Settings
 
 

@@ -18,11 +18,11 @@ from export.recalibrate import at_prevalence, choose, fit, stored_outputs, write
 from hilum.cli import main
 from hilum.engines.loading import open_engine
 from hilum.errors import ConfigurationError
-from hilum.findings import calibrate
-from hilum.labels import SYNTHETIC
-from hilum.package import CARD, GRAPH, PARITY, VALIDATION
-from hilum.package_diff import same_graphs
-from hilum.package_io import Package, verify
+from hilum.packages.diff import same_graphs
+from hilum.packages.labels import SYNTHETIC
+from hilum.packages.load import Package, verify
+from hilum.packages.manifest import CARD, GRAPH, PARITY, VALIDATION
+from hilum.pipeline.findings import calibrate
 from hilum.settings import Settings
 from trainer.calibration import Rule
 from trainer.metrics import calibration_error

@@ -20,8 +20,8 @@ from export import xrv
 from export.import_cli import import_
 from hilum.engines.onnxruntime import OnnxRuntimeEngine
 from hilum.errors import ExportError, WeightsMissingError
-from hilum.package import Manifest
-from hilum.package_io import verify
+from hilum.packages.load import verify
+from hilum.packages.manifest import Manifest
 
 ROOT = Path(__file__).parents[2]
 _NAME = "pc-nih-rsna-siim-vin-resnet50-test512-e400-state.pt"  # torchxrayvision's, in its cache

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from support import tiny_package
 
-from hilum.package_io import Package, verify
+from hilum.packages.load import Package, verify
 from hilum.settings import Limits, S3Settings
 from hilum.storage import ObjectStore, open_store
 

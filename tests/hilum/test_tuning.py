@@ -17,7 +17,7 @@ from hilum.engines.loading import open_engine
 from hilum.engines.onnxruntime import OnnxRuntimeEngine
 from hilum.errors import ConfigurationError
 from hilum.machine import usable_cores
-from hilum.package_io import Package, verify
+from hilum.packages.load import Package, verify
 from hilum.settings import Settings, WorkerSettings
 from hilum.tuning import Cell, Tuned, applied, best, stored
 

@@ -13,8 +13,8 @@ from support import fake_tensorrt, tiny_package
 from hilum.engines.tensorrt.options import BuildOptions, profile_of
 from hilum.engines.tensorrt.record import PlanRecord, key_for, this_machine
 from hilum.engines.tensorrt.store import PlanStore
-from hilum.package import GOLDEN
-from hilum.package_io import Package
+from hilum.packages.load import Package
+from hilum.packages.manifest import GOLDEN
 
 SIDE = 32
 

@@ -112,6 +112,6 @@ def _deadly(opened: DicomObject) -> Decoded:
 film.decoded = _deadly
 
 if __name__ == "__main__":
-    from hilum.isolation.child import main
+    from hilum.sandbox.child import main
 
     main()

@@ -6,9 +6,9 @@ from __future__ import annotations
 import os
 import signal
 
-from hilum.isolation import process
-from hilum.preparation import Prepared
-from hilum.scoring import Scorer
+from hilum.pipeline.examine import Prepared
+from hilum.pipeline.score import Scorer
+from hilum.sandbox import process
 
 _ROWS_66 = b"\x28\x00\x10\x00US\x02\x00\x42\x00"
 _real = Scorer.prepare

@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from support import small_backbones
 
 from export.package import Identity
-from hilum.labels import SYNTHETIC
+from hilum.packages.labels import SYNTHETIC
 from trainer import checkpoint, config, data, manifest
 from trainer.backbones import PooledHead
 from trainer.checkpoint import Checkpoint, CheckpointRecord

@@ -15,8 +15,10 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
-from hilum.labels import SYNTHETIC, LabelSchema
-from hilum.package import (
+from hilum.imaging.transform import PreprocessSpec
+from hilum.packages.labels import SYNTHETIC, LabelSchema
+from hilum.packages.load import Package, parse_manifest, seal, verify
+from hilum.packages.manifest import (
     CARD,
     GOLDEN,
     GRAPH,
@@ -30,8 +32,6 @@ from hilum.package import (
     OperatingPoint,
     PixelPolicy,
 )
-from hilum.package_io import Package, parse_manifest, seal, verify
-from hilum.preprocess import PreprocessSpec
 
 GRID = (4, 4)
 

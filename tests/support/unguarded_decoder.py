@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hilum import policy
+from hilum.pipeline import admit as policy
 
 
 def _anything(*_: Any, **__: Any) -> tuple[str, ...]:
@@ -15,6 +15,6 @@ def _anything(*_: Any, **__: Any) -> tuple[str, ...]:
 policy.check = _anything  # type: ignore[assignment]
 
 if __name__ == "__main__":
-    from hilum.isolation.child import main
+    from hilum.sandbox.child import main
 
     main()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hilum.labels import SYNTHETIC
+from hilum.packages.labels import SYNTHETIC
 from hilum.settings import Settings
 from trainer import manifest
 from trainer.manifest import Box, Record

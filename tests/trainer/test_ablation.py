@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from hilum.errors import ConfigurationError, DataError
-from hilum.labels import SYNTHETIC
+from hilum.packages.labels import SYNTHETIC
 from hilum.settings import Settings
 from trainer import ablation, ablation_page, ablation_run, ablation_stats, loop, manifest
 from trainer.cli import train as command

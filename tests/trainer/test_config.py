@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from hilum.errors import ConfigurationError
-from hilum.labels import SYNTHETIC
+from hilum.packages.labels import SYNTHETIC
 from trainer import config, config_keys
 from trainer.cli import train as command
 

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from hilum.errors import DataError
-from hilum.labels import SYNTHETIC
-from hilum.preprocess import PreprocessSpec, prepare
+from hilum.imaging.transform import PreprocessSpec, prepare
+from hilum.packages.labels import SYNTHETIC
 from trainer import data, manifest
 from trainer.errors import BadImagesError
 from trainer.manifest import Record

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from hilum.errors import ConfigurationError
-from hilum.labels import SYNTHETIC
-from hilum.preprocess import PreprocessSpec
+from hilum.imaging.transform import PreprocessSpec
+from hilum.packages.labels import SYNTHETIC
 from trainer import config, data
 from trainer.backbones import build
 from trainer.config import LossConfig, TrainConfig

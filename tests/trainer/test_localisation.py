@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hilum.labels import SYNTHETIC
-from hilum.preprocess import PreprocessSpec
+from hilum.imaging.transform import PreprocessSpec
+from hilum.packages.labels import SYNTHETIC
 from trainer import data, localisation, manifest
 
 SPEC = PreprocessSpec(size=48)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hilum.errors import DataError
-from hilum.labels import COVID_TB_PNEUMONIA, SYNTHETIC
+from hilum.packages.labels import COVID_TB_PNEUMONIA, SYNTHETIC
 from trainer import balance
 from trainer.config import LossConfig
 from trainer.losses import Loss, asymmetric, focal_sigmoid, focal_softmax

@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 
 from hilum.errors import DataError, StorageUnavailableError
-from hilum.labels import SYNTHETIC
-from hilum.preprocess import PreprocessSpec
+from hilum.imaging.transform import PreprocessSpec
+from hilum.packages.labels import SYNTHETIC
 from hilum.settings import Limits, S3Settings
 from hilum.storage import ObjectStore
 from trainer import data, filling, manifest, prepared
@@ -211,8 +211,8 @@ def test_a_store_that_is_down_is_no_fault_of_the_images(dataset: Path, tmp_path:
 SLOW = """
 import sys, time
 from pathlib import Path
-from hilum.labels import SYNTHETIC
-from hilum.preprocess import PreprocessSpec
+from hilum.packages.labels import SYNTHETIC
+from hilum.imaging.transform import PreprocessSpec
 from trainer import data, prepared
 made = prepared.model_input
 def slow(opened, spec):
@@ -297,8 +297,8 @@ FULL = """
 import resource, sys
 from pathlib import Path
 from hilum.errors import HilumError
-from hilum.labels import SYNTHETIC
-from hilum.preprocess import PreprocessSpec
+from hilum.packages.labels import SYNTHETIC
+from hilum.imaging.transform import PreprocessSpec
 from trainer import data
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), int(sys.argv[3])))
 try:

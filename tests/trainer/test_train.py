@@ -22,8 +22,8 @@ from hilum.errors import (
     UnknownBackboneError,
     WeightsMissingError,
 )
-from hilum.package import METRICS, NOTICE
-from hilum.package_io import verify
+from hilum.packages.load import verify
+from hilum.packages.manifest import METRICS, NOTICE
 from hilum.settings import Settings
 from trainer import checkpoint, config, loop
 from trainer.backbones import Classifier

@@ -16,8 +16,8 @@ from click.testing import CliRunner
 from PIL import Image
 
 from hilum.cli import main as hilum
-from hilum.labels import CHESTXRAY14
-from hilum.package_io import verify
+from hilum.packages.labels import CHESTXRAY14
+from hilum.packages.load import verify
 from trainer import ablation, config
 
 ROOT = Path(__file__).parents[2]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from hilum.errors import DataError
-from hilum.labels import CHESTXRAY14
+from hilum.packages.labels import CHESTXRAY14
 from trainer import manifest, splits
 from trainer.datasets import fields, real_tables
 from trainer.manifest import Box, Record, Split
@@ -38,7 +38,7 @@ class Entry:
 
     @property
     def targets(self) -> tuple[float, ...]:
-        """In the order of :data:`hilum.labels.CHESTXRAY14`."""
+        """In the order of :data:`hilum.packages.labels.CHESTXRAY14`."""
         return tuple(float(label in self.labels) for label in CHESTXRAY14.labels)
 
 

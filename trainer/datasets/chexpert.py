@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
 from hilum.errors import DataError
-from hilum.labels import CHEXPERT
+from hilum.packages.labels import CHEXPERT
 from trainer import manifest, splits
 from trainer.datasets import fields
 from trainer.manifest import Record, Split

@@ -14,9 +14,10 @@ from typing import Any
 import click
 from rich.console import Console
 
-from hilum import labels, settings
+from hilum import settings
 from hilum.errors import DataError
-from hilum.labels import CHESTXRAY14, CHEXPERT, LabelSchema
+from hilum.packages import labels
+from hilum.packages.labels import CHESTXRAY14, CHEXPERT, LabelSchema
 from hilum.storage import open_store
 from trainer import manifest as table
 from trainer.datasets import chestxray14, chexpert, dicom_table, folders, summary

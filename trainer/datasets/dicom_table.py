@@ -21,7 +21,7 @@ import pydicom
 from pydicom.dataset import Dataset
 
 from hilum.errors import DataError, HilumError, NotDicomError
-from hilum.labels import LabelSchema
+from hilum.packages.labels import LabelSchema
 from hilum.storage import ObjectStore
 from trainer import manifest, splits
 from trainer.datasets import fields

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from hilum.errors import DataError
-from hilum.labels import LabelSchema
+from hilum.packages.labels import LabelSchema
 from trainer import manifest, splits
 from trainer.manifest import Record, Split
 

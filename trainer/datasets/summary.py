@@ -9,7 +9,7 @@ from typing import get_args
 import numpy as np
 from rich.table import Table
 
-from hilum.labels import LabelSchema
+from hilum.packages.labels import LabelSchema
 from trainer.manifest import Record, Split
 
 

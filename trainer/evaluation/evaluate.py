@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 from hilum.errors import DataError
 from hilum.files import write_atomically
-from hilum.findings import calibrate
-from hilum.package import Calibration, OperatingPoint
+from hilum.packages.manifest import Calibration, OperatingPoint
+from hilum.pipeline.findings import calibrate
 from hilum.settings import Settings
 from hilum.storage import open_store
 from trainer import calibration as fitting

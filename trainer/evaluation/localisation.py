@@ -10,8 +10,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from hilum import heatmaps
-from hilum.preprocess import Placement
+from hilum.imaging import heatmaps
+from hilum.imaging.transform import Placement
 from trainer.evaluation.scored import Scored
 from trainer.manifest import Box
 

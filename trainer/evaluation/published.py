@@ -16,7 +16,7 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
-from hilum.labels import CHESTXRAY14, LabelSchema
+from hilum.packages.labels import CHESTXRAY14, LabelSchema
 from trainer import metrics
 from trainer.evaluation.scored import Scored
 from trainer.manifest import Record

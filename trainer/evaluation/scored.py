@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from hilum.labels import LabelSchema
-from hilum.package import OperatingPoint
+from hilum.packages.labels import LabelSchema
+from hilum.packages.manifest import OperatingPoint
 from trainer.manifest import Record
 
 FloatArray = npt.NDArray[np.floating]

@@ -11,13 +11,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from hilum import package_io
 from hilum.engines import Engine, EngineOutput
 from hilum.engines.loading import open_engine
 from hilum.errors import CheckpointError
-from hilum.labels import LabelSchema
-from hilum.package import MANIFEST, Calibration, OperatingPoint
-from hilum.preprocess import Placement, PreprocessSpec
+from hilum.imaging.transform import Placement, PreprocessSpec
+from hilum.packages import load as package_io
+from hilum.packages.labels import LabelSchema
+from hilum.packages.manifest import MANIFEST, Calibration, OperatingPoint
 from hilum.settings import Settings
 from hilum.storage import open_store
 from trainer import checkpoint, processes

@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from hilum.preprocess import Placement
+from hilum.imaging.transform import Placement
 from trainer import metrics
 from trainer.evaluation.scored import Scored
 

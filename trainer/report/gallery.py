@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from hilum import heatmaps
-from hilum.preprocess import Placement
+from hilum.imaging import heatmaps
+from hilum.imaging.transform import Placement
 from trainer.data import Prepared
 from trainer.evaluation.scored import Scored
 from trainer.manifest import Box

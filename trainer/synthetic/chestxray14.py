@@ -16,7 +16,7 @@ from typing import Final, cast
 import numpy as np
 
 from hilum.errors import DataError
-from hilum.labels import CHESTXRAY14
+from hilum.packages.labels import CHESTXRAY14
 from trainer import splits
 from trainer.datasets import chestxray14, real_tables
 from trainer.datasets.chestxray14 import Entry
@@ -156,5 +156,5 @@ def _features(entry: Entry) -> tuple[float, ...]:
 
 
 def targets(labels: frozenset[str]) -> tuple[float, ...]:
-    """In the order of :data:`hilum.labels.CHESTXRAY14`."""
+    """In the order of :data:`hilum.packages.labels.CHESTXRAY14`."""
     return tuple(float(label in labels) for label in CHESTXRAY14.labels)

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from hilum.errors import DataError
-from hilum.labels import CHESTXRAY14, SYNTHETIC, LabelSchema
+from hilum.packages.labels import CHESTXRAY14, SYNTHETIC, LabelSchema
 from trainer import manifest
 from trainer.manifest import Record, Split
 from trainer.synthetic import anatomy, chestxray14, film, findings, labelled
@@ -103,7 +103,7 @@ def draw_labels(rng: np.random.Generator) -> frozenset[str]:
 
 
 def targets(labels: frozenset[str]) -> tuple[float, ...]:
-    """In the order of :data:`hilum.labels.SYNTHETIC`."""
+    """In the order of :data:`hilum.packages.labels.SYNTHETIC`."""
     present = labels or {"No Finding"}
     return tuple(float(label in present) for label in SYNTHETIC.labels)
 

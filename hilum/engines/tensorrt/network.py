@@ -14,7 +14,7 @@ from hilum.engines.tensorrt.library import label, shape_of, trt
 from hilum.engines.tensorrt.messages import Messages, quoted
 from hilum.engines.tensorrt.objects import make
 from hilum.errors import EngineBuildError, PackageError
-from hilum.package import GRAPH, Manifest
+from hilum.packages.manifest import GRAPH, Manifest
 
 
 @dataclass(frozen=True, kw_only=True)

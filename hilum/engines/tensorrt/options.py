@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hilum.errors import ConfigurationError
-from hilum.package import Manifest
+from hilum.packages.manifest import Manifest
 
 # Which other GPUs than the one it is built on a plan may run on.
 Hardware = Literal["none", "same_compute_capability", "ampere_plus"]

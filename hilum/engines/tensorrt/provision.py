@@ -22,8 +22,8 @@ from hilum.engines.tensorrt.record import (
 from hilum.engines.tensorrt.refit import refit
 from hilum.engines.tensorrt.store import PlanStore
 from hilum.errors import EngineDamagedError, RefitError
-from hilum.package import Manifest
-from hilum.package_io import Package
+from hilum.packages.load import Package
+from hilum.packages.manifest import Manifest
 
 
 @dataclass(frozen=True, kw_only=True)

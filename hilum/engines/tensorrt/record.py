@@ -15,7 +15,7 @@ from hilum.engines.tensorrt import library
 from hilum.engines.tensorrt.library import Library
 from hilum.engines.tensorrt.options import BuildOptions, Hardware
 from hilum.errors import EngineUnavailableError
-from hilum.package import Sha256
+from hilum.packages.manifest import Sha256
 
 ANY_DEVICE = "any"  # TensorRT-RTX without a GPU builds for all that it supports
 

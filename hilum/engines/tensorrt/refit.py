@@ -12,7 +12,7 @@ from hilum.engines.tensorrt.network import Signature, parser_errors
 from hilum.engines.tensorrt.objects import make
 from hilum.engines.tensorrt.plan import load
 from hilum.errors import PackageError, RefitError
-from hilum.package import GRAPH
+from hilum.packages.manifest import GRAPH
 
 
 def refit(plan: bytes, graph: bytes, promised: Signature, *, host_code: bool) -> Built:

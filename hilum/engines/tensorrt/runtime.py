@@ -16,7 +16,7 @@ from hilum.engines.tensorrt.plan import load
 from hilum.engines.tensorrt.record import PlanRecord
 from hilum.engines.tensorrt.slot import Slot
 from hilum.errors import DeviceLostError, EngineFailedError, EngineIncompatibleError, HilumError
-from hilum.package_io import Package
+from hilum.packages.load import Package
 
 Float32Array = npt.NDArray[np.float32]
 

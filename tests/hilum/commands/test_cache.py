@@ -10,9 +10,9 @@ from support.tiny_film import film
 
 from hilum import dicom
 from hilum.commands.cache import cache
-from hilum.package_io import verify
-from hilum.prepared import PreparedCache
-from hilum.prepared.entry import Entry
+from hilum.packages.load import verify
+from hilum.pipeline.cache import PreparedCache
+from hilum.pipeline.entry import Entry
 from hilum.settings import Limits, PreparedSettings, S3Settings
 from hilum.storage import open_store
 

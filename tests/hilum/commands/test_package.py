@@ -14,14 +14,14 @@ from support import tiny_package
 from hilum.cli import main
 from hilum.engines.loading import open_engine
 from hilum.errors import ConfigurationError, PackageSignatureError, PackageUnsignedError
-from hilum.package import GRAPH, MANIFEST, SIGNATURE
-from hilum.package_io import (
+from hilum.packages.load import (
     Package,
     check_signature,
     load,
     pack,
     verify,
 )
+from hilum.packages.manifest import GRAPH, MANIFEST, SIGNATURE
 from hilum.settings import Settings
 from hilum.storage import ObjectStore
 

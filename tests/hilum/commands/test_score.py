@@ -22,7 +22,7 @@ from hilum.cli import main
 from hilum.commands.score_report import printable, status_of
 from hilum.deidentify.pseudonyms import Pseudonyms
 from hilum.errors import EngineFailedError, NotChestError, UnexpectedError
-from hilum.prepared import evict
+from hilum.pipeline.cache import evict
 from hilum.settings import Limits, PreparedSettings, S3Settings
 from hilum.storage import open_store
 

@@ -9,7 +9,7 @@ from support import tiny_package
 
 from hilum.db import models
 from hilum.db.connection import Database
-from hilum.package_io import Package
+from hilum.packages.load import Package
 
 
 def _register(database: Database, package: Package) -> int:

@@ -13,7 +13,7 @@ from hilum.db.connection import Database
 from hilum.db.results import NewResult
 from hilum.db.tables import findings
 from hilum.db.tables import results as results_table
-from hilum.package_io import Package
+from hilum.packages.load import Package
 
 
 def _save(database: Database, result: NewResult, tenant: str = "north") -> int:

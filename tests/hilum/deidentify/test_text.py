@@ -14,7 +14,7 @@ from pydicom.data import get_testdata_file
 from hilum import dicom
 from hilum.deidentify import text
 from hilum.deidentify.text import Region
-from hilum.rendering import Heat, Look, drawn, preview
+from hilum.imaging.rendering import Heat, Look, drawn, preview
 from hilum.settings import DeidentifySettings, Limits
 
 NAME = "DOE^JANE 1950-01-01"

@@ -23,10 +23,11 @@ from support.colour_cases import GREY, captures, colour, halved, palette, rgb, y
 from support.encodings import described, encoded, native
 from support.tiny_film import film
 
-from hilum import dicom, policy
+from hilum import dicom
 from hilum.dicom.decode import stored_values
 from hilum.errors import HilumError
-from hilum.package import InputPolicy
+from hilum.packages.manifest import InputPolicy
+from hilum.pipeline import admit as policy
 from hilum.settings import Limits
 
 

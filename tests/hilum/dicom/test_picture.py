@@ -14,10 +14,11 @@ from PIL import Image, ImageOps
 from support.colour_cases import GREY, rgb
 from support.tiny_film import film
 
-from hilum import dicom, policy
+from hilum import dicom
 from hilum.dicom import Film
 from hilum.errors import HilumError
-from hilum.package import InputPolicy
+from hilum.packages.manifest import InputPolicy
+from hilum.pipeline import admit as policy
 from hilum.settings import Limits
 
 LIMITS = Limits()

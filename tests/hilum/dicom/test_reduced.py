@@ -26,14 +26,15 @@ from scipy import ndimage
 from support.tiny_film import film
 
 from benchmarks import films
-from hilum import dicom, rendering
+from hilum import dicom
 from hilum.dicom import reduced
 from hilum.dicom.decode import stored_values
 from hilum.dicom.reduced import block_means
 from hilum.errors import HilumError
-from hilum.model_input import model_input
-from hilum.preprocess import Extent, PreprocessSpec, prepare, resize
-from hilum.sampling import Samples
+from hilum.imaging import rendering
+from hilum.imaging.model_input import model_input
+from hilum.imaging.resample import Samples
+from hilum.imaging.transform import Extent, PreprocessSpec, prepare, resize
 from hilum.settings import Limits
 
 LIMITS = Limits()

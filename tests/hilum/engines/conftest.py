@@ -13,7 +13,7 @@ from support.plans import SIDE, golden_of_the_fake
 
 from hilum.engines import cuda
 from hilum.engines.tensorrt import library
-from hilum.package_io import Package, verify
+from hilum.packages.load import Package, verify
 from hilum.settings import Settings, TensorRTSettings
 
 

@@ -14,7 +14,7 @@ from support.plans import put_plan
 from hilum.commands.doctor import doctor, examine
 from hilum.commands.engine import engine as engine_command
 from hilum.engines.tensorrt.store import PlanStore
-from hilum.package_io import Package
+from hilum.packages.load import Package
 from hilum.settings import Settings
 
 Config = Callable[..., Settings]

@@ -23,8 +23,8 @@ from hilum.errors import (
     PackageError,
     PackageSchemaError,
 )
-from hilum.package import GOLDEN, GRAPH
-from hilum.package_io import Package, verify
+from hilum.packages.load import Package, verify
+from hilum.packages.manifest import GOLDEN, GRAPH
 from hilum.settings import Settings
 
 

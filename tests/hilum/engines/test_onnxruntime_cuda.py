@@ -19,8 +19,8 @@ from hilum.errors import (
     EngineFailedError,
     EngineUnavailableError,
 )
-from hilum.package import Variant
-from hilum.package_io import Package
+from hilum.packages.load import Package
+from hilum.packages.manifest import Variant
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from hilum.engines.tensorrt.store import PlanStore
 from hilum.errors import (
     EngineIncompatibleError,
 )
-from hilum.package_io import Package
+from hilum.packages.load import Package
 from hilum.settings import Settings
 
 Config = Callable[..., Settings]

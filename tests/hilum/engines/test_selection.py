@@ -27,8 +27,8 @@ from hilum.errors import (
     GoldenCheckError,
     HilumError,
 )
-from hilum.package import GOLDEN, GRAPH, Variant
-from hilum.package_io import Package
+from hilum.packages.load import Package
+from hilum.packages.manifest import GOLDEN, GRAPH, Variant
 from hilum.settings import Settings
 
 Config = Callable[..., Settings]

@@ -25,11 +25,11 @@ from support.fuzz.mutations import mutated
 from support.fuzz.seeds import seeds
 
 from hilum.errors import DecodersUnavailableError, HilumError, UnexpectedError
-from hilum.isolation import Decoders
-from hilum.isolation.process import DecodeProcess
-from hilum.package import InputPolicy
-from hilum.preparation import Recipe, isolated
-from hilum.preprocess import PreprocessSpec
+from hilum.imaging.transform import PreprocessSpec
+from hilum.packages.manifest import InputPolicy
+from hilum.pipeline.examine import Recipe, isolated
+from hilum.sandbox import Decoders
+from hilum.sandbox.process import DecodeProcess
 from hilum.settings import Limits
 
 UNGUARDED = ("-m", "support.unguarded_decoder")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from hilum.errors import DataError
-from hilum.labels import CHESTXRAY14
+from hilum.packages.labels import CHESTXRAY14
 from trainer.datasets import chestxray14, real_tables
 from trainer.datasets.chestxray14 import Entry
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from hilum.errors import DataError
-from hilum.labels import CHEXPERT
+from hilum.packages.labels import CHEXPERT
 from trainer.datasets import chexpert, real_tables
 from trainer.datasets.chexpert import Entry
 from trainer.errors import PatientLeakError

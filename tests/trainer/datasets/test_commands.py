@@ -14,8 +14,8 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from hilum.errors import DataError, HilumError
-from hilum.labels import CHESTXRAY14, CHEXPERT, COVID_TB_PNEUMONIA, SYNTHETIC
-from hilum.preprocess import PreprocessSpec
+from hilum.imaging.transform import PreprocessSpec
+from hilum.packages.labels import CHESTXRAY14, CHEXPERT, COVID_TB_PNEUMONIA, SYNTHETIC
 from trainer import data, manifest
 from trainer.datasets import dicom_table
 from trainer.datasets.cli import manifest as command

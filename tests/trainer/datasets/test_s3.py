@@ -10,8 +10,8 @@ import pydicom
 import pytest
 
 from hilum.errors import CredentialsRejectedError
-from hilum.labels import SYNTHETIC
-from hilum.preprocess import PreprocessSpec
+from hilum.imaging.transform import PreprocessSpec
+from hilum.packages.labels import SYNTHETIC
 from hilum.settings import Limits, S3Settings
 from hilum.storage import open_store
 from trainer import data, manifest

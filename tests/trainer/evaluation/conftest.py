@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hilum.labels import SYNTHETIC
-from hilum.package import OperatingPoint
+from hilum.packages.labels import SYNTHETIC
+from hilum.packages.manifest import OperatingPoint
 from trainer.evaluation.scored import Scored
 from trainer.manifest import Box, Record
 

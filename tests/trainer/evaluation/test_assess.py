@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from hilum.labels import CHESTXRAY14, SYNTHETIC
-from hilum.package import OperatingPoint
-from hilum.preprocess import Placement
+from hilum.imaging.transform import Placement
+from hilum.packages.labels import CHESTXRAY14, SYNTHETIC
+from hilum.packages.manifest import OperatingPoint
 from trainer import calibration
 from trainer.evaluation import published, shortcuts
 from trainer.evaluation.assess import assess

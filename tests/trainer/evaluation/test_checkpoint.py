@@ -13,8 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from hilum.labels import COVID_TB_PNEUMONIA
-from hilum.package import Calibration, OperatingPoint
+from hilum.packages.labels import COVID_TB_PNEUMONIA
+from hilum.packages.manifest import Calibration, OperatingPoint
 from hilum.settings import Settings
 from trainer import checkpoint, config, loop, manifest
 from trainer.backbones import build

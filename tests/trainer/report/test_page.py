@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 from support import tiny_package
 
-from hilum.labels import SYNTHETIC
+from hilum.packages.labels import SYNTHETIC
 from hilum.settings import Settings
 from trainer import manifest
 from trainer.cli import train as command

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from hilum.errors import DataError
-from hilum.labels import CHESTXRAY14, COVID_TB_PNEUMONIA
+from hilum.packages.labels import CHESTXRAY14, COVID_TB_PNEUMONIA
 from trainer import manifest, wheels
 from trainer.datasets import real_tables
 from trainer.synthetic import anatomy, chestxray14, cohort, film, lung_findings, pose

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hilum.labels import SYNTHETIC
+from hilum.packages.labels import SYNTHETIC
 from trainer import manifest
 from trainer.manifest import Record
 from trainer.synthetic import cohort

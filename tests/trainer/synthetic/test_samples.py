@@ -10,10 +10,10 @@ import numpy as np
 import pydicom
 import pytest
 
-from hilum import policy
 from hilum.dicom import decode, open_object
 from hilum.errors import DataError
-from hilum.package import InputPolicy
+from hilum.packages.manifest import InputPolicy
+from hilum.pipeline import admit as policy
 from hilum.settings import Limits
 from trainer.synthetic import anatomy, cohort, dicom, samples, source
 

@@ -21,7 +21,7 @@ from hilum.engines.tensorrt.messages import Messages
 from hilum.engines.tensorrt.network import Signature
 from hilum.engines.tensorrt.options import BuildOptions, Profile
 from hilum.errors import ConfigurationError, EngineBuildError, PackageError
-from hilum.labels import SYNTHETIC
+from hilum.packages.labels import SYNTHETIC
 
 pytestmark = pytest.mark.usefixtures("rtx")
 

@@ -13,7 +13,7 @@ from hilum.engines.tensorrt.build import Built, build
 from hilum.engines.tensorrt.network import Signature
 from hilum.engines.tensorrt.options import BuildOptions, Profile
 from hilum.errors import DeviceOutOfMemoryError, EngineBuildError, EngineUnavailableError
-from hilum.labels import SYNTHETIC
+from hilum.packages.labels import SYNTHETIC
 
 LABELS = len(SYNTHETIC.labels)
 PROMISED = Signature(

@@ -25,8 +25,8 @@ from hilum.engines.tensorrt.record import PlanRecord
 from hilum.engines.tensorrt.runtime import TensorRTEngine
 from hilum.engines.tensorrt.store import PlanStore
 from hilum.errors import EngineBuildError, EngineUnavailableError, PackageError, RefitError
-from hilum.package import GRAPH
-from hilum.package_io import Package, verify
+from hilum.packages.load import Package, verify
+from hilum.packages.manifest import GRAPH
 
 SIDE = 64
 

@@ -26,8 +26,8 @@ from hilum.errors import (
     EngineUnavailableError,
     TransientError,
 )
-from hilum.package import InputSpec
-from hilum.package_io import Package, verify
+from hilum.packages.load import Package, verify
+from hilum.packages.manifest import InputSpec
 
 SIDE = 32
 MAX = 4

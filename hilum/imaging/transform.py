@@ -1,0 +1,273 @@
+"""A film becomes the model's input: the one implementation, for training and for serving.
+
+The steps are: letterbox the film to a square, resize with antialiasing, stretch robustly
+between two percentiles of the film itself, quantise to 8 bits. Colour replication and the
+normalisation of the pretrained weights are inside the model's graph, so they cannot differ
+between training and serving.
+
+A spec may have an *intermediate*: the film is first made a 16-bit grey image, and everything else
+is made from that. It is small enough to be kept (:mod:`hilum.pipeline.cache`), and models of
+several sizes can share it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
+
+from hilum.imaging import resample as sampling
+from hilum.imaging.resample import Box, Samples
+
+Float32Array = npt.NDArray[np.float32]
+UInt8Array = npt.NDArray[np.uint8]
+UInt16Array = npt.NDArray[np.uint16]
+BoolArray = npt.NDArray[np.bool_]
+
+# Raised whenever the same spec would give other bytes than before.
+IMPLEMENTATION: Final = 1
+
+
+class PreprocessSpec(BaseModel):
+    """How films become model input; part of every model package.
+
+    Its digest is part of the identity of each result.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    size: int = Field(ge=32, le=2048, description="Side S of the square input, pixels.")
+    fit: Literal["letterbox"] = "letterbox"
+    resample: Literal["bilinear_antialias"] = "bilinear_antialias"
+    stretch_percentiles: tuple[float, float] = Field(
+        default=(0.5, 99.5),
+        description="Percentiles of the film mapped to 0 and 255, after resizing.",
+    )
+    decode: Literal["exact", "reduced", "fast"] = Field(
+        default="exact",
+        description=(
+            "`exact` decodes every pixel; `reduced` as many as are needed for twice `size`, or "
+            "`intermediate`, along the long side; `fast` for 1.25 times."
+        ),
+    )
+    intermediate: int | None = Field(
+        default=None,
+        ge=64,
+        le=4096,
+        description="Long side of the 16-bit grey image that the input is made from, if there is "
+        "one; a smaller film keeps its size.",
+    )
+    implementation: Literal[1] = IMPLEMENTATION
+
+    @model_validator(mode="after")
+    def _ordered(self) -> PreprocessSpec:
+        low, high = self.stretch_percentiles
+        if not 0 <= low < high <= 100:
+            raise ValueError("stretch_percentiles must satisfy 0 <= low < high <= 100")
+        if self.intermediate is not None and self.intermediate < self.size:
+            raise ValueError("intermediate must not be smaller than size")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_used(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Specs from before there were intermediates keep their digest."""
+        fields: dict[str, Any] = handler(self)
+        if self.intermediate is None:
+            del fields["intermediate"]
+        return fields
+
+    @property
+    def decode_side(self) -> int | None:
+        """Samples to decode along the long side, at least; ``None``: every pixel.
+
+        How close these come to every pixel is measured: ``benchmarks.reduced``.
+        """
+        base = self.intermediate or self.size
+        return {"exact": None, "reduced": 2 * base, "fast": -(-5 * base // 4)}[self.decode]
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the canonical JSON of this spec, hexadecimal."""
+        return _digest(self.model_dump(mode="json"))
+
+    @property
+    def stage_digest(self) -> str:
+        """Of what is kept of a film: that of all that has a say in its intermediate, so that
+        models of other sizes have the same; without one, :attr:`digest`."""
+        if self.intermediate is None:
+            return self.digest
+        parts = {"decode", "intermediate", "resample", "implementation"}
+        return _digest(self.model_dump(mode="json", include=parts))
+
+
+def _digest(fields: dict[str, Any]) -> str:
+    text = json.dumps(fields, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Where the film lies in the square input, in input pixels (half-open box)."""
+
+    x0: int
+    y0: int
+    x1: int
+    y1: int
+    size: int
+
+    @classmethod
+    def letterbox(cls, *, height: int, width: int, size: int) -> Placement:
+        """The centred box of a ``height``×``width`` film scaled so its long side is ``size``."""
+        scale = size / max(height, width)
+        h = max(1, min(size, round(height * scale)))
+        w = max(1, min(size, round(width * scale)))
+        x0, y0 = (size - w) // 2, (size - h) // 2
+        return cls(x0=x0, y0=y0, x1=x0 + w, y1=y0 + h, size=size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extent:
+    """How large the film is, and where it lies in the samples at hand."""
+
+    rows: int
+    columns: int
+    box: Box | Samples  # where it lies in the pixels at hand, or how these stand for it
+
+    @classmethod
+    def whole(cls, pixels: Float32Array) -> Extent:
+        """Of a film of which every pixel is at hand."""
+        rows, columns = pixels.shape
+        return cls(rows=rows, columns=columns, box=(0.0, 0.0, float(columns), float(rows)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInput:
+    """One image as the engine takes it."""
+
+    image: UInt8Array  # [1, S, S], 0 = black, outside the film 0
+    placement: Placement
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grey:
+    """The intermediate: a film as a 16-bit grey image."""
+
+    values: UInt16Array  # [h, w], the film from its darkest to its brightest
+    padded: bool  # 0 is no film then, and the film begins at 1
+    rows: int  # of the film itself
+    columns: int
+
+
+def prepare(
+    pixels: Float32Array,
+    spec: PreprocessSpec,
+    *,
+    padding: BoolArray | None = None,
+    extent: Extent | None = None,
+) -> ModelInput:
+    """Turn a film into model input.
+
+    Args:
+        pixels: float32 ``[H, W]`` in presentation space: larger is brighter, whatever the range
+            (see :mod:`hilum.dicom`). 8-bit images of public data sets are passed as they are.
+        spec: the package's preprocessing.
+        padding: bool ``[H, W]``, true where the header declares pixel padding; such pixels are
+            left out of the percentiles and come out black.
+        extent: of the film, if ``pixels`` are not all of its pixels.
+
+    Returns:
+        uint8 ``[1, S, S]`` and where the film lies in it. A film of one constant value comes
+        out black: there is nothing to see on it.
+    """
+    film = extent or Extent.whole(pixels)
+    if spec.intermediate is not None:
+        return from_grey(intermediate(pixels, spec.intermediate, padding=padding, film=film), spec)
+    return _input(pixels, spec, padding=padding, film=film)
+
+
+def intermediate(
+    pixels: Float32Array, side: int, *, padding: BoolArray | None = None, film: Extent
+) -> Grey:
+    """A film (see :func:`prepare`) as a grey image whose long side has ``side`` pixels, or as many
+    as the film, if those are fewer."""
+    longest = max(film.rows, film.columns)
+    place = Placement.letterbox(height=film.rows, width=film.columns, size=min(side, longest))
+    small, outside = _resized(pixels, film, (place.x1 - place.x0, place.y1 - place.y0), padding)
+    seen = small if outside is None else small[~outside]
+    values = np.zeros(small.shape, dtype=np.uint16)
+    if seen.size:
+        low, high, least = float(seen.min()), float(seen.max()), int(outside is not None)
+        scaled = (small - low) * ((65535.0 - least) / ((high - low) or 1)) + least
+        values = np.clip(np.rint(scaled), least, 65535).astype(np.uint16)
+    if outside is not None:
+        values[outside] = 0
+    return Grey(values=values, padded=outside is not None, rows=film.rows, columns=film.columns)
+
+
+def from_grey(grey: Grey, spec: PreprocessSpec) -> ModelInput:
+    """The model input that ``spec`` makes of its intermediate."""
+    height, width = grey.values.shape
+    film = Extent(rows=grey.rows, columns=grey.columns, box=(0.0, 0.0, float(width), float(height)))
+    padding = grey.values == 0 if grey.padded else None
+    return _input(grey.values.astype(np.float32), spec, padding=padding, film=film)
+
+
+def from_kept(kept: Grey | ModelInput, spec: PreprocessSpec) -> ModelInput:
+    """The model input of what was kept of a film made for ``spec``'s stage."""
+    return from_grey(kept, spec) if isinstance(kept, Grey) else kept
+
+
+def _input(
+    pixels: Float32Array, spec: PreprocessSpec, *, padding: BoolArray | None, film: Extent
+) -> ModelInput:
+    place = Placement.letterbox(height=film.rows, width=film.columns, size=spec.size)
+    small, outside = _resized(pixels, film, (place.x1 - place.x0, place.y1 - place.y0), padding)
+    seen = small if outside is None else small[~outside]
+    canvas = np.zeros((1, spec.size, spec.size), dtype=np.uint8)
+    if seen.size:
+        low, high = np.percentile(seen, spec.stretch_percentiles)
+        if high > low:
+            scaled = (small - low) * (255.0 / (high - low))
+            stretched = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+            if outside is not None:
+                stretched[outside] = 0
+            canvas[0, place.y0 : place.y1, place.x0 : place.x1] = stretched
+    return ModelInput(image=canvas, placement=place)
+
+
+def _resized(
+    pixels: Float32Array, film: Extent, size: tuple[int, int], padding: BoolArray | None
+) -> tuple[Float32Array, BoolArray | None]:
+    """The film resized to ``size`` = (width, height), and where most of it is padding."""
+    small = resize(pixels, film.box, size)
+    if padding is None or not padding.any():
+        return small, None
+    # Padding must bleed neither into its neighbours nor into the percentiles: resize the film
+    # with its weights and divide by them.
+    weight = resize((~padding).astype(np.float32), film.box, size)
+    outside = weight < 0.5
+    filled = resize(np.where(padding, np.float32(0), pixels), film.box, size)
+    return np.divide(filled, weight, out=np.zeros_like(small), where=~outside), outside
+
+
+def resize(pixels: Float32Array, box: Box | Samples, size: tuple[int, int]) -> Float32Array:
+    """What of ``[H, W]`` lies in ``box``, or what it stands for, resized to ``size`` = (width,
+    height); the filter widens when shrinking."""
+    if isinstance(box, Samples):
+        return sampling.resize(pixels, box, size)
+    image = Image.fromarray(np.ascontiguousarray(pixels, dtype=np.float32))
+    resized = image.resize(size, Image.Resampling.BILINEAR, box)
+    return np.asarray(resized, dtype=np.float32)

@@ -1,0 +1,241 @@
+"""The model package: everything needed to run, judge and identify a model, in one folder.
+
+``manifest.json``, ``model.onnx``, ``MODEL_CARD.md``, ``metrics.json``, ``golden.npz``, and graphs
+of other precisions where an engine should run one (:class:`Variant`). The manifest holds the sha256
+of every other file; the package's digest is the sha256 of the manifest's canonical JSON, and so
+covers all of them. It is the model's identity everywhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from typing import Annotated, Final, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from hilum.errors import UnknownBackboneError
+from hilum.imaging.transform import PreprocessSpec
+from hilum.packages.labels import HeadKind, LabelSchema
+
+FORMAT: Final = 1
+MANIFEST = "manifest.json"
+GRAPH = "model.onnx"
+CARD = "MODEL_CARD.md"
+METRICS = "metrics.json"
+GOLDEN = "golden.npz"
+VALIDATION = "validation.npz"  # optional: what recalibration needs
+PARITY = "parity.json"  # optional: how far each graph is from PyTorch
+NOTICE: Final = "demonstration only, not for clinical use"
+SIGNATURE = "manifest.json.sig"  # optional and detached: not listed, as it covers the manifest
+REQUIRED_FILES = (GRAPH, CARD, METRICS, GOLDEN)
+
+# Side of the Grad-CAM grid of each backbone at its native input size.
+BACKBONES = ("alexnet", "resnet18", "resnet50", "resnet152", "inception_v3")
+
+# Relative, with slashes, nothing hidden, nothing that leads out of the package.
+_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
+
+_LATER: Final = ("variants",)
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Calibration(_Frozen):
+    """Platt scaling per label: ``p = sigmoid(scale * logit(p_raw) + shift)``, for multi-label;
+    ``p = softmax(scale * log(p_raw) + shift)`` for multi-class. Fitted on validation only."""
+
+    scale: tuple[float, ...]
+    shift: tuple[float, ...]
+
+
+class OperatingPoint(_Frozen):
+    """The threshold of one label, on calibrated probability, and what it was chosen for."""
+
+    threshold: float = Field(ge=0, le=1)
+    rule: str = Field(description="For example `youden`, `sensitivity>=0.90`.")
+    sensitivity: float | None = Field(default=None, ge=0, le=1)
+    specificity: float | None = Field(default=None, ge=0, le=1)
+
+
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+Target = Literal["cpu", "tensorrt"]
+TARGETS: Final[tuple[Target, ...]] = get_args(Target)
+
+
+class Variant(_Frozen):
+    """A graph of another precision, for one kind of engine. Without one, it runs ``model.onnx``.
+
+    It computes the same model less exactly, with the same calibration and operating points; how
+    far it is off was measured and bounded at export.
+    """
+
+    target: Target
+    precision: Precision
+    graph: str = Field(description="File of the graph, its signature that of model.onnx.")
+    golden: str = Field(description="File of images with the outputs of this graph.")
+    tolerance: float = Field(gt=0, le=0.2, description="of the golden check: |Δp|")
+    cam_tolerance: float = Field(gt=0, le=0.5, description="of the golden check: |Δcam| / max(cam)")
+
+
+Action = Literal["refuse", "flag", "off"]
+LookAction = Literal["refuse", "refuse_unless_stated", "flag", "off"]
+
+
+class PixelPolicy(_Frozen):
+    """What follows from what the picture itself looks like (:mod:`hilum.filmcheck`): ``refuse``,
+    ``flag``, ``off``; ``refuse_unless_stated`` flags if the header states the opposite, and else
+    refuses. What the check is not sure of is flagged at most."""
+
+    blank: Action = "refuse"
+    not_chest: LookAction = "refuse_unless_stated"
+    not_frontal: LookAction = "refuse_unless_stated"
+    inverted: Action = "refuse"
+    rotated: Action = "refuse"
+    mirrored: Literal["flag", "off"] = Field(
+        default="flag", description="never sure: the heart may lie on the right"
+    )
+
+    @classmethod
+    def nothing(cls) -> PixelPolicy:
+        """For models of other pictures than chest films, such as those of tests."""
+        off: Literal["off"] = "off"
+        return cls(
+            blank=off, not_chest=off, not_frontal=off, inverted=off, rotated=off, mirrored=off
+        )
+
+
+class InputPolicy(_Frozen):
+    """Which films the model may be asked about. What does not fit is refused, never scored."""
+
+    modalities: tuple[str, ...] = ("CR", "DX", "DR")
+    body_parts: tuple[str, ...] = ("CHEST", "THORAX", "LUNG")
+    unknown_body_part: Literal["flag", "refuse"] = "flag"
+    views: tuple[str, ...] = ("PA", "AP")
+    unknown_view: Literal["flag", "refuse"] = "flag"
+    min_age_years: float | None = Field(default=None, ge=0, le=120)
+    under_age: Literal["flag", "refuse"] = "refuse"
+    unknown_age: Action = Field(default="flag", description="only if there is a min_age_years")
+    burned_in: Action = "flag"
+    for_processing: Action = "flag"
+    multi_frame: Literal["refuse", "first"] = "refuse"
+    pixels: PixelPolicy = PixelPolicy()
+
+
+class InputSpec(_Frozen):
+    """The graph's input ``image``: ``[N, 1, size, size]``."""
+
+    size: int
+    dtype: Literal["uint8"] = "uint8"
+    max_batch: int = Field(default=16, ge=1)
+
+
+class LabelSet(_Frozen):
+    """The label schema as it stood when the model was exported."""
+
+    schema_id: str
+    kind: HeadKind
+    labels: tuple[str, ...]
+    normal: str | None = None
+
+    @property
+    def as_schema(self) -> LabelSchema:
+        """As the core's own type."""
+        return LabelSchema(
+            id=self.schema_id, kind=self.kind, labels=self.labels, normal=self.normal
+        )
+
+
+class Manifest(_Frozen):
+    """``manifest.json``. Unknown keys are refused: a newer format is not guessed at."""
+
+    format: Literal[1] = FORMAT
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    version: str
+    backbone: str
+    label_set: LabelSet
+    input: InputSpec
+    cam_grid: tuple[int, int] = Field(description="h, w of the Grad-CAM grid.")
+    preprocess: PreprocessSpec
+    calibration: Calibration
+    operating_points: dict[str, OperatingPoint]
+    policy: InputPolicy = InputPolicy()
+    demonstration_only: bool = Field(
+        description="True: «not for clinical use» is shown wherever a number is."
+    )
+    intended_use: str
+    licence: str
+    training_data_digest: Sha256
+    code_revision: str
+    opset: int
+    weights_dtype: Literal["float32", "float16"]
+    golden_tolerance: float = Field(default=1e-3, gt=0, le=0.01)
+    variants: tuple[Variant, ...] = ()
+    files: dict[str, Sha256]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Manifest:
+        labels = self.label_set.as_schema.labels
+        if self.backbone not in BACKBONES:
+            known = ", ".join(BACKBONES)
+            # Not a ValueError: pydantic lets it through with its own code.
+            raise UnknownBackboneError(f"Unknown backbone {self.backbone!r}; known: {known}.")
+        if self.preprocess.size != self.input.size:
+            raise ValueError("preprocess.size and input.size differ")
+        if set(self.operating_points) != set(labels):
+            raise ValueError("operating_points must name every label, once")
+        if {len(self.calibration.scale), len(self.calibration.shift)} != {len(labels)}:
+            raise ValueError("calibration needs one scale and one shift per label")
+        missing = set(REQUIRED_FILES) - set(self.files)
+        if missing:
+            raise ValueError(f"files lacks {', '.join(sorted(missing))}")
+        if len({variant.target for variant in self.variants}) != len(self.variants):
+            raise ValueError("variants has two graphs for one target")
+        for variant in self.variants:
+            if absent := {variant.graph, variant.golden} - set(self.files):
+                raise ValueError(f"files lacks {', '.join(sorted(absent))} of a variant")
+        if {MANIFEST, SIGNATURE} & set(self.files):
+            raise ValueError("files must not list the manifest or its signature")
+        for name in self.files:
+            if not _FILE_NAME.fullmatch(name):
+                raise ValueError("a file of the package has a name that is not portable")
+        return self
+
+    @property
+    def notice(self) -> str | None:
+        """What must stand wherever a number of this model is shown; ``None``: nothing."""
+        return NOTICE if self.demonstration_only else None
+
+    def graph_for(self, target: Target) -> Variant:
+        """What an engine of kind ``target`` runs: its variant, or the graph of the package."""
+        for variant in self.variants:
+            if variant.target == target:
+                return variant
+        return Variant(
+            target=target,
+            precision="fp32",
+            graph=GRAPH,
+            golden=GOLDEN,
+            tolerance=self.golden_tolerance,
+            cam_tolerance=self.golden_tolerance,
+        )
+
+    def canonical(self) -> bytes:
+        """The bytes whose sha256 is the package's digest."""
+        document = self.model_dump(mode="json")
+        for name in _LATER:
+            # A field that came after format 1 began counts only where it says something, or every
+            # package sealed before would have another identity.
+            if not document[name]:
+                del document[name]
+        return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
+
+    @property
+    def digest(self) -> str:
+        """The model's identity: ``sha256:<64 hex digits>``."""
+        return "sha256:" + hashlib.sha256(self.canonical()).hexdigest()

@@ -1,0 +1,209 @@
+"""Decode processes: what may happen in them happens to one image."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from support.tiny_film import film
+
+from hilum.errors import (
+    DecoderCrashedError,
+    DecodersUnavailableError,
+    DecodeTimeoutError,
+    HilumError,
+    LimitExceededError,
+    NotChestError,
+    NotDicomError,
+    OutOfMemoryError,
+    UnexpectedError,
+)
+from hilum.imaging.rendering import Heat, Look, drawn, render
+from hilum.imaging.transform import PreprocessSpec
+from hilum.packages.manifest import InputPolicy, PixelPolicy
+from hilum.pipeline.examine import Prepared, Preparer, Recipe, isolated, prepare
+from hilum.sandbox import Decoders, landlock
+from hilum.settings import Limits
+
+LIMITS = Limits(max_decode_s=1.5, max_decode_bytes=256 * 2**20)
+RECIPE = Recipe(
+    preprocess=PreprocessSpec(size=64),
+    policy=InputPolicy(pixels=PixelPolicy.nothing()),  # the films are noise
+    limits=LIMITS,
+    preview_side=32,
+)
+POISONED = ("-m", "support.poisoned_decoder")
+TESTS = str(Path(__file__).parents[2])
+
+
+@pytest.fixture(scope="module")
+def poisoned() -> Iterator[Decoders]:
+    """One process; a new one after each fault."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", TESTS)
+        patch.setenv("HILUM_S3__SECRET_ACCESS_KEY", "a secret")
+        with Decoders(1, LIMITS, program=POISONED) as decoders:
+            yield decoders
+
+
+@pytest.fixture
+def preparer(poisoned: Decoders) -> Preparer:
+    return isolated(RECIPE, poisoned)
+
+
+def pid_of(decoders: Decoders) -> int:
+    (child,) = decoders._idle.queue
+    assert child is not None
+    return child.pid
+
+
+def test_the_answer_is_that_of_this_process(preparer: Preparer) -> None:
+    for data in (film(1), film(2, BodyPartExamined=None)):
+        there, here = preparer(data), prepare(data, RECIPE)
+        assert there.header == here.header
+        assert there.content_sha256 == here.content_sha256
+        assert there.flags == here.flags
+        assert there.model_input.placement == here.model_input.placement
+        np.testing.assert_array_equal(there.model_input.image, here.model_input.image)
+        assert there.preview is not None
+        assert here.preview is not None
+        np.testing.assert_array_equal(there.preview, here.preview)
+
+
+def test_an_overlay_is_drawn_there(poisoned: Decoders) -> None:
+    heat = Heat(grid=np.eye(7, dtype=np.float32), probability=0.7, input_size=64)
+    look = Look(max_side=64, caption="demonstration only")
+    assert render(film(1), heat, look, decoders=poisoned) == drawn(film(1), heat, look, LIMITS)
+
+
+def test_errors_are_of_their_own_class_and_the_process_goes_on(
+    poisoned: Decoders, preparer: Preparer
+) -> None:
+    preparer(film(1))
+    before = pid_of(poisoned)
+    with pytest.raises(NotDicomError) as broken:
+        preparer(b"not DICOM" * 100)
+    assert broken.value.body()["next_step"] == NotDicomError.next_step
+    with pytest.raises(NotChestError, match="HAND"):
+        preparer(film(1, BodyPartExamined="HAND"))
+    assert pid_of(poisoned) == before
+
+
+FAULTS: dict[int, tuple[type[HilumError], str]] = {
+    67: (DecoderCrashedError, "SIGSEGV"),
+    68: (DecodeTimeoutError, r"max_decode_s, which is 1\.5"),
+    69: (LimitExceededError, "max_decode_bytes"),
+    70: (DecoderCrashedError, "SIGSEGV"),
+    71: (OutOfMemoryError, "from outside"),
+    72: (UnexpectedError, "FileNotFoundError"),  # no place where a file could be written
+    74: (DecoderCrashedError, "closed its link"),
+}
+
+
+@pytest.mark.parametrize("rows", FAULTS)
+def test_a_fault_costs_its_own_image(rows: int, poisoned: Decoders, preparer: Preparer) -> None:
+    preparer(film(1))
+    before = pid_of(poisoned)
+    kind, says = FAULTS[rows]
+    began = time.monotonic()
+    with pytest.raises(HilumError, match=says) as failed:
+        preparer(film(2, rows=rows))
+    assert type(failed.value) is kind
+    assert time.monotonic() - began < 30
+    assert not psutil.pid_exists(before), "a process that something happened to does not go on"
+    assert isinstance(preparer(film(3)), Prepared)
+
+
+def test_a_decoder_holds_no_secrets(preparer: Preparer) -> None:
+    with pytest.raises(UnexpectedError) as shown:
+        preparer(film(2, rows=73))
+    names = set(shown.value.detail.split())
+    assert "PYTHONPATH" in names
+    assert not [name for name in names if name.startswith(("HILUM_", "AWS_"))]
+
+
+def test_a_decoder_gains_no_privileges(poisoned: Decoders, preparer: Preparer) -> None:
+    preparer(film(1))
+    status = Path(f"/proc/{pid_of(poisoned)}/status").read_text()
+    assert "NoNewPrivs:\t1" in status
+    assert "Threads:\t1\n" in status, "another thread would not be confined"
+
+
+@pytest.mark.skipif(landlock.version() < 6, reason="the kernel has no Landlock, or an older one")
+def test_a_decoder_reaches_nothing_but_its_modules(preparer: Preparer) -> None:
+    with pytest.raises(UnexpectedError) as shown:
+        preparer(film(2, rows=75))
+    assert shown.value.detail == "a module, a codec"
+
+
+def test_a_process_that_died_while_idle_costs_nothing(
+    poisoned: Decoders, preparer: Preparer
+) -> None:
+    preparer(film(1))
+    psutil.Process(pid_of(poisoned)).kill()
+    time.sleep(0.1)
+    assert isinstance(preparer(film(2)), Prepared)
+
+
+def test_many_threads_share_few_processes() -> None:
+    with Decoders(2, LIMITS) as decoders, ThreadPoolExecutor(6) as pool:
+        made = list(pool.map(isolated(RECIPE, decoders), [film(n) for n in range(12)]))
+        assert len({child.pid for child in decoders._idle.queue if child is not None}) == 2
+    for n, one in enumerate(made):
+        expected = prepare(film(n), RECIPE).model_input.image
+        np.testing.assert_array_equal(one.model_input.image, expected)
+
+
+def test_processes_that_cannot_start_say_nothing_of_the_image() -> None:
+    with (
+        Decoders(1, LIMITS, program=("-c", "import sys; sys.exit(3)")) as decoders,
+        pytest.raises(DecodersUnavailableError, match="status 3"),
+    ):
+        isolated(RECIPE, decoders)(film(1))
+
+
+_PARENT = """
+import sys, threading
+from hilum.sandbox import Decoders, landlock
+from hilum.pipeline.examine import Recipe, isolated
+recipe = Recipe.model_validate_json(sys.argv[1])
+decoders = Decoders(2, recipe.limits, program=("-m", "support.poisoned_decoder"))
+prepare = isolated(recipe, decoders)
+hanging, idle = (open(path, "rb").read() for path in sys.argv[2:])
+threading.Thread(target=prepare, args=(hanging,), daemon=True).start()
+prepare(idle)
+print("up", flush=True)
+threading.Event().wait()
+"""
+
+
+def test_they_die_with_their_parent_even_in_the_middle_of_c_code(tmp_path: Path) -> None:
+    """SIGKILL gives the parent no chance to end them; one of them holds the interpreter's lock."""
+    files = []
+    for name, data in (("hanging", film(1, rows=68)), ("idle", film(1))):
+        (tmp_path / name).write_bytes(data)
+        files.append(str(tmp_path / name))
+    patient = RECIPE.model_copy(update={"limits": Limits(max_decode_s=300)})
+    parent = subprocess.Popen(
+        [sys.executable, "-c", _PARENT, patient.model_dump_json(), *files],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": TESTS},
+    )
+    with parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == b"up\n"
+        children = psutil.Process(parent.pid).children()
+        assert len(children) == 2
+        parent.send_signal(signal.SIGKILL)
+        gone, alive = psutil.wait_procs(children, timeout=20)
+    assert not alive
+    assert len(gone) == 2
