@@ -14,11 +14,11 @@ JOBS ?= 3
 OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint demo-model train-demo film-check-model samples openapi decoders fuzz bench gpu-check clean
+.PHONY: help run test lint demo-model train-demo film-check-model samples openapi decoders docs release fuzz bench gpu-check clean
 
 help:
 	@sed -n '2,4p' Makefile | cut -c3-
-	@echo "  make lint | demo-model | train-demo | film-check-model | samples | openapi | decoders | fuzz | bench | gpu-check | clean"
+	@echo "  make lint | demo-model | train-demo | film-check-model | samples | openapi | decoders | docs | release | fuzz | bench | gpu-check | clean"
 
 $(PY):
 	@$(PYTHON) -c 'import sys; sys.exit("hilum needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12 ...") if sys.version_info < (3, 11) else None'
@@ -66,7 +66,15 @@ openapi: $(VENV)/dev.stamp
 	$(PY) -m api_gateway.openapi docs/openapi.json
 
 decoders: $(VENV)/dev.stamp
-	PYTHONPATH=tests $(PY) -m support.decode_table docs/dicom-support.md
+	PYTHONPATH=tests $(PY) -m support.decode_table
+
+# A dead link or anchor fails. To read: python -m http.server --directory build/site
+docs: $(VENV)/dev.stamp
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
+
+# Wheel and sdist in dist/, checked, installed and run. ARGS=--trial: before everything is committed.
+release: $(VENV)/dev.stamp
+	$(PY) tools/release.py $(ARGS)
 
 fuzz: $(VENV)/dev.stamp
 	PYTHONPATH=.:tests $(PY) -m support.fuzz.run $(ARGS)
@@ -74,7 +82,7 @@ fuzz: $(VENV)/dev.stamp
 bench: $(VENV)/dev.stamp
 	$(PY) -m benchmarks.engine $(ARGS)
 
-# On a machine with an NVIDIA GPU: what cannot be proved without one (docs/gpu.md).
+# On a machine with an NVIDIA GPU: what cannot be proved without one (docs/operate/gpu.md).
 gpu-check: $(VENV)/dev.stamp
 	$(INSTALL) --editable '.[tensorrt]'
 	$(PY) -m benchmarks.gpu_check $(ARGS)

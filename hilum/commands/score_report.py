@@ -46,7 +46,7 @@ class Report(Protocol):
 
 
 class JsonReport:
-    """One JSON object a line and image; the keys are described in ``docs/cli.md``."""
+    """One JSON object a line and image; the keys are described in ``docs/use/command-line.md``."""
 
     def __init__(self, scorer: Scorer, echo: Echo, *, pseudonyms: Pseudonyms | None = None) -> None:
         manifest = scorer.package.manifest

@@ -18,7 +18,7 @@ def settings() -> None:
 
 
 def table() -> str:
-    """The table as it stands in ``docs/configuration.md``."""
+    """The table as it stands in ``docs/operate/configuration.md``."""
     lines = ["| variable | default | meaning |", "|---|---|---|"]
     for name, default, meaning in _fields(Settings, "HILUM_"):
         lines.append(f"| `{name}` | {default} | {meaning} |")

@@ -3,7 +3,8 @@
 Letters are thin strokes of one tone on another, with sharp edges, several of them side by side. A
 cell of the film is *lettered* if it has two tones with hardly anything between them, and rows or
 columns that change from one to the other several times; the edge of a shutter changes once, and
-anatomy has no edges that sharp. It is a help and no guarantee: see ``docs/deidentification.md``.
+anatomy has no edges that sharp. It is a help and no guarantee: see
+``docs/operate/patient-data.md``.
 """
 
 from __future__ import annotations

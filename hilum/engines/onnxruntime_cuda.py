@@ -32,7 +32,7 @@ class OnnxRuntimeCudaEngine:
     What is float32 in the graph is computed in float32: ONNX Runtime's default, TF32, keeps ten
     bits of it. And every run has ``max_batch`` images, fewer being filled up: for a batch of
     another size than the last, known or not, ONNX Runtime plans each convolution anew, which takes
-    as long as 20 to 400 runs. docs/gpu-runs.md has the figures of both.
+    as long as 20 to 400 runs. benchmarks/results/2026-11-26-gpu.md has the figures of both.
 
     Args:
         package: verified.

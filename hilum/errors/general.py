@@ -9,7 +9,7 @@ class ConfigurationError(PermanentError):
     """A setting is missing or contradicts another."""
 
     code = "config.invalid"
-    next_step = "Correct the setting named above (see docs/configuration.md)."
+    next_step = "Correct the setting named above (see docs/operate/configuration.md)."
 
 
 class MissingExtraError(PermanentError):

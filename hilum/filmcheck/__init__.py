@@ -1,8 +1,8 @@
 """«Is it a chest film, the right way up?», from the pixels that the model would see.
 
 A header can be wrong; the check looks at the picture. It is small, trained on what can be
-synthesised, and made to be sure before it says anything: see ``docs/film-check.md`` for its error
-rates. What follows from a finding is the model's policy (:mod:`hilum.pipeline.admit`).
+synthesised, and made to be sure before it says anything: see ``docs/understand/films.md`` for its
+error rates. What follows from a finding is the model's policy (:mod:`hilum.pipeline.admit`).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A rescoring run then reads some ten kilobytes a film instead of megabytes, and decodes nothing. The
 result is the same, bit for bit: what is kept is a stage that every film passes on its way to the
-model's input (``docs/prepared-cache.md``).
+model's input (``docs/operate/patient-data.md``).
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 
 def test_the_page_is_current() -> None:
-    assert (DOCS / "configuration.md").read_text().endswith(table()), (
-        "run `hilum settings` and paste its table into docs/configuration.md"
+    assert (DOCS / "operate/configuration.md").read_text().endswith(table()), (
+        "run `hilum settings` and paste its table into docs/operate/configuration.md"
     )
 
 

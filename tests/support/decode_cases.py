@@ -1,7 +1,7 @@
 """Every kind of input that is read, made by other software than the reader where there is any.
 
 Each case is a file, what its pixels are, how far decoding may be off, and other decoders that
-must agree. The table in ``docs/dicom-support.md`` has a row for each.
+must agree. The table in ``docs/understand/decoders.csv`` has a row for each.
 """
 
 from __future__ import annotations

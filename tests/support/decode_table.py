@@ -1,13 +1,19 @@
-"""``python -m support.decode_table FILE`` checks every kind of input and writes the table of what
-was checked. The tests check the same and compare the table (``docs/dicom-support.md``)."""
+"""``make decoders``: check every kind of input and write down what was checked.
+
+The page ``docs/understand/films.md`` gets one row for each transfer syntax, between two comments;
+``decoders.csv`` beside it gets a row for each case. The tests check the same and compare both.
+"""
 
 from __future__ import annotations
 
-import sys
+import csv
+import io
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from pydicom.data import get_testdata_file
@@ -18,47 +24,16 @@ from hilum import dicom
 from hilum.dicom.decode import stored_values
 from hilum.settings import Limits
 
-INTRODUCTION = """\
-# What is decoded, and how that is known
-
-Written by `make decoders` and checked row by row by the tests
-(`tests/hilum/dicom/test_decoders.py`); how pixels become a film is in [dicom.md](dicom.md).
-
-**Exact** means every stored value (of a colour capture: every grey). **Within *n*** is the bound
-that the test holds for a lossy encoding, in units of the row's bits. *Encoded pixels* are those
-that the test had encoded.
-
-GDCM, Pillow, pylibjpeg-openjpeg and pyjpegls are other builds of libraries of the same families
-(OpenJPEG, CharLS, libjpeg); OpenJPH and pydicom are other code. For lossless encodings the encoded
-pixels themselves are the stronger witness. DCMTK (below) has RLE and byte order of its own, CharLS,
-and an older branch of libjpeg, which is the second decoder of 12-bit JPEG Extended.
-
-| input | pixels | decoded by | verified against | result |
-|---|---|---|---|---|
-"""
-
-REAL = """
-## Real files
-
-Of the NEMA sample set and pydicom's own test files; the second file is uncompressed and was made
-by the software named, not by what decodes here. Besides these, every single-frame image among
-pydicom's test files is compared with pydicom's `pixel_array`
-(`tests/hilum/dicom/test_pydicom_files.py`).
-
-| input | file | equals | made by | result |
-|---|---|---|---|---|
-"""
-
-
-BY_DCMTK = f"""
-## {dcmtk.VERSION}
-
-The same files as above, as its tools decode them; recorded, because it is no Python package
-(`python -m support.dcmtk`). *Within 1*: two inverse DCTs round differently.
-
-| input | pixels | result |
-|---|---|---|
-"""
+PAGE: Final = Path(__file__).parents[2] / "docs/understand/films.md"
+DETAILS: Final = PAGE.with_name("decoders.csv")
+_START, _END = "<!-- decoders: `make decoders` -->\n", "<!-- /decoders -->"
+_COLUMNS = ("evidence", "input", "pixels", "decoded by", "verified against", "result")
+# The cases in colour say some names more shortly.
+_SHORT: Final = {
+    "JPEG Lossless SV1": "JPEG Lossless, Non-Hierarchical, First-Order Prediction",
+    "JPEG 2000 Lossless": "JPEG 2000 Image Compression (Lossless Only)",
+    "JPEG 2000": "JPEG 2000 Image Compression",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,20 +105,65 @@ def check_pair(pair: Pair) -> None:
     assert int(np.abs(one - other).max()) <= pair.bound
 
 
-def written() -> str:
-    """The table."""
-    rows = [
-        f"| {case.syntax} | {case.kind} | {case.decoder} | "
-        f"{', '.join(['encoded pixels', *case.others])} | {_result(case.bound)} |"
-        for case in cases()
+def details() -> str:
+    """The CSV: a row for each case, each pair of real files, and each file that DCMTK decoded."""
+    out = io.StringIO()
+    rows = csv.writer(out, lineterminator="\n")
+    rows.writerow(_COLUMNS)
+    for case in cases():
+        against = ", ".join(["encoded pixels", *case.others])
+        rows.writerow(
+            ["encoded", case.syntax, case.kind, case.decoder, against, _result(case.bound)]
+        )
+    for pair in PAIRS:
+        kind, _, pixels = pair.kind.partition(": ")
+        against = f"{pair.other} of {pair.origin}"
+        rows.writerow([f"file {pair.one}", kind, pixels, "", against, _result(pair.bound)])
+    for record in dcmtk.records():
+        syntax, _, pixels = record.name.partition(" | ")
+        rows.writerow(["encoded", syntax, pixels, "", dcmtk.VERSION, _result(record.bound)])
+    return out.getvalue()
+
+
+def table() -> str:
+    """The page's table: a row for each transfer syntax and kind of file."""
+    by_syntax: dict[str, list[Case]] = {}
+    for case in cases():
+        by_syntax.setdefault(_SHORT.get(case.syntax, case.syntax), []).append(case)
+    recorded = {record.name.partition(" | ")[0] for record in dcmtk.records()}
+    rows = ["| input | pixels | decoded by | verified against | values |", "|---|---|---|---|---|"]
+    for syntax, found in by_syntax.items():
+        others = dict.fromkeys(chain.from_iterable(case.others for case in found))
+        against = ["encoded pixels", *others, *(["DCMTK"] if syntax in recorded else [])]
+        bounds = sorted({case.bound for case in found})
+        values = _result(bounds[0]) + (f" to {bounds[-1]}" if len(bounds) > 1 else "")
+        row = (syntax, _pixels(found), found[0].decoder, ", ".join(against), values)
+        rows.append(f"| {' | '.join(row)} |")
+    return "\n".join(rows) + "\n"
+
+
+def page(text: str) -> str:
+    """``text`` with the table between its two comments as it should be."""
+    before, start, rest = text.partition(_START)
+    _, end, after = rest.partition(_END)
+    assert end, f"{PAGE} has lost the comments around its table"
+    return before + start + table() + end + after
+
+
+def _pixels(found: list[Case]) -> str:
+    """The kinds in a few words: grey depths together, then each other kind."""
+    depths: dict[str, set[int]] = {"": set(), "signed ": set()}
+    others: dict[str, None] = {}
+    for case in found:
+        grey = re.fullmatch(r"MONOCHROME2, (\d+) bits(, signed)?", case.kind)
+        if grey:
+            depths["signed " if grey[2] else ""].add(int(grey[1]))
+        else:
+            others[case.kind.replace(", 8 bits", "")] = None
+    greys = [
+        f"{sign}{', '.join(map(str, sorted(bits)))} bits" for sign, bits in depths.items() if bits
     ]
-    pairs = [
-        f"| {pair.kind} | `{pair.one}` | `{pair.other}` | {pair.origin} | {_result(pair.bound)} |"
-        for pair in PAIRS
-    ]
-    recorded = [f"| {record.name} | {_result(record.bound)} |" for record in dcmtk.records()]
-    parts = [INTRODUCTION, rows, REAL, pairs, BY_DCMTK, recorded]
-    return "".join(part if isinstance(part, str) else "\n".join(part) + "\n" for part in parts)
+    return "; ".join([*(["grey of " + " and ".join(greys)] if greys else []), *others])
 
 
 def _stored(name: str) -> np.ndarray:
@@ -163,7 +183,8 @@ def main() -> None:
         check_pair(pair)
     for record in dcmtk.records():
         dcmtk.check(record)
-    Path(sys.argv[1]).write_text(written(), encoding="utf-8")
+    DETAILS.write_text(details(), encoding="utf-8")
+    PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""docs/tutorial.md: every command there is, run in its order on a folder like the NIH's."""
+"""docs/start/tutorial.md: every command there is, run in its order on a folder like the NIH's."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _raw_folder(folder: Path) -> None:
 def test_from_the_raw_folder_to_the_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text = (ROOT / "docs" / "tutorial.md").read_text()
+    text = (ROOT / "docs/start/tutorial.md").read_text()
     road, rehearsal = text.split("## Rehearsal")
     assert all(line in road for line in LEFT_OUT)
     _raw_folder(tmp_path / "nih")

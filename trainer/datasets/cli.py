@@ -42,8 +42,8 @@ _seed = click.option("--seed", default=0, show_default=True, help="Of the splits
 def manifest() -> None:
     """Make the manifest of a data set: one row an image, splits by patient.
 
-    What is written is shown as a table: images, patients and positives by split. docs/datasets.md
-    has an example for each data set.
+    What is written is shown as a table: images, patients and positives by split.
+    docs/use/data-sets.md has an example for each data set.
     """
 
 
@@ -295,7 +295,7 @@ def _one(folder: Path, pattern: str) -> Path:
     if not found:
         raise DataError(
             f"There is no {pattern} below {folder}.",
-            next_step="See docs/datasets.md for the files this data set comes with.",
+            next_step="See docs/use/data-sets.md for the files this data set comes with.",
         )
     return found[0]
 

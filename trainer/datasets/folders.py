@@ -88,7 +88,7 @@ def find(
         if len(found) == before:
             raise DataError(
                 f"There is no film in a class folder below {root}.",
-                next_step=f"Films end in {', '.join(sorted(FILMS))}; see docs/datasets.md.",
+                next_step=f"Films end in {', '.join(sorted(FILMS))}; see docs/use/data-sets.md.",
             )
     return found
 

@@ -23,14 +23,14 @@ from trainer.filmcheck.network import folded
 from trainer.synthetic import source
 
 TARGET: Final = Path(filmcheck.__file__).parent
-PAGE: Final = Path("docs/film-check.md")
+PAGE: Final = Path("benchmarks/results/film-check.md")
 VIEWS: Final = 60_000
 SEED: Final = 1
 
 
 def main() -> None:
     """Films, views, training, thresholds, figures; leaves weights and provenance beside the code
-    that uses them, and the figures in docs/film-check.md."""
+    that uses them, and the figures in benchmarks/results/film-check.md."""
     begin = time.monotonic()
     say = partial(_say, begin)
     cores = len(os.sched_getaffinity(0))

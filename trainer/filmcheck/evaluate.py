@@ -43,7 +43,7 @@ FAULTS: Final[dict[str, tuple[str, Pose]]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """How films of one kind ended: a row of the table in docs/film-check.md."""
+    """How films of one kind ended: a row of the table in benchmarks/results/film-check.md."""
 
     films: str
     count: int

@@ -1,6 +1,6 @@
 """ONNX Runtime on a GPU that is not there: what it is asked to do, and what its failures become.
 
-That the real one computes the right numbers is in docs/gpu-runs.md.
+That the real one computes the right numbers is in benchmarks/results/2026-11-26-gpu.md.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from trainer.filmcheck.data import Films, Views
 from trainer.filmcheck.distort import Pose
 from trainer.filmcheck.network import FilmNetwork, folded
 
-PAGE = Path(__file__).parents[3] / "docs/film-check.md"
+PAGE = Path(__file__).parents[3] / "benchmarks/results/film-check.md"
 
 
 def test_numpy_gives_what_torch_gives() -> None:
