@@ -99,8 +99,9 @@ def test_decisions_have_one_form_and_are_listed(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", [*PAGES, *OUTSIDE[:4]], ids=_shown)
-def test_no_guillemets(page: Path) -> None:
+def test_what_reads_or_renders_badly(page: Path) -> None:
     text = page.read_text()
+    assert re.findall(r"`[^`\n]*\\\|[^`\n]*`", text) == [], "the site shows the backslash"
     if page.name != "glossary.md":  # which shows what not to write
         assert not set("«»") & set(text)
 

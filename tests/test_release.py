@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from importlib.metadata import version
 from pathlib import Path
 
@@ -56,3 +57,14 @@ def test_there_is_one_version() -> None:
     said = CliRunner().invoke(main, ["--version"])
     assert said.output.strip() == f"hilum {hilum.__version__}"
     assert '\nversion = "' not in (ROOT / "pyproject.toml").read_text()
+
+
+def test_the_hooks_run_what_make_lint_runs() -> None:
+    rule = (ROOT / "Makefile").read_text().partition("\nlint:")[2].partition("\n\n")[0]
+    linted = set(re.findall(r"bin/([\w-]+)(?: (check|format))?", rule))
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text()
+    assert (
+        set(re.findall(r"bin/([\w-]+)(?: (check|format))?", hooks.partition("repos:")[2])) == linted
+    )
+    assert len(linted) == 4
+    assert "https://" not in hooks

@@ -157,7 +157,14 @@ def _try(wheel: Path, version: str, site: Path | None, *, trial: bool) -> None:
         environment = Path(scratch, "environment")
         venv.create(environment, with_pip=True)
         python = environment / "bin/python"
-        pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
+        pip: list[str | Path] = [
+            python,
+            "-m",
+            "pip",
+            "--disable-pip-version-check",
+            "install",
+            "--quiet",
+        ]
         if site is None:
             _run([*pip, "--constraint", ROOT / "constraints.txt", f"{wheel}[serve]"])
         else:
@@ -171,7 +178,7 @@ def _try(wheel: Path, version: str, site: Path | None, *, trial: bool) -> None:
         said = _run([hilum, "--version"], cwd=empty).strip()
         if said != f"hilum {version}":
             raise ReleaseError(f"`hilum --version` says {said!r}; expected hilum {version}.")
-        film = next(packages.glob("hilum/**/samples/effusion.dcm"), None)
+        film = next(packages.glob("*/**/samples/effusion.dcm"), None)
         model: list[str | Path] = []
         if film is None and trial:
             film, model = ROOT / "models/samples/effusion.dcm", ["--model", ROOT / "models/demo"]
@@ -197,7 +204,7 @@ def main() -> int:
         print(f"built {wheel.name}, {wheel.stat().st_size / 1e6:.1f} MB, and its sdist")
         _check_contents(wheel, trial=options.trial)
         print("contents checked")
-        _try(wheel, version, options.site, trial=options.trial)
+        _try(wheel, version, options.site and options.site.resolve(), trial=options.trial)
         print("installed into an empty environment; a sample film was scored there")
     except ReleaseError as error:
         print(error, file=sys.stderr)
