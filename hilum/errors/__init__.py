@@ -55,9 +55,7 @@ from hilum.errors.models import (
     PackageSchemaError,
     PackageSignatureError,
     PackageUnsignedError,
-    RefitError,
     UnknownBackboneError,
-    UnknownModelError,
 )
 from hilum.errors.services import (
     AttemptsExhaustedError,
@@ -148,7 +146,6 @@ __all__ = [
     "PackageUnsignedError",
     "PermanentError",
     "PlainImageError",
-    "RefitError",
     "RotatedFilmError",
     "StorageUnavailableError",
     "TrainingDivergedError",
@@ -157,7 +154,6 @@ __all__ = [
     "UnderAgeError",
     "UnexpectedError",
     "UnknownBackboneError",
-    "UnknownModelError",
     "UnsupportedPixelsError",
     "UnsupportedTransferSyntaxError",
     "WeightsMissingError",
