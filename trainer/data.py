@@ -16,7 +16,7 @@ from typing import Final, get_args
 import numpy as np
 import numpy.typing as npt
 
-from hilum.errors import DataError, HilumError
+from hilum.errors import HilumError
 from hilum.files import locked, write_atomically
 from hilum.imaging.transform import Placement, PreprocessSpec
 from hilum.packages.labels import LabelSchema
@@ -24,7 +24,7 @@ from hilum.pipeline.cache import PIPELINE
 from hilum.settings import Limits, S3Settings
 from hilum.storage import ObjectStore, open_store
 from trainer import filling, manifest, prepared
-from trainer.errors import BadImagesError, CacheWriteError
+from trainer.errors import BadImagesError, CacheWriteError, DataError
 from trainer.images import open_images
 from trainer.manifest import Record, Split
 from trainer.outputs import writing

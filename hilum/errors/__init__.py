@@ -73,13 +73,6 @@ from hilum.errors.storage import (
     ObjectTooLargeError,
     StorageUnavailableError,
 )
-from hilum.errors.training import (
-    CheckpointError,
-    DataError,
-    ExportError,
-    TrainingDivergedError,
-    WeightsMissingError,
-)
 from hilum.errors.tree import (
     ErrorBody,
     HilumError,
@@ -93,11 +86,9 @@ __all__ = [
     "BlankFilmError",
     "BrokerUnavailableError",
     "BurnedInError",
-    "CheckpointError",
     "ColouredPixelsError",
     "ConfigurationError",
     "CredentialsRejectedError",
-    "DataError",
     "DatabaseUnavailableError",
     "DecodeError",
     "DecodeTimeoutError",
@@ -116,7 +107,6 @@ __all__ = [
     "EngineUnavailableError",
     "ErrorBody",
     "ExecutablePreambleError",
-    "ExportError",
     "ForProcessingError",
     "GoldenCheckError",
     "HilumError",
@@ -148,7 +138,6 @@ __all__ = [
     "PlainImageError",
     "RotatedFilmError",
     "StorageUnavailableError",
-    "TrainingDivergedError",
     "TransientError",
     "TruncatedError",
     "UnderAgeError",
@@ -156,6 +145,5 @@ __all__ = [
     "UnknownBackboneError",
     "UnsupportedPixelsError",
     "UnsupportedTransferSyntaxError",
-    "WeightsMissingError",
     "WrongModalityError",
 ]
