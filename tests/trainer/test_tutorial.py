@@ -92,7 +92,6 @@ def test_from_the_raw_folder_to_the_package(
     for program, *arguments in _commands(road):
         if program == "mkdir":
             subprocess.run([program, *arguments], check=True)
-            (tmp_path / "models" / "samples").symlink_to(ROOT / "models" / "samples")
             continue
         assert program == "hilum"
         done = CliRunner().invoke(hilum, arguments)
