@@ -121,15 +121,6 @@ def load(
     return splits
 
 
-def batches(count: int, size: int, rng: np.random.Generator) -> Iterator[npt.NDArray[np.intp]]:
-    """Every index below ``count`` once, in random order; a last batch below 2 is left out."""
-    order = rng.permutation(count)
-    for start in range(0, count, size):
-        batch = order[start : start + size]
-        if len(batch) > 1:  # batch normalisation needs two
-            yield batch
-
-
 def _folder(cache_dir: Path, path: Path, spec: PreprocessSpec) -> Path:
     """Of one manifest, at one place, under one preprocessing."""
     identity = f"{PIPELINE}/{manifest.digest(path)}/{path.parent.resolve()}"
