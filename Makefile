@@ -46,10 +46,10 @@ test: lint
 	OMP_NUM_THREADS=$(OMP_NUM_THREADS) $(PY) -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
 
 demo-model: $(VENV)/dev.stamp
-	$(PY) -m export.demo
+	$(PY) -m tools.demo_model
 
 film-check-model: $(VENV)/dev.stamp
-	$(PY) -m trainer.filmcheck
+	$(PY) -m tools.filmcheck
 
 # Cohort, training, evaluation; seven minutes on two cores.
 train-demo: $(VENV)/dev.stamp
@@ -60,7 +60,7 @@ train-demo: $(VENV)/dev.stamp
 	@echo "open var/train-demo/evaluation/report.html; tensorboard --logdir var/train-demo/run"
 
 samples: $(VENV)/dev.stamp
-	$(PY) -m trainer.synthetic.samples models/samples
+	$(PY) -m tools.samples models/samples
 
 openapi: $(VENV)/dev.stamp
 	$(PY) -m api_gateway.openapi docs/openapi.json

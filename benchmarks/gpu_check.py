@@ -3,7 +3,7 @@
 
 For each package: load time and memory, numbers against ONNX Runtime on the CPU with the same graph,
 latency by batch, throughput, what happens on a full GPU. Of TensorRT also builds (with and without
-the timings of an earlier one), CUDA graphs on and off, streams, refit, plans for other GPUs and
+the timings of an earlier one), CUDA graphs on and off, plans for other GPUs and
 versions, two workers on one GPU; of ONNX Runtime, what the maps cost.
 
 One JSON object a line goes to FILE; a step that fails is a line too, and the others go on. Exit 1
@@ -83,9 +83,7 @@ def _package(
     yield from gpu_tensorrt.check(one, case, store, seconds=scope.seconds)
     if precision != scope.precisions[0]:
         return
-    other = partial(package, folder / "new", seed=1)
     steps: dict[str, Callable[[], Iterator[Fact]]] = {
-        "refit": lambda: gpu_tensorrt.refits(one, other(), case, store),
         "compatible": lambda: gpu_tensorrt.compatible(one, case, store),
         "failures": lambda: gpu_tensorrt.failures(one, case, store),
     }

@@ -33,7 +33,7 @@ from hilum.engines.tensorrt import library
 from hilum.engines.tensorrt.network import signature
 from hilum.engines.tensorrt.options import BuildOptions, profile_of
 from hilum.engines.tensorrt.plan import load as load_plan
-from hilum.engines.tensorrt.provision import build_into, refit_into
+from hilum.engines.tensorrt.provision import build_into
 from hilum.engines.tensorrt.record import PlanRecord
 from hilum.engines.tensorrt.runtime import TensorRTEngine
 from hilum.engines.tensorrt.store import PlanStore
@@ -64,11 +64,9 @@ def check(package: Package, case: str, store: PlanStore, *, seconds: float) -> I
     for graphs in (True, False):
         which = f"{case} graphs {'on' if graphs else 'off'}"
         facts = partial(latency, package=package, case=which, seconds=seconds)
-        yield from with_engine("latency", which, facts, streams=1, cuda_graphs=graphs)
-    for streams in (1, 2, 3):
-        which = f"{case} streams {streams}"
-        facts = partial(rate, package=package, case=which, seconds=seconds)
-        yield from with_engine("throughput", which, facts, streams=streams)
+        yield from with_engine("latency", which, facts, cuda_graphs=graphs)
+    facts = partial(rate, package=package, case=case, seconds=seconds)
+    yield from with_engine("throughput", case, facts)
 
 
 def _building(
@@ -79,16 +77,6 @@ def _building(
     yield figure("plan size", case, provided.record.plan_bytes / 2**20, "MiB")
     again = build_into(store, package, options, force=True)
     yield figure("build with timings", case, again.record.build_seconds, "s")
-
-
-def refits(first: Package, second: Package, case: str, store: PlanStore) -> Iterator[Fact]:
-    """The plan of ``first`` with the weights of ``second``."""
-    profile = profile_of(first.manifest, batch_size=8)
-    build_into(store, first, BuildOptions(profile=profile, refittable=True), force=True)
-    provided = refit_into(store, second)
-    yield figure("refit", case, provided.record.build_seconds, "s")
-    with closing(_open(second, store, provided.record)) as engine:
-        yield from numbers(engine, second, f"{case} refitted")
 
 
 def compatible(package: Package, case: str, store: PlanStore) -> Iterator[Fact]:

@@ -42,7 +42,8 @@ from hilum.imaging.model_input import model_input
 from hilum.imaging.transform import PreprocessSpec, prepare
 from hilum.packages.load import verify
 from hilum.pipeline.findings import calibrate
-from trainer.synthetic import anatomy, cohort, dicom
+from tools import sample_dicom
+from trainer.synthetic import anatomy, cohort
 from trainer.synthetic.film import BITS
 
 SEED = 990_017
@@ -69,7 +70,9 @@ def large_film(number: int, cache_dir: Path) -> bytes:
     grey = np.asarray(small.resize(size, Image.Resampling.BICUBIC))
     grey = grey + rng.normal(0, 2**BITS * rng.uniform(0.004, 0.015), grey.shape)
     pixels = np.rint(np.clip(grey, 0, 2**BITS - 1)).astype(np.uint16)
-    dataset = dcmread(DicomBytesIO(dicom.write(made, name=f"reduced/{number}", patient=number)))
+    dataset = dcmread(
+        DicomBytesIO(sample_dicom.write(made, name=f"reduced/{number}", patient=number))
+    )
     dataset.Rows, dataset.Columns = pixels.shape
     frame = imagecodecs.jpeg2k_encode(pixels, level=0, codecformat="j2k", bitspersample=BITS)
     dataset.PixelData = encapsulate([bytes(frame)])

@@ -24,3 +24,9 @@ class OutputsError(PermanentError):
 
     code = "export.outputs"
     next_step = "Give --outputs with raw outputs and labels of this model (docs/use/packages.md)."
+
+
+class ExportError(PermanentError):
+    """The exported graph does not reproduce the checkpoint."""
+
+    code = "export.parity"

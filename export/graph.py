@@ -12,10 +12,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-import numpy as np
 import onnx
 import onnxscript.optimizer
-from onnx import ModelProto, NodeProto, numpy_helper
+from onnx import ModelProto, NodeProto
 from onnxscript import ir
 
 WEIGHTED: Final = ("Conv", "Gemm", "MatMul")
@@ -91,8 +90,3 @@ def _layer_name(node: NodeProto, weights: Iterable[str]) -> str:
     name = name.removeprefix("model.").removesuffix(".weight")
     # AlexNet's gradient multiplies by the weights of a layer that has a forward pass too.
     return f"{name} ({_GRADIENT})" if node.op_type == "MatMul" else name
-
-
-def constants(model: ModelProto) -> dict[str, np.ndarray]:
-    """The initialisers of ``model`` by name."""
-    return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}

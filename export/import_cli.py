@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from hilum.embedded import bundled
+
 _USE = "Not stated by who imported it. Not for clinical use until evaluated locally."
 
 
@@ -25,10 +27,9 @@ def import_() -> None:
 @click.option("--licence", help="Of the weights.  [default: torchxrayvision's]")
 @click.option(
     "--films",
-    default=Path("models/samples"),
-    show_default=True,
     type=click.Path(path_type=Path),
-    help="A film or a folder of them, for the check at every load.",
+    help="A film or a folder of them, for the check at every load.  "
+    "[default: those that come with hilum]",
 )
 def xrv(  # noqa: PLR0917 -- click passes them by name
     weights: Path,
@@ -37,7 +38,7 @@ def xrv(  # noqa: PLR0917 -- click passes them by name
     version: str,
     intended_use: str,
     licence: str | None,
-    films: Path,
+    films: Path | None,
 ) -> None:
     """Import torchxrayvision's resnet50-res512-all from the file WEIGHTS.
 
@@ -52,5 +53,5 @@ def xrv(  # noqa: PLR0917 -- click passes them by name
         intended_use=intended_use,
         licence=licence or importing.LICENCE,
     )
-    manifest = importing.build(weights, target, identity, films=films)
+    manifest = importing.build(weights, target, identity, films=films or bundled.folder("samples"))
     click.echo(f"{target}  {manifest.digest}")

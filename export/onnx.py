@@ -13,7 +13,7 @@ import onnxruntime
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from hilum.errors import ExportError
+from export.errors import ExportError
 from trainer.backbones import Classifier, Kind
 from trainer.gradcam import WithMaps
 

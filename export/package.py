@@ -12,11 +12,11 @@ import numpy as np
 import torch
 
 from export import card, evaluate, int8, precision, validation_outputs, variants
+from export.errors import ExportError
 from export.onnx import OPSET, WeightsDtype, store_in_half
 from export.onnx import export as export_graph
 from export.writing import replacing, write_golden
 from hilum.engines.onnxruntime import OnnxRuntimeEngine
-from hilum.errors import ExportError
 from hilum.packages.load import seal, verify
 from hilum.packages.manifest import (
     CARD,

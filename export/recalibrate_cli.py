@@ -1,4 +1,4 @@
-"""``hilum package recalibrate`` and ``hilum package rethreshold``."""
+"""``hilum recalibrate`` and ``hilum rethreshold``."""
 
 from __future__ import annotations
 

@@ -20,12 +20,13 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
+from export.errors import ExportError
 from export.onnx import OPSET
 from export.onnx import export as export_graph
 from export.writing import replacing, write_golden
 from hilum import dicom
 from hilum.engines.onnxruntime import OnnxRuntimeEngine
-from hilum.errors import ExportError, HilumError, WeightsMissingError
+from hilum.errors import HilumError
 from hilum.imaging.model_input import model_input
 from hilum.imaging.transform import PreprocessSpec
 from hilum.packages.labels import LabelSchema
@@ -42,6 +43,7 @@ from hilum.packages.manifest import (
 from hilum.settings import Limits
 from trainer import weights
 from trainer.backbones import Classifier, Normalise, PooledHead, resnet_features
+from trainer.errors import WeightsMissingError
 from trainer.loop import code_revision
 
 SOURCE: Final = "torchxrayvision 1.5.7, resnet50-res512-all"

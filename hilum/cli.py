@@ -27,6 +27,8 @@ EXIT_PIPE: Final = 141  # 128 + SIGPIPE: the reader went away
 _SUMMARIES: Final = {
     "score": "Score chest films from files, folders or S3.",
     "package": "Verify, inspect, compare, sign and pack model packages.",
+    "recalibrate": "Make a new version of a package, calibrated to other films or prevalences.",
+    "rethreshold": "Make a new version of a package with other operating points.",
     "doctor": "Say what this machine has, which engine it would use, and why.",
     "engine": "Build and keep TensorRT plans for this machine's GPU.",
     "tune": "Find this machine's best threads and batch size for a model.",
@@ -44,7 +46,7 @@ _SUMMARIES: Final = {
     "import": "Make a model package from weights of others.",
 }
 _EXTRAS: Final = {"worker": "serve", "gateway": "serve", "demo": "serve,embedded"} | dict.fromkeys(
-    ("train", "cohort", "manifest", "export", "import"), "train"
+    ("train", "cohort", "manifest", "export", "import", "recalibrate", "rethreshold"), "train"
 )
 
 
@@ -72,7 +74,16 @@ class HilumGroup(click.Group):
         point = self._found().get(cmd_name)
         if point is None:
             return None
-        return _loaded(point, f"hilum {cmd_name}", _EXTRAS.get(cmd_name, "serve"))
+        try:
+            command: click.Command = point.load()
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.partition(".")[0] in _own_packages():
+                raise
+            extra = _EXTRAS.get(cmd_name, "serve")
+            raise MissingExtraError(
+                f"`hilum {cmd_name}` needs {error.name}: install `hilum[{extra}]`."
+            ) from None
+        return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The command list of ``--help``, without importing any."""
@@ -122,57 +133,6 @@ class HilumGroup(click.Group):
     def _found(self) -> dict[str, EntryPoint]:
         points = entry_points(group=self._entry_point_group)
         return {point.name: point for point in sorted(points, key=lambda point: point.name)}
-
-
-class HilumSubgroup(click.Group):
-    """A command's own sub-commands, and more that other folders bring as entry points."""
-
-    def __init__(
-        self, *, entry_point_group: str, extra: str, summaries: dict[str, str], **more: Any
-    ) -> None:
-        """``extra``: what to install for those of ``summaries``, shown without importing them."""
-        super().__init__(**more)
-        self._entry_point_group = entry_point_group
-        self._extra = extra
-        self._summaries = summaries
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Both kinds."""
-        return sorted({*super().list_commands(ctx), *self._summaries})
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command, imported if it is another folder's.
-
-        Raises:
-            MissingExtraError: it needs something that is not installed.
-        """
-        own = super().get_command(ctx, cmd_name)
-        if own is not None:
-            return own
-        for point in entry_points(group=self._entry_point_group, name=cmd_name):
-            return _loaded(point, f"{ctx.command_path} {cmd_name}", self._extra)
-        return None
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The command list of ``--help``, without importing any."""
-        rows = {name: command.get_short_help_str(60) for name, command in self.commands.items()}
-        with formatter.section("Commands"):
-            formatter.write_dl(sorted((rows | self._summaries).items()))
-
-
-def _loaded(point: EntryPoint, name: str, extra: str) -> click.Command:
-    """The command of ``point``.
-
-    Raises:
-        MissingExtraError: it needs something that is not installed.
-    """
-    try:
-        command: click.Command = point.load()
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] in _own_packages():
-            raise
-        raise MissingExtraError(f"`{name}` needs {error.name}: install `hilum[{extra}]`.") from None
-    return command
 
 
 def show_error(error: HilumError) -> None:

@@ -177,7 +177,7 @@ class TensorRTSettings(_Section):
         default="error", description="no plan fits this GPU: refuse, or build it (minutes)"
     )
     streams: int = Field(
-        default=1, ge=1, le=16, description="parts of a batch larger than the plan's, at once"
+        default=1, ge=1, le=16, description="has no effect; goes in the next release"
     )
     cuda_graphs: bool = Field(default=True, description="launch a batch as one recorded piece")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+MODELS = ROOT / "models"
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,7 @@ def wheel_names(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         check=True,
     ).stdout.split("\0")
     for name in tracked:
-        if not name.endswith((".py", "py.typed", ".toml", "README.md", "LICENSE")):
+        if name.startswith(("docs/", "tests/", "benchmarks/")):
             continue
         if (ROOT / name).is_file():
             (source / name).parent.mkdir(parents=True, exist_ok=True)
@@ -48,6 +49,7 @@ def test_top_level_names_are_ours(wheel_names: list[str]) -> None:
         "export",
         "worker",
         "api_gateway",
+        "hilum_demo",
     }
 
 
@@ -56,6 +58,8 @@ def test_every_module_and_migration_is_in_it(wheel_names: list[str]) -> None:
     sources = {str(path.relative_to(ROOT)) for name in ours for path in (ROOT / name).rglob("*.py")}
     assert sources - set(wheel_names) == set()
     assert "hilum/py.typed" in wheel_names
+    bundled = {f"hilum_demo/{f.relative_to(MODELS)}" for f in MODELS.rglob("*.*") if f.is_file()}
+    assert {name for name in bundled if not name.endswith(".pyc")} - set(wheel_names) == set()
 
 
 def test_serving_needs_no_torch() -> None:

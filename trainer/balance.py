@@ -9,9 +9,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from hilum.errors import DataError
 from hilum.packages.labels import LabelSchema
 from trainer.config import LossConfig
+from trainer.errors import DataError
 
 _FloatArray = npt.NDArray[np.float64]
 

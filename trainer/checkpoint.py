@@ -10,12 +10,13 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
-from hilum.errors import CheckpointError, HilumError
+from hilum.errors import HilumError
 from hilum.packages import labels
 from hilum.packages.labels import LabelSchema
 from trainer import snapshot
 from trainer.backbones import Classifier, build
 from trainer.config import TrainConfig
+from trainer.errors import CheckpointError
 
 RECORD = "checkpoint.json"
 

@@ -14,7 +14,7 @@ import click
 
 from hilum import settings
 from hilum.packages import labels
-from trainer.ablation_cli import ablate
+from trainer.ablation.cli import ablate
 from trainer.evaluation.cli import evaluate
 from trainer.progress import TrainingProgress, progress_bar
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from hilum.errors import ConfigurationError, HilumError
+from hilum.errors.validation import problems
 from hilum.imaging.transform import PreprocessSpec
 from hilum.packages import labels
 
@@ -239,11 +240,7 @@ def parse(values: dict[str, Any], where: str) -> TrainConfig:
     try:
         return TrainConfig.model_validate(values)
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}".removeprefix(": ")
-            for item in error.errors()
-        )
-        raise ConfigurationError(f"{where}: {problems}.", next_step=_SEE) from None
+        raise ConfigurationError(f"{where}: {problems(error)}.", next_step=_SEE) from None
     except HilumError as error:
         raise ConfigurationError(f"{where}: {error.detail}", next_step=_SEE) from None
 

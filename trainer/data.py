@@ -16,7 +16,7 @@ from typing import Final, get_args
 import numpy as np
 import numpy.typing as npt
 
-from hilum.errors import DataError, HilumError
+from hilum.errors import HilumError
 from hilum.files import locked, write_atomically
 from hilum.imaging.transform import Placement, PreprocessSpec
 from hilum.packages.labels import LabelSchema
@@ -24,7 +24,7 @@ from hilum.pipeline.cache import PIPELINE
 from hilum.settings import Limits, S3Settings
 from hilum.storage import ObjectStore, open_store
 from trainer import filling, manifest, prepared
-from trainer.errors import BadImagesError, CacheWriteError
+from trainer.errors import BadImagesError, CacheWriteError, DataError
 from trainer.images import open_images
 from trainer.manifest import Record, Split
 from trainer.outputs import writing
@@ -119,15 +119,6 @@ def load(
     splits = _splits(folder, records, path.name, needed)
     _warn(splits, schema, left_out, folder)
     return splits
-
-
-def batches(count: int, size: int, rng: np.random.Generator) -> Iterator[npt.NDArray[np.intp]]:
-    """Every index below ``count`` once, in random order; a last batch below 2 is left out."""
-    order = rng.permutation(count)
-    for start in range(0, count, size):
-        batch = order[start : start + size]
-        if len(batch) > 1:  # batch normalisation needs two
-            yield batch
 
 
 def _folder(cache_dir: Path, path: Path, spec: PreprocessSpec) -> Path:

@@ -2,7 +2,36 @@
 
 from __future__ import annotations
 
-from hilum.errors import DataError, PermanentError, TransientError
+from hilum.errors import PermanentError, TransientError
+
+
+class DataError(PermanentError):
+    """A data set cannot be used as it is."""
+
+    code = "data.invalid"
+    next_step = "Correct the manifest or files named above."
+
+
+class WeightsMissingError(PermanentError):
+    """Pretrained weights were asked for and are not there; hilum never starts from random."""
+
+    code = "weights.missing"
+    next_step = (
+        'Give `weights = <path or s3://…>`, or ask for `weights = "random"` in so many words.'
+    )
+
+
+class TrainingDivergedError(PermanentError):
+    """The loss became NaN or infinite."""
+
+    code = "train.diverged"
+    next_step = "Lower the learning rate; the last good checkpoint is kept."
+
+
+class CheckpointError(PermanentError):
+    """The checkpoint does not fit the configuration, or is damaged."""
+
+    code = "train.bad_checkpoint"
 
 
 class BadImagesError(DataError):

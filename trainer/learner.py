@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from hilum.errors import CheckpointError, TrainingDivergedError
 from hilum.packages.labels import LabelSchema
 from trainer import optimisation, randomness
 from trainer.backbones import Classifier
 from trainer.config import TrainConfig
 from trainer.data import Prepared
+from trainer.errors import CheckpointError, TrainingDivergedError
 from trainer.feed import Batch, Feed
 from trainer.objective import Objective, grid
 from trainer.processes import Processes

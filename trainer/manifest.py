@@ -20,11 +20,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final, Literal, cast, get_args
 
-from hilum.errors import DataError
 from hilum.files import write_atomically
 from hilum.packages.labels import LabelSchema
 from trainer import parquet
-from trainer.errors import PatientLeakError
+from trainer.errors import DataError, PatientLeakError
 
 PARQUET: Final = ".parquet"
 Split = Literal["train", "val", "test"]

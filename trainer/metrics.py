@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import roc_auc_score
 
 FloatArray = npt.NDArray[np.floating]
 
@@ -22,14 +22,6 @@ def auroc(target: FloatArray, score: FloatArray) -> float | None:
     if len(np.unique(target[known])) != 2:
         return None
     return float(roc_auc_score(target[known], score[known]))
-
-
-def average_precision(target: FloatArray, score: FloatArray) -> float | None:
-    """Area under the precision-recall steps; ``None`` if there is no positive."""
-    known = _known(target)
-    if not target[known].any():
-        return None
-    return float(average_precision_score(target[known], score[known]))
 
 
 def brier(target: FloatArray, probability: FloatArray) -> float | None:

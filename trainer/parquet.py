@@ -7,7 +7,8 @@ import math
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
-from hilum.errors import DataError, MissingExtraError
+from hilum.errors import MissingExtraError
+from trainer.errors import DataError
 
 
 def dumps(

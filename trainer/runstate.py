@@ -14,10 +14,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
-from hilum.errors import CheckpointError
 from trainer import snapshot
 from trainer.config import TrainConfig, differences
-from trainer.errors import RunExistsError
+from trainer.errors import CheckpointError, RunExistsError
 
 FOLDER = "state"
 _FILE = "state.json"

@@ -17,9 +17,8 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from hilum.errors import CheckpointError
 from hilum.files import write_atomically
-from trainer.errors import CheckpointWriteError
+from trainer.errors import CheckpointError, CheckpointWriteError
 from trainer.outputs import writing
 
 _TENSORS = "weights"  # the JSON's key for the file of tensors

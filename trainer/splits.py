@@ -13,7 +13,7 @@ from typing import TypeVar, get_args
 import numpy as np
 import numpy.typing as npt
 
-from hilum.errors import DataError
+from trainer.errors import DataError
 from trainer.manifest import Record, Split
 
 _S = TypeVar("_S", bound=Hashable)

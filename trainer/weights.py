@@ -14,12 +14,12 @@ from safetensors.torch import load as load_safetensors
 from torch import Tensor
 from torchvision import models
 
-from hilum.errors import HilumError, WeightsMissingError
+from hilum.errors import HilumError
 from hilum.settings import Settings
 from hilum.storage import open_store
 from trainer.backbones import backbone
 from trainer.config import ModelConfig
-from trainer.errors import WeightsDigestError
+from trainer.errors import WeightsDigestError, WeightsMissingError
 
 _MAX_BYTES: Final = 4 * 2**30
 RANDOM: Final = "random"

@@ -8,8 +8,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from hilum.errors import DataError
 from hilum.files import locked
+from trainer.errors import DataError
 
 
 @dataclass(frozen=True, kw_only=True)

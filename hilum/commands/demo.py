@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from hilum import settings
+from hilum.embedded import bundled
 from hilum.embedded import demo as demonstration
 from hilum.embedded.client import Client
 from hilum.embedded.demo import Outcome
@@ -35,11 +36,14 @@ from hilum.storage import open_store
 @click.option(
     "--samples",
     type=click.Path(path_type=Path, file_okay=False),
-    default=Path("models/samples"),
-    show_default=True,
-    help="Folder of the synthetic films.",
+    help="Folder of the synthetic films.  [default: those that come with hilum]",
 )
-def demo(once: bool, var: Path, port: int | None, samples: Path) -> int:
+@click.option(
+    "--model",
+    metavar="PATH|s3://…",
+    help="Model package; default HILUM_MODEL_URI, else the one that comes with hilum.",
+)
+def demo(once: bool, var: Path, port: int | None, samples: Path | None, model: str | None) -> int:
     """Start the whole system on this machine, with real and synthetic films in it.
 
     Starts Valkey, SeaweedFS, a worker and the gateway on free loopback ports, sends films through
@@ -52,10 +56,13 @@ def demo(once: bool, var: Path, port: int | None, samples: Path) -> int:
     begin = time.monotonic()
     loaded = settings.load()
     store = open_store(loaded.s3, loaded.limits, allow_local=True)
-    manifest = package_io.load(loaded.model_uri, store=store, cache_dir=loaded.cache_dir).manifest
-    films = demonstration.films(samples)
+    if model is None:
+        configured = "model_uri" in loaded.model_fields_set
+        model = loaded.model_uri if configured else str(bundled.folder("demo"))
+    manifest = package_io.load(model, store=store, cache_dir=loaded.cache_dir).manifest
+    films = demonstration.films(samples or bundled.folder("samples"))
     console.print(f"Starting Valkey, SeaweedFS, a worker and the gateway in {var} …")
-    with Stack(var, port=port) as stack:
+    with Stack(var, port=port, model_uri=model) as stack:
         demonstration.upload(stack, films)
         secret = demonstration.api_key(stack, var / "api-key")
         client = Client(stack.url, secret)

@@ -1,4 +1,4 @@
-"""``hilum engine``: build TensorRT plans for this machine, refit, list and remove them."""
+"""``hilum engine``: build TensorRT plans for this machine, list and remove them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hilum import settings
 from hilum.engines.tensorrt import library
 from hilum.engines.tensorrt.build import Progress, Report
 from hilum.engines.tensorrt.options import BuildOptions, Hardware, Profile
-from hilum.engines.tensorrt.provision import Provided, build_into, graph_sha256, refit_into
+from hilum.engines.tensorrt.provision import Provided, build_into, graph_sha256
 from hilum.engines.tensorrt.record import Machine, PlanRecord, misfit, this_machine
 from hilum.engines.tensorrt.store import PlanStore
 from hilum.errors import EngineDamagedError, EngineMissingError, EngineUnavailableError
@@ -42,7 +42,7 @@ def engine() -> None:
     help="Other GPUs the plan may run on; slower than one made for this GPU alone.",
 )
 @click.option("--version-compatible", is_flag=True, help="Also for later TensorRTs of this major.")
-@click.option("--refittable", is_flag=True, help="Weights may be exchanged: hilum engine refit.")
+@click.option("--refittable", is_flag=True, hidden=True)
 @click.option("--tf32", is_flag=True, help="Round float32 convolutions to 10 bits; fp32 only.")
 @click.option(
     "--optimization-level",
@@ -71,6 +71,8 @@ def build(  # noqa: PLR0917 -- click passes them by name
 
     A plan that is there already is left alone; while a new one is built, the old one is in use.
     """
+    if refittable:
+        click.echo("--refittable has no effect any more and goes in the next release.", err=True)
     config = _settings()
     package = _load(location, config)
     largest = max_batch or package.manifest.input.max_batch
@@ -79,7 +81,6 @@ def build(  # noqa: PLR0917 -- click passes them by name
         optimization_level=optimization_level,
         hardware=hardware,
         version_compatible=version_compatible,
-        refittable=refittable,
         tf32=tf32,
         workspace_bytes=workspace_mb * 2**20,
     )
@@ -95,13 +96,14 @@ def build(  # noqa: PLR0917 -- click passes them by name
     _say(provided, as_json=as_json)
 
 
-@engine.command()
-@click.argument("location", metavar="PATH|s3://…")
-@click.option("--json", "as_json", is_flag=True, help="The plan's record on stdout.")
-def refit(location: str, as_json: bool) -> None:
-    """Put the weights of a package into a refittable plan of an earlier version of the model."""
-    config = _settings()
-    _say(refit_into(PlanStore(config.engine_dir), _load(location, config)), as_json=as_json)
+@engine.command(hidden=True, context_settings={"ignore_unknown_options": True})
+@click.argument("arguments", nargs=-1)
+def refit(arguments: tuple[str, ...]) -> None:
+    """Say that this command is gone."""
+    raise click.UsageError(
+        "hilum no longer exchanges the weights of a plan. Build the plan of the new package: "
+        "`hilum engine build PACKAGE`."
+    )
 
 
 @engine.command(name="list")

@@ -1,5 +1,5 @@
 """``hilum package``: is this model package whole and whose is it, what is in it, what is different
-in another one, sign it, put it in one file. The sub-commands that fit something come from export.
+in another one, sign it, put it in one file.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from hilum import settings
-from hilum.cli import HilumSubgroup
+from hilum.cli import main
 from hilum.errors import ConfigurationError
 from hilum.files import write_atomically
 from hilum.packages import signing
@@ -21,15 +21,7 @@ from hilum.packages.manifest import MANIFEST, SIGNATURE, TARGETS, Manifest
 from hilum.storage import open_store
 
 
-@click.group(
-    cls=HilumSubgroup,
-    entry_point_group="hilum.package_commands",
-    extra="train",
-    summaries={
-        "recalibrate": "Make a new version, calibrated to other films or another prevalence.",
-        "rethreshold": "Make a new version with other operating points.",
-    },
-)
+@click.group()
 def package() -> None:
     """Verify, inspect, compare, sign and pack model packages."""
 
@@ -161,6 +153,30 @@ def pack_command(location: str, archive: Path) -> None:
     found = _load(location, settings.load())
     pack(found, archive)
     click.echo(f"{archive}  {found.digest}")
+
+
+def _forward(name: str) -> None:
+    """Let ``hilum package NAME`` say that it is ``hilum NAME`` now, and do it all the same."""
+
+    @package.command(
+        name,
+        hidden=True,
+        add_help_option=False,
+        context_settings={"ignore_unknown_options": True},
+    )
+    @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+    @click.pass_context
+    def moved(ctx: click.Context, arguments: tuple[str, ...]) -> None:
+        click.echo(
+            f"Use `hilum {name}`: `hilum package {name}` goes in the next release.", err=True
+        )
+        command = main.get_command(ctx, name)
+        assert command is not None
+        command.main([*arguments], prog_name=f"hilum {name}", standalone_mode=False)
+
+
+for _name in ("recalibrate", "rethreshold"):
+    _forward(_name)
 
 
 def _load(location: str, config: settings.Settings) -> Package:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, make_url, text
+from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, make_url
 from sqlalchemy.dialects import postgresql as pg
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import (
@@ -69,11 +69,6 @@ class Database:
         read-then-write inside it never fails half way with «database is locked»."""
         with self._transaction(write=True) as connection:
             yield connection
-
-    def ping(self) -> None:
-        """Raise :class:`DatabaseUnavailableError` if the database does not answer."""
-        with self.read() as connection:
-            connection.execute(text("SELECT 1"))
 
     def __enter__(self) -> Database:
         return self

@@ -25,9 +25,10 @@ class Stack:
     stays in ``var``; the next start goes on from there.
     """
 
-    def __init__(self, var: Path, *, port: int | None = None) -> None:
+    def __init__(self, var: Path, *, port: int | None = None, model_uri: str | None = None) -> None:
         self._var = var.resolve()
         self._port = port
+        self._model_uri = model_uri
         self._stops: list[Callable[[], object]] = []
         self._children: list[Child] = []
         self.database_url = f"sqlite:///{self._var / 'hilum.db'}"
@@ -111,8 +112,10 @@ class Stack:
         assert s3.endpoint_url is not None
         assert s3.access_key_id is not None
         assert s3.secret_access_key is not None
+        model = {} if self._model_uri is None else {"HILUM_MODEL_URI": self._model_uri}
         return {
             **os.environ,
+            **model,
             "HILUM_DATABASE_URL": self.database_url,
             "HILUM_BROKER_URL": broker_url,
             "HILUM_S3__ENDPOINT_URL": s3.endpoint_url,

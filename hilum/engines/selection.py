@@ -162,17 +162,13 @@ def _tensorrt(package: Package, settings: Settings) -> Engine:
     from hilum.engines.tensorrt.runtime import TensorRTEngine  # noqa: PLC0415
     from hilum.engines.tensorrt.store import PlanStore  # noqa: PLC0415
 
+    if settings.tensorrt.streams != 1:
+        log.warning("HILUM_TENSORRT__STREAMS has no effect any more and goes in the next release.")
     library.use(settings.tensorrt.library)
     cuda.require_device()
 
     def opened(record: PlanRecord, plan: bytes) -> Engine:
-        return TensorRTEngine(
-            package,
-            record,
-            plan,
-            streams=settings.tensorrt.streams,
-            cuda_graphs=settings.tensorrt.cuda_graphs,
-        )
+        return TensorRTEngine(package, record, plan, cuda_graphs=settings.tensorrt.cuda_graphs)
 
     store, manifest = PlanStore(settings.engine_dir), package.manifest
     refused: str | None = None

@@ -55,9 +55,7 @@ from hilum.errors.models import (
     PackageSchemaError,
     PackageSignatureError,
     PackageUnsignedError,
-    RefitError,
     UnknownBackboneError,
-    UnknownModelError,
 )
 from hilum.errors.services import (
     AttemptsExhaustedError,
@@ -75,13 +73,6 @@ from hilum.errors.storage import (
     ObjectTooLargeError,
     StorageUnavailableError,
 )
-from hilum.errors.training import (
-    CheckpointError,
-    DataError,
-    ExportError,
-    TrainingDivergedError,
-    WeightsMissingError,
-)
 from hilum.errors.tree import (
     ErrorBody,
     HilumError,
@@ -95,11 +86,9 @@ __all__ = [
     "BlankFilmError",
     "BrokerUnavailableError",
     "BurnedInError",
-    "CheckpointError",
     "ColouredPixelsError",
     "ConfigurationError",
     "CredentialsRejectedError",
-    "DataError",
     "DatabaseUnavailableError",
     "DecodeError",
     "DecodeTimeoutError",
@@ -118,7 +107,6 @@ __all__ = [
     "EngineUnavailableError",
     "ErrorBody",
     "ExecutablePreambleError",
-    "ExportError",
     "ForProcessingError",
     "GoldenCheckError",
     "HilumError",
@@ -148,18 +136,14 @@ __all__ = [
     "PackageUnsignedError",
     "PermanentError",
     "PlainImageError",
-    "RefitError",
     "RotatedFilmError",
     "StorageUnavailableError",
-    "TrainingDivergedError",
     "TransientError",
     "TruncatedError",
     "UnderAgeError",
     "UnexpectedError",
     "UnknownBackboneError",
-    "UnknownModelError",
     "UnsupportedPixelsError",
     "UnsupportedTransferSyntaxError",
-    "WeightsMissingError",
     "WrongModalityError",
 ]

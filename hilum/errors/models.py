@@ -59,13 +59,6 @@ class GoldenCheckError(PackageError):
     next_step = "Do not use this engine; compare `hilum package verify` on another machine."
 
 
-class UnknownModelError(PermanentError):
-    """A model was asked for that is not registered here."""
-
-    code = "model.unknown"
-    next_step = "List the registered models with GET /v1/models."
-
-
 class EngineUnavailableError(PermanentError):
     """The engine asked for cannot run on this machine."""
 
@@ -105,13 +98,6 @@ class EngineStoreError(PermanentError):
 
     code = "engine.store"
     next_step = "Free space at HILUM_TENSORRT__ENGINE_DIR (or HILUM_CACHE_DIR), and build again."
-
-
-class RefitError(PermanentError):
-    """The weights of this package cannot be put into that plan."""
-
-    code = "engine.refit_failed"
-    next_step = "Build a plan of its own: `hilum engine build PACKAGE`."
 
 
 class EngineFailedError(TransientError):

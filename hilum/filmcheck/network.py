@@ -2,7 +2,7 @@
 in a child process with little memory too, and add no engine to it.
 
 Four convolutions, each followed by a ReLU, then two dense layers; batch normalisation is folded
-into the weights by :mod:`trainer.filmcheck`.
+into the weights by :mod:`tools.filmcheck`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Network:
     """The network with its weights.
 
     Args:
-        weights: ``c0.weight`` … ``d1.bias`` as :func:`trainer.filmcheck.network.folded` names them:
+        weights: ``c0.weight`` … ``d1.bias`` as :func:`tools.filmcheck.network.folded` names them:
             convolutions ``[k·k·in, out]``, dense layers ``[in, out]``.
     """
 

@@ -28,6 +28,7 @@ from hilum.errors import (
     PackageSchemaError,
     PackageSignatureError,
 )
+from hilum.errors.validation import problems
 from hilum.files import locked, write_atomically
 from hilum.packages import signing
 from hilum.packages.manifest import MANIFEST, SIGNATURE, Manifest
@@ -301,8 +302,4 @@ def _sha256(path: Path) -> str:
 
 
 def _schema_error(error: ValidationError) -> PackageSchemaError:
-    problems = "; ".join(
-        ": ".join(filter(None, (".".join(str(part) for part in item["loc"]), item["msg"])))
-        for item in error.errors(include_input=False, include_url=False)
-    )
-    return PackageSchemaError(f"{MANIFEST}: {problems}.")
+    return PackageSchemaError(f"{MANIFEST}: {problems(error)}.")

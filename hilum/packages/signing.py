@@ -25,9 +25,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ed25519
+
 from hilum.errors import (
     ConfigurationError,
-    MissingExtraError,
     PackageSignatureError,
     PackageUnsignedError,
 )
@@ -90,9 +93,7 @@ def sign(message: bytes, private_key: bytes, password: bytes | None = None) -> b
 
     Raises:
         ConfigurationError: the key is none of these, or the password is wrong or missing.
-        MissingExtraError: the cryptography package is not installed.
     """
-    _, serialization, ed25519 = _cryptography()
     try:
         key = serialization.load_ssh_private_key(private_key, password)
     except (ValueError, TypeError):
@@ -151,14 +152,12 @@ def check(message: bytes, signature: Signature, signers: list[Signer]) -> Signer
 
     Raises:
         PackageSignatureError: none of them, or not over this message.
-        MissingExtraError: the cryptography package is not installed.
     """
-    invalid, _, ed25519 = _cryptography()
     try:
         _, raw = _strings(signature.key, 2)
         key = ed25519.Ed25519PublicKey.from_public_bytes(raw)
         key.verify(signature.value, _signed(message, signature.hash_name))
-    except (invalid, ValueError):
+    except (InvalidSignature, ValueError):
         raise PackageSignatureError("The signature is not over this manifest.") from None
     now = datetime.now(UTC)
     for signer in signers:
@@ -293,15 +292,3 @@ def _strings(data: bytes, count: int) -> list[bytes]:
     if data:
         raise ValueError("more than expected")
     return found
-
-
-def _cryptography() -> tuple[Any, Any, Any]:
-    try:
-        from cryptography.exceptions import InvalidSignature  # noqa: PLC0415 - the core has none
-        from cryptography.hazmat.primitives import serialization  # noqa: PLC0415
-        from cryptography.hazmat.primitives.asymmetric import ed25519  # noqa: PLC0415
-    except ImportError:
-        raise MissingExtraError(
-            "Signatures need the cryptography package: install `hilum[serve]`."
-        ) from None
-    return InvalidSignature, serialization, ed25519

@@ -22,8 +22,9 @@ pytestmark = pytest.mark.e2e
 
 def _demo(var: Path, *arguments: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "hilum", "demo", "--var", str(var), *arguments]
+    # Any folder: model and films come with hilum.
     return subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command, cwd=var.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
 
 

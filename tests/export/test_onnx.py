@@ -10,7 +10,7 @@ import torch
 from support.backbones import LABELS, graph, images, model
 
 from export import onnx as exporting
-from hilum.errors import ExportError
+from export.errors import ExportError
 from trainer.backbones import BACKBONES
 from trainer.gradcam import WithMaps
 

@@ -152,7 +152,7 @@ def test_labels_keep_their_rule_unless_told(package: Package) -> None:
 
 
 def hilum(*arguments: object) -> Result:
-    return CliRunner().invoke(main, ["package", *map(str, arguments)])
+    return CliRunner().invoke(main, [*map(str, arguments)])
 
 
 def test_the_commands(package: Package, tmp_path: Path) -> None:
@@ -168,8 +168,10 @@ def test_the_commands(package: Package, tmp_path: Path) -> None:
     found = verify(tmp_path / "b")
     assert found.manifest.operating_points[LABEL].rule == "f1"
     prior = ("--prevalence", f"{LABEL}=0.02", "--version", "2.2.0", "--to", tmp_path / "c")
-    assert hilum("recalibrate", tmp_path / "b", *prior).exit_code == 0
-    text = hilum("diff", tmp_path / "b", tmp_path / "c").stdout
+    old_words = hilum("package", "recalibrate", tmp_path / "b", *prior)
+    assert old_words.exit_code == 0
+    assert "Use `hilum recalibrate`" in old_words.stderr
+    text = hilum("package", "diff", tmp_path / "b", tmp_path / "c").stdout
     assert "Same graphs" in text
     assert "manifest: calibration.shift" in text
 

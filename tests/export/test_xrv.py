@@ -17,11 +17,12 @@ from torch import nn
 from torchvision import models
 
 from export import xrv
+from export.errors import ExportError
 from export.import_cli import import_
 from hilum.engines.onnxruntime import OnnxRuntimeEngine
-from hilum.errors import ExportError, WeightsMissingError
 from hilum.packages.load import verify
 from hilum.packages.manifest import Manifest
+from trainer.errors import WeightsMissingError
 
 ROOT = Path(__file__).parents[2]
 _NAME = "pc-nih-rsna-siim-vin-resnet50-test512-e400-state.pt"  # torchxrayvision's, in its cache

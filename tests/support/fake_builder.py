@@ -157,7 +157,6 @@ def classes(state: State, errors: Any) -> tuple[type, ...]:
             content = {
                 "max": config.profile.batches[2],
                 "tensors": tensors,
-                "refittable": BuilderFlag.REFIT in config.flags,
                 "host_code": BuilderFlag.VERSION_COMPATIBLE in config.flags,
                 "onnx": base64.b64encode(network.graph).decode(),
             }

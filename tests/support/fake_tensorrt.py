@@ -141,10 +141,6 @@ def library(cuda: FakeCuda, *, version: str = "11.4.0.106") -> Any:
         def device_memory_size_v2(self) -> int:
             return int(self.content.get("scratch", 4096))
 
-        @property
-        def refittable(self) -> bool:
-            return bool(self.content.get("refittable", False))
-
         def get_tensor_name(self, index: int) -> str:
             return [*self.tensors][index]
 
@@ -166,10 +162,6 @@ def library(cuda: FakeCuda, *, version: str = "11.4.0.106") -> Any:
             context = IExecutionContext(self)
             return state.answer("create_execution_context", context, self.logger)
 
-        def serialize(self) -> Any:
-            plan = IHostMemory(json.dumps(self.content).encode())
-            return state.answer("serialize", plan, self.logger)
-
     class Runtime:
         engine_host_code_allowed = False
 
@@ -189,18 +181,6 @@ def library(cuda: FakeCuda, *, version: str = "11.4.0.106") -> Any:
                 return None
             engine = ICudaEngine(content, self._logger)
             return state.answer("deserialize_cuda_engine", engine, self._logger)
-
-    class Refitter:
-        def __init__(self, engine: Any, logger: ILogger) -> None:
-            state.make("Refitter", logger)
-            self.engine = engine
-            self.logger = logger
-
-        def get_missing_weights(self) -> list[str]:
-            return state.missing_weights
-
-        def refit_cuda_engine(self) -> bool:
-            return bool(state.answer("refit_cuda_engine", True, self.logger))
 
     class _Errors:
         """Errors of a parser: none, or one made of what the state says."""
@@ -227,28 +207,13 @@ def library(cuda: FakeCuda, *, version: str = "11.4.0.106") -> Any:
         def node_operator(self) -> str:
             return "Conv"
 
-    class OnnxParserRefitter(_Errors):
-        def __init__(self, refitter: Any, logger: ILogger) -> None:
-            state.make("OnnxParserRefitter", logger)
-            self._refitter = refitter
-
-        def refit_from_bytes(self, model: bytes) -> bool:
-            content = self._refitter.engine.content
-            content["weights"] = len(model)
-            if "onnx" in content:
-                content["onnx"] = base64.b64encode(model).decode()
-            self._failed = not state.answer("refit_from_bytes", True)
-            return not self._failed
-
     module = type("tensorrt", (), {"__version__": version, "state": state})()
     shared = (
         DataType, TensorIOMode, ExecutionContextAllocationStrategy, BuilderFlag, ErrorCode,
         HardwareCompatibilityLevel, MemoryPoolType, NetworkDefinitionCreationFlag, ILogger,
         IProgressMonitor, Dims, IHostMemory,
     )  # fmt: skip
-    own = (
-        IExecutionContext, ICudaEngine, Runtime, Refitter, OnnxParserRefitter, ParserError,
-    )  # fmt: skip
+    own = (IExecutionContext, ICudaEngine, Runtime, ParserError)
     own += fake_builder.classes(state, _Errors)
     for kind in (*shared, *own):
         setattr(module, kind.__name__, kind)

@@ -13,13 +13,13 @@ TensorIOMode = enum.Enum("TensorIOMode", ["NONE", "INPUT", "OUTPUT"])
 ExecutionContextAllocationStrategy = enum.Enum(
     "ExecutionContextAllocationStrategy", ["STATIC", "ON_PROFILE_CHANGE", "USER_MANAGED"]
 )
-BuilderFlag = enum.Enum("BuilderFlag", ["TF32", "REFIT", "VERSION_COMPATIBLE"])
+BuilderFlag = enum.Enum("BuilderFlag", ["TF32", "VERSION_COMPATIBLE"])
 HardwareCompatibilityLevel = enum.Enum(
     "HardwareCompatibilityLevel", ["NONE", "AMPERE_PLUS", "SAME_COMPUTE_CAPABILITY"]
 )
 MemoryPoolType = enum.Enum("MemoryPoolType", ["WORKSPACE"])
 Severity = enum.Enum("Severity", ["INTERNAL_ERROR", "ERROR", "WARNING", "INFO", "VERBOSE"])
-ErrorCode = enum.Enum("ErrorCode", ["SUCCESS", "INVALID_NODE", "REFIT_FAILED"])
+ErrorCode = enum.Enum("ErrorCode", ["SUCCESS", "INVALID_NODE"])
 STRONGLY_TYPED = 1
 
 

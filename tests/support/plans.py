@@ -40,15 +40,12 @@ def plan_for(package: Package, **more: Any) -> bytes:
     )
 
 
-def record_of(
-    package: Package, plan: bytes, options: BuildOptions, *, architecture: str = "0" * 64
-) -> PlanRecord:
+def record_of(package: Package, plan: bytes, options: BuildOptions) -> PlanRecord:
     """What is written beside ``plan``, of ``package``'s graph for TensorRT."""
     manifest = package.manifest
     variant = manifest.graph_for("tensorrt")
     return PlanRecord(
         key=key_for(manifest.files[variant.graph], variant.precision, this_machine(), options),
-        architecture_sha256=architecture,
         model="tiny 1.0.0",
         package=package.digest,
         plan_sha256=hashlib.sha256(plan).hexdigest(),

@@ -13,12 +13,13 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from hilum.errors import ConfigurationError, DataError
+from hilum.errors import ConfigurationError
 from hilum.packages.labels import SYNTHETIC
 from hilum.settings import Settings
-from trainer import ablation, ablation_page, ablation_run, ablation_stats, loop, manifest
+from trainer import loop, manifest
+from trainer.ablation import page, plan, run, stats
 from trainer.cli import train as command
-from trainer.errors import OutputWriteError
+from trainer.errors import DataError, OutputWriteError
 from trainer.manifest import Record
 
 CONFIG = """
@@ -93,17 +94,17 @@ def ran(tmp_path_factory: pytest.TempPathFactory, films: Path) -> Path:
     out = tmp_path_factory.mktemp("ablation")
     path = out / "config.toml"
     path.write_text(CONFIG.format(manifest=films, frozen=1, more=""))
-    config = ablation.load(path)
-    ablation_run.run(config, out, settings=Settings(cache_dir=out / "cache"))
+    config = plan.load(path)
+    run.run(config, out, settings=Settings(cache_dir=out / "cache"))
     return out
 
 
 def test_every_cell_once_and_only_what_is_compared_differs(write: WriteConfig) -> None:
-    config = ablation.load(write())
-    cells = list(ablation.cells(config))
+    config = plan.load(write())
+    cells = list(plan.cells(config))
     assert len({cell.name for cell in cells}) == len(cells) == 8
     assert [cell.seed for cell in cells] == [0] * 4 + [1] * 4, "whole comparisons first"
-    trained = {(c.arm, c.loss): ablation.training_of(config, c, Path("m.csv")) for c in cells[:4]}
+    trained = {(c.arm, c.loss): plan.training_of(config, c, Path("m.csv")) for c in cells[:4]}
     for (arm, loss), one in trained.items():
         other = trained["frozen", "bce"]
         excluded = {"loss", "stages"}
@@ -126,11 +127,11 @@ def test_unfair_or_wrong_configurations(
     write: WriteConfig, frozen: int, more: str, message: str
 ) -> None:
     with pytest.raises(ConfigurationError, match=message):
-        ablation.load(write(frozen, more))
+        plan.load(write(frozen, more))
 
 
 def test_the_new_split_never_shares_a_patient(ran: Path) -> None:
-    records = manifest.read(ran / ablation_run.MANIFEST, SYNTHETIC)  # refuses what leaks
+    records = manifest.read(ran / run.MANIFEST, SYNTHETIC)  # refuses what leaks
     count = {split: sum(r.split == split for r in records) for split in ("train", "val", "test")}
     assert count["train"] == pytest.approx(40, abs=6)
     assert count["test"] == pytest.approx(24, abs=6)
@@ -140,12 +141,12 @@ def test_finished_cells_are_not_run_again_and_others_are(
     ran: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Resuming: a cell whose figures are gone, as after a kill, is the only one that is run."""
-    config = ablation.load(ran / "config.toml")
+    config = plan.load(ran / "config.toml")
     settings = Settings(cache_dir=ran / "cache")
     seen: list[str] = []
-    ablation_run.run(config, ran, settings=settings, begun=lambda c, n, of: seen.append(c.name))
+    run.run(config, ran, settings=settings, begun=lambda c, n, of: seen.append(c.name))
     assert seen == []
-    lost = ran / ablation_run.CELLS / "resnet18-fine_tuned-focal-seed1" / "cell.json"
+    lost = ran / run.CELLS / "resnet18-fine_tuned-focal-seed1" / "cell.json"
     before = json.loads(lost.read_text())
     outputs = np.load(lost.with_name("test.npz"))["probability"]
     lost.unlink()
@@ -154,11 +155,11 @@ def test_finished_cells_are_not_run_again_and_others_are(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(ablation_run, "write_atomically", full)
+        patched.setattr(run, "write_atomically", full)
         with pytest.raises(OutputWriteError, match="No space left"):
-            ablation_run.run(config, ran, settings=settings)
+            run.run(config, ran, settings=settings)
     assert not lost.exists()
-    ablation_run.run(config, ran, settings=settings, begun=lambda c, n, of: seen.append(c.name))
+    run.run(config, ran, settings=settings, begun=lambda c, n, of: seen.append(c.name))
     assert seen == ["resnet18-fine_tuned-focal-seed1"]
     after = json.loads(lost.read_text())
     assert after["points"] == before["points"], "the same cell gives the same figures"
@@ -176,29 +177,29 @@ def test_finished_cells_are_not_run_again_and_others_are(
 
     monkeypatch.setattr(loop, "train", stop)
     with pytest.raises(Stop):
-        ablation_run.run(other, ran, settings=settings, begun=lambda c, n, of: todo.append(c.name))
+        run.run(other, ran, settings=settings, begun=lambda c, n, of: todo.append(c.name))
     assert todo == ["resnet18-frozen-bce-seed0"]
 
 
 def test_gains_are_differences_of_means_over_seeds(ran: Path) -> None:
-    config = ablation.load(ran / "config.toml")
-    found = ablation_run.finished(config, ran)
-    made = ablation_stats.groups(config, found)
-    before = ablation_stats.find(made, "resnet18", "frozen", "bce")
-    after = ablation_stats.find(made, "resnet18", "fine_tuned", "focal")
+    config = plan.load(ran / "config.toml")
+    found = run.finished(config, ran)
+    made = stats.groups(config, found)
+    before = stats.find(made, "resnet18", "frozen", "bce")
+    after = stats.find(made, "resnet18", "fine_tuned", "focal")
     assert before is not None
     assert after is not None
     assert before.seeds == (0, 1)
     old, new = before.estimate("auroc"), after.estimate("auroc")
     assert old.lowest <= old.value <= old.highest
-    gain = ablation_stats.gain(before, after, "auroc")
+    gain = stats.gain(before, after, "auroc")
     assert gain.absolute == pytest.approx(new.value - old.value)
     assert gain.relative == pytest.approx((new.value - old.value) / old.value)
     assert gain.absolute_interval is not None
     low, high = gain.absolute_interval
     assert low <= high
     # Paired: a group gains nothing over itself, in any draw.
-    nothing = ablation_stats.gain(before, before, "f1")
+    nothing = stats.gain(before, before, "f1")
     assert (nothing.absolute, nothing.absolute_interval) == (0, (0, 0))
 
 
@@ -210,9 +211,9 @@ def test_the_page(ran: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = page.read_text()
     row = next(line for line in text.splitlines() if line.startswith("| resnet18 | AUROC, macro"))
     numbers = [float(n) for n in re.findall(r"(?<![\d.])[+-]?\d\.\d{3}", row)]
-    config = ablation.load(ran / "config.toml")
-    made = ablation_stats.groups(config, ablation_run.finished(config, ran))
-    before = ablation_stats.find(made, "resnet18", "frozen", "bce")
+    config = plan.load(ran / "config.toml")
+    made = stats.groups(config, run.finished(config, ran))
+    before = stats.find(made, "resnet18", "frozen", "bce")
     assert before is not None
     assert numbers[0] == pytest.approx(before.estimate("auroc").value, abs=5e-4)
     assert "Squares." in text
@@ -225,52 +226,52 @@ def test_the_page(ran: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_stopped_ablation_gains_over_shared_seeds_and_says_what_is_missing(ran: Path) -> None:
     """Seed 1 was stopped before its fine-tuning; of focal loss nothing frozen is finished."""
-    config = ablation.load(ran / "config.toml")
+    config = plan.load(ran / "config.toml")
     found = [
         one
-        for one in ablation_run.finished(config, ran)
+        for one in run.finished(config, ran)
         if (one.cell.arm, one.cell.seed) != ("fine_tuned", 1)
         and (one.cell.arm, one.cell.loss) != ("frozen", "focal")
     ]
-    made = ablation_stats.groups(config, found)
-    before = ablation_stats.find(made, "resnet18", "frozen", "bce")
-    after = ablation_stats.find(made, "resnet18", "fine_tuned", "focal")
+    made = stats.groups(config, found)
+    before = stats.find(made, "resnet18", "frozen", "bce")
+    after = stats.find(made, "resnet18", "fine_tuned", "focal")
     assert before is not None
     assert after is not None
     assert (before.seeds, after.seeds) == ((0, 1), (0,))
-    gain = ablation_stats.gain(before, after, "auroc")
+    gain = stats.gain(before, after, "auroc")
     # The first seed against the first seed, not against the mean of both.
     row, auroc = -2, 0
     assert gain.absolute == after.values[0, row, auroc] - before.values[0, row, auroc]
     naive = after.estimate("auroc").value - before.estimate("auroc").value
     assert gain.absolute != pytest.approx(naive)
     drawn = after.samples[0, :, row, auroc] - before.samples[0, :, row, auroc]
-    assert gain.absolute_interval == ablation_stats.interval(drawn)
-    page = ablation_page.write(ran / "stopped.md", config, found).read_text().splitlines()
-    assert any(line.startswith("**4 of 8 cells are finished.**") for line in page)
-    (figure,) = (line for line in page if line.startswith("| resnet18 | AUROC, macro"))
+    assert gain.absolute_interval == stats.interval(drawn)
+    lines = page.write(ran / "stopped.md", config, found).read_text().splitlines()
+    assert any(line.startswith("**4 of 8 cells are finished.**") for line in lines)
+    (figure,) = (line for line in lines if line.startswith("| resnet18 | AUROC, macro"))
     assert figure.split("|")[3].strip() == "0 (missing: 1)"
     assert f"{before.values[0, row, auroc]:.3f}" in figure.split("|")[4]
-    assert "| resnet18 | focal instead of bce, frozen | not finished | | | |" in page
-    assert "| resnet18 | frozen features | focal | not finished | | | | | |" in page
+    assert "| resnet18 | focal instead of bce, frozen | not finished | | | |" in lines
+    assert "| resnet18 | frozen features | focal | not finished | | | | | |" in lines
 
 
 def test_folders_that_cannot_be_made(ran: Path, tmp_path: Path) -> None:
-    config = ablation.load(ran / "config.toml")
+    config = plan.load(ran / "config.toml")
     afile = tmp_path / "afile"
     afile.write_text("precious")
     with pytest.raises(OutputWriteError, match="afile"):
-        ablation_run.run(config, afile / "ablation", settings=Settings(cache_dir=ran / "cache"))
-    found = ablation_run.finished(config, ran)
+        run.run(config, afile / "ablation", settings=Settings(cache_dir=ran / "cache"))
+    found = run.finished(config, ran)
     with pytest.raises(OutputWriteError, match="File exists"):
-        ablation_page.write(afile / "page.md", config, found)
+        page.write(afile / "page.md", config, found)
     assert afile.read_text() == "precious"
 
 
 def test_nothing_finished_is_an_error(write: WriteConfig, tmp_path: Path) -> None:
-    config = ablation.load(write())
+    config = plan.load(write())
     with pytest.raises(DataError, match="no manifest"):
-        ablation_run.finished(config, tmp_path / "empty")
-    ablation_run.data_of(config, tmp_path)
+        run.finished(config, tmp_path / "empty")
+    run.data_of(config, tmp_path)
     with pytest.raises(DataError, match="No cell"):
-        ablation_run.finished(config, tmp_path)
+        run.finished(config, tmp_path)

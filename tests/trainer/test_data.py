@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hilum.errors import DataError
 from hilum.imaging.transform import PreprocessSpec, prepare
 from hilum.packages.labels import SYNTHETIC
 from trainer import data, manifest
-from trainer.errors import BadImagesError
+from trainer.errors import BadImagesError, DataError
 from trainer.manifest import Record
 
 SPEC = PreprocessSpec(size=48)

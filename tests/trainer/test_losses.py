@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from hilum.errors import DataError
 from hilum.packages.labels import COVID_TB_PNEUMONIA, SYNTHETIC
 from trainer import balance
 from trainer.config import LossConfig
+from trainer.errors import DataError
 from trainer.losses import Loss, asymmetric, focal_sigmoid, focal_softmax
 
 NAN = math.nan

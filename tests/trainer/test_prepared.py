@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hilum.errors import DataError, StorageUnavailableError
+from hilum.errors import StorageUnavailableError
 from hilum.imaging.transform import PreprocessSpec
 from hilum.packages.labels import SYNTHETIC
 from hilum.settings import Limits, S3Settings
 from hilum.storage import ObjectStore
 from trainer import data, filling, manifest, prepared
-from trainer.errors import BadImagesError, CacheWriteError
+from trainer.errors import BadImagesError, CacheWriteError, DataError
 from trainer.images import MappedImages
 from trainer.manifest import Split
 

@@ -11,10 +11,11 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import torch
 
-from hilum.errors import MissingExtraError, StorageUnavailableError, TrainingDivergedError
+from hilum.errors import MissingExtraError, StorageUnavailableError
 from hilum.settings import Settings
 from trainer import checkpoint, config, loop, tracking
 from trainer.backbones import build
+from trainer.errors import TrainingDivergedError
 from trainer.objective import Objective
 
 ConfigFile = Callable[..., Path]

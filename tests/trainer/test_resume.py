@@ -16,10 +16,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from hilum.errors import CheckpointError
 from hilum.settings import Settings
 from trainer import checkpoint, config, loop, snapshot, tracking
-from trainer.errors import CheckpointWriteError, RunExistsError
+from trainer.errors import CheckpointError, CheckpointWriteError, RunExistsError
 
 ConfigFile = Callable[..., Path]
 

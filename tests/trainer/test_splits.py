@@ -7,9 +7,8 @@ from collections import defaultdict
 import numpy as np
 import pytest
 
-from hilum.errors import DataError
 from trainer import manifest, splits
-from trainer.errors import PatientLeakError
+from trainer.errors import DataError, PatientLeakError
 from trainer.manifest import Record
 
 SHARES = {"train": 0.7, "val": 0.1, "test": 0.2}

@@ -11,23 +11,18 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from export.errors import ExportError
 from export.package import Identity, build
 from hilum.engines.loading import check_golden
 from hilum.engines.onnxruntime import OnnxRuntimeEngine
-from hilum.errors import (
-    CheckpointError,
-    ConfigurationError,
-    ExportError,
-    TrainingDivergedError,
-    UnknownBackboneError,
-    WeightsMissingError,
-)
+from hilum.errors import ConfigurationError, UnknownBackboneError
 from hilum.packages.load import verify
 from hilum.packages.manifest import METRICS, NOTICE
 from hilum.settings import Settings
 from trainer import checkpoint, config, loop
 from trainer.backbones import Classifier
 from trainer.cli import train as command
+from trainer.errors import CheckpointError, TrainingDivergedError, WeightsMissingError
 
 ConfigFile = Callable[..., Path]
 

@@ -15,13 +15,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torchvision import models
 
-from hilum.errors import ConfigurationError, WeightsMissingError
+from hilum.errors import ConfigurationError
 from hilum.settings import S3Settings, Settings
 from hilum.storage import open_store
 from trainer import weights
 from trainer.backbones import BACKBONES, build
 from trainer.config import ModelConfig
-from trainer.errors import WeightsDigestError
+from trainer.errors import WeightsDigestError, WeightsMissingError
 
 
 def _asked(source: object, backbone: str = "resnet18", sha256: str | None = None) -> ModelConfig:

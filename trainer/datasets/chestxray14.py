@@ -11,10 +11,10 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from hilum.errors import DataError
 from hilum.packages.labels import CHESTXRAY14
 from trainer import manifest, splits
 from trainer.datasets import fields, real_tables
+from trainer.errors import DataError
 from trainer.manifest import Box, Record, Split
 
 IMAGES: Final = 112_120

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
-from hilum.errors import DataError
 from hilum.packages.labels import CHEXPERT
 from trainer import manifest, splits
 from trainer.datasets import fields
+from trainer.errors import DataError
 from trainer.manifest import Record, Split
 
 Uncertain = Literal["ignore", "ones", "zeros", "soft"]

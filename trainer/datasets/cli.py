@@ -15,12 +15,12 @@ import click
 from rich.console import Console
 
 from hilum import settings
-from hilum.errors import DataError
 from hilum.packages import labels
 from hilum.packages.labels import CHESTXRAY14, CHEXPERT, LabelSchema
 from hilum.storage import open_store
 from trainer import manifest as table
 from trainer.datasets import chestxray14, chexpert, dicom_table, folders, summary
+from trainer.errors import DataError
 from trainer.manifest import Record
 from trainer.progress import progress_bar
 

@@ -20,11 +20,12 @@ from typing import Final, cast, get_args
 import pydicom
 from pydicom.dataset import Dataset
 
-from hilum.errors import DataError, HilumError, NotDicomError
+from hilum.errors import HilumError, NotDicomError
 from hilum.packages.labels import LabelSchema
 from hilum.storage import ObjectStore
 from trainer import manifest, splits
 from trainer.datasets import fields
+from trainer.errors import DataError
 from trainer.manifest import Record, Split
 
 KEYS: Final = ("file", "sop_instance_uid")

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from hilum.errors import DataError
 from hilum.packages.labels import LabelSchema
 from trainer import manifest, splits
+from trainer.errors import DataError
 from trainer.manifest import Record, Split
 
 FILMS: Final = {".png", ".jpg", ".jpeg", ".dcm", ".dicom"}

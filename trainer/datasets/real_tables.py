@@ -13,8 +13,8 @@ import zipfile
 from pathlib import Path
 from typing import Final, Literal
 
-from hilum.errors import DataError
 from trainer import wheels
+from trainer.errors import DataError
 
 WHEEL: Final = wheels.Wheel(
     project="torchxrayvision",

@@ -13,7 +13,6 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from hilum.errors import DataError
 from hilum.files import write_atomically
 from hilum.packages.manifest import Calibration, OperatingPoint
 from hilum.pipeline.findings import calibrate
@@ -24,7 +23,7 @@ from trainer import data, manifest
 from trainer.calibration import Method, Rule
 from trainer.config import DataConfig
 from trainer.data import Prepared
-from trainer.errors import CacheWriteError
+from trainer.errors import CacheWriteError, DataError
 from trainer.evaluation import scorer, shortcuts
 from trainer.evaluation.assess import assess
 from trainer.evaluation.bootstrap import Bootstrap

@@ -13,7 +13,6 @@ import torch
 
 from hilum.engines import Engine, EngineOutput
 from hilum.engines.loading import open_engine
-from hilum.errors import CheckpointError
 from hilum.imaging.transform import Placement, PreprocessSpec
 from hilum.packages import load as package_io
 from hilum.packages.labels import LabelSchema
@@ -22,6 +21,7 @@ from hilum.settings import Settings
 from hilum.storage import open_store
 from trainer import checkpoint, processes
 from trainer.backbones import Classifier, Kind
+from trainer.errors import CheckpointError
 from trainer.gradcam import WithMaps
 
 UInt8Array = npt.NDArray[np.uint8]

@@ -18,7 +18,7 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 from trainer.metrics import ReliabilityBin
 
 if TYPE_CHECKING:
-    from trainer.ablation_stats import Group
+    from trainer.ablation.stats import Group
 
 FloatArray = npt.NDArray[np.floating]
 

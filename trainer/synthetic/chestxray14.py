@@ -15,11 +15,11 @@ from typing import Final, cast
 
 import numpy as np
 
-from hilum.errors import DataError
 from hilum.packages.labels import CHESTXRAY14
 from trainer import splits
 from trainer.datasets import chestxray14, real_tables
 from trainer.datasets.chestxray14 import Entry
+from trainer.errors import DataError
 from trainer.manifest import Split
 from trainer.synthetic import anatomy, extras, film, labelled, lung_findings, pose
 from trainer.synthetic.labelled import LabelledFilm

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from hilum.errors import DataError
 from hilum.packages.labels import CHESTXRAY14, SYNTHETIC, LabelSchema
 from trainer import manifest
+from trainer.errors import DataError
 from trainer.manifest import Record, Split
 from trainer.synthetic import anatomy, chestxray14, film, findings, labelled
 from trainer.synthetic.labelled import LabelledFilm

@@ -152,7 +152,6 @@ def _configure(config: trt.IBuilderConfig, options: BuildOptions) -> None:
     config.builder_optimization_level = options.optimization_level
     flags = {
         trt.BuilderFlag.TF32: options.tf32,  # on by default in the library
-        trt.BuilderFlag.REFIT: options.refittable,
         trt.BuilderFlag.VERSION_COMPATIBLE: options.version_compatible,
     }
     for flag, wanted in flags.items():

@@ -64,7 +64,7 @@ def parse(
     return network, parser
 
 
-def parser_errors(parser: trt.OnnxParser | trt.OnnxParserRefitter) -> str:
+def parser_errors(parser: trt.OnnxParser) -> str:
     """What the parser has to say, each error with its node."""
     texts = []
     for position in range(parser.num_errors):

@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 def make(kind: Callable[..., T], *arguments: Any, messages: Messages) -> T:
-    """``kind(*arguments, logger)``: a builder, a runtime, a refitter, or a parser of one of them.
+    """``kind(*arguments, logger)``: a builder, a runtime, or a parser.
 
     Where TensorRT makes none (a driver that is too old, no memory), its bindings raise a
     ``TypeError`` about a factory function, and the reason goes to the logger only.

@@ -39,7 +39,6 @@ class BuildOptions:
     optimization_level: int = 3  # 0 builds fastest, 5 searches longest
     hardware: Hardware = "none"
     version_compatible: bool = False  # runs on later versions of the same major one too
-    refittable: bool = False  # weights may be exchanged later
     tf32: bool = False  # float32 convolutions round their inputs to 10 bits: faster, less exact
     workspace_bytes: int = 0  # scratch memory of one layer; 0: as much as there is
 

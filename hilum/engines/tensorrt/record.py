@@ -62,7 +62,7 @@ class PlanKey(_Frozen):
     optimization_level: int
     hardware: Hardware
     version_compatible: bool
-    refittable: bool
+    refittable: bool = Field(default=False, description="True only of plans of release 0.1")
     tf32: bool
     workspace_bytes: int
 
@@ -76,16 +76,16 @@ class PlanKey(_Frozen):
 class PlanRecord(_Frozen):
     """A plan in the store."""
 
+    model_config = ConfigDict(extra="ignore")  # release 0.1 wrote two fields more
+
     format: Literal[1] = 1
     key: PlanKey
-    architecture_sha256: Sha256 = Field(description="of the graph without its weights")
     model: str = Field(description="name and version of the package it was built from")
     package: str = Field(description="digest of that package")
     plan_sha256: Sha256
     plan_bytes: int
     built_at: AwareDatetime
     build_seconds: float
-    refitted_from: str | None = Field(default=None, description="id of the plan with old weights")
 
 
 def key_for(graph_sha256: str, precision: str, machine: Machine, options: BuildOptions) -> PlanKey:
@@ -104,7 +104,6 @@ def key_for(graph_sha256: str, precision: str, machine: Machine, options: BuildO
         optimization_level=options.optimization_level,
         hardware=options.hardware,
         version_compatible=options.version_compatible,
-        refittable=options.refittable,
         tf32=options.tf32,
         workspace_bytes=options.workspace_bytes,
     )

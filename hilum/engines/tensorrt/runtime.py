@@ -1,10 +1,8 @@
-"""The TensorRT engine: one plan, several streams, batches overlapping."""
+"""The TensorRT engine: one plan on one GPU."""
 
 from __future__ import annotations
 
-import queue
-from collections import deque
-from dataclasses import dataclass
+import threading
 
 import numpy as np
 import numpy.typing as npt
@@ -21,28 +19,16 @@ from hilum.packages.load import Package
 Float32Array = npt.NDArray[np.float32]
 
 
-@dataclass(frozen=True)
-class _Flying:
-    """A part of a batch on the GPU: which slot, which rows."""
-
-    slot: Slot
-    start: int
-    count: int
-
-
 class TensorRTEngine:
     """A package's plan on this process's GPU.
 
-    The engine is shared, each slot has its own stream and contexts: while one slot computes, the
-    next one's images are copied. :meth:`run` may be called from several threads, and takes more
-    images than the profile does.
+    :meth:`run` takes more images than the plan's profile does. Several threads may call it; they
+    wait for one another.
 
     Args:
         package: verified; the plan is of its graph.
         record: of the plan.
         plan: its bytes, the digest checked (see :meth:`PlanStore.read`).
-        streams: slots, each with the memory of the plan's largest batch. More than one are of use
-            to calls with more images than that, and to calls from several threads.
         cuda_graphs: record each bucket's run and launch it as one.
 
     Raises:
@@ -58,7 +44,6 @@ class TensorRTEngine:
         record: PlanRecord,
         plan: bytes,
         *,
-        streams: int = 1,
         cuda_graphs: bool = True,
     ) -> None:
         manifest = package.manifest
@@ -80,16 +65,8 @@ class TensorRTEngine:
         self._shape = (1, manifest.input.size, manifest.input.size)
         self._outputs = [shape for _, shape in promised.outputs.values()]
         self._lost: DeviceLostError | None = None
-        self._slots: list[Slot] = []
-        self._free: queue.SimpleQueue[Slot] = queue.SimpleQueue()
-        try:
-            for _ in range(streams):
-                slot = Slot(runtime, self._loaded, promised, cuda_graphs=cuda_graphs)
-                self._slots.append(slot)
-                self._free.put(slot)
-        except BaseException:
-            self.close()
-            raise
+        self._turn = threading.Lock()
+        self._slot = Slot(runtime, self._loaded, promised, cuda_graphs=cuda_graphs)
 
     def run(self, images: npt.NDArray[np.uint8]) -> EngineOutput:
         """See :class:`hilum.engines.Engine`.
@@ -105,61 +82,28 @@ class TensorRTEngine:
         shapes = self._outputs
         probability: Float32Array = np.empty((len(images), *shapes[0]), dtype=np.float32)
         cam: Float32Array = np.empty((len(images), *shapes[1]), dtype=np.float32)
-        flying: deque[_Flying] = deque()
-        try:
-            for start in range(0, len(images), self.max_batch):
-                part = images[start : start + self.max_batch]
-                slot = self._take(flying, probability, cam)
-                flying.append(_Flying(slot, start, len(part)))
-                slot.start(part)
-            while flying:
-                self._land(flying, probability, cam)
-        except BaseException as error:
-            self._abandon(flying, error)
-            raise
+        with self._turn:
+            try:
+                for start in range(0, len(images), self.max_batch):
+                    rows = slice(start, start + self.max_batch)
+                    self._slot.start(images[rows])
+                    self._slot.finish(probability[rows], cam[rows])
+            except BaseException as error:
+                self._settle(error)
+                raise
         return EngineOutput(probability=probability, cam=cam)
 
     def close(self) -> None:
         """Give the GPU's memory back. Nothing may be running."""
-        for slot in self._slots:
-            slot.close()
-        self._slots.clear()
+        self._slot.close()
 
-    def _take(
-        self,
-        flying: deque[_Flying],
-        probability: Float32Array,
-        cam: Float32Array,
-    ) -> Slot:
-        """A free slot; if others hold them all, this call's own oldest, once it has landed."""
-        try:
-            return self._free.get_nowait()
-        except queue.Empty:
-            if flying:
-                self._land(flying, probability, cam)
-            return self._free.get()
-
-    def _land(
-        self,
-        flying: deque[_Flying],
-        probability: Float32Array,
-        cam: Float32Array,
-    ) -> None:
-        first = flying[0]
-        rows = slice(first.start, first.start + first.count)
-        first.slot.finish(probability[rows], cam[rows])
-        self._free.put(flying.popleft().slot)
-
-    def _abandon(self, flying: deque[_Flying], error: BaseException) -> None:
-        """Leave no slot busy: each is waited for, as its memory is used again."""
+    def _settle(self, error: BaseException) -> None:
+        """Wait for whatever was started, as its memory is used again; note a lost GPU."""
         if isinstance(error, DeviceLostError):
             self._lost = error
-        while flying:
-            slot = flying.popleft().slot
-            try:
-                slot.stream.wait()
-            except DeviceLostError as lost:
-                self._lost = self._lost or lost
-            except HilumError:
-                pass  # of a run whose results nobody wants any more
-            self._free.put(slot)
+        try:
+            self._slot.stream.wait()
+        except DeviceLostError as lost:
+            self._lost = self._lost or lost
+        except HilumError:
+            pass  # of a run whose results nobody wants any more

@@ -73,3 +73,22 @@ def test_plans_are_listed_with_whether_they_run_here(
     assert "0 bytes" in run(engine_command, ["list"]).output
     assert run(engine_command, ["remove", record.key.id[:8]]).exit_code == 0
     assert run(engine_command, ["list"]).output == ""
+
+
+def test_what_refit_was_is_answered(
+    gpu: FakeCuda,
+    trt: Any,
+    package: Package,
+    config: Config,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = config().engine_dir
+    monkeypatch.setenv("HILUM_TENSORRT__ENGINE_DIR", str(folder))
+    put_plan(package, folder)
+    run = CliRunner().invoke
+    refitted = run(engine_command, ["refit", str(package.folder), "--json"])
+    assert refitted.exit_code == 2
+    assert "`hilum engine build PACKAGE`" in refitted.output
+    built = run(engine_command, ["build", str(package.folder), "--refittable"])
+    assert built.exit_code == 0, built.output
+    assert "--refittable has no effect" in built.output

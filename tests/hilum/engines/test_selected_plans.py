@@ -114,14 +114,19 @@ def test_a_plan_built_for_smaller_batches_is_used(
     assert max(trt.state.executions) == 2
 
 
-def test_memory_for_parts_of_a_batch_is_taken_only_where_it_is_asked_for(
-    gpu: FakeCuda, trt: Any, package: Package, config: Config
+def test_the_setting_streams_has_no_effect_and_says_so(
+    gpu: FakeCuda,
+    trt: Any,
+    package: Package,
+    config: Config,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Workers give the engine one batch at a time, which the plan takes whole."""
     put_plan(package, config().engine_dir)
     taken = []
     for more in ({}, {"streams": 2}):
+        assert "HILUM_TENSORRT__STREAMS" not in caplog.text
         before = sum(gpu.on_device.values())
         open_engine(package, config("tensorrt", **more))
         taken.append(sum(gpu.on_device.values()) - before)
-    assert taken[1] == 2 * taken[0]
+    assert taken[0] == taken[1]
+    assert "HILUM_TENSORRT__STREAMS has no effect" in caplog.text

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hilum.errors import DataError
 from hilum.packages.labels import CHESTXRAY14
 from trainer.datasets import chestxray14, real_tables
 from trainer.datasets.chestxray14 import Entry
+from trainer.errors import DataError
 
 # Images of each label in the published release (Wang et al. 2017, and its data set's own page).
 PUBLISHED = {

@@ -12,11 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hilum.errors import DataError
 from hilum.packages.labels import CHEXPERT
 from trainer.datasets import chexpert, real_tables
 from trainer.datasets.chexpert import Entry
-from trainer.errors import PatientLeakError
+from trainer.errors import DataError, PatientLeakError
 
 
 @pytest.fixture(scope="module")

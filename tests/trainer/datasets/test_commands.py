@@ -13,13 +13,13 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from hilum.errors import DataError, HilumError
+from hilum.errors import HilumError
 from hilum.imaging.transform import PreprocessSpec
 from hilum.packages.labels import CHESTXRAY14, CHEXPERT, COVID_TB_PNEUMONIA, SYNTHETIC
 from trainer import data, manifest
 from trainer.datasets import dicom_table
 from trainer.datasets.cli import manifest as command
-from trainer.errors import PatientLeakError
+from trainer.errors import DataError, PatientLeakError
 
 SAMPLES = Path(__file__).parents[3] / "models" / "samples"
 SPEC = PreprocessSpec(size=32)

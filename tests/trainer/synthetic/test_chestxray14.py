@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hilum.errors import DataError
 from hilum.packages.labels import CHESTXRAY14, COVID_TB_PNEUMONIA
 from trainer import manifest, wheels
 from trainer.datasets import real_tables
+from trainer.errors import DataError
 from trainer.synthetic import anatomy, chestxray14, cohort, film, lung_findings, pose
 from trainer.synthetic.anatomy import COARSE, HEART, Anatomy
 from trainer.synthetic.chestxray14 import Patient

@@ -176,8 +176,8 @@ def test_weights_in_another_file_are_never_fetched() -> None:
 
 
 def test_what_the_builder_cannot_do_here_is_quoted() -> None:
-    """Refitting needs a GPU even to build: the builder's own words are in the error."""
-    options = BuildOptions(profile=OPTIONS.profile, refittable=True)
+    """A convolution needs more than a byte of scratch memory: the builder's own words say so."""
+    options = BuildOptions(profile=OPTIONS.profile, workspace_bytes=1)
     with pytest.raises(EngineBuildError, match="cannot build the network") as caught:
         build(conv_graph(), conv_promised(), options)
     assert "Error Code" in caught.value.detail
@@ -199,7 +199,7 @@ def refused(graph: bytes) -> EngineBuildError:
 
 
 def conv_graph() -> bytes:
-    """A graph with enough weights to be refitted."""
+    """A graph whose body is one convolution."""
     rng = np.random.default_rng(0)
     weights = rng.normal(0, 0.1, (COUNT, 1, 3, 3)).astype(np.float32)
     nodes = [

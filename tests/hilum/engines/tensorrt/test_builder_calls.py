@@ -41,13 +41,12 @@ def test_every_option_reaches_the_builder(trt: Any) -> None:
         optimization_level=5,
         hardware="ampere_plus",
         version_compatible=True,
-        refittable=True,
         tf32=True,
         workspace_bytes=2**30,
     )
     config = trt.state.config
     flags = trt.BuilderFlag
-    assert config.flags == {flags.TF32, flags.REFIT, flags.VERSION_COMPATIBLE}
+    assert config.flags == {flags.TF32, flags.VERSION_COMPATIBLE}
     assert config.hardware_compatibility_level is trt.HardwareCompatibilityLevel.AMPERE_PLUS
     assert config.builder_optimization_level == 5
     assert config.limits == {trt.MemoryPoolType.WORKSPACE: 2**30}
@@ -80,7 +79,7 @@ def test_without_any_timing_cache_the_build_goes_on(trt: Any) -> None:
         ("parse", False, "node conv1 (Conv): it is what it is [INVALID_NODE]"),
         ("add_optimization_profile", -1, "batch profile 1, 8, 16: it is what it is"),
         ("build_serialized_network", None, "cannot build the network: it is what it is"),
-        ("set_flag", None, "does not take the flag REFIT"),
+        ("set_flag", None, "does not take the flag VERSION_COMPATIBLE"),
         ("clear_flag", None, "does not take the flag TF32"),
         ("hardware_compatibility_level", None, "hardware compatibility AMPERE_PLUS"),
     ],
@@ -89,7 +88,7 @@ def test_no_failure_value_is_overlooked(trt: Any, method: str, answer: Any, said
     trt.state.failing[method] = [answer]
     trt.state.said = "it is what it is"
     with pytest.raises(EngineBuildError) as caught:
-        run(refittable=True, hardware="ampere_plus")
+        run(version_compatible=True, hardware="ampere_plus")
     assert said in caught.value.detail
 
 

@@ -12,10 +12,10 @@ from typing import Final
 import numpy as np
 
 from hilum.files import write_atomically
-from trainer import ablation, ablation_stats
-from trainer.ablation import PAPER_AUROC_GAIN, PAPER_F1_GAIN, AblationConfig, BackboneCells
-from trainer.ablation_run import Finished
-from trainer.ablation_stats import SHOWN, Estimate, Gain, Group
+from trainer.ablation import plan, stats
+from trainer.ablation.plan import PAPER_AUROC_GAIN, PAPER_F1_GAIN, AblationConfig, BackboneCells
+from trainer.ablation.run import Finished
+from trainer.ablation.stats import SHOWN, Estimate, Gain, Group
 from trainer.evaluation.bootstrap import Interval
 from trainer.evaluation.scored import Scored
 from trainer.outputs import writing
@@ -34,7 +34,7 @@ def write(path: Path, config: AblationConfig, found: Sequence[Finished]) -> Path
     """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    made = ablation_stats.groups(config, found)
+    made = stats.groups(config, found)
     figure = path.with_suffix(".svg")
     drawn = plots.ablation(made, config.baseline_loss, config.full_loss)
     text = "\n".join(_page(config, found, made, figure.name))
@@ -47,7 +47,7 @@ def write(path: Path, config: AblationConfig, found: Sequence[Finished]) -> Path
 def _page(
     config: AblationConfig, found: Sequence[Finished], made: Sequence[Group], figure: str
 ) -> list[str]:
-    planned = sum(1 for _ in ablation.cells(config))
+    planned = sum(1 for _ in plan.cells(config))
     scored = found[0].scored
     lines = [f"# {config.title}", ""]
     lines += [
@@ -86,7 +86,7 @@ def _gains(config: AblationConfig, made: Sequence[Group]) -> list[str]:
             continue
         before, after = pair
         for name in ("auroc", "f1", "f1_micro"):
-            gain = ablation_stats.gain(before, after, name)
+            gain = stats.gain(before, after, name)
             paper = _PAPER.get(name) if backbone.name == "inception_v3" else None
             cells = [
                 backbone.name,
@@ -113,15 +113,14 @@ def _parts(config: AblationConfig, made: Sequence[Group]) -> list[str]:
     rows = ["| backbone | step | seeds | AUROC, macro | AP, macro | F1, macro |", "|---" * 6 + "|"]
     for backbone in config.backbones:
         for step, (arm, loss), (to_arm, to_loss) in steps:
-            before = ablation_stats.find(made, backbone.name, arm, loss)  # type: ignore[arg-type]
-            after = ablation_stats.find(made, backbone.name, to_arm, to_loss)  # type: ignore[arg-type]
-            pair = ablation_stats.shared(before, after)
+            before = stats.find(made, backbone.name, arm, loss)  # type: ignore[arg-type]
+            after = stats.find(made, backbone.name, to_arm, to_loss)  # type: ignore[arg-type]
+            pair = stats.shared(before, after)
             if pair is None:
                 rows.append(f"| {backbone.name} | {step} | {_MISSING} |" + " |" * 3)
                 continue
             cells = [
-                _gain(ablation_stats.gain(*pair, name))[0]
-                for name in ("auroc", "average_precision", "f1")
+                _gain(stats.gain(*pair, name))[0] for name in ("auroc", "average_precision", "f1")
             ]
             seeds = _seeds(config, backbone, pair[0].seeds)
             rows.append(f"| {backbone.name} | {step} | {seeds} | {' | '.join(cells)} |")
@@ -130,9 +129,9 @@ def _parts(config: AblationConfig, made: Sequence[Group]) -> list[str]:
 
 def _ends(config: AblationConfig, made: Sequence[Group], name: str) -> tuple[Group, Group] | None:
     """Before and after of a backbone, over the seeds that both have finished."""
-    return ablation_stats.shared(
-        ablation_stats.find(made, name, "frozen", config.baseline_loss),
-        ablation_stats.find(made, name, "fine_tuned", config.full_loss),
+    return stats.shared(
+        stats.find(made, name, "frozen", config.baseline_loss),
+        stats.find(made, name, "fine_tuned", config.full_loss),
     )
 
 
@@ -147,9 +146,9 @@ def _cells(config: AblationConfig, made: Sequence[Group]) -> list[str]:
     heads = " | ".join(title for title, _, _ in SHOWN.values())
     rows = [f"| backbone | features | loss | seeds | {heads} | minutes |"]
     rows.append("|---|---|---|---|" + "---|" * (len(SHOWN) + 1))
-    for backbone, arm, loss in itertools.product(config.backbones, ablation.ARMS, config.losses):
+    for backbone, arm, loss in itertools.product(config.backbones, plan.ARMS, config.losses):
         start = f"| {backbone.name} | {_ARMS[arm]} | {loss} |"
-        group = ablation_stats.find(made, backbone.name, arm, loss)
+        group = stats.find(made, backbone.name, arm, loss)
         if group is None:
             rows.append(f"{start} {_MISSING} |" + " |" * (len(SHOWN) + 1))
             continue
@@ -188,7 +187,7 @@ def _setup(config: AblationConfig, found: Sequence[Finished]) -> list[str]:
             + (f", backbone × {stage.backbone_scale:g}" if stage.backbone_scale else ", head only")
             for stage in config.stages(arm)
         )
-        for arm in ablation.ARMS
+        for arm in plan.ARMS
     }
     rows = [
         "| | |",
@@ -197,7 +196,7 @@ def _setup(config: AblationConfig, found: Sequence[Finished]) -> list[str]:
         f"| labels | {config.label_schema} |",
         f"| epochs of every cell | {epochs} |",
     ]
-    rows += [f"| {_ARMS[arm]} | {stages[arm]} |" for arm in ablation.ARMS]
+    rows += [f"| {_ARMS[arm]} | {stages[arm]} |" for arm in plan.ARMS]
     rows += [
         f"| loss `{name}` | {', '.join(f'{key} {value}' for key, value in loss.items())} |"
         for name, loss in config.losses.items()

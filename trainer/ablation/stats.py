@@ -13,8 +13,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from trainer.ablation import ARMS, AblationConfig, Arm
-from trainer.ablation_run import Finished
+from trainer.ablation.plan import ARMS, AblationConfig, Arm
+from trainer.ablation.run import Finished
 from trainer.evaluation.bootstrap import Bootstrap, Interval, interval
 from trainer.evaluation.figures import FIGURES, Statistic
 from trainer.evaluation.ranking import whole

@@ -14,9 +14,9 @@ from scipy.stats import beta
 from hilum import filmcheck
 from hilum.filmcheck import Doubt
 from hilum.filmcheck.network import KINDS, Network
-from trainer.filmcheck import distort
-from trainer.filmcheck.data import Films
-from trainer.filmcheck.distort import Pose
+from tools.filmcheck import distort
+from tools.filmcheck.data import Films
+from tools.filmcheck.distort import Pose
 
 Float32Array = npt.NDArray[np.float32]
 UInt8Array = npt.NDArray[np.uint8]

@@ -20,10 +20,10 @@ import pydicom
 from pydicom.data import get_testdata_file
 from sklearn.datasets import load_sample_images
 
-from hilum.errors import DataError
 from hilum.filmcheck.network import KINDS
-from trainer.filmcheck import distort, others, projections
-from trainer.filmcheck.distort import Pose
+from tools.filmcheck import distort, others, projections
+from tools.filmcheck.distort import Pose
+from trainer.errors import DataError
 from trainer.synthetic import anatomy
 
 Float32Array = npt.NDArray[np.float32]

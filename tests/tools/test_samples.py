@@ -11,13 +11,14 @@ import pydicom
 import pytest
 
 from hilum.dicom import decode, open_object
-from hilum.errors import DataError
 from hilum.packages.manifest import InputPolicy
 from hilum.pipeline import admit as policy
 from hilum.settings import Limits
-from trainer.synthetic import anatomy, cohort, dicom, samples, source
+from tools import sample_dicom, samples
+from trainer.errors import DataError
+from trainer.synthetic import anatomy, cohort, source
 
-FOLDER = Path(__file__).parents[3] / "models" / "samples"
+FOLDER = Path(__file__).parents[2] / "models" / "samples"
 INDEX = json.loads((FOLDER / "samples.json").read_text())
 
 
@@ -52,9 +53,9 @@ def test_hilum_reads_them(entry: dict[str, object]) -> None:
 
 def test_the_same_film_gives_the_same_bytes(chest: anatomy.Anatomy) -> None:
     made = next(cohort.patient_films(chest, np.random.default_rng(0), iter([frozenset()]), side=64))
-    one = dicom.write(made.film, name="a", patient=1)
-    assert one == dicom.write(made.film, name="a", patient=1)
-    other = dicom.write(made.film, name="b", patient=1)
+    one = sample_dicom.write(made.film, name="a", patient=1)
+    assert one == sample_dicom.write(made.film, name="a", patient=1)
+    other = sample_dicom.write(made.film, name="b", patient=1)
     assert open_object(one, Limits()).header.sop_instance_uid != (
         open_object(other, Limits()).header.sop_instance_uid
     )

@@ -18,6 +18,7 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from hilum.errors import ConfigurationError
+from hilum.errors.validation import problems
 from trainer import config as training
 from trainer.config import TrainConfig
 
@@ -139,12 +140,9 @@ def load(path: Path) -> AblationConfig:
     except tomllib.TOMLDecodeError as error:
         raise ConfigurationError(f"{path} is not TOML: {error}.") from None
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(str(part) for part in item['loc']) or 'ablation'}: {item['msg']}"
-            for item in error.errors()
-        )
         raise ConfigurationError(
-            f"{path}: {problems}.", next_step="See docs/use/evaluation.md, Ablation."
+            f"{path}: {problems(error, where='ablation')}.",
+            next_step="See docs/use/evaluation.md, Ablation.",
         ) from None
     for cell in cells(config):
         training_of(config, cell, config.manifest)

@@ -15,7 +15,6 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from hilum.errors import CheckpointError, DataError
 from hilum.files import write_atomically
 from hilum.packages import labels
 from hilum.packages.labels import LabelSchema
@@ -24,7 +23,6 @@ from hilum.pipeline.findings import calibrate
 from hilum.settings import Settings
 from hilum.storage import open_store
 from trainer import (
-    ablation,
     calibration,
     checkpoint,
     data,
@@ -34,10 +32,12 @@ from trainer import (
     processes,
     splits,
 )
-from trainer.ablation import AblationConfig, Cell
+from trainer.ablation import plan
+from trainer.ablation.plan import AblationConfig, Cell
 from trainer.calibration import Rule
 from trainer.config import TrainConfig
 from trainer.data import Prepared
+from trainer.errors import CheckpointError, DataError
 from trainer.evaluation.scored import Scored
 from trainer.loop import Report
 from trainer.manifest import Split
@@ -92,11 +92,11 @@ def run(
     with writing(out):
         (out / CELLS).mkdir(parents=True, exist_ok=True)
     path = data_of(config, out)
-    todo = list(ablation.cells(config))
+    todo = list(plan.cells(config))
     for number, cell in enumerate(todo, 1):
         folder = out / CELLS / cell.name
-        trained = ablation.training_of(config, cell, path)
-        identity = ablation.identity(config, cell, manifest.digest(path))
+        trained = plan.training_of(config, cell, path)
+        identity = plan.identity(config, cell, manifest.digest(path))
         if _is_finished(folder, identity):
             continue
         if begun is not None:
@@ -172,9 +172,9 @@ def finished(config: AblationConfig, out: Path) -> list[Finished]:
     digest = manifest.digest(path)
     test = tuple(r for r in manifest.read(path, schema) if r.split == "test")
     found = []
-    for cell in ablation.cells(config):
+    for cell in plan.cells(config):
         folder = out / CELLS / cell.name
-        identity = ablation.identity(config, cell, digest)
+        identity = plan.identity(config, cell, digest)
         if _is_finished(folder, identity):
             found.append(_read(folder, cell, schema, test))
     if not found:

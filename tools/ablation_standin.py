@@ -1,4 +1,4 @@
-"""``python -m trainer.ablation_standin``: something to fine-tune from where ImageNet weights are
+"""``python -m tools.ablation_standin``: something to fine-tune from where ImageNet weights are
 not to be had.
 
 No registry ships ImageNet weights, and an ablation of «frozen features» on random ones would

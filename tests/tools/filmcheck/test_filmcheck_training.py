@@ -13,11 +13,11 @@ import torch
 from hilum.filmcheck import Doubt
 from hilum.filmcheck.network import KINDS, Network
 from hilum.filmcheck.view import SIDE
-from trainer.filmcheck import data, distort, evaluate, others, training
-from trainer.filmcheck.__main__ import page
-from trainer.filmcheck.data import Films, Views
-from trainer.filmcheck.distort import Pose
-from trainer.filmcheck.network import FilmNetwork, folded
+from tools.filmcheck import data, distort, evaluate, others, training
+from tools.filmcheck.__main__ import page
+from tools.filmcheck.data import Films, Views
+from tools.filmcheck.distort import Pose
+from tools.filmcheck.network import FilmNetwork, folded
 
 PAGE = Path(__file__).parents[3] / "benchmarks/results/film-check.md"
 

@@ -10,8 +10,8 @@ import torch
 from torch.nn import functional as F
 
 from hilum.filmcheck.network import KINDS
-from trainer.filmcheck.data import Views
-from trainer.filmcheck.network import FilmNetwork
+from tools.filmcheck.data import Views
+from tools.filmcheck.network import FilmNetwork
 
 EPOCHS: Final = 7
 BATCH: Final = 128

@@ -1,6 +1,6 @@
-"""``python -m export.demo``: the bundled demonstration package, from nothing (`make demo-model`).
+"""``python -m tools.demo_model``: the bundled demonstration package, from nothing.
 
-Cohort, training, export; at most 30 minutes on two cores.
+`make demo-model`: cohort, training, export; at most 30 minutes on two cores.
 """
 
 from __future__ import annotations

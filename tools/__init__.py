@@ -1,0 +1,1 @@
+"""What makes the film check, the demonstration model and the samples; not in the wheel."""

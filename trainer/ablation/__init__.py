@@ -1,0 +1,1 @@
+"""Compare backbones, frozen and fine-tuned, under several losses, on equal budgets."""
