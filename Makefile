@@ -14,11 +14,11 @@ JOBS ?= 3
 OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint demo-model train-demo film-check-model samples openapi decoders docs release fuzz bench gpu-check clean
+.PHONY: help run test lint demo-model train-demo film-check-model samples openapi decoders tables docs release fuzz bench gpu-check clean
 
 help:
 	@sed -n '2,4p' Makefile | cut -c3-
-	@echo "  make lint | demo-model | train-demo | film-check-model | samples | openapi | decoders | docs | release | fuzz | bench | gpu-check | clean"
+	@echo "  make lint | demo-model | train-demo | film-check-model | samples | openapi | decoders | tables | docs | release | fuzz | bench | gpu-check | clean"
 
 $(PY):
 	@$(PYTHON) -c 'import sys; sys.exit("hilum needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12 ...") if sys.version_info < (3, 11) else None'
@@ -67,6 +67,9 @@ openapi: $(VENV)/dev.stamp
 
 decoders: $(VENV)/dev.stamp
 	PYTHONPATH=tests $(PY) -m support.decode_table
+
+tables: $(VENV)/dev.stamp
+	$(PY) -m tools.tables
 
 # A dead link or anchor fails. To read: python -m http.server --directory build/site
 docs: $(VENV)/dev.stamp

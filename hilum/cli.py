@@ -41,7 +41,7 @@ _SUMMARIES: Final = {
     "gateway": "Run the HTTP gateway.",
     "train": "Train a model.",
     "cohort": "Generate the synthetic cohort.",
-    "manifest": "Make the manifest of a data set.",
+    "manifest": "Write the table of a data set, for training.",
     "export": "Make a model package from a checkpoint.",
     "import": "Make a model package from weights of others.",
 }

@@ -39,31 +39,53 @@ class _Section(BaseModel):
 class S3Settings(_Section):
     """Where objects are read. Without keys, boto3's own chain applies (IRSA, profile, …)."""
 
-    endpoint_url: str | None = Field(default=None, description="None: AWS.")
-    region: str = Field(default="us-east-1", description="used to sign requests")
+    endpoint_url: str | None = Field(
+        default=None, description="Address of the S3 store. Not set: AWS."
+    )
+    region: str = Field(default="us-east-1", description="Region that requests are signed for.")
     access_key_id: str | None = Field(
-        default=None, description="None: boto3's own chain (IRSA, profile)"
+        default=None,
+        description="Access key. Not set: boto3 looks for credentials (IRSA, profile, …).",
     )
     secret_access_key: SecretStr | None = Field(
-        default=None, description="goes with the access key id"
+        default=None, description="Secret of the access key."
     )
-    path_style: bool = Field(default=True, description="bucket in the path, not the host name")
-    connect_timeout_s: float = Field(default=5.0, gt=0, description="to the store")
-    read_timeout_s: float = Field(default=30.0, gt=0, description="without a byte from the store")
-    max_attempts: int = Field(default=3, ge=1, description="per request, inside botocore")
+    path_style: bool = Field(
+        default=True,
+        description="Put the bucket in the path of an address instead of the host name.",
+    )
+    connect_timeout_s: float = Field(
+        default=5.0, gt=0, description="Longest wait for a connection to the store, seconds."
+    )
+    read_timeout_s: float = Field(
+        default=30.0, gt=0, description="Longest wait for the next bytes from the store, seconds."
+    )
+    max_attempts: int = Field(default=3, ge=1, description="Attempts of botocore for each request.")
 
 
 class Limits(_Section):
     """What one object may cost. The first three are checked before any decoder runs."""
 
-    max_object_bytes: int = Field(default=256 * 2**20, gt=0, description="of one object, as stored")
-    max_pixels: int = Field(default=64_000_000, gt=0, description="Rows × Columns")
-    max_inflated_bytes: int = Field(default=512 * 2**20, gt=0, description="deflated syntaxes")
+    max_object_bytes: int = Field(
+        default=256 * 2**20, gt=0, description="Largest object, in bytes as stored."
+    )
+    max_pixels: int = Field(default=64_000_000, gt=0, description="Largest film, Rows × Columns.")
+    max_inflated_bytes: int = Field(
+        default=512 * 2**20,
+        gt=0,
+        description="Largest data set after inflating a deflated transfer syntax, in bytes.",
+    )
     max_decode_bytes: int = Field(
-        default=512 * 2**20, ge=128 * 2**20, description="memory of a decode process (Linux)"
+        default=512 * 2**20,
+        ge=128 * 2**20,
+        description="Memory of a decode process, in bytes (Linux).",
     )
     max_decode_s: float = Field(
-        default=10.0, gt=0, description="then the decode process is killed and replaced"
+        default=10.0,
+        gt=0,
+        description=(
+            "Time for one object, seconds; then the decode process is killed and replaced."
+        ),
     )
 
 
@@ -71,15 +93,23 @@ class PreparedSettings(_Section):
     """The prepared-image cache (docs/operate/patient-data.md)."""
 
     mode: Literal["off", "read", "on"] = Field(
-        default="off", description="prepared-image cache; `read` uses entries and writes none"
+        default="off",
+        description=(
+            "Prepared-image cache: off; `read` uses entries but writes none; `on` does both."
+        ),
     )
     secret: SecretStr | None = Field(
-        default=None, description="encrypts the entries; `hilum cache secret` makes one"
+        default=None,
+        description="Secret that encrypts the entries. `hilum cache secret` makes one.",
     )
-    bucket: str | None = Field(default=None, description="of the entries. None: each film's own")
+    bucket: str | None = Field(
+        default=None, description="Bucket of the entries. Not set: the bucket of each film."
+    )
     prefix: str = Field(
         default=".hilum/prepared",
-        description="of the entries' keys; begins with a hidden folder, where no films are",
+        description=(
+            "Prefix of the entries' keys. It must begin with a hidden folder, which listings skip."
+        ),
     )
 
     @field_validator("prefix")
@@ -97,12 +127,19 @@ class DeidentifySettings(_Section):
     """What may leave and how (docs/operate/patient-data.md)."""
 
     results: bool = Field(
-        default=False, description="the gateway gives pseudonyms for UIDs, and masks overlays"
+        default=False,
+        description="The gateway replaces UIDs by pseudonyms and masks text in overlays.",
     )
-    secret: SecretStr | None = Field(default=None, description="of the pseudonyms")
+    secret: SecretStr | None = Field(
+        default=None,
+        description="Secret key from which pseudonyms are derived (at least 32 characters).",
+    )
     regions: tuple[tuple[float, float, float, float], ...] = Field(
         default=(),
-        description="always covered in masked overlays: x0, y0, x1, y1 in shares of the film",
+        description=(
+            "Regions that are always covered in masked overlays: x0, y0, x1, y1 as shares of the "
+            "film."
+        ),
     )
 
     @model_validator(mode="after")
@@ -116,45 +153,83 @@ class DeidentifySettings(_Section):
 class WorkerSettings(_Section):
     """How a worker takes and runs jobs."""
 
-    processes: int = Field(default=1, ge=1, description="one engine each")
-    decode_threads: int = Field(
-        default=2, ge=1, description="fetch and decode, a decode process each"
+    processes: int = Field(
+        default=1, ge=1, description="Processes of a worker. Each has its own engine."
     )
-    engine_threads: int = Field(default=0, ge=0, description="0: as many as cores")
-    batch_size: int = Field(default=8, ge=1, description="images an engine call, at most")
+    decode_threads: int = Field(
+        default=2,
+        ge=1,
+        description=(
+            "Threads of a process that fetch and decode. Each has its own decode process."
+        ),
+    )
+    engine_threads: int = Field(
+        default=0, ge=0, description="Threads of the engine on the CPU. 0: one for each core."
+    )
+    batch_size: int = Field(
+        default=8, ge=1, description="Largest number of images in one call of the engine."
+    )
     lease_s: float = Field(
-        default=60.0, gt=0, description="a job is another worker's after so long without a sign"
+        default=60.0,
+        gt=0,
+        description=(
+            "Lease duration, seconds. A job whose lease is not renewed may be claimed by another "
+            "worker."
+        ),
     )
     max_job_attempts: int = Field(
-        default=8, ge=1, description="workers in a row that took a job and died, then quarantine"
+        default=8,
+        ge=1,
+        description="A job is quarantined after so many workers in a row died over it.",
     )
     max_image_attempts: int = Field(
-        default=3, ge=1, description="workers that died over an image, then it alone is given up"
+        default=3,
+        ge=1,
+        description="An image fails after so many workers died over it; the others go on.",
     )
     give_up_after_s: float = Field(
-        default=86_400, gt=0, description="how long transient errors are retried, from acceptance"
+        default=86_400,
+        gt=0,
+        description=(
+            "A job fails when transient errors have lasted so long, seconds, counted from the "
+            "first failure in a row."
+        ),
     )
     retry_base_s: float = Field(
-        default=5.0, gt=0, description="first wait after a transient error; doubles each time"
+        default=5.0,
+        gt=0,
+        description="Wait after the first transient error, seconds. It doubles each time.",
     )
-    retry_max_s: float = Field(default=300.0, gt=0, description="longest wait between attempts")
+    retry_max_s: float = Field(
+        default=300.0, gt=0, description="Longest wait between attempts, seconds."
+    )
     sweep_interval_s: float = Field(
-        default=5.0, gt=0, description="between looks for due and lost jobs"
+        default=5.0, gt=0, description="Time between two runs of the sweeper, seconds."
     )
     republish_after_s: float = Field(
-        default=30.0, gt=0, description="age at which a published job may count as lost"
+        default=30.0,
+        gt=0,
+        description="Age from which a published job may count as lost by the broker, seconds.",
     )
     task_time_limit_s: int = Field(
-        default=900, gt=0, description="a process is killed that takes longer over one job"
+        default=900, gt=0, description="A process that works longer on one job is killed, seconds."
     )
     visibility_timeout_s: int = Field(
-        default=1800, gt=0, description="the broker delivers an unacknowledged task again"
+        default=1800,
+        gt=0,
+        description="The broker delivers an unacknowledged task again after this time, seconds.",
     )
     metrics_address: str | None = Field(
-        default=None, description="host:port where Prometheus finds /metrics; None: nowhere"
+        default=None,
+        description=(
+            "host:port where the worker answers Prometheus at /metrics. Not set: no metrics."
+        ),
     )
     cam_policy: CamPolicy = Field(
-        default="all", description="which Grad-CAM maps are kept: some jurisdictions allow none"
+        default="all",
+        description=(
+            "Which Grad-CAM maps are kept: all, findings or none. Some jurisdictions allow none."
+        ),
     )
 
     @model_validator(mode="after")
@@ -168,32 +243,41 @@ class TensorRTSettings(_Section):
     """The TensorRT engine."""
 
     library: Literal["tensorrt", "tensorrt_rtx"] = Field(
-        default="tensorrt", description="tensorrt, or tensorrt_rtx for RTX cards"
+        default="tensorrt", description="tensorrt, or tensorrt_rtx for RTX cards."
     )
     engine_dir: Path | None = Field(
-        default=None, description="built plans; None: engines below the cache directory"
+        default=None,
+        description="Folder of the plans. Not set: `engines` below the cache directory.",
     )
     on_missing: Literal["error", "build"] = Field(
-        default="error", description="no plan fits this GPU: refuse, or build it (minutes)"
+        default="error", description="If no plan fits this GPU: `error`, or `build` one (minutes)."
     )
     streams: int = Field(
         default=1, ge=1, le=16, description="has no effect; goes in the next release"
     )
-    cuda_graphs: bool = Field(default=True, description="launch a batch as one recorded piece")
+    cuda_graphs: bool = Field(
+        default=True, description="Launch each batch as one recorded CUDA graph."
+    )
 
 
 class GatewaySettings(_Section):
     """The HTTP side."""
 
-    host: str = Field(default="127.0.0.1", description="address to listen on")
-    port: int = Field(default=8080, ge=0, le=65535, description="0: any free port")
-    max_images_per_study: int = Field(default=2000, ge=1, description="in one request")
-    max_body_bytes: int = Field(default=2 * 2**20, gt=0, description="of one request")
-    allowed_uri_prefixes: tuple[str, ...] = Field(
-        default=("s3://",), description="only objects below one of these may be asked for"
+    host: str = Field(default="127.0.0.1", description="Address to listen on.")
+    port: int = Field(
+        default=8080, ge=0, le=65535, description="Port to listen on. 0: any free port."
     )
-    render_threads: int = Field(default=2, ge=1, description="concurrent overlay renderings")
-    overlay_max_side: int = Field(default=1024, ge=64, description="of a PNG overlay, pixels")
+    max_images_per_study: int = Field(default=2000, ge=1, description="Most images in one study.")
+    max_body_bytes: int = Field(
+        default=2 * 2**20, gt=0, description="Largest body of a request, in bytes."
+    )
+    allowed_uri_prefixes: tuple[str, ...] = Field(
+        default=("s3://",), description="Only objects below one of these prefixes may be scored."
+    )
+    render_threads: int = Field(default=2, ge=1, description="Overlays rendered at the same time.")
+    overlay_max_side: int = Field(
+        default=1024, ge=64, description="Longest side of a PNG overlay, pixels."
+    )
 
 
 class Settings(BaseSettings):
@@ -207,24 +291,36 @@ class Settings(BaseSettings):
         default="sqlite:///var/hilum.db", description="sqlite:///FILE or postgresql://…"
     )
     broker_url: SecretStr = Field(
-        default=SecretStr("redis://127.0.0.1:6379/0"), description="Redis or Valkey"
+        default=SecretStr("redis://127.0.0.1:6379/0"), description="Address of Redis or Valkey."
     )
     model_uri: str = Field(
-        default="models/demo", description="model package: folder, archive or s3://…"
+        default="models/demo", description="The model package: a folder, an archive or s3://…"
     )
     engine: EngineChoice = Field(
         default="auto",
-        description="what runs the graph: auto, tensorrt, onnxruntime-cuda or onnxruntime",
+        description=(
+            "Engine that runs the graph: auto, tensorrt, onnxruntime-cuda or onnxruntime."
+        ),
     )
     trusted_signers: Path | None = Field(
         default=None,
-        description="who may sign packages; others are refused",
+        description=(
+            "File of keys that may sign packages. If set, packages signed by others are refused."
+        ),
     )
     cache_dir: Path = Field(
-        default=Path("var/cache"), description="fetched model packages; no patient data"
+        default=Path("var/cache"),
+        description=(
+            "Fetched packages and plans. Training keeps prepared films here, which are patient "
+            "data."
+        ),
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        default="INFO", description="DEBUG also shows tracebacks on the command line"
+        default="INFO",
+        description=(
+            "Lowest level of hilum's own log lines. DEBUG also shows tracebacks on the command "
+            "line."
+        ),
     )
     s3: S3Settings = S3Settings()
     limits: Limits = Limits()

@@ -29,10 +29,10 @@ Fine-tune AlexNet, ResNet or InceptionV3 on chest films, as the file CONFIG says
   hilum train configs/chestxray14.toml --to var/run --resume
   hilum export var/run/best --to models/mine --name mine ...
 
-WHAT IT NEEDS. CONFIG, one TOML file (`hilum train keys` explains every key): the manifest, which
-lists films, patients, splits and labels; the backbone and the weights it starts from; the loss; one
-or more stages. Weights that were asked for and are not there end the run: it never starts from
-random silently.
+WHAT IT NEEDS. CONFIG, one TOML file (`hilum train keys` explains every key): the data-set
+table, which lists films, patients, splits and labels; the backbone and the weights it starts from;
+the loss; one or more stages. If weights that were asked for are missing, the run ends: it never
+starts from random weights silently.
 
 THE USUAL RECIPE is two stages from ImageNet weights: the head alone (backbone_scale = 0), then
 everything, with smaller learning rates the farther a layer is from the head (backbone_scale = 0.1,
@@ -51,7 +51,7 @@ at all: a full disk or a kill leaves the checkpoint before.
 
 RESUME. With --resume the run goes on where its last state was saved, and ends with the same
 weights, bit for bit on a CPU, as if nothing had happened. Without anything to resume it starts. A
-CONFIG or manifest other than the one the run began with is refused.
+CONFIG or data-set table other than the one the run began with is refused.
 
 SEVERAL GPUS OR MACHINES. Start the same command under torchrun, on every machine:
 

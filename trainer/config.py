@@ -28,18 +28,21 @@ class _Section(BaseModel):
 class ModelConfig(_Section):
     """What is trained."""
 
-    backbone: str = Field(description="alexnet, resnet18, resnet50, resnet152 or inception_v3")
-    weights: str = Field(
-        description="where it starts: torchvision, a path, s3://…, or random, in so many words"
-    )
+    backbone: str = Field(description="alexnet, resnet18, resnet50, resnet152 or inception_v3.")
+    weights: str = Field(description="Initial weights: `torchvision`, a path, s3://…, or `random`.")
     weights_sha256: str | None = Field(
         default=None,
         pattern=r"^[0-9a-f]{64}$",
-        description="of the weights' file; another file is refused",
+        description="sha256 of the file of weights; another file is refused.",
     )
-    label_schema: str = Field(description="for example chestxray14-v1 (hilum/packages/labels.py)")
+    label_schema: str = Field(
+        description="Label schema, for example chestxray14-v1 (hilum/packages/labels.py)."
+    )
     dropout: float | None = Field(
-        default=None, ge=0, lt=1, description="of the head; none: the architecture's own"
+        default=None,
+        ge=0,
+        lt=1,
+        description="Dropout of the head. Not set: that of the architecture.",
     )
 
 
@@ -50,7 +53,9 @@ class DataConfig(_Section):
         default=0.01,
         ge=0,
         le=1,
-        description="images that may be missing, unreadable or there twice; more end the run",
+        description=(
+            "Share of films that may be missing, unreadable or listed twice; more end the run."
+        ),
     )
 
 
@@ -59,49 +64,78 @@ class LossConfig(_Section):
 
     kind: LossKind = Field(
         default="focal",
-        description="focal; bce; weighted_bce (alpha, no focusing); asymmetric (multi-label only)",
+        description=(
+            "focal; bce; weighted_bce (alpha, no focusing); asymmetric (multi-label only)."
+        ),
     )
-    gamma: float = Field(default=2.0, ge=0, description="focusing of focal; 0 is cross-entropy")
+    gamma: float = Field(
+        default=2.0, ge=0, description="Focusing of the focal loss; 0 is cross-entropy."
+    )
     alpha: Alpha | dict[str, Alpha] | Balance | None = Field(
         default=None,
         description=(
-            "weight of the positive term, 1 − alpha of the negative one: one number, one a label, "
-            "`effective_numbers` or `prevalence`; none: both weigh 1"
+            "Weight of the positive term; the negative one has 1 − alpha. One number, one for "
+            "each label, `effective_numbers` or `prevalence`. Not set: both weigh 1."
         ),
     )
     beta: float = Field(
-        default=0.9999, ge=0, lt=1, description="of the effective numbers (Cui et al. 2019)"
+        default=0.9999, ge=0, lt=1, description="β of the effective numbers (Cui et al. 2019)."
     )
-    gamma_positive: float = Field(default=1.0, ge=0, description="of asymmetric")
-    gamma_negative: float = Field(default=4.0, ge=0, description="of asymmetric")
+    gamma_positive: float = Field(default=1.0, ge=0, description="γ₊ of the asymmetric loss.")
+    gamma_negative: float = Field(default=4.0, ge=0, description="γ₋ of the asymmetric loss.")
     margin: float = Field(
-        default=0.05, ge=0, lt=1, description="of asymmetric: negatives below it are left alone"
+        default=0.05,
+        ge=0,
+        lt=1,
+        description="Margin of the asymmetric loss: negatives below it are ignored.",
     )
     prior_bias: bool = Field(
-        default=True, description="start the head's bias at each label's prevalence"
+        default=True, description="Start the bias of the head at the prevalence of each label."
     )
-    auxiliary_weight: float = Field(default=0.4, ge=0, description="of InceptionV3's second head")
+    auxiliary_weight: float = Field(
+        default=0.4, ge=0, description="Weight of the loss of InceptionV3's second head."
+    )
     box_weight: float = Field(
-        default=0.0, ge=0, description="of the boxes, where the data set has some; 0: not used"
+        default=0.0,
+        ge=0,
+        description=(
+            "Weight of the loss on boxes, if the data set has some; 0: boxes are not used."
+        ),
     )
 
 
 class Augmentation(_Section):
     """Within what patients and machines do. No flip by default: situs and laterality matter."""
 
-    rotate_deg: float = Field(default=6.0, ge=0, description="at most, degrees, either way")
-    scale: float = Field(default=0.1, ge=0, lt=1, description="at most, share")
-    shift: float = Field(default=0.05, ge=0, lt=1, description="at most, share of the side")
-    contrast: float = Field(default=0.2, ge=0, lt=1, description="at most, share")
-    brightness: float = Field(default=0.1, ge=0, lt=1, description="at most, share of full scale")
-    noise: float = Field(default=0.02, ge=0, lt=1, description="standard deviation, of full scale")
+    rotate_deg: float = Field(
+        default=6.0, ge=0, description="Largest rotation in either direction, degrees."
+    )
+    scale: float = Field(default=0.1, ge=0, lt=1, description="Largest change of size, as a share.")
+    shift: float = Field(
+        default=0.05, ge=0, lt=1, description="Largest shift, as a share of the side."
+    )
+    contrast: float = Field(
+        default=0.2, ge=0, lt=1, description="Largest change of contrast, as a share."
+    )
+    brightness: float = Field(
+        default=0.1,
+        ge=0,
+        lt=1,
+        description="Largest change of brightness, as a share of full scale.",
+    )
+    noise: float = Field(
+        default=0.02,
+        ge=0,
+        lt=1,
+        description="Standard deviation of the noise, as a share of full scale.",
+    )
     horizontal_flip: float = Field(
         default=0.0,
         ge=0,
         le=1,
         description=(
-            "probability. Teaches that left and right are the same: situs inversus, dextrocardia "
-            "and the side of a finding are lost"
+            "Probability of a flip. Flips teach that left and right are the same: the model then "
+            "cannot know situs inversus, dextrocardia or the side of a finding."
         ),
     )
 
@@ -109,22 +143,29 @@ class Augmentation(_Section):
 class Stage(_Section):
     """Epochs at one input size and one set of trained layers."""
 
-    epochs: int = Field(ge=1, description="at most; see optimiser.patience")
-    size: int = Field(ge=32, description="side of the input, pixels; at most preprocess.size")
-    learning_rate: float = Field(default=1e-3, gt=0, description="of the head, at its peak")
+    epochs: int = Field(ge=1, description="Most epochs of the stage; see optimiser.patience.")
+    size: int = Field(
+        ge=32, description="Side of the model input in this stage, pixels; at most preprocess.size."
+    )
+    learning_rate: float = Field(default=1e-3, gt=0, description="Peak learning rate of the head.")
     backbone_scale: float = Field(
         default=1.0,
         ge=0,
-        description="learning rate of the backbone ÷ head; 0 freezes it, batch statistics included",
+        description=(
+            "Learning rate of the backbone ÷ head. 0 freezes it with its batch statistics."
+        ),
     )
     layer_decay: float = Field(
         default=1.0,
         gt=0,
         le=1,
-        description="learning rate of a block of layers ÷ that of the next block towards the head",
+        description=(
+            "Learning rate of a block of layers ÷ that of the next block towards the head."
+        ),
     )
     batch_norm: Literal["train", "frozen"] = Field(
-        default="train", description="frozen: pretrained statistics stay as they are"
+        default="train",
+        description="`frozen` keeps the batch statistics of the pretrained weights.",
     )
 
 
@@ -132,23 +173,35 @@ class OptimiserConfig(_Section):
     """AdamW under a cosine with linear warm-up, once a stage."""
 
     batch_size: int = Field(
-        default=32, ge=2, description="images a step, over all processes and accumulated parts"
+        default=32, ge=2, description="Films in one step, over all processes and accumulated parts."
     )
     accumulate: int = Field(
-        default=1, ge=1, description="parts a batch is worked through in, to save memory"
+        default=1,
+        ge=1,
+        description="Parts in which a batch is computed one after the other, to save memory.",
     )
     weight_decay: float = Field(
-        default=0.02, ge=0, description="not of biases and normalisation layers"
+        default=0.02,
+        ge=0,
+        description="Weight decay; not applied to biases and normalisation layers.",
     )
-    warmup: float = Field(default=0.1, ge=0, lt=1, description="share of a stage's steps")
-    clip_norm: float = Field(default=1.0, gt=0, description="of the gradient")
+    warmup: float = Field(
+        default=0.1,
+        ge=0,
+        lt=1,
+        description="Share of a stage's steps in which the learning rate rises.",
+    )
+    clip_norm: float = Field(default=1.0, gt=0, description="Largest norm of the gradient.")
     ema_decay: float = Field(
-        default=0.99, ge=0, lt=1, description="of the running average of the weights, a step"
+        default=0.99,
+        ge=0,
+        lt=1,
+        description="Decay of the running average of the weights, each step.",
     )
     patience: int | None = Field(
         default=None,
         ge=1,
-        description="epochs without a better validation macro AUROC that end a stage",
+        description="A stage ends after so many epochs without a better validation macro AUROC.",
     )
 
 
@@ -156,38 +209,48 @@ class ComputeConfig(_Section):
     """How it is computed."""
 
     device: Literal["auto", "cpu", "cuda"] = Field(
-        default="auto", description="auto: cuda where there is a GPU"
+        default="auto", description="`auto`: cuda if there is a GPU."
     )
     precision: Precision = Field(
-        default="float32", description="bf16 and fp16: mixed, the latter with loss scaling"
+        default="float32",
+        description="`bf16` and `fp16` are mixed precision, the latter with loss scaling.",
     )
-    channels_last: bool = Field(default=True, description="the faster layout for convolutions")
+    channels_last: bool = Field(
+        default=True, description="Use the memory layout that is faster for convolutions."
+    )
     deterministic: bool = Field(
-        default=True, description="on GPUs too, at some cost; CPUs always are"
+        default=True,
+        description="Use deterministic algorithms on GPUs, too, at some cost; CPUs always do.",
     )
     checkpoint_steps: int | None = Field(
-        default=None, ge=1, description="save the state of the run every so many steps, too"
+        default=None, ge=1, description="Also save the state of the run after every so many steps."
     )
     checkpoint_seconds: float = Field(
         default=30.0,
         ge=0,
-        description="save it after an epoch, unless it was saved so short a time ago",
+        description=(
+            "Save the state after an epoch, unless it was saved less than so many seconds ago."
+        ),
     )
 
 
 class TrackingConfig(_Section):
     """Where curves go. Has no influence on the weights."""
 
-    tensorboard: bool = Field(default=True, description="event files in the run's folder")
-    mlflow: str | None = Field(default=None, description="tracking URI; needs the package mlflow")
-    mlflow_experiment: str = Field(default="hilum", description="name of the experiment")
+    tensorboard: bool = Field(
+        default=True, description="Write TensorBoard event files into the folder of the run."
+    )
+    mlflow: str | None = Field(
+        default=None, description="Tracking URI of MLflow; needs the package mlflow."
+    )
+    mlflow_experiment: str = Field(default="hilum", description="Name of the MLflow experiment.")
 
 
 class TrainConfig(_Section):
     """Everything that decides what comes out of a run."""
 
-    seed: int = Field(default=0, ge=0, description="of everything drawn")
-    manifest: Path = Field(description="the data set")
+    seed: int = Field(default=0, ge=0, description="Seed of every random number.")
+    manifest: Path = Field(description="Path of the data-set table.")
     model: ModelConfig
     preprocess: PreprocessSpec
     data: DataConfig = DataConfig()

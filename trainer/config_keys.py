@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
@@ -75,8 +73,3 @@ def documented(text: str) -> str:
     """``text`` with the table between its two comments as it should be."""
     start = text.index("-->\n", text.index("<!-- keys")) + len("-->\n")
     return text[:start] + markdown() + "\n" + text[text.index("<!-- /keys -->") :]
-
-
-if __name__ == "__main__":
-    page = Path(sys.argv[1])
-    page.write_text(documented(page.read_text()))

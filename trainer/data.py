@@ -75,9 +75,9 @@ def load(
     processes: int | None = None,
     needed: Sequence[Split] = SPLITS,
 ) -> dict[Split, Prepared]:
-    """The splits of the manifest at ``path``.
+    """The splits of the data-set table at ``path``.
 
-    The first time every image is prepared and kept in ``cache_dir``, under the digests of manifest
+    The first time every image is prepared and kept in ``cache_dir``, under the digests of table
     and preprocessing; later the file is mapped and nothing is decoded. A run that was stopped goes
     on where it was. An image that is missing, unreadable or there twice is left out, listed in
     ``left-out.csv`` beside the prepared ones, and counted in a warning. What was left out for
@@ -91,7 +91,7 @@ def load(
         needed: splits that must have images; another one may be absent.
 
     Raises:
-        DataError: the manifest is not usable, or a split that is needed has no image left.
+        DataError: the data-set table is not usable, or a split that is needed has no image left.
         BadImagesError: more images would be left out than is allowed.
         CacheWriteError: the disk is full.
         StorageUnavailableError, CredentialsRejectedError: the store is not to be had.
@@ -122,7 +122,7 @@ def load(
 
 
 def _folder(cache_dir: Path, path: Path, spec: PreprocessSpec) -> Path:
-    """Of one manifest, at one place, under one preprocessing."""
+    """Of one data-set table, at one place, under one preprocessing."""
     identity = f"{PIPELINE}/{manifest.digest(path)}/{path.parent.resolve()}"
     return cache_dir / spec.digest[:16] / hashlib.sha256(identity.encode()).hexdigest()[:24]
 
@@ -244,7 +244,7 @@ def _counts(problems: Sequence[Problem]) -> dict[str, int]:
 
 
 def _report(folder: Path, problems: Sequence[Problem], records: Sequence[Record]) -> None:
-    """``left-out.csv``: the manifest's line, split and address, and what is wrong."""
+    """``left-out.csv``: the data-set table's line, split and address, and what is wrong."""
     out = io.StringIO()
     writer = csv.writer(out)
     writer.writerow(["line", "split", "uri", "code", "detail"])

@@ -1,4 +1,4 @@
-"""Every film of a manifest through :func:`trainer.prepared.prepare`, on all cores."""
+"""Every film of a data-set table through :func:`trainer.prepared.prepare`, on all cores."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class Box:
 class Record:
     """One image of a data set."""
 
-    uri: str  # relative to the manifest's folder, absolute path, or s3://
+    uri: str  # relative to the data-set table's folder, absolute path, or s3://
     patient: str  # pseudonymous; splits never share one
     split: Split
     targets: tuple[float, ...]  # in schema order; NaN = not known
@@ -82,7 +82,7 @@ def write(path: Path, records: Iterable[Record], schema: LabelSchema) -> None:
 
 
 def read(path: Path, schema: LabelSchema) -> list[Record]:
-    """Read the manifest at ``path``.
+    """Read the data-set table at ``path``.
 
     Raises:
         DataError: the file is missing, has other columns than the schema, a value is not one
@@ -90,7 +90,7 @@ def read(path: Path, schema: LabelSchema) -> list[Record]:
         PatientLeakError: a patient is in two splits.
     """
     if not path.is_file():
-        raise DataError(f"There is no manifest at {path}.")
+        raise DataError(f"There is no data-set table at {path}.")
     expected = columns_of(schema)
     rows: Iterator[dict[str, str]]
     if path.suffix == PARQUET:
@@ -108,7 +108,7 @@ def read(path: Path, schema: LabelSchema) -> list[Record]:
 
 
 def columns_of(schema: LabelSchema) -> list[str]:
-    """The columns of a manifest with ``schema``, in order."""
+    """The columns of a data-set table with ``schema``, in order."""
     return [*_FIXED, *schema.labels, "boxes"]
 
 
@@ -125,7 +125,7 @@ def check_patients(records: Iterable[Record], name: str = "The data set") -> Non
 
 
 def digest(path: Path) -> str:
-    """sha256 of the manifest file: the training data's identity in the model package."""
+    """sha256 of the data-set table file: the training data's identity in the model package."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 

@@ -1,14 +1,14 @@
 """Films made into model input once, and kept: the folder behind :func:`trainer.data.load`.
 
-A folder holds one manifest under one preprocessing. While it is being filled::
+A folder holds one data-set table under one preprocessing. While it is being filled::
 
-    images.part   a .npy file with a row for each film of the manifest
+    images.part   a .npy file with a row for each film of the data-set table
     rows.part     a ROW for each: what became of it; written after its image
 
 and when it is whole, ``images.npy`` and ``rows.npy`` with the rows that are used, split by split,
 and ``whole.json``, written last. A run that was killed goes on with what ``rows.part`` has; a row
 whose image does not match its checksum is made again. Images are known by the digest of their file,
-so that another manifest of the same films, or a corrected one, copies them from its neighbours and
+so that another table of the same films, or a corrected one, copies them from its neighbours and
 decodes nothing.
 """
 
@@ -44,7 +44,7 @@ PENDING, STARTED, GOOD, BAD = range(4)
 ROW: Final = np.dtype(
     [
         ("state", "u1"),
-        ("record", "<i4"),  # of the manifest, from 0
+        ("record", "<i4"),  # of the data-set table, from 0
         ("height", "<i4"),  # of the stored film
         ("width", "<i4"),
         ("sha256", "S64"),  # of the film's file
@@ -67,7 +67,7 @@ class Source:
 class Problem:
     """Why a film is not used."""
 
-    record: int  # of the manifest, from 0
+    record: int  # of the data-set table, from 0
     code: str
     detail: str
 

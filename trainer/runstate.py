@@ -75,11 +75,11 @@ class Found:
     tensors: dict[str, Tensor]
 
     def check_data(self, digest: str) -> None:
-        """Raise ``CheckpointError`` if the manifest is not the run's, by its digest."""
+        """Raise ``CheckpointError`` if the data-set table is not the run's, by its digest."""
         if digest != self.state.manifest_digest:
             raise CheckpointError(
-                "The run in this folder began with another manifest.",
-                next_step="Restore the manifest, or start in another folder.",
+                "The run in this folder began with another data-set table.",
+                next_step="Restore the data-set table, or start in another folder.",
             )
 
 

@@ -14,9 +14,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 
 def test_the_page_is_current() -> None:
-    assert (DOCS / "operate/configuration.md").read_text().endswith(table()), (
-        "run `hilum settings` and paste its table into docs/operate/configuration.md"
-    )
+    assert (DOCS / "operate/configuration.md").read_text().endswith(table()), "run `make tables`"
 
 
 def test_every_setting_says_what_it_does() -> None:

@@ -115,7 +115,7 @@ def test_a_state_of_something_else_is_refused(
 
     lines = dataset.read_text().splitlines(keepends=True)
     dataset.write_text("".join([*lines[:1], *lines[2:]]))
-    with pytest.raises(CheckpointError, match="another manifest"):
+    with pytest.raises(CheckpointError, match="another data-set table"):
         loop.train(parsed, out, settings=settings, resume=True)
     (state,) = (out / "state").glob("*.safetensors")
     state.write_bytes(state.read_bytes()[:-1])

@@ -1,1 +1,1 @@
-"""Public data sets as manifests: functions from their own tables to records."""
+"""Public data sets: functions from their own tables to the records of a data-set table."""

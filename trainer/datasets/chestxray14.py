@@ -118,7 +118,7 @@ def records(
     val_share: float = 0.125,
     seed: int = 0,
 ) -> list[Record]:
-    """A manifest's records of ``found``, split by split.
+    """A data-set table's records of ``found``, split by split.
 
     The official test list stays the test split; validation is cut from the official train+val
     list by patient, stratified by label and view, with ``val_share`` of its images.

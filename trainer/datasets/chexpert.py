@@ -64,7 +64,7 @@ def records(
     val_share: float = 0.05,
     seed: int = 0,
 ) -> list[Record]:
-    """A manifest's records, split by split.
+    """A data-set table's records, split by split.
 
     ``valid.csv``, whose labels are radiologists', is the test split; validation is cut from
     ``train.csv`` by patient, stratified by label and view. Only training follows ``uncertain``: a

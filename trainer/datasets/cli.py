@@ -33,14 +33,14 @@ _to = click.option(
     "target",
     required=True,
     type=click.Path(path_type=Path, dir_okay=False),
-    help="The manifest to write: .csv or .parquet.",
+    help="The data-set table to write: .csv or .parquet.",
 )
 _seed = click.option("--seed", default=0, show_default=True, help="Of the splits.")
 
 
 @click.group()
 def manifest() -> None:
-    """Make the manifest of a data set: one row an image, splits by patient.
+    """Write the table of a data set that training reads: one row a film, split by patient.
 
     What is written is shown as a table: images, patients and positives by split.
     docs/use/data-sets.md has an example for each data set.
@@ -190,7 +190,7 @@ def from_folders(
     "--pseudonym-key",
     type=click.Path(path_type=Path, dir_okay=False),
     help="File of the secret that patients' names are made with; made if it is not there. "
-    "Default: beside the manifest.",
+    "Default: beside the data-set table.",
 )
 @_seed
 def from_dicom(
@@ -200,7 +200,7 @@ def from_dicom(
 
     LABELS.CSV has a column `file` (from PREFIX on) or `sop_instance_uid`, one for each label of
     the schema, and if you like patient, view, sex, age, site, split. Patient IDs do not reach the
-    manifest: only pseudonyms, made with a key that stays on this machine.
+    data-set table: only pseudonyms, made with a key that stays on this machine.
     """
     schema = labels.schema(schema_id)
     configured = settings.load()
@@ -243,14 +243,14 @@ def from_dicom(
     help="Write it again, as .csv or .parquet, into the same folder.",
 )
 def show(path: Path, schema_id: str, target: Path | None) -> None:
-    """Check a manifest and show what is in it, by split."""
+    """Check a data-set table, and show what is in it, by split."""
     schema = labels.schema(schema_id)
     records = table.read(path, schema)
     if target is None:
         _show(records, schema)
         return
     if target.parent.resolve() != path.parent.resolve():
-        raise click.BadParameter("addresses are relative to the manifest: keep it in its folder")
+        raise click.BadParameter("addresses are relative to the table: keep it in its folder")
     _write(target, records, schema)
 
 
@@ -261,7 +261,7 @@ def _write(target: Path, records: Sequence[Record], schema: LabelSchema) -> None
 
 
 def show_manifest(path: Path, schema: LabelSchema) -> None:
-    """What is in the manifest at ``path``, on stderr."""
+    """What is in the data-set table at ``path``, on stderr."""
     _show(table.read(path, schema), schema)
 
 

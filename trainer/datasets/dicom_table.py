@@ -98,7 +98,7 @@ def records(
     allow_missing: bool = False,
     seed: int = 0,
 ) -> tuple[list[Record], int]:
-    """A manifest's records of the films that ``table`` names, split by split, and how many rows
+    """The records of the films that ``table`` names, split by split, and how many rows
     had no film.
 
     Without a column ``split``, splits are made by patient, stratified by label and view.

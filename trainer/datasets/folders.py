@@ -96,7 +96,7 @@ def find(
 def records(
     films: Sequence[Film], schema: LabelSchema, *, base: Path, seed: int = 0
 ) -> list[Record]:
-    """A manifest's records of ``films``, split by split, addresses relative to ``base``.
+    """A data-set table's records of ``films``, split by split, addresses relative to ``base``.
 
     What the set calls its test films stays the test split, its validation films validation; what
     is missing is cut from the rest by patient, stratified by class and site. A film whose patient

@@ -1,4 +1,4 @@
-"""What is in a manifest, for a person to look at before anything is trained."""
+"""What is in a data-set table, for a person to look at before anything is trained."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def assess(
     Args:
         scored: the films that were measured.
         bootstrap: of the intervals.
-        listed: the split as the manifest lists it, see :func:`published.beside`.
+        listed: the split as the data-set table lists it, see :func:`published.beside`.
     """
     bootstrap = bootstrap or Bootstrap()
     found = figures(scored, bootstrap)

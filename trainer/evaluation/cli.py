@@ -28,7 +28,7 @@ from trainer.progress import progress_bar
     type=click.Choice(["test", "val", "train"]),
     default="test",
     show_default=True,
-    help="Of the manifest.",
+    help="Split of the data-set table.",
 )
 @click.option(
     "--operating-point",
@@ -74,7 +74,7 @@ def evaluate(
     no_shortcuts: bool,
     **chosen: Any,
 ) -> None:
-    """Measure a checkpoint or a package on a split of a manifest, by default `test`.
+    """Measure a checkpoint or a package on a split of a data-set table, by default `test`.
 
     Writes DIR/metrics.json and DIR/report.html, one page with everything in it that opens without
     a network: AUROC and average precision with intervals over patients, operating points,

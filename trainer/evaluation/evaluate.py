@@ -1,4 +1,4 @@
-"""A checkpoint or package is measured on a manifest: figures as JSON, and a page to read."""
+"""A checkpoint or package is measured on a data-set table: figures as JSON, and a page to read."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def evaluate(
 
     Raises:
         CheckpointError, PackageError: there is no usable model at ``location``.
-        DataError: the manifest cannot be used, or has no split ``val`` where one is needed.
+        DataError: the data-set table cannot be used, or has no split ``val`` where one is needed.
         OutputWriteError: ``out`` cannot be made or written.
         CacheWriteError: prepared films cannot be.
     """

@@ -89,7 +89,7 @@ def is_official_test(schema: LabelSchema, listed: Sequence[Record]) -> bool:
 
     Args:
         schema: of the labels.
-        listed: the split as the manifest lists it, films that cannot be read included.
+        listed: the split as the data-set table lists it, films that cannot be read included.
     """
     if schema.id != CHESTXRAY14.id or len(listed) != OFFICIAL_TEST_IMAGES:
         return False
@@ -109,7 +109,7 @@ def beside(scored: Scored, listed: Sequence[Record] | None = None) -> dict[str, 
 
     Args:
         scored: the films that were measured.
-        listed: the split as the manifest lists it; ``None``: nothing of it was left out.
+        listed: the split as the data-set table lists it; ``None``: nothing of it was left out.
             ``left_out`` says how many of its films were.
     """
     if scored.schema.id != CHESTXRAY14.id:
