@@ -37,8 +37,8 @@ from PIL import Image
 from benchmarks import films, prepared
 from benchmarks.report import Line, interleaved, machine
 from hilum import dicom
-from hilum.imaging.model_input import model_input
-from hilum.imaging.transform import PreprocessSpec
+from hilum.imaging.spec import PreprocessSpec
+from hilum.imaging.transform import model_input
 from hilum.packages.manifest import InputPolicy
 from hilum.pipeline import examine as preparation
 from hilum.sandbox import Decoders

@@ -22,8 +22,8 @@ from benchmarks import films
 from benchmarks.report import Line, interleaved, machine
 from hilum.dicom import open_film
 from hilum.embedded.seaweed import Seaweed
-from hilum.imaging.model_input import model_input
-from hilum.imaging.transform import PreprocessSpec
+from hilum.imaging.spec import PreprocessSpec
+from hilum.imaging.transform import model_input
 from hilum.packages.manifest import InputPolicy
 from hilum.pipeline import examine as preparation
 from hilum.pipeline.cache import Entry, PreparedCache

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from hilum.errors import ConfigurationError, HilumError
-from hilum.imaging.transform import PreprocessSpec
+from hilum.imaging.spec import PreprocessSpec
 from hilum.packages import labels
 
 _SEE = "`hilum train keys` and docs/training.md explain every key."

@@ -23,11 +23,12 @@ import onnxruntime
 import pydicom
 from pydicom.encaps import encapsulate, get_frame
 from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, JPEGLosslessSV1, JPEGLSLossless
+from support.ready import ready as examined
 from support.tiny_film import film
 
 from hilum.engines.loading import open_engine
 from hilum.errors import HilumError
-from hilum.imaging.transform import PreprocessSpec
+from hilum.imaging.spec import PreprocessSpec
 from hilum.packages.load import verify
 from hilum.pipeline.score import Scorer
 from hilum.settings import Limits, Settings, WorkerSettings
@@ -105,13 +106,13 @@ def measure(films: Iterator[tuple[str, bytes]]) -> Numbers:
     engine = open_engine(
         package, Settings(engine="onnxruntime", worker=WorkerSettings(engine_threads=1))
     )
-    scorer = Scorer(package, engine, Limits())
+    scorer = Scorer(package, engine)
     digests: dict[str, dict[str, Any]] = {}
     names, ready = [], []
     for name, data in films:
         found: dict[str, Any] = {"inputs": _inputs(data)}
         try:
-            image = scorer.prepare(data)
+            image = examined(package, data)
         except HilumError as error:
             found["ended"] = error.code
         else:
@@ -152,7 +153,7 @@ def record() -> None:
 def _inputs(data: bytes) -> dict[str, str]:
     """Digests of what other preprocessing makes of the film, whether it is fit to score or not."""
     from hilum.dicom import open_film
-    from hilum.imaging.model_input import model_input
+    from hilum.imaging.transform import model_input
 
     found = {}
     for name, spec in SPECS.items():

@@ -18,7 +18,7 @@ def image(position: int, *, unreported: int = 0, deferred: bool = False) -> Pend
 
 def positions(pending: list[PendingImage], *, batch_size: int = 4) -> list[list[int]]:
     found = plan(pending, batch_size=batch_size, max_attempts=3)
-    return [[one.position for one in batch.images] for batch in found.batches]
+    return [[one.position for one in batch.keys] for batch in found.batches]
 
 
 def test_calm_images_fill_batches_in_their_order() -> None:
@@ -34,7 +34,7 @@ def test_images_that_met_a_transient_error_come_last_among_the_calm() -> None:
 def test_suspects_come_one_by_one_after_all_others_fewest_deaths_first() -> None:
     pending = [image(0, unreported=2), image(1, unreported=1), image(2), image(3, unreported=1)]
     found = plan(pending, batch_size=4, max_attempts=3)
-    assert [[one.position for one in batch.images] for batch in found.batches] == [
+    assert [[one.position for one in batch.keys] for batch in found.batches] == [
         [2], [1], [3], [0]
     ]  # fmt: skip
     assert [batch.alone for batch in found.batches] == [False, True, True, True]
@@ -45,4 +45,4 @@ def test_exhausted_images_are_in_no_batch() -> None:
         [image(0, unreported=3), image(1), image(2, unreported=4)], batch_size=4, max_attempts=3
     )
     assert [one.position for one in found.exhausted] == [0, 2]
-    assert [[one.position for one in batch.images] for batch in found.batches] == [[1]]
+    assert [[one.position for one in batch.keys] for batch in found.batches] == [[1]]

@@ -20,6 +20,7 @@ import numpy.typing as npt
 import pytest
 from sqlalchemy import func, select, update
 from support import tiny_package
+from support.ready import ready
 from support.tiny_film import film
 
 from hilum.db import jobs, migrate, models, studies
@@ -32,10 +33,10 @@ from hilum.engines import Engine, EngineOutput
 from hilum.engines.loading import open_engine
 from hilum.errors import DeviceLostError, EngineFailedError, StorageUnavailableError
 from hilum.packages.load import Package, verify
-from hilum.pipeline.examine import Prepared
 from hilum.pipeline.score import Scorer
+from hilum.pipeline.stages import Ready
 from hilum.queue import Queue
-from hilum.settings import Limits, Settings, WorkerSettings
+from hilum.settings import Settings, WorkerSettings
 from worker.run import Ending, Tools, run_job
 
 PATIENCE_S = 30
@@ -50,16 +51,16 @@ Step = Callable[[int], None]
 class Scripted:
     """Films by the number in their address. ``before`` runs in place of trouble with the store."""
 
-    scorer: Scorer
+    package: Package
     before: Step = lambda number: None
-    change: Callable[[int, Prepared], Prepared] = lambda number, ready: ready
+    change: Callable[[int, Ready], Ready] = lambda number, image: image
     loaded: list[int] = field(default_factory=list)
 
-    def prepare(self, uri: str) -> Prepared:
+    def load(self, uri: str) -> Ready:
         number = int(uri.removesuffix(".dcm").rpartition("/")[2])
         self.before(number)
         self.loaded.append(number)
-        return self.change(number, self.scorer.prepare(film(number)))
+        return self.change(number, ready(self.package, film(number)))
 
 
 class Watched:
@@ -159,17 +160,17 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def bench(package: Package, migrated: Path, tmp_path: Path) -> Iterator[Bench]:
     file = shutil.copy(migrated, tmp_path / "hilum.db")
     engine = Watched(open_engine(package, Settings(engine="onnxruntime")))
-    scorer = Scorer(package, engine, Limits())
-    films = Scripted(scorer)
+    scorer = Scorer(package, engine)
+    films = Scripted(package)
     with Database(f"sqlite:///{file}") as database, ThreadPoolExecutor(2) as threads:
         with database.write() as connection:
             model_id = models.register(connection, package.manifest)
         tools = Tools(
             database=database,
-            films=films,  # type: ignore[arg-type]
+            load=films.load,
             scorer=scorer,
             model_id=model_id,
-            fetchers=threads,
+            threads=threads,
             settings=SETTINGS,
         )
         yield Bench(tools, films, engine)
@@ -275,8 +276,8 @@ def test_a_bad_image_ends_and_the_others_are_scored(bench: Bench) -> None:
 
     bench.films.before = load
     made = bench.submit(3)
-    bench.films.change = lambda number, ready: (
-        bench.films.scorer.prepare(film(2, BodyPartExamined="HAND")) if number == 2 else ready
+    bench.films.change = lambda number, image: (
+        ready(bench.films.package, film(2, BodyPartExamined="HAND")) if number == 2 else image
     )
     assert bench.run(made) is Ending.COMPLETED
     assert bench.ends(made) == ["scored", "internal.unexpected", "policy.not_chest"]
@@ -403,10 +404,10 @@ def test_a_long_study_gives_way_at_half_its_time_limit(bench: Bench) -> None:
 
 
 def test_a_value_that_sql_refuses_costs_its_own_image(bench: Bench) -> None:
-    def change(number: int, ready: Prepared) -> Prepared:
+    def change(number: int, image: Ready) -> Ready:
         if number != 1:
-            return ready
-        return replace(ready, header=replace(ready.header, sop_instance_uid=None))  # type: ignore[arg-type]
+            return image
+        return replace(image, header=replace(image.header, sop_instance_uid=None))  # type: ignore[arg-type]
 
     bench.films.change = change
     made = bench.submit(4)
