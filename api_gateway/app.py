@@ -33,7 +33,9 @@ def create_app(settings: Settings) -> FastAPI:
     """The gateway. Connects to nothing before its first request."""
     database = Database(settings.database_url)
     publisher = Publisher(settings.broker_url.get_secret_value(), database)
-    decoders = Decoders(settings.gateway.render_threads, settings.limits)
+    decoders = Decoders(
+        settings.gateway.render_threads, settings.limits, tasks="hilum.pipeline.tasks"
+    )
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:

@@ -37,11 +37,13 @@ from PIL import Image
 from benchmarks import films, prepared
 from benchmarks.report import Line, interleaved, machine
 from hilum import dicom
-from hilum.imaging.model_input import model_input
-from hilum.imaging.transform import PreprocessSpec
+from hilum.imaging.spec import PreprocessSpec
+from hilum.imaging.transform import model_input
 from hilum.packages.manifest import InputPolicy
-from hilum.pipeline import examine as preparation
+from hilum.pipeline.examine import Examiner, examine, examiner
+from hilum.pipeline.stages import ExamineOptions
 from hilum.sandbox import Decoders
+from hilum.session import DECODE_TASKS
 from hilum.settings import Limits
 
 SIZES = (224, 299, 512)
@@ -50,7 +52,7 @@ DEFAULT_TARGET = 1.0
 TWO_CORES_TARGET = 1.8
 MEMORY_LIMIT = 3.0  # raw images
 LIMITS = Limits()
-RECIPE = preparation.Recipe(
+OPTIONS = ExamineOptions(
     preprocess=PreprocessSpec(size=SIZES[0], decode="reduced"), policy=InputPolicy(), limits=LIMITS
 )
 
@@ -105,8 +107,8 @@ def speed(name: str, path: Path, *, repeats: int) -> Iterator[Line]:
 
 def isolated(name: str, data: bytes, decoders: Decoders, *, repeats: int) -> Line:
     """One film through a decode process against the same here."""
-    there = _preparer(decoders)
-    runs = [lambda: there(data), lambda: preparation.prepare(data, RECIPE)]
+    there = _examiner(decoders)
+    runs = [lambda: there(data), lambda: examine(data, OPTIONS)]
     away, here = interleaved(runs, repeats=repeats)
     case = f"{films.ROWS}×{films.COLUMNS} to {SIZES[0]}"
     return _line(f"decode_isolated_{name}", case, away, "in this process", here, 0.8)
@@ -116,13 +118,16 @@ def two_cores(data: bytes, *, films_each: int = 48) -> Line:
     """Films a second with two decode processes against one."""
 
     def rate(decoders: Decoders, threads: int) -> float:
-        prepare = _preparer(decoders)
+        there = _examiner(decoders)
         with ThreadPoolExecutor(threads) as pool:
             start = time.perf_counter()
-            list(pool.map(lambda _: prepare(data), range(films_each)))
+            list(pool.map(lambda _: there(data), range(films_each)))
             return films_each / (time.perf_counter() - start)
 
-    with Decoders(1, LIMITS) as single, Decoders(2, LIMITS) as double:
+    with (
+        Decoders(1, LIMITS, tasks=DECODE_TASKS) as single,
+        Decoders(2, LIMITS, tasks=DECODE_TASKS) as double,
+    ):
         rate(single, 1)
         rate(double, 2)
         pairs = [(rate(double, 2), rate(single, 1)) for _ in range(5)]
@@ -139,8 +144,8 @@ def two_cores(data: bytes, *, films_each: int = 48) -> Line:
     )
 
 
-def _preparer(decoders: Decoders) -> preparation.Preparer:
-    return preparation.isolated(RECIPE, decoders)
+def _examiner(decoders: Decoders) -> Examiner:
+    return examiner(OPTIONS, decoders)
 
 
 def memory(name: str, path: Path) -> Line:
@@ -184,7 +189,7 @@ def lines(repeats: int) -> Iterator[Line]:
         paths = films.write(Path(folder))
         for name, path in paths.items():
             yield from speed(name, path, repeats=repeats)
-        with Decoders(1, LIMITS) as decoders:
+        with Decoders(1, LIMITS, tasks=DECODE_TASKS) as decoders:
             for name, path in paths.items():
                 yield isolated(name, path.read_bytes(), decoders, repeats=repeats)
         yield two_cores(paths["j2k"].read_bytes())

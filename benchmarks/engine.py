@@ -42,7 +42,7 @@ from benchmarks.report import Line, interleaved, machine
 from export.int8 import calibrate, quantise
 from export.onnx import export
 from export.session import Session
-from hilum import tuning
+from hilum.engines import tuning
 from hilum.machine import usable_cores
 from hilum.packages.manifest import Target
 from trainer.backbones import BACKBONES, Classifier, build

@@ -14,7 +14,7 @@ from export.half import emulated, to_bf16, to_fp16
 from export.int8 import to_int8
 from export.onnx import OPSET, export
 from export.session import Session
-from hilum.imaging.transform import PreprocessSpec
+from hilum.imaging.spec import PreprocessSpec
 from hilum.packages.labels import CHESTXRAY14
 from hilum.packages.load import Package, seal, verify
 from hilum.packages.manifest import CARD, GOLDEN, GRAPH, METRICS, InputSpec, Precision, Variant

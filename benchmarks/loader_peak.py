@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.loading import SIZE, epoch
-from hilum.imaging.transform import PreprocessSpec
+from hilum.imaging.spec import PreprocessSpec
 
 
 def main() -> None:

@@ -29,7 +29,7 @@ from pydicom.uid import JPEG2000Lossless
 
 from benchmarks import films
 from benchmarks.report import Line, machine
-from hilum.imaging.transform import PreprocessSpec
+from hilum.imaging.spec import PreprocessSpec
 from hilum.packages.labels import SYNTHETIC
 from trainer import data, manifest
 from trainer.manifest import Record, Split

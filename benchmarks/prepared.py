@@ -22,11 +22,13 @@ from benchmarks import films
 from benchmarks.report import Line, interleaved, machine
 from hilum.dicom import open_film
 from hilum.embedded.seaweed import Seaweed
-from hilum.imaging.model_input import model_input
-from hilum.imaging.transform import PreprocessSpec
+from hilum.imaging.spec import PreprocessSpec
+from hilum.imaging.transform import model_input
 from hilum.packages.manifest import InputPolicy
-from hilum.pipeline import examine as preparation
-from hilum.pipeline.cache import Entry, PreparedCache
+from hilum.pipeline.admit import admit
+from hilum.pipeline.cache import PreparedCache
+from hilum.pipeline.examine import complete, examine
+from hilum.pipeline.stages import ExamineOptions, Ready
 from hilum.settings import Limits, PreparedSettings
 from hilum.storage import ObjectStore, open_store
 
@@ -73,23 +75,19 @@ def _of(
     repeats: int,
 ) -> Iterator[Line]:
     policy = InputPolicy()
-    recipe = preparation.Recipe(preprocess=spec, policy=policy, limits=LIMITS, keep=True)
-    examined = preparation.examine(data, recipe)
+    options = ExamineOptions(preprocess=spec, policy=policy, limits=LIMITS, keep=True)
     place = cache.place(URI, spec)
     assert place is not None
-    cache.keep(
-        place,
-        Entry(content_sha256=examined.content_sha256, header=examined.header, kept=examined.kept),
-    )
+    cache.keep(place, examine(data, options))
 
-    def warm() -> preparation.Prepared:
+    def warm() -> Ready:
         found = cache.place(URI, spec)
         assert found is not None
-        entry = cache.find(found)
-        assert entry is not None
-        again = preparation.recalled(entry.content_sha256, entry.header, entry.kept, recipe)
+        kept = cache.find(found)
+        assert kept is not None
+        again = complete(kept, options)
         assert again is not None
-        return preparation.judged(again, recipe)
+        return admit(again, policy)
 
     def whole() -> object:
         return model_input(open_film(store.read(URI), LIMITS), spec)

@@ -38,10 +38,10 @@ from benchmarks.report import Line, machine
 from hilum import settings
 from hilum.dicom import DicomObject, decode, open_object
 from hilum.engines.loading import open_engine
-from hilum.imaging.model_input import model_input
-from hilum.imaging.transform import PreprocessSpec, prepare
+from hilum.imaging.spec import PreprocessSpec
+from hilum.imaging.transform import make_input, model_input
+from hilum.packages.findings import calibrate
 from hilum.packages.load import verify
-from hilum.pipeline.findings import calibrate
 from tools import sample_dicom
 from trainer.synthetic import anatomy, cohort
 from trainer.synthetic.film import BITS
@@ -97,7 +97,7 @@ def _rounded_otherwise(opened: DicomObject, size: int, number: int) -> npt.NDArr
     noise = np.random.default_rng([SEED, number, 8]).standard_normal(film.pixels.shape)
     grey = film.pixels + np.float32(ROUNDING * 1.5 * scale * (high - low) / 255) * noise
     spec = PreprocessSpec(size=size)
-    return prepare(grey.astype(np.float32), spec, padding=film.padding).image
+    return make_input(grey.astype(np.float32), spec, padding=film.padding).image
 
 
 @cache

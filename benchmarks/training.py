@@ -31,7 +31,7 @@ from torchvision.transforms import v2
 
 from benchmarks import loading
 from benchmarks.report import Line, interleaved, machine
-from hilum.imaging.transform import PreprocessSpec
+from hilum.imaging.spec import PreprocessSpec
 from hilum.packages.labels import SYNTHETIC
 from hilum.settings import Settings
 from trainer import balance, config, data, manifest

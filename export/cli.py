@@ -11,7 +11,7 @@ import click
 
 from hilum import settings
 from hilum.packages.manifest import PARITY
-from hilum.storage import open_store
+from hilum.session import open_local_store
 
 
 @click.command()
@@ -105,7 +105,7 @@ def export(  # noqa: PLR0917 -- click passes them by name
         target,
         identity,
         cache_dir=configured.cache_dir / "prepared",
-        store=open_store(configured.s3, configured.limits, allow_local=True),
+        store=open_local_store(configured),
         weights_dtype="float16" if half else "float32",
         manifest_path=manifest_path,
         precisions=chosen,

@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from hilum.engines import Engine
+from hilum.packages.findings import calibrate
 from hilum.packages.labels import LabelSchema
 from hilum.packages.manifest import Calibration, OperatingPoint
-from hilum.pipeline.findings import calibrate
 from trainer.data import Prepared
 from trainer.evaluation import scorer
 from trainer.evaluation.assess import assess

@@ -17,6 +17,7 @@ from export.onnx import OPSET, WeightsDtype, store_in_half
 from export.onnx import export as export_graph
 from export.writing import replacing, write_golden
 from hilum.engines.onnxruntime import OnnxRuntimeEngine
+from hilum.packages.findings import calibrate
 from hilum.packages.load import seal, verify
 from hilum.packages.manifest import (
     CARD,
@@ -31,7 +32,6 @@ from hilum.packages.manifest import (
     Precision,
     Target,
 )
-from hilum.pipeline.findings import calibrate
 from hilum.storage import ObjectStore
 from trainer import calibration as fitting
 from trainer import data

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hilum.packages.findings import calibrate
 from hilum.packages.labels import LabelSchema
 from hilum.packages.manifest import Calibration, OperatingPoint
-from hilum.pipeline.findings import calibrate
 from trainer.evaluation.bootstrap import Bootstrap, interval
 from trainer.evaluation.ranking import Ranking, whole
 from trainer.evaluation.scorer import Run

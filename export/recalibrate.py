@@ -28,6 +28,7 @@ from export.errors import OutputsError
 from export.validation_outputs import Outputs
 from export.writing import replacing
 from hilum.errors import ConfigurationError, PackageSchemaError
+from hilum.packages.findings import calibrate
 from hilum.packages.load import Package, seal
 from hilum.packages.manifest import (
     CARD,
@@ -38,7 +39,6 @@ from hilum.packages.manifest import (
     Manifest,
     OperatingPoint,
 )
-from hilum.pipeline.findings import calibrate
 from trainer import calibration as fitting
 from trainer import metrics
 from trainer.calibration import Method, Rule

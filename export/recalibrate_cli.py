@@ -9,8 +9,8 @@ import click
 
 from hilum import settings
 from hilum.errors import ConfigurationError
-from hilum.packages.load import Package, load
-from hilum.storage import open_store
+from hilum.packages.load import Package
+from hilum.session import open_package
 
 if TYPE_CHECKING:
     from export.recalibrate import Change
@@ -115,9 +115,7 @@ def rethreshold(
 
 
 def _package(location: str) -> Package:
-    config = settings.load()
-    store = open_store(config.s3, config.limits)
-    return load(location, store=store, cache_dir=config.cache_dir)
+    return open_package(settings.load(), location)
 
 
 def _finish(package: Package, target: Path, version: str, change: Change) -> None:

@@ -27,8 +27,8 @@ from export.writing import replacing, write_golden
 from hilum import dicom
 from hilum.engines.onnxruntime import OnnxRuntimeEngine
 from hilum.errors import HilumError
-from hilum.imaging.model_input import model_input
-from hilum.imaging.transform import PreprocessSpec
+from hilum.imaging.spec import PreprocessSpec
+from hilum.imaging.transform import model_input
 from hilum.packages.labels import LabelSchema
 from hilum.packages.load import seal, verify
 from hilum.packages.manifest import (

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from hilum.errors import ConfigurationError, HilumError
 from hilum.errors.validation import problems
-from hilum.imaging.transform import PreprocessSpec
+from hilum.imaging.spec import PreprocessSpec
 from hilum.packages import labels
 
 _SEE = "`hilum train keys` and docs/use/training.md explain every key."

@@ -18,7 +18,8 @@ import numpy.typing as npt
 
 from hilum.errors import HilumError
 from hilum.files import locked, write_atomically
-from hilum.imaging.transform import Placement, PreprocessSpec
+from hilum.imaging.spec import PreprocessSpec
+from hilum.imaging.transform import Placement
 from hilum.packages.labels import LabelSchema
 from hilum.pipeline.cache import PIPELINE
 from hilum.settings import Limits, S3Settings

@@ -15,8 +15,8 @@ import torch
 
 from hilum.packages import labels
 from hilum.packages.labels import LabelSchema
+from hilum.session import open_local_store
 from hilum.settings import Settings
-from hilum.storage import open_store
 from trainer import (
     balance,
     checkpoint,
@@ -102,7 +102,7 @@ def train(
             # Of the processes of one machine the first to come prepares, the others wait.
             progress=prepare_progress if processes.first else None,
             max_bad_fraction=config.data.max_bad_fraction,
-            store=open_store(settings.s3, settings.limits, allow_local=True),
+            store=open_local_store(settings),
             limits=settings.limits,
         )
         digest = manifest.digest(config.manifest)

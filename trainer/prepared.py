@@ -32,8 +32,8 @@ import numpy.typing as npt
 from hilum import dicom
 from hilum.errors import HilumError
 from hilum.files import write_atomically
-from hilum.imaging.model_input import model_input
-from hilum.imaging.transform import PreprocessSpec
+from hilum.imaging.spec import PreprocessSpec
+from hilum.imaging.transform import model_input
 from hilum.settings import Limits
 from hilum.storage import ObjectStore
 from trainer.errors import CacheWriteError

@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 from hilum.db.claims import PendingImage
-
-
-@dataclass(frozen=True, kw_only=True)
-class Batch:
-    """Images for one engine call. While an ``alone`` one is worked on, nothing else is."""
-
-    images: tuple[PendingImage, ...]
-    alone: bool
+from hilum.pipeline.execute import Batch, batches_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +14,7 @@ class Plan:
     """What to do with a job's pending images."""
 
     exhausted: tuple[PendingImage, ...]  # too many workers died over them: not touched again
-    batches: tuple[Batch, ...]
+    batches: tuple[Batch[PendingImage], ...]
 
 
 def plan(pending: Sequence[PendingImage], *, batch_size: int, max_attempts: int) -> Plan:
@@ -38,12 +30,5 @@ def plan(pending: Sequence[PendingImage], *, batch_size: int, max_attempts: int)
         (i for i in pending if 0 < i.unreported < max_attempts),
         key=lambda i: (i.unreported, i.deferred),
     )
-    batches = [Batch(images=chunk, alone=False) for chunk in _chunks(calm, batch_size)]
-    batches += [Batch(images=(image,), alone=True) for image in suspect]
-    return Plan(exhausted=exhausted, batches=tuple(batches))
-
-
-def _chunks(images: Sequence[PendingImage], size: int) -> Iterator[tuple[PendingImage, ...]]:
-    rest = iter(images)
-    while chunk := tuple(islice(rest, size)):
-        yield chunk
+    alone = (Batch(keys=(image,), alone=True) for image in suspect)
+    return Plan(exhausted=exhausted, batches=(*batches_of(calm, batch_size), *alone))

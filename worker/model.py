@@ -7,10 +7,10 @@ from pathlib import Path
 
 from hilum.db import models
 from hilum.db.connection import Database
-from hilum.packages.load import check_signature, load
+from hilum.packages.load import check_signature
 from hilum.packages.manifest import Manifest
+from hilum.session import open_package
 from hilum.settings import Settings
-from hilum.storage import open_store
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +33,7 @@ def verify_and_register(settings: Settings, database: Database) -> tuple[Manifes
         StorageUnavailableError, CredentialsRejectedError, AccessDeniedError: of the store.
         DatabaseUnavailableError: the database does not answer.
     """
-    store = open_store(settings.s3, settings.limits)
-    package = load(settings.model_uri, store=store, cache_dir=settings.cache_dir)
+    package = open_package(settings)
     check_signature(package, settings)  # before it is known to anyone
     with database.write() as connection:
         model_id = models.register(connection, package.manifest)

@@ -7,7 +7,8 @@ from hilum.db.results import NewResult
 from hilum.db.states import ItemStatus
 from hilum.engines.selection import reason_of
 from hilum.errors import AttemptsExhaustedError, PermanentError, UnexpectedError
-from hilum.pipeline.score import Score, Scorer
+from hilum.pipeline.score import Scorer
+from hilum.pipeline.stages import Score
 from hilum.settings import CamPolicy
 
 

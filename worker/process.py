@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import signal
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from hilum.db.connection import Database
-from hilum.engines.loading import open_engine
+from hilum.engines.selection import reason_of
 from hilum.errors import PackageDigestError
 from hilum.packages.load import verify
-from hilum.pipeline.cache import open_cache
-from hilum.pipeline.load import Fetcher
-from hilum.pipeline.score import Scorer
-from hilum.sandbox import Decoders
+from hilum.session import open_session
 from hilum.settings import Settings
-from hilum.storage import open_store
-from hilum.tuning import applied
 from worker import metrics
 from worker.model import ServedModel
 from worker.process_signals import STOP_SIGNAL
@@ -28,38 +22,27 @@ class Process:
     """The state of one pool process."""
 
     def __init__(self, settings: Settings, model: ServedModel) -> None:
-        """Load the model and let the engine prove itself (see ``open_engine`` for errors)."""
-        threads = settings.worker.decode_threads
-        decoders = Decoders(threads, settings.limits)
-        decoders.warm()  # while the engine loads
+        """Load the model and let the engine prove itself (see ``open_session`` for errors)."""
         package = verify(Path(model.folder))
         if package.digest != model.digest:
             raise PackageDigestError(
                 "The package folder holds another model than the worker was started with.",
                 next_step="Start the worker again; publish new versions in folders of their own.",
             )
-        engine = open_engine(package, settings)
-        settings = applied(package, settings, engine.name)
-        store = open_store(settings.s3, settings.limits)
-        cache = open_cache(store, settings.prepared)
-        scorer = Scorer(
-            package,
-            engine,
-            settings.limits,
-            decoders=decoders,
-            keep=cache is not None,
-        )
+        threads = settings.worker.decode_threads
+        session = open_session(settings, package=package, decode_processes=threads)
         self._stop = threading.Event()
         self._broken = False
         self._tools = Tools(
             database=Database(settings.database_url),
-            films=Fetcher(scorer, store, cache),
-            scorer=scorer,
+            load=session.loader.load,
+            scorer=session.scorer,
             model_id=model.model_id,
-            fetchers=ThreadPoolExecutor(threads, thread_name_prefix="hilum-fetch"),
-            settings=settings.worker,
+            threads=session.threads,
+            settings=session.settings.worker,
         )
-        metrics.engine_ready(engine.name, engine.reason)
+        engine = session.scorer.engine
+        metrics.engine_ready(engine.name, reason_of(engine))
         signal.signal(STOP_SIGNAL, lambda *_: self._stop.set())
 
     @property

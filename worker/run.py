@@ -1,4 +1,7 @@
-"""One job, from its claim to its end: the data of a study flows through here."""
+"""One job, from its claim to its end: its lease, its order, and what is written about it.
+
+Its images are loaded and scored by :func:`hilum.pipeline.execute.execute`.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,9 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -24,11 +28,12 @@ from hilum.errors import (
     PermanentError,
     UnexpectedError,
 )
-from hilum.pipeline.load import Fetcher
-from hilum.pipeline.score import Prepared, Score, Scorer, guarded
+from hilum.pipeline.execute import Batch, Outcome, Result, execute
+from hilum.pipeline.score import Scorer
+from hilum.pipeline.stages import Ready, Score
 from hilum.settings import WorkerSettings
 from worker import lease, metrics
-from worker.batches import Batch, plan
+from worker.batches import plan
 from worker.logs import event
 from worker.outcomes import not_scored, scored
 
@@ -52,10 +57,10 @@ class Tools:
     """What a pool process has at hand for all its jobs."""
 
     database: Database
-    films: Fetcher
+    load: Callable[[str], Ready]  # the film at an address, see hilum.pipeline.load.Loader
     scorer: Scorer
     model_id: int
-    fetchers: ThreadPoolExecutor  # each waits for the store, then for a decode process
+    threads: ThreadPoolExecutor  # that load
     settings: WorkerSettings
 
 
@@ -97,16 +102,8 @@ def run_job(tools: Tools, job_id: str, *, stop: threading.Event) -> Ending:
     return ending
 
 
-@dataclass(frozen=True)
-class _Started:
-    """A batch on the fetching threads."""
-
-    batch: Batch
-    prepared: tuple[Future[Prepared | HilumError], ...]
-
-
 class _Run:
-    """One claim being worked on. Batches overlap: one in the engine, the next being decoded."""
+    """One claim being worked on. Batches overlap: one in the engine, the next being loaded."""
 
     def __init__(
         self,
@@ -128,6 +125,7 @@ class _Run:
         self._hopeless = False  # a whole batch did: the store is away, not an image
         self._progress = False
         self._ended = False
+        self._engine_s = 0.0  # of the batch in hand
 
     def to_its_end(self) -> Ending:
         """Work until the job has ended or has to be given back.
@@ -143,49 +141,40 @@ class _Run:
         )
         if todo.exhausted or not todo.batches:
             self._record([_exhausted(image, settings) for image in todo.exhausted])
-        started: _Started | None = None
-        try:
-            for batch in todo.batches:
-                if started is not None and batch.alone:
-                    self._finish(started)
-                    started = None
-                if self._has_to_end():
-                    break
-                upcoming = self._start(batch)
-                if started is not None:
-                    self._finish(started)
-                started = upcoming
-            if started is not None:
-                self._finish(started)
-        finally:
-            for future in started.prepared if started is not None else ():
-                future.cancel()
+        outcomes = execute(
+            todo.batches,
+            lambda image: self._tools.load(image.uri),
+            self._score,
+            threads=self._tools.threads,
+            on_start=self._begin,
+            should_stop=self._has_to_end,
+        )
+        with closing(outcomes):
+            for batch in outcomes:
+                self._finish(batch)
         return self._conclude()
 
     def _has_to_end(self) -> bool:
         asked = self._stop.is_set() or self._lost.is_set()
         return asked or self._hopeless or time.monotonic() > self._until
 
-    def _start(self, batch: Batch) -> _Started:
-        ids = [image.image_id for image in batch.images]
+    def _begin(self, batch: Batch[PendingImage]) -> None:
+        ids = [image.image_id for image in batch.keys]
         self._write(lambda c: jobs.begin(c, self._claim, ids, lease_s=self._settings.lease_s))
-        submit = self._tools.fetchers.submit
-        return _Started(batch, tuple(submit(self._prepare, image) for image in batch.images))
 
-    def _prepare(self, image: PendingImage) -> Prepared | HilumError:
-        tools = self._tools
-        return guarded(lambda: tools.films.prepare(image.uri))
-
-    def _finish(self, started: _Started) -> None:
-        prepared = [future.result() for future in started.prepared]
-        ready = [image for image in prepared if isinstance(image, Prepared)]
+    def _score(self, ready: Sequence[Ready]) -> list[Result]:
+        scorer = self._tools.scorer
         began = time.monotonic()
-        scores = iter(self._tools.scorer.score_each(ready) if ready else ())
-        engine_s = round(time.monotonic() - began, 3)
-        metrics.engine_ran(self._tools.scorer.engine.name, images=len(ready), seconds=engine_s)
-        results = [next(scores) if isinstance(p, Prepared) else p for p in prepared]
+        results = scorer.score_each(ready)
+        self._engine_s = round(time.monotonic() - began, 3)
+        scored = sum(isinstance(result, Score) for result in results)
+        metrics.engine_ran(scorer.engine.name, images=scored, seconds=self._engine_s)
+        return results
+
+    def _finish(self, batch: Sequence[Outcome[PendingImage]]) -> None:
         ended: list[Scored | NotScored] = []
-        for image, result in zip(started.batch.images, results, strict=True):
+        for outcome in batch:
+            image, result = outcome.key, outcome.result
             if isinstance(result, Score):
                 ended.append(self._scored(image, result))
                 continue
@@ -197,7 +186,9 @@ class _Run:
         if ended:
             self._record(ended)
         self._hopeless = not ended
-        fields = {"images": len(results), "scored": len(ready), "engine_s": engine_s}
+        scored = sum(isinstance(outcome.result, Score) for outcome in batch)
+        fields = {"images": len(batch), "scored": scored, "engine_s": self._engine_s}
+        self._engine_s = 0.0
         event(log, logging.INFO, "job.batch", job=self._claim.job_id, **fields)
 
     def _scored(self, image: PendingImage, score: Score) -> Scored:

@@ -8,9 +8,8 @@ from datetime import UTC, datetime, timedelta
 import click
 
 from hilum import settings
-from hilum.packages.load import load
 from hilum.pipeline import cache as prepared
-from hilum.storage import open_store
+from hilum.session import open_local_store, open_package
 
 
 @click.group()
@@ -43,10 +42,10 @@ def evict(bucket: str, days: float, model: str | None) -> None:
     Films are never touched. What is removed is made anew when it is next needed.
     """
     config = settings.load()
-    store = open_store(config.s3, config.limits, allow_local=True)
+    store = open_local_store(config)
     stage = ""
     if model:
-        package = load(model, store=store, cache_dir=config.cache_dir)
+        package = open_package(config, model, store=store)
         stage = package.manifest.preprocess.stage_digest
     before = datetime.now(UTC) - timedelta(days=days)
     name = bucket.removeprefix("s3://").strip("/")

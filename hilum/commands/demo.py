@@ -18,9 +18,8 @@ from hilum.embedded import demo as demonstration
 from hilum.embedded.client import Client
 from hilum.embedded.demo import Outcome
 from hilum.embedded.stack import Stack
-from hilum.packages import load as package_io
 from hilum.packages.manifest import Manifest
-from hilum.storage import open_store
+from hilum.session import open_local_store, open_package
 
 
 @click.command()
@@ -55,11 +54,10 @@ def demo(once: bool, var: Path, port: int | None, samples: Path | None, model: s
         console = Console(width=150)
     begin = time.monotonic()
     loaded = settings.load()
-    store = open_store(loaded.s3, loaded.limits, allow_local=True)
     if model is None:
         configured = "model_uri" in loaded.model_fields_set
         model = loaded.model_uri if configured else str(bundled.folder("demo"))
-    manifest = package_io.load(model, store=store, cache_dir=loaded.cache_dir).manifest
+    manifest = open_package(loaded, model, store=open_local_store(loaded)).manifest
     films = demonstration.films(samples or bundled.folder("samples"))
     console.print(f"Starting Valkey, SeaweedFS, a worker and the gateway in {var} …")
     with Stack(var, port=port, model_uri=model) as stack:

@@ -88,13 +88,11 @@ def _onnxruntime() -> dict[str, Any]:
 def _engine(config: Settings, model: str | None) -> dict[str, Any]:
     """The model and the engine that would run it, golden check included."""
     from hilum.engines.loading import open_engine  # noqa: PLC0415
-    from hilum.packages.load import load  # noqa: PLC0415
-    from hilum.storage import open_store  # noqa: PLC0415
+    from hilum.session import open_package  # noqa: PLC0415
 
     found: dict[str, Any] = {"model": {}, "engine": {}}
     try:
-        store = open_store(config.s3, config.limits)
-        package = load(model or config.model_uri, store=store, cache_dir=config.cache_dir)
+        package = open_package(config, model)
         manifest = package.manifest
         found["model"] = {
             "name": manifest.name,

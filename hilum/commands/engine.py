@@ -18,9 +18,9 @@ from hilum.engines.tensorrt.provision import Provided, build_into, graph_sha256
 from hilum.engines.tensorrt.record import Machine, PlanRecord, misfit, this_machine
 from hilum.engines.tensorrt.store import PlanStore
 from hilum.errors import EngineDamagedError, EngineMissingError, EngineUnavailableError
-from hilum.packages.load import Package, load
+from hilum.packages.load import Package
+from hilum.session import open_package
 from hilum.settings import Settings
-from hilum.storage import open_store
 
 
 @click.group()
@@ -146,8 +146,7 @@ def _settings() -> Settings:
 
 
 def _load(location: str, config: Settings) -> Package:
-    store = open_store(config.s3, config.limits)
-    return load(location, store=store, cache_dir=config.cache_dir)
+    return open_package(config, location)
 
 
 def _machine() -> Machine | None:

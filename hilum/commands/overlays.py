@@ -15,7 +15,7 @@ from hilum.files import write_atomically
 from hilum.imaging import heatmaps
 from hilum.imaging.transform import Float32Array, Placement
 from hilum.packages.manifest import Manifest
-from hilum.pipeline.score import Score
+from hilum.pipeline.stages import Score
 from hilum.settings import DeidentifySettings
 
 PREVIEW_SIDE: Final = 1024  # long side of an overlay, pixels

@@ -15,10 +15,10 @@ from hilum.errors import ConfigurationError
 from hilum.files import write_atomically
 from hilum.packages import signing
 from hilum.packages.diff import differences, same_graphs
-from hilum.packages.load import Package, check_signature, load, pack
+from hilum.packages.load import Package, check_signature, pack
 from hilum.packages.load import verify as verify_folder
 from hilum.packages.manifest import MANIFEST, SIGNATURE, TARGETS, Manifest
-from hilum.storage import open_store
+from hilum.session import open_package
 
 
 @click.group()
@@ -180,8 +180,7 @@ for _name in ("recalibrate", "rethreshold"):
 
 
 def _load(location: str, config: settings.Settings) -> Package:
-    store = open_store(config.s3, config.limits)
-    return load(location, store=store, cache_dir=config.cache_dir)
+    return open_package(config, location)
 
 
 def _lines(manifest: Manifest) -> list[str]:

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 
@@ -30,19 +29,13 @@ from hilum.commands.score_report import (
     summary,
 )
 from hilum.deidentify.pseudonyms import Pseudonyms, open_pseudonyms
-from hilum.engines.loading import open_engine
 from hilum.errors import HilumError, ObjectMissingError
 from hilum.machine import usable_cores
-from hilum.packages.load import load
 from hilum.packages.manifest import Manifest
-from hilum.pipeline.cache import open_cache
-from hilum.pipeline.execute import Source, stream
-from hilum.pipeline.load import Fetcher
-from hilum.pipeline.score import Scorer
-from hilum.sandbox import Decoders
+from hilum.pipeline.execute import batches_of, execute
+from hilum.session import open_local_store, open_session
 from hilum.settings import Settings
-from hilum.storage import ObjectStore, open_store
-from hilum.tuning import applied
+from hilum.storage import ObjectStore
 
 
 @click.command()
@@ -115,36 +108,32 @@ class _How:
 
 def _run(paths: tuple[str, ...], how: _How, config: Settings) -> Counter[Status]:
     """Score everything and show it as it comes; how many ended how."""
-    store = open_store(config.s3, config.limits, allow_local=True)
-    cache = open_cache(store, config.prepared)
+    store = open_local_store(config)
     found, many = _find(paths, store)
-    with Decoders(usable_cores() if many else 1, config.limits) as decoders:
-        decoders.warm()  # while the engine loads
-        package = load(how.model, store=store, cache_dir=config.cache_dir)
-        overlays = _overlays(how, config, package.manifest)
-        scorer = Scorer(
-            package,
-            open_engine(package, config),
-            config.limits,
-            preview_side=PREVIEW_SIDE if overlays else None,
-            decoders=decoders,
-            keep=cache is not None,
-        )
-        fetcher = Fetcher(scorer, store, cache)
+    with open_session(
+        config,
+        model=how.model,
+        store=store,
+        decode_processes=usable_cores() if many else 1,
+        preview_side=PREVIEW_SIDE if how.overlay_dir else None,
+    ) as session:
+        overlays = _overlays(how, config, session.package.manifest)
         report: Report = (
-            JsonReport(scorer, _say, pseudonyms=how.pseudonyms)
+            JsonReport(session.scorer, _say, pseudonyms=how.pseudonyms)
             if how.as_json
-            else TextReport(scorer, _say, many=many, pseudonyms=how.pseudonyms)
+            else TextReport(session.scorer, _say, many=many, pseudonyms=how.pseudonyms)
         )
-        sources = (Source(key=uri, read=partial(fetcher.prepare, uri)) for uri in found)
+        size = session.settings.worker.batch_size
+        outcomes = execute(
+            batches_of(found, size),
+            session.loader.load,
+            session.scorer.score_each,
+            threads=session.threads,
+            ahead=2 + usable_cores() // size,
+        )
         counts: Counter[Status] = Counter()
         with _progress(paths, store, shown=many and sys.stderr.isatty()) as advance:
-            for outcome in stream(
-                scorer,
-                sources,
-                batch_size=applied(package, config, scorer.engine.name).worker.batch_size,
-                threads=usable_cores(),
-            ):
+            for outcome in chain.from_iterable(outcomes):
                 name = named(outcome.key, how.pseudonyms)
                 files = overlays.write(name, outcome.result) if overlays else []
                 report.show(outcome.key, outcome.result, files)

@@ -12,7 +12,8 @@ from hilum.deidentify.pseudonyms import Pseudonyms
 from hilum.engines.selection import reason_of
 from hilum.errors import HilumError
 from hilum.packages.manifest import Manifest
-from hilum.pipeline.score import Score, Scorer
+from hilum.pipeline.score import Scorer
+from hilum.pipeline.stages import Score
 
 Status = Literal["scored", "refused", "failed"]
 Echo = Callable[[str], None]

@@ -10,11 +10,12 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
-from hilum import settings, tuning
+from hilum import settings
+from hilum.engines import tuning
 from hilum.engines.onnxruntime import OnnxRuntimeEngine, name_of
 from hilum.machine import usable_cores
-from hilum.packages.load import check_signature, load
-from hilum.storage import open_store
+from hilum.packages.load import check_signature
+from hilum.session import open_package
 
 
 @click.command()
@@ -32,11 +33,7 @@ def tune(location: str | None, seconds: float, dry_run: bool, as_json: bool) -> 
     HILUM_WORKER__ENGINE_THREADS or HILUM_WORKER__BATCH_SIZE is set. Run it on a quiet machine.
     """
     config = settings.load()
-    package = load(
-        location or config.model_uri,
-        store=open_store(config.s3, config.limits),
-        cache_dir=config.cache_dir,
-    )
+    package = open_package(config, location)
     check_signature(package, config)
     variant = package.manifest.graph_for("cpu")
     with np.load(io.BytesIO(package.read(variant.golden)), allow_pickle=False) as arrays:

@@ -13,7 +13,7 @@ from hilum.db.connection import insert_or_ignore
 from hilum.db.models import RegisteredModel
 from hilum.db.models import get as get_model
 from hilum.db.tables import findings, results
-from hilum.pipeline.findings import Finding
+from hilum.packages.findings import Finding
 
 Float32Array = npt.NDArray[np.float32]
 

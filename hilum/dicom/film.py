@@ -12,7 +12,7 @@ from hilum.dicom.decode import decoded
 from hilum.dicom.greyscale import TABLE_BITS
 from hilum.dicom.header import FilmHeader
 from hilum.dicom.parse import DicomObject, open_object
-from hilum.imaging.resample import Box, Samples
+from hilum.dicom.samples import Box, Samples
 from hilum.settings import Limits
 
 

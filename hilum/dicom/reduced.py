@@ -4,7 +4,7 @@ A network of 224 × 224 pixels sees one sample in more than a hundred of a film 
 2000 keeps the film as a pyramid, so the levels above the one needed are left undecoded (ISO 15444-1
 annex F); JPEG can leave out the high frequencies of each block (ISO 10918-1 annex A); everything
 else is decoded whole and averaged over blocks. How many samples are kept follows from
-:attr:`hilum.imaging.transform.PreprocessSpec.decode_side`; :mod:`hilum.imaging.resample`
+:attr:`hilum.imaging.spec.PreprocessSpec.decode_side`; :mod:`hilum.imaging.resample`
 says what they stand for.
 """
 
@@ -32,8 +32,8 @@ from hilum.dicom.decode import checked_frame
 from hilum.dicom.decode import stored_values as every_value
 from hilum.dicom.greyscale import padding, stored_range
 from hilum.dicom.parse import DicomObject
+from hilum.dicom.samples import Box, Samples
 from hilum.errors import DecodeError, LimitExceededError
-from hilum.imaging.resample import Box, Samples
 
 Float32Array = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]

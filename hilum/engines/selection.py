@@ -21,6 +21,7 @@ import numpy.typing as npt
 from hilum.engines import Engine, EngineOutput
 from hilum.engines.golden import check_golden
 from hilum.engines.tensorrt import collector
+from hilum.engines.tuning import applied
 from hilum.errors import (
     DeviceLostError,
     DeviceOutOfMemoryError,
@@ -30,7 +31,6 @@ from hilum.errors import (
 )
 from hilum.packages.load import Package
 from hilum.settings import EngineChoice, Settings
-from hilum.tuning import applied
 
 if TYPE_CHECKING:
     from hilum.engines.tensorrt.build import Progress

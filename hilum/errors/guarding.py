@@ -10,7 +10,7 @@ from hilum.errors import HilumError, OutOfMemoryError, UnexpectedError
 T = TypeVar("T")
 
 
-def guarded(step: Callable[[], T]) -> T | HilumError:
+def capture_failure(step: Callable[[], T]) -> T | HilumError:
     """What ``step`` returns, or its failure as a value: one image never stops the others.
 
     An exception that hilum did not foresee becomes an :class:`UnexpectedError` that names its

@@ -14,12 +14,13 @@ film's.)
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+
+from hilum.dicom.samples import Samples
 
 Float32Array = npt.NDArray[np.float32]
 Float64Array = npt.NDArray[np.float64]
@@ -37,22 +38,6 @@ _SYNTHESIS_97: Final = np.array(
         -0.091271763114250,
     ]
 )
-
-Box = tuple[float, float, float, float]  # x0, y0, x1, y1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Samples:
-    """How the samples at hand stand for the pixels of a film.
-
-    Sample ``k`` of ``means`` is the mean of pixels ``k·step`` to ``(k+1)·step − 1``; of a wavelet's
-    low-pass it sits on pixel ``k·step``, and ``step`` is a power of two.
-    """
-
-    kind: Literal["means", "5/3", "9/7"]
-    step: int
-    rows: int  # of the film
-    columns: int
 
 
 def resize(samples: Float32Array, how: Samples, size: tuple[int, int]) -> Float32Array:

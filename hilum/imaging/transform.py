@@ -12,110 +12,23 @@ several sizes can share it.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    model_serializer,
-    model_validator,
-)
 
-from hilum.imaging import resample as sampling
-from hilum.imaging.resample import Box, Samples
+from hilum import dicom
+from hilum.dicom import DicomObject
+from hilum.dicom.samples import Box, Samples
+from hilum.imaging import resample
+from hilum.imaging.spec import PreprocessSpec
 
 Float32Array = npt.NDArray[np.float32]
 UInt8Array = npt.NDArray[np.uint8]
 UInt16Array = npt.NDArray[np.uint16]
 BoolArray = npt.NDArray[np.bool_]
-
-# Raised whenever the same spec would give other bytes than before.
-IMPLEMENTATION: Final = 1
-
-
-class PreprocessSpec(BaseModel):
-    """How films become model input; part of every model package.
-
-    Its digest is part of the identity of each result.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    size: int = Field(ge=32, le=2048, description="Side S of the square input, pixels.")
-    fit: Literal["letterbox"] = "letterbox"
-    resample: Literal["bilinear_antialias"] = "bilinear_antialias"
-    stretch_percentiles: tuple[float, float] = Field(
-        default=(0.5, 99.5),
-        description="Percentiles of the film mapped to 0 and 255, after resizing.",
-    )
-    decode: Literal["exact", "reduced", "fast"] = Field(
-        default="exact",
-        description=(
-            "`exact` decodes every pixel; `reduced` as many as are needed for twice `size`, or "
-            "`intermediate`, along the long side; `fast` for 1.25 times."
-        ),
-    )
-    intermediate: int | None = Field(
-        default=None,
-        ge=64,
-        le=4096,
-        description="Long side of the 16-bit grey image that the input is made from, if there is "
-        "one; a smaller film keeps its size.",
-    )
-    implementation: Literal[1] = IMPLEMENTATION
-
-    @model_validator(mode="after")
-    def _ordered(self) -> PreprocessSpec:
-        low, high = self.stretch_percentiles
-        if not 0 <= low < high <= 100:
-            raise ValueError("stretch_percentiles must satisfy 0 <= low < high <= 100")
-        if self.intermediate is not None and self.intermediate < self.size:
-            raise ValueError("intermediate must not be smaller than size")
-        return self
-
-    @model_serializer(mode="wrap")
-    def _without_what_is_not_used(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Specs from before there were intermediates keep their digest."""
-        fields: dict[str, Any] = handler(self)
-        if self.intermediate is None:
-            del fields["intermediate"]
-        return fields
-
-    @property
-    def decode_side(self) -> int | None:
-        """Samples to decode along the long side, at least; ``None``: every pixel.
-
-        How close these come to every pixel is measured: ``benchmarks.reduced``.
-        """
-        base = self.intermediate or self.size
-        return {"exact": None, "reduced": 2 * base, "fast": -(-5 * base // 4)}[self.decode]
-
-    @property
-    def digest(self) -> str:
-        """sha256 of the canonical JSON of this spec, hexadecimal."""
-        return _digest(self.model_dump(mode="json"))
-
-    @property
-    def stage_digest(self) -> str:
-        """Of what is kept of a film: that of all that has a say in its intermediate, so that
-        models of other sizes have the same; without one, :attr:`digest`."""
-        if self.intermediate is None:
-            return self.digest
-        parts = {"decode", "intermediate", "resample", "implementation"}
-        return _digest(self.model_dump(mode="json", include=parts))
-
-
-def _digest(fields: dict[str, Any]) -> str:
-    text = json.dumps(fields, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +84,33 @@ class Grey:
     columns: int
 
 
-def prepare(
+# What of a film is worth keeping: the intermediate, if its spec has one, else the input itself.
+Stage: TypeAlias = Grey | ModelInput
+
+
+def model_input(opened: DicomObject, spec: PreprocessSpec) -> ModelInput:
+    """Decode as much of ``opened`` as ``spec`` asks for, and make the model's input of it.
+
+    Raises:
+        DicomError: the pixels cannot be decoded, see :func:`hilum.dicom.decode`.
+    """
+    return input_from_stage(decode_to_stage(opened, spec), spec)
+
+
+def decode_to_stage(opened: DicomObject, spec: PreprocessSpec) -> Stage:
+    """As :func:`model_input`, up to the stage that is worth keeping.
+
+    Raises:
+        DicomError: as :func:`model_input`.
+    """
+    film = dicom.decode(opened, side=spec.decode_side)
+    extent = Extent(rows=film.header.rows, columns=film.header.columns, box=film.box)
+    if spec.intermediate is None:
+        return make_input(film.pixels, spec, padding=film.padding, extent=extent)
+    return make_grey(film.pixels, spec.intermediate, padding=film.padding, film=extent)
+
+
+def make_input(
     pixels: Float32Array,
     spec: PreprocessSpec,
     *,
@@ -194,15 +133,17 @@ def prepare(
     """
     film = extent or Extent.whole(pixels)
     if spec.intermediate is not None:
-        return from_grey(intermediate(pixels, spec.intermediate, padding=padding, film=film), spec)
+        return input_from_grey(
+            make_grey(pixels, spec.intermediate, padding=padding, film=film), spec
+        )
     return _input(pixels, spec, padding=padding, film=film)
 
 
-def intermediate(
+def make_grey(
     pixels: Float32Array, side: int, *, padding: BoolArray | None = None, film: Extent
 ) -> Grey:
-    """A film (see :func:`prepare`) as a grey image whose long side has ``side`` pixels, or as many
-    as the film, if those are fewer."""
+    """A film (see :func:`make_input`) as a grey image whose long side has ``side`` pixels, or as
+    many as the film, if those are fewer."""
     longest = max(film.rows, film.columns)
     place = Placement.letterbox(height=film.rows, width=film.columns, size=min(side, longest))
     small, outside = _resized(pixels, film, (place.x1 - place.x0, place.y1 - place.y0), padding)
@@ -217,7 +158,7 @@ def intermediate(
     return Grey(values=values, padded=outside is not None, rows=film.rows, columns=film.columns)
 
 
-def from_grey(grey: Grey, spec: PreprocessSpec) -> ModelInput:
+def input_from_grey(grey: Grey, spec: PreprocessSpec) -> ModelInput:
     """The model input that ``spec`` makes of its intermediate."""
     height, width = grey.values.shape
     film = Extent(rows=grey.rows, columns=grey.columns, box=(0.0, 0.0, float(width), float(height)))
@@ -225,9 +166,9 @@ def from_grey(grey: Grey, spec: PreprocessSpec) -> ModelInput:
     return _input(grey.values.astype(np.float32), spec, padding=padding, film=film)
 
 
-def from_kept(kept: Grey | ModelInput, spec: PreprocessSpec) -> ModelInput:
-    """The model input of what was kept of a film made for ``spec``'s stage."""
-    return from_grey(kept, spec) if isinstance(kept, Grey) else kept
+def input_from_stage(stage: Stage, spec: PreprocessSpec) -> ModelInput:
+    """The model input of what was kept of a film for ``spec``'s stage."""
+    return input_from_grey(stage, spec) if isinstance(stage, Grey) else stage
 
 
 def _input(
@@ -267,7 +208,7 @@ def resize(pixels: Float32Array, box: Box | Samples, size: tuple[int, int]) -> F
     """What of ``[H, W]`` lies in ``box``, or what it stands for, resized to ``size`` = (width,
     height); the filter widens when shrinking."""
     if isinstance(box, Samples):
-        return sampling.resize(pixels, box, size)
+        return resample.resize(pixels, box, size)
     image = Image.fromarray(np.ascontiguousarray(pixels, dtype=np.float32))
     resized = image.resize(size, Image.Resampling.BILINEAR, box)
     return np.asarray(resized, dtype=np.float32)

@@ -16,7 +16,7 @@ from typing import Annotated, Final, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from hilum.errors import UnknownBackboneError
-from hilum.imaging.transform import PreprocessSpec
+from hilum.imaging.spec import PreprocessSpec
 from hilum.packages.labels import HeadKind, LabelSchema
 
 FORMAT: Final = 1

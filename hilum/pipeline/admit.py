@@ -29,6 +29,7 @@ from hilum.errors import (
 )
 from hilum.filmcheck import Doubt, Name
 from hilum.packages.manifest import Action, InputPolicy, LookAction, PixelPolicy
+from hilum.pipeline.stages import Examination, Ready
 
 BODY_PART_UNKNOWN = "body_part_unknown"
 VIEW_UNKNOWN = "view_unknown"
@@ -49,6 +50,23 @@ _LOOKS: Final[dict[Name, tuple[type[NotApplicableError], str]]] = {
     "rotated": (RotatedFilmError, "The picture lies on its side or upside down"),
     "mirrored": (MirroredFilmError, "Left and right seem to be exchanged."),
 }
+
+
+def admit(examination: Examination, policy: InputPolicy) -> Ready:
+    """The image, which the model may score.
+
+    Raises:
+        NotApplicableError: it must not; a subclass says why.
+    """
+    flags = check(examination.header, policy)
+    assert examination.model_input is not None  # or the line above would have raised
+    return Ready(
+        content_sha256=examination.content_sha256,
+        header=examination.header,
+        model_input=examination.model_input,
+        flags=flags + check_pixels(examination.doubts, examination.header, policy.pixels),
+        preview=examination.preview,
+    )
 
 
 def check(header: FilmHeader, policy: InputPolicy) -> tuple[str, ...]:

@@ -3,36 +3,52 @@
 A rescoring run then reads some ten kilobytes a film instead of megabytes, and decodes nothing. The
 result is the same, bit for bit: what is kept is a stage that every film passes on its way to the
 model's input (``docs/operate/patient-data.md``).
+
+Everything is encrypted and authenticated (AES-256-GCM) for the film and the stage it belongs to.
+A film made small still shows a patient, and the header facts hold UIDs; an entry that somebody
+changed, or moved to another film's place, must never become a number.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
+import os
 import re
+import struct
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
 import imagecodecs
+import numpy as np
 import PIL
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from hilum.errors import ConfigurationError, HilumError, ObjectMissingError
-from hilum.imaging.transform import PreprocessSpec
-from hilum.pipeline.entry import FORMAT, DamagedEntryError, Entry, Sealer
+from hilum.imaging.spec import PreprocessSpec
+from hilum.pipeline import codec
+from hilum.pipeline.stages import Examination
 from hilum.settings import PreparedSettings
 from hilum.storage import ObjectStore, Stat
-
-__all__ = ["Entry", "Place", "PreparedCache", "evict", "open_cache"]
 
 log = logging.getLogger(__name__)
 
 # Raised whenever decoding or the greyscale pipeline gives other pixels than before.
 PIPELINE: Final = 2
+FORMAT: Final = 1  # of the entries
+_MAGIC: Final = b"HPC\x01"
+_NONCE: Final = 12  # bytes
 TAG: Final = "hilum=prepared"  # for lifecycle rules
 # How :meth:`PreparedCache.place` names an entry below the prefix.
 _ENTRY: Final = re.compile(r"/[0-9a-f]{16}/([0-9a-f]{2})/\1[0-9a-f]{62}\Z")
 _MAX_ENTRY: Final = 64 * 2**20  # bytes
+
+
+class DamagedEntryError(Exception):
+    """The bytes are no entry of this film, this stage and this key. Never leaves the package."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,8 +102,8 @@ class PreparedCache:
             source=source,
         )
 
-    def find(self, place: Place) -> Entry | None:
-        """The entry, if there is one that can be trusted."""
+    def find(self, place: Place) -> Examination | None:
+        """What was kept there, if it can be trusted."""
         try:
             return self._sealer.open(self._store.read(place.uri, max_bytes=_MAX_ENTRY), place.name)
         except ObjectMissingError:
@@ -98,19 +114,69 @@ class PreparedCache:
             log.warning("prepared.unreadable: %s", error.code)
         return None
 
-    def keep(self, place: Place, entry: Entry) -> None:
-        """Write the entry, unless the cache is only read."""
+    def keep(self, place: Place, examination: Examination) -> None:
+        """Write an entry of what is worth keeping, unless the cache is only read."""
         if self._settings.mode != "on":
             return
         try:
             self._store.write_like(
                 place.uri,
-                self._sealer.seal(entry, place.name),
+                self._sealer.seal(examination.kept(), place.name),
                 encryption=place.source.encryption,
                 tag=TAG,
             )
         except HilumError as error:
             log.warning("prepared.not_kept: %s", error.code)
+
+
+class Sealer:
+    """Entries to bytes and back.
+
+    Args:
+        secret: any text, at least 32 characters of it random; see ``hilum cache secret``.
+    """
+
+    def __init__(self, secret: str) -> None:
+        self._cipher = AESGCM(hashlib.sha256(b"hilum prepared " + secret.encode()).digest())
+
+    def seal(self, kept: Examination, name: str) -> bytes:
+        """``kept`` as bytes that only open under the same ``name``."""
+        nonce = os.urandom(_NONCE)
+        return _MAGIC + nonce + self._cipher.encrypt(nonce, _to_bytes(kept), name.encode())
+
+    def open(self, data: bytes, name: str) -> Examination:
+        """What was kept in ``data``.
+
+        Raises:
+            DamagedEntryError: it is none, was sealed under another name or with another secret,
+                or a byte of it has changed.
+        """
+        start = len(_MAGIC) + _NONCE
+        if not data.startswith(_MAGIC):
+            raise DamagedEntryError
+        try:
+            plain = self._cipher.decrypt(data[len(_MAGIC) : start], data[start:], name.encode())
+            return _from_bytes(plain)
+        # Authenticated, so the rest cannot go wrong but for another version's entries.
+        except (InvalidTag, ValueError, KeyError, TypeError, struct.error) as error:
+            raise DamagedEntryError from error
+
+
+def _to_bytes(kept: Examination) -> bytes:
+    """The length of the fields, the fields as JSON, the pixels as JPEG-LS."""
+    fields, arrays = codec.pack(kept)
+    text = json.dumps(fields).encode()
+    pixels = b"".join(
+        bytes(imagecodecs.jpegls_encode(np.ascontiguousarray(array), level=0)) for array in arrays
+    )
+    return struct.pack("<I", len(text)) + text + pixels
+
+
+def _from_bytes(plain: bytes) -> Examination:
+    (length,) = struct.unpack_from("<I", plain)
+    pixels = plain[4 + length :]
+    arrays = (imagecodecs.jpegls_decode(pixels),) if pixels else ()
+    return codec.unpack(json.loads(plain[4 : 4 + length]), arrays)
 
 
 def evict(

@@ -1,61 +1,70 @@
-"""From an object's address to what the engine needs of it: from the cache if it is there, else from
-the object, which then is kept."""
+"""The way of a film, from its address to what the engine needs of it.
+
+::
+
+    address ─► cache ─► kept ──────────────────────────► complete ─┐
+                 └► (none) ─► read ─► examine, in a decode process ┴► admit ─► Ready
+                                          └► cache
+"""
 
 from __future__ import annotations
 
 from hilum.errors import ObjectChangedError
-from hilum.pipeline import examine as preparation
-from hilum.pipeline.cache import Entry, Place, PreparedCache
-from hilum.pipeline.examine import Examined, Prepared
-from hilum.pipeline.score import Scorer
+from hilum.pipeline.admit import admit
+from hilum.pipeline.cache import PreparedCache
+from hilum.pipeline.examine import complete, examiner
+from hilum.pipeline.stages import Examination, ExamineOptions, Ready
+from hilum.sandbox import Decoders
 from hilum.storage import ObjectStore
 
 
-class Fetcher:
-    """Reads films for one scorer; from any number of threads.
+class Loader:
+    """Loads films for one model; from any number of threads.
 
     Args:
-        scorer: made with ``keep=True`` if there is a cache.
+        options: of the model; :attr:`ExamineOptions.keep` is set here, by whether there is a cache.
         store: where the films are.
-        cache: ``None``: every film is read and decoded. A scorer that keeps previews needs the
-            films themselves, and uses no cache.
+        cache: ``None``: every film is read and decoded. Whoever wants previews needs the films
+            themselves, and uses no cache.
+        decoders: where objects of others are decoded; ``None``: in this process, for one's own.
     """
 
-    def __init__(self, scorer: Scorer, store: ObjectStore, cache: PreparedCache | None) -> None:
-        self._scorer = scorer
+    def __init__(
+        self,
+        options: ExamineOptions,
+        store: ObjectStore,
+        cache: PreparedCache | None = None,
+        decoders: Decoders | None = None,
+    ) -> None:
+        self._cache = None if options.preview_side else cache
+        self._options = options.model_copy(update={"keep": self._cache is not None})
         self._store = store
-        self._cache = None if scorer.recipe.preview_side else cache
+        self._examine = examiner(self._options, decoders)
 
-    def prepare(self, uri: str) -> Prepared:
-        """The film at ``uri``, see :meth:`hilum.pipeline.score.Scorer.prepare`; beside its errors
-        there are those of :meth:`hilum.storage.ObjectStore.read`."""
-        if self._cache is None:
-            return self._scorer.prepare(self._store.read(uri))
+    def load(self, uri: str) -> Ready:
+        """The film at ``uri``, checked, decoded and preprocessed.
+
+        Raises:
+            DicomError: not a usable image; a subclass says why.
+            NotApplicableError: an image this model must not score.
+            DecodersUnavailableError, OutOfMemoryError: of the decode processes.
+            HilumError: as :meth:`hilum.storage.ObjectStore.read`.
+        """
         try:
-            examined = self._examined(uri, self._cache)
+            examination = self._examination(uri)
         except ObjectChangedError:  # replaced this very moment; the new one is as good
-            examined = self._examined(uri, self._cache)
-        return preparation.judged(examined, self._scorer.recipe)
+            examination = self._examination(uri)
+        return admit(examination, self._options.policy)
 
-    def _examined(self, uri: str, cache: PreparedCache) -> Examined:
-        place = cache.place(uri, self._scorer.recipe.preprocess)
-        if place is None:
-            return self._scorer.examine(self._store.read(uri))
-        return self._recalled(place, cache) or self._made(uri, place, cache)
-
-    def _recalled(self, place: Place, cache: PreparedCache) -> Examined | None:
-        entry = cache.find(place)
-        if entry is None:
-            return None
-        return preparation.recalled(
-            entry.content_sha256, entry.header, entry.kept, self._scorer.recipe
-        )
-
-    def _made(self, uri: str, place: Place, cache: PreparedCache) -> Examined:
+    def _examination(self, uri: str) -> Examination:
+        cache = self._cache
+        place = None if cache is None else cache.place(uri, self._options.preprocess)
+        if cache is None or place is None:
+            return self._examine(self._store.read(uri))
+        kept = cache.find(place)
+        if kept is not None and (known := complete(kept, self._options)) is not None:
+            return known
         # Of the version whose place it is: what is kept must never be another film's.
-        examined = self._scorer.examine(self._store.read(uri, etag=place.source.etag))
-        entry = Entry(
-            content_sha256=examined.content_sha256, header=examined.header, kept=examined.kept
-        )
-        cache.keep(place, entry)
-        return examined
+        examination = self._examine(self._store.read(uri, etag=place.source.etag))
+        cache.keep(place, examination)
+        return examination

@@ -1,34 +1,33 @@
-"""``python -m hilum.sandbox.child LINK LIFELINE MAX_BYTES``: a decode process.
+"""``python -m hilum.sandbox.child LINK LIFELINE MAX_BYTES TASKS``: a decode process.
 
-Not for people. It answers one request after the other until its parent closes the link.
+Not for people. It answers one request after the other, by the table of the module TASKS,
+until its parent closes the link.
 """
 
 from __future__ import annotations
 
+import importlib
 import socket
 import sys
 from typing import Final
 
-import imagecodecs
-
 from hilum.errors import HilumError, LimitExceededError, OutOfMemoryError, UnexpectedError
-from hilum.errors.guarding import guarded
-from hilum.sandbox import confinement, tasks, wire
+from hilum.errors.guarding import capture_failure
+from hilum.sandbox import confinement, wire
 from hilum.sandbox.confinement import Memory
+from hilum.sandbox.tasks import Tasks
 from hilum.sandbox.wire import Message
 
 # So much more memory than before the first image, after an image: something leaks.
 _GROWN: Final = 96 * 2**20
-# imagecodecs loads each codec when it is first looked at; later there is no memory for that.
-_CODECS: Final = ("jpeg2k_decode", "jpeg8_decode", "jpegls_decode", "dicomrle_decode")
 
 
 def main() -> None:
     """Serve until the parent is gone."""
     link = socket.socket(fileno=int(sys.argv[1]))
     max_bytes = int(sys.argv[3])
-    for name in _CODECS:
-        getattr(imagecodecs, name)
+    tasks: Tasks = importlib.import_module(sys.argv[4]).TASKS
+    tasks.warm_up()
     memory = confinement.confine(lifeline=int(sys.argv[2]), max_bytes=max_bytes)
     before = memory.data_bytes()
     wire.send(link, Message(fields={"ready": True}))
@@ -40,7 +39,7 @@ def main() -> None:
         except MemoryError:  # the rest of the request is still in the link
             wire.send(link, _failed(_too_large(max_bytes), retire=True))
             return
-        answer = _answer(request, max_bytes, memory, before)
+        answer = _answer(tasks, request, max_bytes, memory, before)
         del request
         try:
             wire.send(link, answer)
@@ -48,9 +47,9 @@ def main() -> None:
             return
 
 
-def _answer(request: Message, max_bytes: int, memory: Memory, before: int) -> Message:
+def _answer(tasks: Tasks, request: Message, max_bytes: int, memory: Memory, before: int) -> Message:
     """The answer to one request; it says ``retire`` if another process had better go on."""
-    made = guarded(lambda: tasks.TASKS[request.fields["task"]](request))
+    made = capture_failure(lambda: tasks.answers[request.fields["task"]](request))
     # After these nobody knows what state the process is in.
     suspect = isinstance(made, UnexpectedError | OutOfMemoryError)
     if isinstance(made, OutOfMemoryError):

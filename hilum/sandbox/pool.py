@@ -22,11 +22,16 @@ class Decoders:
     Args:
         count: images decoded at a time.
         limits: ``max_decode_bytes`` and ``max_decode_s`` bound each image.
+        tasks: name of the module with the table of what they can be asked, see
+            :class:`hilum.sandbox.tasks.Tasks`.
         program: what the children run; for tests.
     """
 
-    def __init__(self, count: int, limits: Limits, *, program: Sequence[str] | None = None) -> None:
+    def __init__(
+        self, count: int, limits: Limits, *, tasks: str, program: Sequence[str] | None = None
+    ) -> None:
         self.limits = limits
+        self._tasks = tasks
         self._program = process.PROGRAM if program is None else program
         self._idle: queue.LifoQueue[DecodeProcess | None] = queue.LifoQueue()
         self._count = count
@@ -90,7 +95,7 @@ class Decoders:
         self.close()
 
     def _start(self) -> DecodeProcess:
-        return DecodeProcess(self.limits, program=self._program)
+        return DecodeProcess(self.limits, tasks=self._tasks, program=self._program)
 
     def _replaced(self, child: DecodeProcess | None) -> DecodeProcess:
         if child is not None:

@@ -38,17 +38,19 @@ class DecodeProcess:
 
     Args:
         limits: of an image.
+        tasks: name of the module with the table of what it can be asked, see
+            :class:`hilum.sandbox.tasks.Tasks`.
         program: what to run, arguments of Python.
     """
 
-    def __init__(self, limits: Limits, *, program: Sequence[str] = PROGRAM) -> None:
+    def __init__(self, limits: Limits, *, tasks: str, program: Sequence[str] = PROGRAM) -> None:
         self._limits = limits
         self._ready = False
         self._link, theirs = socket.socketpair()
         lifeline, self._lifeline = os.pipe()
         kept = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
         descriptors = (theirs.fileno(), lifeline)
-        arguments = [*map(str, descriptors), str(limits.max_decode_bytes)]
+        arguments = [*map(str, descriptors), str(limits.max_decode_bytes), tasks]
         try:
             self._process = subprocess.Popen(  # noqa: S603 -- ourselves
                 [sys.executable, *program, *arguments],

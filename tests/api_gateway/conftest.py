@@ -13,6 +13,7 @@ import pytest
 from fastapi.testclient import TestClient
 from pydantic import SecretStr
 from support import tiny_package
+from support.ready import ready
 
 from api_gateway.app import create_app
 from hilum.db import jobs, keys, migrate, models
@@ -23,9 +24,8 @@ from hilum.db.results import NewResult
 from hilum.db.states import ItemStatus
 from hilum.embedded.valkey import Valkey
 from hilum.errors import HilumError
+from hilum.packages.findings import Finding
 from hilum.packages.load import Package, verify
-from hilum.pipeline.findings import Finding
-from hilum.pipeline.score import Prepared, Scorer
 from hilum.settings import GatewaySettings, Limits, S3Settings, Settings
 from hilum.storage import ObjectStore, open_store
 
@@ -95,17 +95,17 @@ class Gateway:
         """A result for the object ``data``: label 1 is found, its heat is in one corner."""
         with self.database.write() as connection:
             model_id = models.register(connection, self.package.manifest)
-        prepared: Prepared = Scorer(self.package, None, Limits()).prepare(data)  # type: ignore[arg-type]
+        examined = ready(self.package, data)
         cam = np.zeros((len(keep), 4, 4), dtype=np.float32)
         cam[:, 0, 3] = 2.0
         defaults: dict[str, Any] = {
             "sop_instance_uid": f"{UID}.{secrets.randbelow(10**9)}",
             "series_instance_uid": f"{UID}.1",
             "study_instance_uid": f"{UID}.2",
-            "content_sha256": prepared.content_sha256,
+            "content_sha256": examined.content_sha256,
             "model_id": model_id,
-            "rows": prepared.header.rows,
-            "columns": prepared.header.columns,
+            "rows": examined.header.rows,
+            "columns": examined.header.columns,
             "raw": np.linspace(0, 1, 6, dtype=np.float32),
             "probability": np.array([0.001, 0.9, 0.2, 0.3, 0.4, 0.5], dtype=np.float32),
             "findings": (Finding(label="Effusion", probability=0.9, threshold=0.5),),

@@ -19,10 +19,10 @@ from hilum.cli import main
 from hilum.engines.loading import open_engine
 from hilum.errors import ConfigurationError
 from hilum.packages.diff import same_graphs
+from hilum.packages.findings import calibrate
 from hilum.packages.labels import SYNTHETIC
 from hilum.packages.load import Package, verify
 from hilum.packages.manifest import CARD, GRAPH, PARITY, VALIDATION
-from hilum.pipeline.findings import calibrate
 from hilum.settings import Settings
 from trainer.calibration import Rule
 from trainer.metrics import calibration_error

@@ -5,23 +5,24 @@ from __future__ import annotations
 
 import os
 import signal
+from typing import Any
 
-from hilum.pipeline.examine import Prepared
-from hilum.pipeline.score import Scorer
 from hilum.sandbox import process
+from hilum.storage import ObjectStore
 
 _ROWS_66 = b"\x28\x00\x10\x00US\x02\x00\x42\x00"
-_real = Scorer.prepare
+_real = ObjectStore.read
 
 
-def _deadly(self: Scorer, data: bytes) -> Prepared:
+def _deadly(self: ObjectStore, uri: str, **how: Any) -> bytes:
+    data = _real(self, uri, **how)
     if _ROWS_66 in data:
         os.kill(os.getpid(), signal.SIGKILL)
-    return _real(self, data)
+    return data
 
 
 # At import: pool processes are spawned and import the main module anew.
-Scorer.prepare = _deadly  # type: ignore[method-assign]
+ObjectStore.read = _deadly  # type: ignore[method-assign]
 process.PROGRAM = ("-m", "support.poisoned_decoder")  # type: ignore[misc]
 
 if __name__ == "__main__":

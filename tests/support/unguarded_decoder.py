@@ -5,14 +5,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from hilum.pipeline import admit as policy
+from hilum.pipeline import admit
 
 
 def _anything(*_: Any, **__: Any) -> tuple[str, ...]:
     return ()
 
 
-policy.check = _anything  # type: ignore[assignment]
+admit.check = _anything  # type: ignore[assignment]
 
 if __name__ == "__main__":
     from hilum.sandbox.child import main

@@ -12,7 +12,7 @@ import pytest
 
 from hilum.dicom import decode, open_object
 from hilum.packages.manifest import InputPolicy
-from hilum.pipeline import admit as policy
+from hilum.pipeline import admit
 from hilum.settings import Limits
 from tools import sample_dicom, samples
 from trainer.errors import DataError
@@ -44,7 +44,7 @@ def test_the_generator_makes_them(chest: anatomy.Anatomy) -> None:
 @pytest.mark.parametrize("entry", INDEX["films"], ids=lambda entry: str(entry["file"]))
 def test_hilum_reads_them(entry: dict[str, object]) -> None:
     opened = open_object((FOLDER / str(entry["file"])).read_bytes(), Limits())
-    assert policy.check(opened.header, InputPolicy()) == ()
+    assert admit.check(opened.header, InputPolicy()) == ()
     pixels = decode(opened).pixels
     assert pixels.std() > 0.1
     reference = pydicom.dcmread(FOLDER / str(entry["file"])).pixel_array

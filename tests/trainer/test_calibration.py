@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hilum.errors import ConfigurationError
-from hilum.pipeline.findings import calibrate
+from hilum.packages.findings import calibrate
 from trainer import calibration, metrics
 from trainer.calibration import Rule
 

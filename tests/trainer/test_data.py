@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hilum.imaging.transform import PreprocessSpec, prepare
+from hilum.imaging.spec import PreprocessSpec
+from hilum.imaging.transform import make_input
 from hilum.packages.labels import SYNTHETIC
 from trainer import data, manifest
 from trainer.errors import BadImagesError, DataError
@@ -29,7 +30,7 @@ def test_what_the_model_sees_is_what_serving_makes(dataset: Path, tmp_path: Path
         for n, record in enumerate(split.records):
             with Image.open(dataset.parent / record.uri) as image:
                 pixels = np.asarray(image, dtype=np.float32) / 255
-            assert np.array_equal(split.images[n], prepare(pixels, SPEC).image)
+            assert np.array_equal(split.images[n], make_input(pixels, SPEC).image)
 
 
 def test_the_second_time_nothing_is_decoded(dataset: Path, tmp_path: Path) -> None:

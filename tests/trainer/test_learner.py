@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from hilum.errors import ConfigurationError
-from hilum.imaging.transform import PreprocessSpec
+from hilum.imaging.spec import PreprocessSpec
 from hilum.packages.labels import SYNTHETIC
 from trainer import config, data
 from trainer.backbones import build

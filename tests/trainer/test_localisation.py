@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hilum.imaging.transform import PreprocessSpec
+from hilum.imaging.spec import PreprocessSpec
 from hilum.packages.labels import SYNTHETIC
 from trainer import data, localisation, manifest
 

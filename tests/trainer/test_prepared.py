@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from hilum.errors import StorageUnavailableError
-from hilum.imaging.transform import PreprocessSpec
+from hilum.imaging.spec import PreprocessSpec
 from hilum.packages.labels import SYNTHETIC
 from hilum.settings import Limits, S3Settings
 from hilum.storage import ObjectStore
@@ -212,7 +212,7 @@ SLOW = """
 import sys, time
 from pathlib import Path
 from hilum.packages.labels import SYNTHETIC
-from hilum.imaging.transform import PreprocessSpec
+from hilum.imaging.spec import PreprocessSpec
 from trainer import data, prepared
 made = prepared.model_input
 def slow(opened, spec):
@@ -298,7 +298,7 @@ import resource, sys
 from pathlib import Path
 from hilum.errors import HilumError
 from hilum.packages.labels import SYNTHETIC
-from hilum.imaging.transform import PreprocessSpec
+from hilum.imaging.spec import PreprocessSpec
 from trainer import data
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), int(sys.argv[3])))
 try:

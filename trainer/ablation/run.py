@@ -17,11 +17,11 @@ import numpy.typing as npt
 
 from hilum.files import write_atomically
 from hilum.packages import labels
+from hilum.packages.findings import calibrate
 from hilum.packages.labels import LabelSchema
 from hilum.packages.manifest import OperatingPoint
-from hilum.pipeline.findings import calibrate
+from hilum.session import open_local_store
 from hilum.settings import Settings
-from hilum.storage import open_store
 from trainer import (
     calibration,
     checkpoint,
@@ -207,7 +207,7 @@ def _outputs(found: checkpoint.Checkpoint, size: int, path: Path, settings: Sett
         config.preprocess,
         cache_dir=settings.cache_dir / "prepared",
         max_bad_fraction=config.data.max_bad_fraction,
-        store=open_store(settings.s3, settings.limits, allow_local=True),
+        store=open_local_store(settings),
         limits=settings.limits,
     )
 

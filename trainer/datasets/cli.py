@@ -17,7 +17,7 @@ from rich.console import Console
 from hilum import settings
 from hilum.packages import labels
 from hilum.packages.labels import CHESTXRAY14, CHEXPERT, LabelSchema
-from hilum.storage import open_store
+from hilum.session import open_local_store
 from trainer import manifest as table
 from trainer.datasets import chestxray14, chexpert, dicom_table, folders, summary
 from trainer.errors import DataError
@@ -204,7 +204,7 @@ def from_dicom(
     """
     schema = labels.schema(schema_id)
     configured = settings.load()
-    store = open_store(configured.s3, configured.limits, allow_local=True)
+    store = open_local_store(configured)
     address = prefix if "://" in prefix else str(Path(prefix).resolve())
     name = dicom_table.pseudonym(_key(options["pseudonym_key"] or target.with_suffix(".key")))
     with progress_bar() as bar:

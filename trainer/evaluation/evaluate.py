@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from hilum.files import write_atomically
+from hilum.packages.findings import calibrate
 from hilum.packages.manifest import Calibration, OperatingPoint
-from hilum.pipeline.findings import calibrate
+from hilum.session import open_local_store
 from hilum.settings import Settings
-from hilum.storage import open_store
 from trainer import calibration as fitting
 from trainer import data, manifest
 from trainer.calibration import Method, Rule
@@ -203,7 +203,7 @@ def _films(
         cache_dir=settings.cache_dir / "prepared",
         max_bad_fraction=allowed,
         progress=None if progress is None else lambda n, of: progress("prepare", n, of),
-        store=open_store(settings.s3, settings.limits, allow_local=True),
+        store=open_local_store(settings),
         limits=settings.limits,
         needed=needed,
     )

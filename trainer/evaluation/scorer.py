@@ -13,12 +13,12 @@ import torch
 
 from hilum.engines import Engine, EngineOutput
 from hilum.engines.loading import open_engine
-from hilum.imaging.transform import Placement, PreprocessSpec
-from hilum.packages import load as package_io
+from hilum.imaging.spec import PreprocessSpec
+from hilum.imaging.transform import Placement
 from hilum.packages.labels import LabelSchema
 from hilum.packages.manifest import MANIFEST, Calibration, OperatingPoint
+from hilum.session import open_package
 from hilum.settings import Settings
-from hilum.storage import open_store
 from trainer import checkpoint, processes
 from trainer.backbones import Classifier, Kind
 from trainer.errors import CheckpointError
@@ -121,8 +121,7 @@ def _from_checkpoint(folder: Path) -> Model:
 
 
 def _from_package(location: str, settings: Settings) -> Model:
-    store = open_store(settings.s3, settings.limits)
-    package = package_io.load(location, store=store, cache_dir=settings.cache_dir)
+    package = open_package(settings, location)
     manifest = package.manifest
     return Model(
         engine=open_engine(package, settings),

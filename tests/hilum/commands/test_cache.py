@@ -12,7 +12,7 @@ from hilum import dicom
 from hilum.commands.cache import cache
 from hilum.packages.load import verify
 from hilum.pipeline.cache import PreparedCache
-from hilum.pipeline.entry import Entry
+from hilum.pipeline.stages import Examination
 from hilum.settings import Limits, PreparedSettings, S3Settings
 from hilum.storage import open_store
 
@@ -39,7 +39,7 @@ def test_evict(
     for one in (spec, spec.model_copy(update={"size": 33})):
         place = PreparedCache(store, config).place(uri, one)
         assert place is not None
-        facts = Entry(content_sha256=bytes(32), header=header, kept=None)
+        facts = Examination(content_sha256=bytes(32), header=header)
         PreparedCache(store, config).keep(place, facts)
 
     def evicted(*arguments: str) -> str:

@@ -23,8 +23,8 @@ from hilum.db.states import ItemStatus
 from hilum.db.studies import StudyState, Submission
 from hilum.db.tables import metadata
 from hilum.errors import NotDicomError
+from hilum.packages.findings import Finding
 from hilum.packages.load import Package
-from hilum.pipeline.findings import Finding
 from hilum.queue import Queue
 
 T = TypeVar("T")

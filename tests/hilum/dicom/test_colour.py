@@ -27,7 +27,7 @@ from hilum import dicom
 from hilum.dicom.decode import stored_values
 from hilum.errors import HilumError
 from hilum.packages.manifest import InputPolicy
-from hilum.pipeline import admit as policy
+from hilum.pipeline import admit
 from hilum.settings import Limits
 
 
@@ -56,7 +56,7 @@ def as_dicom(pixels: np.ndarray) -> bytes:
 def test_a_capture_is_flagged_before_anything_is_decoded() -> None:
     for case in captures():
         header = dicom.open_object(case.data, Limits()).header
-        assert policy.check(header, InputPolicy()) == ("colour_capture",), case
+        assert admit.check(header, InputPolicy()) == ("colour_capture",), case
 
 
 def test_what_lossy_compression_leaves_is_still_grey() -> None:

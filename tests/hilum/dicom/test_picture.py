@@ -18,7 +18,7 @@ from hilum import dicom
 from hilum.dicom import Film
 from hilum.errors import HilumError
 from hilum.packages.manifest import InputPolicy
-from hilum.pipeline import admit as policy
+from hilum.pipeline import admit
 from hilum.settings import Limits
 
 LIMITS = Limits()
@@ -103,15 +103,15 @@ def test_colour_has_a_flag_or_is_refused() -> None:
 def test_only_a_policy_that_lists_other_takes_them() -> None:
     header = dicom.open_film(PNG, LIMITS).header
     with pytest.raises(HilumError) as caught:
-        policy.check(header, InputPolicy())
+        admit.check(header, InputPolicy())
     assert caught.value.code == "policy.plain_image"
     assert "PNG" in caught.value.detail
     other = InputPolicy(modalities=("DX", "OTHER"))
-    assert policy.check(header, other) == ("plain_image", "body_part_unknown", "view_unknown")
+    assert admit.check(header, other) == ("plain_image", "body_part_unknown", "view_unknown")
     with pytest.raises(HilumError, match=r"policy\.not_frontal"):
-        policy.check(header, InputPolicy(modalities=("OTHER",), unknown_view="refuse"))
+        admit.check(header, InputPolicy(modalities=("OTHER",), unknown_view="refuse"))
     colour = dicom.open_film(saved(Image.fromarray(rgb(GREY)), "PNG"), LIMITS).header
-    assert policy.check(colour, other)[:2] == ("colour_capture", "plain_image")
+    assert admit.check(colour, other)[:2] == ("colour_capture", "plain_image")
 
 
 def transparent() -> bytes:

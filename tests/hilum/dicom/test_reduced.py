@@ -30,11 +30,11 @@ from hilum import dicom
 from hilum.dicom import reduced
 from hilum.dicom.decode import stored_values
 from hilum.dicom.reduced import block_means
+from hilum.dicom.samples import Samples
 from hilum.errors import HilumError
 from hilum.imaging import rendering
-from hilum.imaging.model_input import model_input
-from hilum.imaging.resample import Samples
-from hilum.imaging.transform import Extent, PreprocessSpec, prepare, resize
+from hilum.imaging.spec import PreprocessSpec
+from hilum.imaging.transform import Extent, make_input, model_input, resize
 from hilum.settings import Limits
 
 LIMITS = Limits()
@@ -232,7 +232,7 @@ def test_alignment_is_what_makes_it_so() -> None:
     less = dicom.decode(opened, side=128)
     height, width = less.pixels.shape
     slid = Extent(rows=ROWS, columns=COLUMNS, box=(0.0, 0.0, float(width), float(height)))
-    wrong = prepare(less.pixels, EXACT, extent=slid).image.astype(int)
+    wrong = make_input(less.pixels, EXACT, extent=slid).image.astype(int)
     assert np.abs(wrong - model_input(opened, EXACT).image).mean() > 1.2
 
 

@@ -17,8 +17,8 @@ from hilum import dicom
 from hilum.filmcheck import Doubt, doubts
 from hilum.filmcheck.network import KINDS, bundled, thresholds
 from hilum.filmcheck.view import SIDE, ranks, view
-from hilum.imaging.model_input import model_input
-from hilum.imaging.transform import ModelInput, Placement, PreprocessSpec
+from hilum.imaging.spec import PreprocessSpec
+from hilum.imaging.transform import ModelInput, Placement, model_input
 from hilum.settings import Limits
 
 SAMPLES = sorted((Path(__file__).parents[3] / "models/samples").glob("*.dcm"))

@@ -8,8 +8,8 @@ import numpy.typing as npt
 import pytest
 
 from hilum.dicom import reduced
+from hilum.dicom.samples import Samples
 from hilum.imaging import resample as sampling
-from hilum.imaging.resample import Samples
 from hilum.imaging.transform import resize
 
 ROWS, COLUMNS = 611, 437  # odd on purpose

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from hilum.imaging.transform import Extent, Placement, PreprocessSpec, intermediate, prepare
+from hilum.imaging.spec import PreprocessSpec
+from hilum.imaging.transform import Extent, Placement, make_grey, make_input
 
 SPEC = PreprocessSpec(size=224)
 
@@ -23,7 +24,7 @@ SPEC = PreprocessSpec(size=224)
 def test_letterbox(height: int, width: int, box: tuple[int, int, int, int]) -> None:
     place = Placement.letterbox(height=height, width=width, size=224)
     assert (place.x0, place.y0, place.x1, place.y1) == box
-    out = prepare(np.random.default_rng(0).random((height, width), dtype=np.float32), SPEC)
+    out = make_input(np.random.default_rng(0).random((height, width), dtype=np.float32), SPEC)
     outside = out.image[0].copy()
     outside[place.y0 : place.y1, place.x0 : place.x1] = 0
     assert not outside.any(), "nothing outside the film"
@@ -31,45 +32,45 @@ def test_letterbox(height: int, width: int, box: tuple[int, int, int, int]) -> N
 
 def test_the_stretch_ignores_scale_and_offset_of_the_values() -> None:
     film = np.random.default_rng(0).random((300, 260), dtype=np.float32)
-    one = prepare(film, SPEC).image
-    other = prepare(film * 4095 + 100, SPEC).image
+    one = make_input(film, SPEC).image
+    other = make_input(film * 4095 + 100, SPEC).image
     assert np.abs(one.astype(int) - other).max() <= 1
     assert (one.min(), one.max()) == (0, 255)
 
 
 def test_brighter_stays_brighter() -> None:
     ramp = np.linspace(0, 1, 224, dtype=np.float32)[None].repeat(224, axis=0)
-    row = prepare(ramp, SPEC).image[0, 100].astype(int)
+    row = make_input(ramp, SPEC).image[0, 100].astype(int)
     assert (np.diff(row) >= 0).all()
     assert row[112] == pytest.approx(128, abs=2)
 
 
 def test_a_constant_film_is_black() -> None:
-    assert not prepare(np.full((50, 70), 0.7, dtype=np.float32), SPEC).image.any()
+    assert not make_input(np.full((50, 70), 0.7, dtype=np.float32), SPEC).image.any()
 
 
 def test_outliers_do_not_squeeze_the_rest() -> None:
     film = np.random.default_rng(0).random((400, 400), dtype=np.float32)
     spiked = film.copy()
     spiked[:4, :4] = 1000.0  # a burnt-in marker
-    one, other = prepare(film, SPEC).image, prepare(spiked, SPEC).image
+    one, other = make_input(film, SPEC).image, make_input(spiked, SPEC).image
     assert np.abs(one[0, 10:].astype(int) - other[0, 10:]).mean() < 2
 
 
 def test_padding_neither_bleeds_nor_counts() -> None:
     rng = np.random.default_rng(0)
     film = (0.4 + 0.2 * rng.random((448, 448))).astype(np.float32)
-    alone = prepare(film[:, :300], SPEC)
+    alone = make_input(film[:, :300], SPEC)
     padding = np.zeros((448, 448), dtype=bool)
     padding[:, 300:] = True
     padded = film.copy()
     padded[padding] = 9.0
-    out = prepare(padded, SPEC, padding=padding).image[0]
+    out = make_input(padded, SPEC, padding=padding).image[0]
     assert not out[:, 151:].any(), "padding is black"
     place = alone.placement
     expected = alone.image[0][:, place.x0 : place.x1]
     assert np.abs(out[:, :149].astype(int) - expected[:, :149]).max() <= 3
-    nothing = prepare(padded, SPEC, padding=np.ones_like(padding))
+    nothing = make_input(padded, SPEC, padding=np.ones_like(padding))
     assert not nothing.image.any()
 
 
@@ -78,7 +79,7 @@ def test_shrinking_is_antialiased() -> None:
     board = np.indices((1792, 1792)).sum(axis=0) % 2
     half = board.astype(np.float32)
     half[:, :896] = np.linspace(0, 1, 896, dtype=np.float32)
-    out = prepare(half, SPEC).image[0].astype(int)
+    out = make_input(half, SPEC).image[0].astype(int)
     assert np.ptp(out[20:200, 130:210]) <= 6
 
 
@@ -92,7 +93,7 @@ def test_the_digest_is_the_specs_identity() -> None:
 def test_the_bytes_are_pinned() -> None:
     """If this fails, the spec's IMPLEMENTATION has to be raised: old results mean old bytes."""
     film = np.add.outer(np.arange(90.0), np.arange(70.0) ** 1.5).astype(np.float32)
-    out = prepare(film, PreprocessSpec(size=32)).image[0]
+    out = make_input(film, PreprocessSpec(size=32)).image[0]
     assert out[16, 4:28:4].tolist() == PINNED
 
 
@@ -111,7 +112,7 @@ STAGED = PreprocessSpec(size=224, intermediate=512)
 def test_an_intermediate_changes_little_and_its_digest_all() -> None:
     rng = np.random.default_rng(3)
     film = rng.random((40, 30), dtype=np.float32).repeat(40, 0).repeat(40, 1)
-    direct, staged = prepare(film, SPEC), prepare(film, STAGED)
+    direct, staged = make_input(film, SPEC), make_input(film, STAGED)
     assert staged.placement == direct.placement
     assert np.abs(staged.image.astype(int) - direct.image).mean() < 4
     assert SPEC.digest != STAGED.digest
@@ -134,7 +135,7 @@ def test_an_intermediate_smaller_than_the_input_is_refused() -> None:
 
 def test_the_intermediate_of_a_small_film_is_the_film() -> None:
     film = np.random.default_rng(0).random((90, 120), dtype=np.float32)
-    grey = intermediate(film, 512, film=Extent.whole(film))
+    grey = make_grey(film, 512, film=Extent.whole(film))
     assert grey.values.shape == (90, 120)
     assert (grey.values.min(), grey.values.max()) == (0, 65535)
     low, high = film.min(), film.max()
@@ -145,11 +146,11 @@ def test_padding_stays_padding_in_the_intermediate() -> None:
     film = np.random.default_rng(0).random((600, 600), dtype=np.float32) + 5
     padding = np.zeros(film.shape, dtype=bool)
     padding[:, :100] = True
-    grey = intermediate(film, 300, padding=padding, film=Extent.whole(film))
+    grey = make_grey(film, 300, padding=padding, film=Extent.whole(film))
     assert grey.padded
     assert not grey.values[:, :50].any()
     assert grey.values[:, 50:].min() == 1
     spec = PreprocessSpec(size=100, intermediate=300)
-    image = prepare(film, spec, padding=padding).image[0]
+    image = make_input(film, spec, padding=padding).image[0]
     assert not image[:, :16].any()
     assert image[:, 17:].any()

@@ -13,13 +13,13 @@ from hilum import dicom
 from hilum.errors import HilumError
 from hilum.filmcheck import Doubt, Name
 from hilum.packages.manifest import InputPolicy, PixelPolicy
-from hilum.pipeline import admit as policy
+from hilum.pipeline import admit
 from hilum.settings import Limits
 
 
 def _check(rules: InputPolicy | None = None, **attributes: Any) -> tuple[str, ...]:
     header = dicom.open_object(film(1, **attributes), Limits()).header
-    return policy.check(header, rules or InputPolicy())
+    return admit.check(header, rules or InputPolicy())
 
 
 def _coded(value: str) -> Sequence:
@@ -79,7 +79,7 @@ def test_free_text_is_neither_trusted_nor_repeated() -> None:
     data = placed.replace(b"A" * 16, b"SMITH^JOHN 1950 ")
     header = dicom.open_object(data, Limits()).header
     with pytest.raises(HilumError) as caught:
-        policy.check(header, InputPolicy())
+        admit.check(header, InputPolicy())
     assert "SMITH" not in str(caught.value)
 
 
@@ -97,7 +97,7 @@ def test_a_name_in_a_code_string_is_not_repeated(attributes: dict[str, Any]) -> 
     header = dicom.open_object(film(1, **attributes), Limits()).header
     assert "DOE" not in repr(header)
     with pytest.raises(HilumError, match="is another value; expected") as caught:
-        policy.check(header, InputPolicy())
+        admit.check(header, InputPolicy())
     assert "DOE" not in str(caught.value)
 
 
@@ -199,7 +199,7 @@ def test_an_age_that_is_not_said(attributes: dict[str, Any]) -> None:
 
 def _looked(*doubts: Doubt, rules: PixelPolicy | None = None, **attributes: Any) -> tuple[str, ...]:
     header = dicom.open_object(film(1, **attributes), Limits()).header
-    return policy.check_pixels(doubts, header, rules or PixelPolicy())
+    return admit.check_pixels(doubts, header, rules or PixelPolicy())
 
 
 @pytest.mark.parametrize("name", ["blank", "not_chest", "not_frontal", "inverted", "rotated"])

@@ -15,10 +15,12 @@ from support.tiny_film import film
 from hilum import dicom
 from hilum.dicom import DicomObject
 from hilum.errors import ConfigurationError, ObjectMissingError
-from hilum.imaging.model_input import kept, model_input
-from hilum.imaging.transform import Grey, ModelInput, PreprocessSpec, from_kept
-from hilum.pipeline.cache import PreparedCache, evict, open_cache
-from hilum.pipeline.entry import DamagedEntryError, Entry, Sealer
+from hilum.imaging.spec import PreprocessSpec
+from hilum.imaging.transform import Grey, ModelInput, input_from_stage, model_input
+from hilum.packages.manifest import InputPolicy, PixelPolicy
+from hilum.pipeline.cache import DamagedEntryError, PreparedCache, Sealer, evict, open_cache
+from hilum.pipeline.examine import examine
+from hilum.pipeline.stages import Examination, ExamineOptions
 from hilum.settings import Limits, PreparedSettings, S3Settings, load
 from hilum.storage import ObjectStore, open_store
 
@@ -38,10 +40,14 @@ def opened(data: bytes = FILM) -> DicomObject:
     return dicom.open_object(data, Limits())
 
 
-def entry(spec: PreprocessSpec = SPEC, data: bytes = FILM) -> Entry:
-    found = opened(data)
-    sha256 = hashlib.sha256(data).digest()
-    return Entry(content_sha256=sha256, header=found.header, kept=kept(found, spec))
+def entry(spec: PreprocessSpec = SPEC, data: bytes = FILM) -> Examination:
+    options = ExamineOptions(
+        preprocess=spec,
+        policy=InputPolicy(pixels=PixelPolicy.nothing()),  # the films are noise
+        limits=Limits(),
+        keep=True,
+    )
+    return examine(data, options)
 
 
 @pytest.mark.parametrize("spec", [SPEC, STAGED, PreprocessSpec(size=32, decode="reduced")])
@@ -63,8 +69,8 @@ def test_the_same_input_with_and_without(
     assert found is not None
     assert found.header == opened(data).header
     assert found.content_sha256 == hashlib.sha256(data).digest()
-    assert found.kept is not None
-    one, other = from_kept(found.kept, spec), model_input(opened(data), spec)
+    assert found.stage is not None
+    one, other = input_from_stage(found.stage, spec), model_input(opened(data), spec)
     assert one.placement == other.placement
     assert np.array_equal(one.image, other.image)
     assert one.image.any()
@@ -81,8 +87,10 @@ def test_models_of_other_sizes_share_an_intermediate(store: ObjectStore, bucket:
     cache.keep(place, entry(small))
     found = cache.find(place)
     assert found is not None
-    assert isinstance(found.kept, Grey)
-    assert np.array_equal(from_kept(found.kept, large).image, model_input(opened(), large).image)
+    assert isinstance(found.stage, Grey)
+    assert np.array_equal(
+        input_from_stage(found.stage, large).image, model_input(opened(), large).image
+    )
     alone = cache.place(uri, PreprocessSpec(size=48))
     assert alone is not None
     assert alone.uri != place.uri
@@ -161,9 +169,9 @@ def test_a_damaged_entry_is_written_anew(
 
 def test_a_film_refused_by_its_header_is_kept_without_pixels() -> None:
     sealer, refused = Sealer("z" * 40), entry()
-    facts = Entry(content_sha256=refused.content_sha256, header=refused.header, kept=None)
+    facts = Examination(content_sha256=refused.content_sha256, header=refused.header)
     found = sealer.open(sealer.seal(facts, "name"), "name")
-    assert found.kept is None
+    assert found.stage is None
     assert found.header == refused.header
     assert sealer.seal(facts, "name") != sealer.seal(facts, "name"), "a new nonce each time"
     with pytest.raises(DamagedEntryError):
@@ -254,5 +262,5 @@ def test_off_by_default_and_never_without_a_secret(local_store: ObjectStore) -> 
 
 
 def test_without_an_intermediate_the_input_itself_is_kept() -> None:
-    assert isinstance(entry().kept, ModelInput)
-    assert isinstance(entry(STAGED).kept, Grey)
+    assert isinstance(entry().kept().stage, ModelInput)
+    assert isinstance(entry(STAGED).kept().stage, Grey)

@@ -8,17 +8,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support import tiny_package
+from support.ready import ready
 from support.tiny_film import film
 
 from hilum.engines.loading import open_engine
 from hilum.errors import HilumError, ObjectChangedError
-from hilum.imaging.transform import PreprocessSpec
+from hilum.imaging.spec import PreprocessSpec
 from hilum.packages.load import Package, verify
 from hilum.packages.manifest import InputPolicy, PixelPolicy
 from hilum.pipeline.cache import PreparedCache
-from hilum.pipeline.load import Fetcher
-from hilum.pipeline.score import Score, Scorer
+from hilum.pipeline.load import Loader
+from hilum.pipeline.score import Scorer
+from hilum.pipeline.stages import ExamineOptions, Score
 from hilum.sandbox import Decoders
+from hilum.session import DECODE_TASKS
 from hilum.settings import Limits, PreparedSettings, S3Settings, Settings
 from hilum.storage import ObjectStore, open_store
 
@@ -45,7 +48,7 @@ def store(s3: S3Settings) -> Counting:
 
 @pytest.fixture(scope="module")
 def decoders() -> Iterator[Decoders]:
-    with Decoders(1, LIMITS) as found:
+    with Decoders(1, LIMITS, tasks=DECODE_TASKS) as found:
         yield found
 
 
@@ -58,9 +61,20 @@ def package(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return verify(folder)
 
 
-def scorer(package: Package, decoders: Decoders | None = None, *, keep: bool = True) -> Scorer:
-    engine = open_engine(package, Settings())
-    return Scorer(package, engine, LIMITS, decoders=decoders, keep=keep)
+def scorer(package: Package) -> Scorer:
+    return Scorer(package, open_engine(package, Settings()))
+
+
+def loader(
+    package: Package,
+    store: ObjectStore,
+    cache: PreparedCache | None,
+    decoders: Decoders | None = None,
+    *,
+    preview_side: int | None = None,
+) -> Loader:
+    options = ExamineOptions.of(package.manifest, LIMITS, preview_side=preview_side)
+    return Loader(options, store, cache, decoders)
 
 
 def same(one: Score, other: Score) -> None:
@@ -76,19 +90,18 @@ def test_scores_are_the_same_and_the_film_is_not_read_again(
 ) -> None:
     uri = f"s3://{bucket}/film.dcm"
     store.write(uri, film(1, rows=200, columns=150, BurnedInAnnotation="YES"))
-    plain = scorer(package, decoders, keep=False)
-    (expected,) = plain.score([Fetcher(plain, store, None).prepare(uri)])
+    model = scorer(package)
+    (expected,) = model.score([loader(package, store, None, decoders).load(uri)])
     assert expected.flags == ("burned_in_annotation",)
-    caching = scorer(package, decoders)
-    fetcher = Fetcher(caching, store, PreparedCache(store, ON))
+    caching = loader(package, store, PreparedCache(store, ON), decoders)
     for reads in (2, 1):  # the entry that is not there, and the film; then the entry
         store.reads.clear()
-        (found,) = caching.score([fetcher.prepare(uri)])
+        (found,) = model.score([caching.load(uri)])
         same(found, expected)
         assert len(store.reads) == reads
     assert uri not in store.reads
     store.write(uri, film(2, rows=200, columns=150))
-    (new,) = caching.score([fetcher.prepare(uri)])
+    (new,) = model.score([caching.load(uri)])
     assert not np.array_equal(new.raw, expected.raw)
 
 
@@ -98,22 +111,21 @@ def test_a_refusal_is_kept_too_but_not_for_another_policy(
     uri = f"s3://{bucket}/film.dcm"
     store.write(uri, film(1, Modality="RF"))
     cache = PreparedCache(store, ON)
-    strict = Fetcher(scorer(tiny), store, cache)
+    strict = loader(tiny, store, cache)
     for _ in range(2):
         store.reads.clear()
         with pytest.raises(HilumError, match=r"policy\.wrong_modality"):
-            strict.prepare(uri)
+            strict.load(uri)
     assert uri not in store.reads
     liberal_policy = InputPolicy(modalities=("DX", "RF"), pixels=PixelPolicy.nothing())
     tiny_package.build(tmp_path, policy=liberal_policy)
-    liberal = scorer(verify(tmp_path))
-    fetcher = Fetcher(liberal, store, cache)
+    liberal = loader(verify(tmp_path), store, cache)
     for _ in range(2):  # from the film, and then from what is kept now
         store.reads.clear()
-        assert fetcher.prepare(uri).model_input.image.any()
+        assert liberal.load(uri).model_input.image.any()
     assert uri not in store.reads
     with pytest.raises(HilumError, match=r"policy\.wrong_modality"):
-        strict.prepare(uri)
+        strict.load(uri)
 
 
 def test_the_picture_is_judged_by_the_policy_of_the_day(
@@ -122,11 +134,11 @@ def test_the_picture_is_judged_by_the_policy_of_the_day(
     uri = f"s3://{bucket}/noise.dcm"
     store.write(uri, film(1, rows=128, columns=128, BodyPartExamined=None))
     cache = PreparedCache(store, ON)
-    Fetcher(scorer(tiny), store, cache).prepare(uri)
+    loader(tiny, store, cache).load(uri)
     tiny_package.build(tmp_path, policy=InputPolicy())
     store.reads.clear()
     with pytest.raises(HilumError, match=r"policy\.not_chest"):
-        Fetcher(scorer(verify(tmp_path)), store, cache).prepare(uri)
+        loader(verify(tmp_path), store, cache).load(uri)
     assert uri not in store.reads
 
 
@@ -148,9 +160,9 @@ def test_a_film_replaced_while_it_is_read_is_read_again(
 
     late = Late(s3, LIMITS, allow_local=False)
     late.write(uri, film(1))
-    found = Fetcher(scorer(tiny), late, PreparedCache(late, ON)).prepare(uri)
+    found = loader(tiny, late, PreparedCache(late, ON)).load(uri)
     assert late.replaced
-    assert np.array_equal(found.model_input.image, scorer(tiny).prepare(film(2)).model_input.image)
+    assert np.array_equal(found.model_input.image, ready(tiny, film(2)).model_input.image)
     place = PreparedCache(late, ON).place(uri, tiny.manifest.preprocess)
     assert place is not None
     entry = PreparedCache(late, ON).find(place)
@@ -173,7 +185,7 @@ def test_one_that_is_replaced_again_and_again_waits(
     store = Restless(s3, LIMITS, allow_local=False)
     store.write(f"s3://{bucket}/film.dcm", film(0))
     with pytest.raises(ObjectChangedError) as caught:
-        Fetcher(scorer(tiny), store, PreparedCache(store, ON)).prepare(f"s3://{bucket}/film.dcm")
+        loader(tiny, store, PreparedCache(store, ON)).load(f"s3://{bucket}/film.dcm")
     assert caught.value.transient
 
 
@@ -181,6 +193,6 @@ def test_who_shows_films_needs_them(tiny: Package, s3: S3Settings, bucket: str) 
     store = open_store(s3, LIMITS)
     uri = f"s3://{bucket}/film.dcm"
     store.write(uri, film(1))
-    showing = Scorer(tiny, open_engine(tiny, Settings()), LIMITS, preview_side=32, keep=True)
+    showing = loader(tiny, store, PreparedCache(store, ON), preview_side=32)
     for _ in range(2):
-        assert Fetcher(showing, store, PreparedCache(store, ON)).prepare(uri).preview is not None
+        assert showing.load(uri).preview is not None

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from pydicom.data import get_testdata_file
 from support import tiny_package
+from support.ready import ready
 from support.tiny_film import film
 
 from hilum.dicom import decode, open_object
@@ -27,10 +28,12 @@ from hilum.errors import (
     PlainImageError,
     UnexpectedError,
 )
-from hilum.imaging import transform as preprocess
+from hilum.errors.guarding import capture_failure
+from hilum.imaging import transform
 from hilum.packages.load import Package, verify
 from hilum.packages.manifest import Calibration, InputPolicy, InputSpec, PixelPolicy
-from hilum.pipeline.score import Score, Scorer, guarded
+from hilum.pipeline.score import Scorer
+from hilum.pipeline.stages import Score
 from hilum.settings import Limits, Settings
 
 
@@ -42,7 +45,7 @@ def real_film(name: str) -> bytes:
 
 @pytest.fixture
 def scorer(tiny: Package) -> Scorer:
-    return Scorer(tiny, open_engine(tiny, Settings()), Limits())
+    return Scorer(tiny, open_engine(tiny, Settings()))
 
 
 class Watched:
@@ -68,17 +71,17 @@ class Watched:
 
 def test_a_real_film_goes_through_every_step(scorer: Scorer) -> None:
     data = real_film("RG1_UNCR.dcm")
-    (score,) = scorer.score([scorer.prepare(data)])
+    (score,) = scorer.score([ready(scorer.package, data)])
     header = open_object(data, Limits()).header
     assert score.content_sha256 == hashlib.sha256(data).digest()
     assert (score.rows, score.columns) == (header.rows, header.columns) == (1955, 1841)
     assert score.sop_instance_uid == header.sop_instance_uid
     # The same steps by hand.
     pixels = decode(open_object(data, Limits()))
-    prepared = preprocess.prepare(
+    made = transform.make_input(
         pixels.pixels, scorer.package.manifest.preprocess, padding=pixels.padding
     )
-    expected = scorer.engine.run(prepared.image[None])
+    expected = scorer.engine.run(made.image[None])
     np.testing.assert_array_equal(score.raw, expected.probability[0])
     np.testing.assert_array_equal(score.cam, expected.cam[0])
     np.testing.assert_allclose(score.probability, score.raw, rtol=1e-6)  # no calibration here
@@ -89,7 +92,7 @@ def test_a_real_film_goes_through_every_step(scorer: Scorer) -> None:
 
 
 def test_two_encodings_of_one_film_score_alike(scorer: Scorer) -> None:
-    batch = [scorer.prepare(real_film(name)) for name in ("RG1_UNCR.dcm", "RG1_J2KR.dcm")]
+    batch = [ready(scorer.package, real_film(name)) for name in ("RG1_UNCR.dcm", "RG1_J2KR.dcm")]
     plain, packed = scorer.score(batch)
     assert plain.content_sha256 != packed.content_sha256
     np.testing.assert_array_equal(plain.probability, packed.probability)
@@ -98,13 +101,13 @@ def test_two_encodings_of_one_film_score_alike(scorer: Scorer) -> None:
 
 def test_what_is_no_chest_film_is_refused_and_not_scored(scorer: Scorer) -> None:
     with pytest.raises(NotChestError):
-        scorer.prepare(real_film("RG3_UNCR.dcm"))
+        ready(scorer.package, real_film("RG3_UNCR.dcm"))
     with pytest.raises(NotDicomError):
-        scorer.prepare(b"not DICOM" * 100)
+        ready(scorer.package, b"not DICOM" * 100)
 
 
 def test_flags_of_the_policy_come_with_the_score(scorer: Scorer) -> None:
-    unknown = scorer.prepare(film(BodyPartExamined=None))
+    unknown = ready(scorer.package, film(BodyPartExamined=None))
     (score,) = scorer.score([unknown])
     assert score.flags == unknown.flags
     assert "body_part_unknown" in score.flags
@@ -117,15 +120,15 @@ def test_a_png_of_a_film_scores_like_the_film_where_the_policy_lists_other(
     out = BytesIO()
     Image.fromarray(pixels).save(out, "PNG")
     with pytest.raises(PlainImageError):
-        scorer.prepare(out.getvalue())
+        ready(scorer.package, out.getvalue())
     tiny_package.build(
         tmp_path, policy=InputPolicy(modalities=("DX", "OTHER"), pixels=PixelPolicy.nothing())
     )
     package = verify(tmp_path)
-    liberal = Scorer(package, open_engine(package, Settings()), Limits())
+    liberal = Scorer(package, open_engine(package, Settings()))
     module = {"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7, "PixelData": pixels.tobytes()}
     picture, whole = liberal.score(
-        [liberal.prepare(out.getvalue()), liberal.prepare(film(**module))]
+        [ready(liberal.package, out.getvalue()), ready(liberal.package, film(**module))]
     )
     np.testing.assert_array_equal(picture.raw, whole.raw)
     assert picture.flags == ("plain_image", "body_part_unknown", "view_unknown")
@@ -138,8 +141,8 @@ def test_calibration_moves_probability_and_findings_but_not_raw_or_maps(tmp_path
             tmp_path / name, calibration=Calibration(scale=(1,) * 6, shift=(shift,) * 6)
         )
         package = verify(tmp_path / name)
-        scorer = Scorer(package, open_engine(package, Settings()), Limits())
-        return scorer.score([scorer.prepare(film())])[0]
+        scorer = Scorer(package, open_engine(package, Settings()))
+        return scorer.score([ready(scorer.package, film())])[0]
 
     plain, high = score("plain", 0), score("high", 20)
     np.testing.assert_array_equal(plain.raw, high.raw)
@@ -152,8 +155,8 @@ def test_a_batch_is_cut_to_what_the_engine_takes(tmp_path: Path) -> None:
     tiny_package.build(tmp_path, input=InputSpec(size=64, max_batch=2))
     package = verify(tmp_path)
     engine = Watched(open_engine(package, Settings()))
-    scorer = Scorer(package, engine, Limits())
-    batch = [scorer.prepare(film(seed)) for seed in range(5)]
+    scorer = Scorer(package, engine)
+    batch = [ready(scorer.package, film(seed)) for seed in range(5)]
     together = scorer.score(batch)
     assert engine.batches == [2, 2, 1]
     for image, score in zip(batch, together, strict=True):
@@ -165,10 +168,10 @@ def test_a_batch_is_cut_to_what_the_engine_takes(tmp_path: Path) -> None:
 def test_an_image_that_breaks_its_batch_spoils_only_itself(
     answer_nan: bool, tiny: Package, scorer: Scorer
 ) -> None:
-    batch = [scorer.prepare(film(seed)) for seed in range(3)]
+    batch = [ready(scorer.package, film(seed)) for seed in range(3)]
     engine = Watched(open_engine(tiny, Settings()), poison=batch[1].model_input.image)
     engine.answer_nan = answer_nan
-    results = Scorer(tiny, engine, Limits()).score_each(batch)
+    results = Scorer(tiny, engine).score_each(batch)
     good = scorer.score([batch[0], batch[2]])
     assert [type(result) for result in results] == [
         Score,
@@ -194,20 +197,20 @@ def test_failures_become_values_that_hold_nothing_of_the_image() -> None:
     def exhausted() -> None:
         raise MemoryError
 
-    unexpected = guarded(wrong)
+    unexpected = capture_failure(wrong)
     assert isinstance(unexpected, UnexpectedError)
     assert "ValueError" in unexpected.detail
     assert "JANE" not in str(unexpected)
-    assert isinstance(guarded(exhausted), OutOfMemoryError)
-    for failure in (unexpected, guarded(refused), guarded(exhausted)):
+    assert isinstance(capture_failure(exhausted), OutOfMemoryError)
+    for failure in (unexpected, capture_failure(refused), capture_failure(exhausted)):
         assert isinstance(failure, HilumError)
         assert (failure.__traceback__, failure.__context__, failure.__cause__) == (None,) * 3
-    assert guarded(lambda: 3) == 3
+    assert capture_failure(lambda: 3) == 3
 
 
 def test_a_bug_is_reported_with_its_place(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hilum.imaging.transform.Placement.letterbox", lambda **_: 1 / 0)
-    failure = guarded(lambda: scorer.prepare(film()))
+    failure = capture_failure(lambda: ready(scorer.package, film()))
     assert isinstance(failure, UnexpectedError)
     assert failure.detail.startswith("ZeroDivisionError in hilum.imaging.transform:")
 
@@ -215,12 +218,11 @@ def test_a_bug_is_reported_with_its_place(scorer: Scorer, monkeypatch: pytest.Mo
 def test_previews_are_made_only_when_asked_for_and_never_larger_than_the_film(
     tiny: Package, scorer: Scorer
 ) -> None:
-    assert scorer.prepare(film()).preview is None
+    assert ready(scorer.package, film()).preview is None
     data = film(rows=300, columns=150)
     shown = {}
     for side in (100, 1000):
-        keeping = Scorer(tiny, scorer.engine, Limits(), preview_side=side)
-        (score,) = keeping.score([keeping.prepare(data)])
+        (score,) = scorer.score([ready(tiny, data, preview_side=side)])
         assert score.preview is not None
         shown[side] = score.preview
     assert shown[100].shape == (100, 50)
@@ -229,6 +231,6 @@ def test_previews_are_made_only_when_asked_for_and_never_larger_than_the_film(
 
 
 def test_results_are_immutable(scorer: Scorer) -> None:
-    (score,) = scorer.score([scorer.prepare(film())])
+    (score,) = scorer.score([ready(scorer.package, film())])
     with pytest.raises(dataclasses.FrozenInstanceError):
         score.rows = 1  # type: ignore[misc]

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -28,14 +28,17 @@ from hilum.errors import (
     UnexpectedError,
 )
 from hilum.imaging.rendering import Heat, Look, drawn, render
-from hilum.imaging.transform import PreprocessSpec
+from hilum.imaging.spec import PreprocessSpec
 from hilum.packages.manifest import InputPolicy, PixelPolicy
-from hilum.pipeline.examine import Prepared, Preparer, Recipe, isolated, prepare
+from hilum.pipeline.admit import admit
+from hilum.pipeline.examine import examine, examiner
+from hilum.pipeline.stages import Examination, ExamineOptions, Ready
 from hilum.sandbox import Decoders, landlock
+from hilum.session import DECODE_TASKS
 from hilum.settings import Limits
 
 LIMITS = Limits(max_decode_s=1.5, max_decode_bytes=256 * 2**20)
-RECIPE = Recipe(
+OPTIONS = ExamineOptions(
     preprocess=PreprocessSpec(size=64),
     policy=InputPolicy(pixels=PixelPolicy.nothing()),  # the films are noise
     limits=LIMITS,
@@ -45,19 +48,31 @@ POISONED = ("-m", "support.poisoned_decoder")
 TESTS = str(Path(__file__).parents[2])
 
 
+Load = Callable[[bytes], Ready]
+
+
+def ready(examination: Examination) -> Ready:
+    return admit(examination, OPTIONS.policy)
+
+
+def load_in(decoders: Decoders) -> Load:
+    examine_there = examiner(OPTIONS, decoders)
+    return lambda data: ready(examine_there(data))
+
+
 @pytest.fixture(scope="module")
 def poisoned() -> Iterator[Decoders]:
     """One process; a new one after each fault."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", TESTS)
         patch.setenv("HILUM_S3__SECRET_ACCESS_KEY", "a secret")
-        with Decoders(1, LIMITS, program=POISONED) as decoders:
+        with Decoders(1, LIMITS, tasks=DECODE_TASKS, program=POISONED) as decoders:
             yield decoders
 
 
 @pytest.fixture
-def preparer(poisoned: Decoders) -> Preparer:
-    return isolated(RECIPE, poisoned)
+def load(poisoned: Decoders) -> Load:
+    return load_in(poisoned)
 
 
 def pid_of(decoders: Decoders) -> int:
@@ -66,9 +81,9 @@ def pid_of(decoders: Decoders) -> int:
     return child.pid
 
 
-def test_the_answer_is_that_of_this_process(preparer: Preparer) -> None:
+def test_the_answer_is_that_of_this_process(load: Load) -> None:
     for data in (film(1), film(2, BodyPartExamined=None)):
-        there, here = preparer(data), prepare(data, RECIPE)
+        there, here = load(data), ready(examine(data, OPTIONS))
         assert there.header == here.header
         assert there.content_sha256 == here.content_sha256
         assert there.flags == here.flags
@@ -86,15 +101,15 @@ def test_an_overlay_is_drawn_there(poisoned: Decoders) -> None:
 
 
 def test_errors_are_of_their_own_class_and_the_process_goes_on(
-    poisoned: Decoders, preparer: Preparer
+    poisoned: Decoders, load: Load
 ) -> None:
-    preparer(film(1))
+    load(film(1))
     before = pid_of(poisoned)
     with pytest.raises(NotDicomError) as broken:
-        preparer(b"not DICOM" * 100)
+        load(b"not DICOM" * 100)
     assert broken.value.body()["next_step"] == NotDicomError.next_step
     with pytest.raises(NotChestError, match="HAND"):
-        preparer(film(1, BodyPartExamined="HAND"))
+        load(film(1, BodyPartExamined="HAND"))
     assert pid_of(poisoned) == before
 
 
@@ -110,77 +125,79 @@ FAULTS: dict[int, tuple[type[HilumError], str]] = {
 
 
 @pytest.mark.parametrize("rows", FAULTS)
-def test_a_fault_costs_its_own_image(rows: int, poisoned: Decoders, preparer: Preparer) -> None:
-    preparer(film(1))
+def test_a_fault_costs_its_own_image(rows: int, poisoned: Decoders, load: Load) -> None:
+    load(film(1))
     before = pid_of(poisoned)
     kind, says = FAULTS[rows]
     began = time.monotonic()
     with pytest.raises(HilumError, match=says) as failed:
-        preparer(film(2, rows=rows))
+        load(film(2, rows=rows))
     assert type(failed.value) is kind
     assert time.monotonic() - began < 30
     assert not psutil.pid_exists(before), "a process that something happened to does not go on"
-    assert isinstance(preparer(film(3)), Prepared)
+    assert isinstance(load(film(3)), Ready)
 
 
-def test_a_decoder_holds_no_secrets(preparer: Preparer) -> None:
+def test_a_decoder_holds_no_secrets(load: Load) -> None:
     with pytest.raises(UnexpectedError) as shown:
-        preparer(film(2, rows=73))
+        load(film(2, rows=73))
     names = set(shown.value.detail.split())
     assert "PYTHONPATH" in names
     assert not [name for name in names if name.startswith(("HILUM_", "AWS_"))]
 
 
-def test_a_decoder_gains_no_privileges(poisoned: Decoders, preparer: Preparer) -> None:
-    preparer(film(1))
+def test_a_decoder_gains_no_privileges(poisoned: Decoders, load: Load) -> None:
+    load(film(1))
     status = Path(f"/proc/{pid_of(poisoned)}/status").read_text()
     assert "NoNewPrivs:\t1" in status
     assert "Threads:\t1\n" in status, "another thread would not be confined"
 
 
 @pytest.mark.skipif(landlock.version() < 6, reason="the kernel has no Landlock, or an older one")
-def test_a_decoder_reaches_nothing_but_its_modules(preparer: Preparer) -> None:
+def test_a_decoder_reaches_nothing_but_its_modules(load: Load) -> None:
     with pytest.raises(UnexpectedError) as shown:
-        preparer(film(2, rows=75))
+        load(film(2, rows=75))
     assert shown.value.detail == "a module, a codec"
 
 
-def test_a_process_that_died_while_idle_costs_nothing(
-    poisoned: Decoders, preparer: Preparer
-) -> None:
-    preparer(film(1))
+def test_a_process_that_died_while_idle_costs_nothing(poisoned: Decoders, load: Load) -> None:
+    load(film(1))
     psutil.Process(pid_of(poisoned)).kill()
     time.sleep(0.1)
-    assert isinstance(preparer(film(2)), Prepared)
+    assert isinstance(load(film(2)), Ready)
 
 
 def test_many_threads_share_few_processes() -> None:
-    with Decoders(2, LIMITS) as decoders, ThreadPoolExecutor(6) as pool:
-        made = list(pool.map(isolated(RECIPE, decoders), [film(n) for n in range(12)]))
+    with Decoders(2, LIMITS, tasks=DECODE_TASKS) as decoders, ThreadPoolExecutor(6) as pool:
+        made = list(pool.map(load_in(decoders), [film(n) for n in range(12)]))
         assert len({child.pid for child in decoders._idle.queue if child is not None}) == 2
     for n, one in enumerate(made):
-        expected = prepare(film(n), RECIPE).model_input.image
+        expected = ready(examine(film(n), OPTIONS)).model_input.image
         np.testing.assert_array_equal(one.model_input.image, expected)
 
 
 def test_processes_that_cannot_start_say_nothing_of_the_image() -> None:
     with (
-        Decoders(1, LIMITS, program=("-c", "import sys; sys.exit(3)")) as decoders,
+        Decoders(
+            1, LIMITS, tasks=DECODE_TASKS, program=("-c", "import sys; sys.exit(3)")
+        ) as decoders,
         pytest.raises(DecodersUnavailableError, match="status 3"),
     ):
-        isolated(RECIPE, decoders)(film(1))
+        load_in(decoders)(film(1))
 
 
 _PARENT = """
 import sys, threading
 from hilum.sandbox import Decoders, landlock
-from hilum.pipeline.examine import Recipe, isolated
-recipe = Recipe.model_validate_json(sys.argv[1])
-decoders = Decoders(2, recipe.limits, program=("-m", "support.poisoned_decoder"))
-prepare = isolated(recipe, decoders)
+from hilum.pipeline.examine import examiner
+from hilum.pipeline.stages import ExamineOptions
+options = ExamineOptions.model_validate_json(sys.argv[1])
+tasks, program = "hilum.pipeline.tasks", ("-m", "support.poisoned_decoder")
+decoders = Decoders(2, options.limits, tasks=tasks, program=program)
+examine = examiner(options, decoders)
 hanging, idle = (open(path, "rb").read() for path in sys.argv[2:])
-threading.Thread(target=prepare, args=(hanging,), daemon=True).start()
-prepare(idle)
+threading.Thread(target=examine, args=(hanging,), daemon=True).start()
+examine(idle)
 print("up", flush=True)
 threading.Event().wait()
 """
@@ -192,7 +209,7 @@ def test_they_die_with_their_parent_even_in_the_middle_of_c_code(tmp_path: Path)
     for name, data in (("hanging", film(1, rows=68)), ("idle", film(1))):
         (tmp_path / name).write_bytes(data)
         files.append(str(tmp_path / name))
-    patient = RECIPE.model_copy(update={"limits": Limits(max_decode_s=300)})
+    patient = OPTIONS.model_copy(update={"limits": Limits(max_decode_s=300)})
     parent = subprocess.Popen(
         [sys.executable, "-c", _PARENT, patient.model_dump_json(), *files],
         stdout=subprocess.PIPE,

@@ -25,11 +25,14 @@ from support.fuzz.mutations import mutated
 from support.fuzz.seeds import seeds
 
 from hilum.errors import DecodersUnavailableError, HilumError, UnexpectedError
-from hilum.imaging.transform import PreprocessSpec
+from hilum.imaging.spec import PreprocessSpec
 from hilum.packages.manifest import InputPolicy
-from hilum.pipeline.examine import Recipe, isolated
+from hilum.pipeline.admit import admit
+from hilum.pipeline.examine import examiner
+from hilum.pipeline.stages import ExamineOptions
 from hilum.sandbox import Decoders
 from hilum.sandbox.process import DecodeProcess
+from hilum.session import DECODE_TASKS
 from hilum.settings import Limits
 
 UNGUARDED = ("-m", "support.unguarded_decoder")
@@ -86,12 +89,16 @@ def run(
 ) -> Tally:
     """Drive ``count`` files through ``processes`` decode processes."""
     tally, lock = Tally(), threading.Lock()
-    with Decoders(processes, limits, program=program) as decoders, _watched(tally):
+    with (
+        Decoders(processes, limits, tasks=DECODE_TASKS, program=program) as decoders,
+        _watched(tally),
+    ):
+        policy = InputPolicy()
         ways = [
-            isolated(
-                Recipe(
+            examiner(
+                ExamineOptions(
                     preprocess=PreprocessSpec(size=64, decode=how),
-                    policy=InputPolicy(),
+                    policy=policy,
                     limits=limits,
                     preview_side=side,
                 ),
@@ -104,7 +111,7 @@ def run(
             number, made = numbered
             data = made()
             began = time.monotonic()
-            code = _end(lambda: ways[number % 2](data), tally)
+            code = _end(lambda: admit(ways[number % 2](data), policy), tally)
             took = time.monotonic() - began
             with lock:
                 tally.codes[code] += 1

@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from hilum.errors import HilumError
-from hilum.imaging.transform import PreprocessSpec
+from hilum.imaging.spec import PreprocessSpec
 from hilum.packages.labels import CHESTXRAY14, CHEXPERT, COVID_TB_PNEUMONIA, SYNTHETIC
 from trainer import data, manifest
 from trainer.datasets import dicom_table

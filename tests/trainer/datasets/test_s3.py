@@ -10,7 +10,7 @@ import pydicom
 import pytest
 
 from hilum.errors import CredentialsRejectedError
-from hilum.imaging.transform import PreprocessSpec
+from hilum.imaging.spec import PreprocessSpec
 from hilum.packages.labels import SYNTHETIC
 from hilum.settings import Limits, S3Settings
 from hilum.storage import open_store

@@ -11,15 +11,15 @@ import pytest
 from click.testing import CliRunner
 from support import tiny_package
 
-from hilum import tuning
 from hilum.cli import main
+from hilum.engines import tuning
 from hilum.engines.loading import open_engine
 from hilum.engines.onnxruntime import OnnxRuntimeEngine
+from hilum.engines.tuning import Cell, Tuned, applied, best, stored
 from hilum.errors import ConfigurationError
 from hilum.machine import usable_cores
 from hilum.packages.load import Package, verify
 from hilum.settings import Settings, WorkerSettings
-from hilum.tuning import Cell, Tuned, applied, best, stored
 
 CPU = "onnxruntime-cpu"
 
@@ -96,7 +96,7 @@ def test_another_package_or_machine_is_another_matter(
 ) -> None:
     tuning.store(verify(copy_of_tiny), found(1, 4))
     with monkeypatch.context() as patch:
-        patch.setattr("hilum.tuning.cpu_model", lambda: "another")
+        patch.setattr("hilum.engines.tuning.cpu_model", lambda: "another")
         assert stored(verify(copy_of_tiny)) is None
         tuning.store(verify(copy_of_tiny), found(2, 2))
     first = stored(verify(copy_of_tiny))
@@ -113,7 +113,7 @@ def test_a_folder_that_cannot_be_written(tiny: Package, monkeypatch: pytest.Monk
     def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("hilum.tuning.write_atomically", refuse)
+    monkeypatch.setattr("hilum.engines.tuning.write_atomically", refuse)
     with pytest.raises(ConfigurationError, match="Permission denied"):
         tuning.store(tiny, found(1, 1))
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from support import tiny_package
 
+from hilum.packages.findings import Finding, above_operating_point, calibrate
 from hilum.packages.labels import COVID_TB_PNEUMONIA
 from hilum.packages.manifest import Calibration, OperatingPoint
-from hilum.pipeline.findings import Finding, above_operating_point, calibrate
 
 
 def test_calibration_that_changes_nothing() -> None:

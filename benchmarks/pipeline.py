@@ -1,0 +1,95 @@
+"""``python -m benchmarks.pipeline --before PATH [--json]``: this tree against another checkout.
+
+- ``pipeline_vs_before``: films a second of ``hilum score`` on a folder, and of a worker from S3 to
+  SQL with all maps, for studies of many films and of one; against the checkout at PATH.
+
+Both run in turn, each in processes of its own, with the demo model on films of
+the sample folder, each under a UID of its own. The ratio is the median over pairs. The machine
+is in the case's name: figures of two machines say nothing about each other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+
+import pydicom
+
+from benchmarks.report import Line, machine
+
+ROOT = Path(__file__).parents[1]
+CHILD = Path(__file__).with_name("pipeline_child.py")
+TARGET = 1.0
+
+
+def films(folder: Path, count: int) -> None:
+    """Write ``count`` chest films, no two the same instance."""
+    samples = [path.read_bytes() for path in sorted((ROOT / "models/samples").glob("*.dcm"))]
+    for n in range(count):
+        film = pydicom.dcmread(BytesIO(samples[n % len(samples)]))
+        film.SOPInstanceUID = f"{film.SOPInstanceUID}.{n + 1}"[-64:].lstrip(".0")
+        film.file_meta.MediaStorageSOPInstanceUID = film.SOPInstanceUID
+        film.save_as(folder / f"{n:04}.dcm")
+
+
+def run(tree: Path, folder: Path, sizes: list[int]) -> dict[str, float]:
+    """Films a second of the code in ``tree``, by path."""
+    environment = {name: value for name, value in os.environ.items() if "HILUM_" not in name}
+    done = subprocess.run(
+        [sys.executable, str(CHILD), str(folder), *map(str, sizes)],
+        cwd=tree,
+        env={**environment, "PYTHONPATH": str(tree)},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def measure(before: Path, *, pairs: int, count: int, sizes: list[int]) -> Iterator[Line]:
+    """The lines."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        films(folder, count)
+        rounds = [
+            (run(ROOT, folder, sizes), run(before.resolve(), folder, sizes)) for _ in range(pairs)
+        ]
+    for name in rounds[0][0]:
+        ours, theirs = zip(*((ours[name], theirs[name]) for ours, theirs in rounds), strict=True)
+        yield Line(
+            claim="pipeline_vs_before",
+            case=f"{name} ({machine()})",
+            value=statistics.median(ours),
+            peer="before",
+            peer_value=statistics.median(theirs),
+            ratio=statistics.median(a / b for a, b in zip(ours, theirs, strict=True)),
+            target=TARGET,
+            unit="films/s",
+        )
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--before", type=Path, required=True, help="another checkout")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser.add_argument("--quick", action="store_true", help="fewer pairs and films")
+    arguments = parser.parse_args()
+    pairs, count, sizes = (3, 34, [16, 1]) if arguments.quick else (7, 202, [100, 1])
+    if not arguments.json:
+        print(machine())
+    for line in measure(arguments.before, pairs=pairs, count=count, sizes=sizes):
+        print(line.json() if arguments.json else line.text(), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""An examination as fields and arrays, and back: for the link to a decode process and for the
+cache's entries, which hold the same thing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import TypeAdapter
+
+from hilum.dicom import FilmHeader
+from hilum.filmcheck import Doubt
+from hilum.imaging.transform import Grey, ModelInput, Placement
+from hilum.pipeline.stages import Examination
+
+Array: TypeAlias = npt.NDArray[Any]
+_HEADER: Final = TypeAdapter(FilmHeader)
+
+
+def pack(examination: Examination) -> tuple[dict[str, Any], tuple[Array, ...]]:
+    """The fields, which JSON can hold, and the arrays. Of one as a cache keeps it
+    (:meth:`Examination.kept`) there is at most one array, of two dimensions."""
+    grey, found = examination.grey, examination.model_input
+    arrays: list[Array] = []
+    fields: dict[str, Any] = {
+        "sha256": examination.content_sha256.hex(),
+        "header": asdict(examination.header),
+        "kind": None,  # of the first array
+    }
+    if grey is not None:
+        film = [grey.rows, grey.columns]
+        fields |= {"kind": "grey", "padded": grey.padded, "film": film}
+        arrays.append(grey.values)
+    if found is not None:
+        fields |= {"kind": fields["kind"] or "input", "placement": asdict(found.placement)}
+        arrays.append(found.image[0])
+    if examination.doubts:
+        fields["doubts"] = [asdict(doubt) for doubt in examination.doubts]
+    if examination.preview is not None:
+        fields["preview"] = True
+        arrays.append(examination.preview)
+    return fields, tuple(arrays)
+
+
+def unpack(fields: dict[str, Any], arrays: Sequence[Array | bytes]) -> Examination:
+    """The examination of which :func:`pack` gave these.
+
+    Raises:
+        ValueError, KeyError, TypeError: there never was one.
+    """
+    rest = iter(arrays)
+    grey: Grey | None = None
+    found: ModelInput | None = None
+    if fields["kind"] == "grey":
+        rows, columns = fields["film"]
+        values = np.ascontiguousarray(_next(rest), dtype=np.uint16)
+        grey = Grey(values=values, padded=fields["padded"], rows=rows, columns=columns)
+    if "placement" in fields:
+        image = np.ascontiguousarray(_next(rest), dtype=np.uint8)
+        found = ModelInput(image=image[np.newaxis], placement=Placement(**fields["placement"]))
+    header = _HEADER.validate_python(fields["header"])
+    return Examination(
+        content_sha256=bytes.fromhex(fields["sha256"]),
+        header=replace(header, flags=tuple(header.flags)),
+        model_input=found,
+        grey=grey,
+        doubts=tuple(Doubt(**doubt) for doubt in fields.get("doubts", ())),
+        preview=np.asarray(_next(rest), dtype=np.float32) if fields.get("preview") else None,
+    )
+
+
+def _next(arrays: Iterator[Array | bytes]) -> Array | bytes:
+    for array in arrays:
+        return array
+    raise ValueError("an array is missing")

@@ -1,0 +1,103 @@
+"""What an image is on its way: examined, ready, scored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict
+
+from hilum.dicom import FilmHeader
+from hilum.filmcheck import Doubt
+from hilum.imaging.spec import PreprocessSpec
+from hilum.imaging.transform import Grey, ModelInput, Stage
+from hilum.packages.findings import Finding
+from hilum.packages.manifest import InputPolicy, Manifest
+from hilum.settings import Limits
+
+Float32Array = npt.NDArray[np.float32]
+
+
+class ExamineOptions(BaseModel):
+    """All that has a say in what an examination finds; the same for all films of a model."""
+
+    model_config = ConfigDict(frozen=True)
+
+    preprocess: PreprocessSpec
+    policy: InputPolicy
+    limits: Limits
+    preview_side: int | None = None  # keep the film, its long side at most this many pixels
+    keep: bool = False  # give the intermediate too, for a cache
+
+    @classmethod
+    def of(
+        cls,
+        manifest: Manifest,
+        limits: Limits,
+        *,
+        preview_side: int | None = None,
+        keep: bool = False,
+    ) -> ExamineOptions:
+        """Those of a model."""
+        return cls(
+            preprocess=manifest.preprocess,
+            policy=manifest.policy,
+            limits=limits,
+            preview_side=preview_side,
+            keep=keep,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)  # arrays have no single equality
+class Examination:
+    """One image with all that a policy needs to decide about it, whatever the decision is.
+
+    What a cache keeps of it is one too: see :meth:`kept`.
+    """
+
+    content_sha256: bytes  # of the object itself
+    header: FilmHeader
+    model_input: ModelInput | None = None  # None: not made, or the header was enough to refuse it
+    grey: Grey | None = None  # the intermediate, if it is to be kept
+    doubts: tuple[Doubt, ...] = ()  # about its picture
+    preview: Float32Array | None = None
+
+    @property
+    def stage(self) -> Stage | None:
+        """The stage of it that is worth keeping; ``None``: nothing was decoded."""
+        return self.grey or self.model_input
+
+    def kept(self) -> Examination:
+        """As a cache keeps it: without what can be made of the rest."""
+        found = self.model_input if self.grey is None else None
+        return replace(self, model_input=found, doubts=(), preview=None)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Ready:
+    """One image that the model may score."""
+
+    content_sha256: bytes
+    header: FilmHeader
+    model_input: ModelInput
+    flags: tuple[str, ...]  # what the policy let pass with a remark
+    preview: Float32Array | None  # [H', W'] in [0, 1], the film made smaller for display
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Score:
+    """What a model says about one image of K labels."""
+
+    content_sha256: bytes
+    sop_instance_uid: str = field(repr=False)
+    series_instance_uid: str = field(repr=False)
+    study_instance_uid: str = field(repr=False)
+    rows: int
+    columns: int
+    raw: Float32Array  # [K], as the graph gave it
+    probability: Float32Array  # [K], calibrated
+    findings: tuple[Finding, ...]
+    cam: Float32Array  # [K, h, w], >= 0, over the model's square input
+    flags: tuple[str, ...]
+    preview: Float32Array | None = field(repr=False)

@@ -1,0 +1,26 @@
+"""What decode processes can be asked to do: the table that :class:`hilum.sandbox.Decoders` is told
+of by this module's name."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import imagecodecs
+
+from hilum.imaging import rendering
+from hilum.pipeline import examine
+from hilum.sandbox import Tasks
+
+# imagecodecs loads each codec when it is first looked at; later there is no memory for that.
+_CODECS: Final = ("jpeg2k_decode", "jpeg8_decode", "jpegls_decode", "dicomrle_decode")
+
+
+def warm_up() -> None:
+    """Load what a confined process could not load any more."""
+    for name in _CODECS:
+        getattr(imagecodecs, name)
+
+
+TASKS: Final = Tasks(
+    answers={"examine": examine.answer, "render": rendering.answer}, warm_up=warm_up
+)

@@ -1,0 +1,113 @@
+"""The one wiring: from the settings to a model that scores films."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Final
+
+from hilum.engines.loading import open_engine
+from hilum.engines.tuning import applied
+from hilum.packages.load import Package, load
+from hilum.pipeline.cache import open_cache
+from hilum.pipeline.load import Loader
+from hilum.pipeline.score import Scorer
+from hilum.pipeline.stages import ExamineOptions
+from hilum.sandbox import Decoders
+from hilum.settings import Settings
+from hilum.storage import ObjectStore, open_store
+
+DECODE_TASKS: Final = "hilum.pipeline.tasks"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """A model at work. Close it, or use it as a context, to end its processes and threads."""
+
+    settings: Settings  # with what was found to suit this model on this machine
+    store: ObjectStore
+    package: Package
+    loader: Loader
+    scorer: Scorer
+    threads: ThreadPoolExecutor  # each waits for the store, then for a decode process
+    _resources: ExitStack = field(repr=False)
+
+    def close(self) -> None:
+        """End the decode processes, once they are idle. What is not begun is given up."""
+        self._resources.close()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def open_local_store(settings: Settings) -> ObjectStore:
+    """The store, where paths name files of this machine too."""
+    return open_store(settings.s3, settings.limits, allow_local=True)
+
+
+def open_package(
+    settings: Settings, location: str | None = None, *, store: ObjectStore | None = None
+) -> Package:
+    """The verified package at ``location``; ``None``: that of ``HILUM_MODEL_URI``.
+
+    Raises:
+        PackageError: there is none, or not one that can be trusted; a subclass says why.
+        HilumError: of the store, where the package is there.
+    """
+    return load(
+        location or settings.model_uri,
+        store=store or open_store(settings.s3, settings.limits),
+        cache_dir=settings.cache_dir,
+    )
+
+
+def open_session(
+    settings: Settings,
+    *,
+    decode_processes: int,
+    model: str | None = None,
+    package: Package | None = None,
+    store: ObjectStore | None = None,
+    preview_side: int | None = None,
+) -> Session:
+    """Open what scoring needs, and let the engine prove itself.
+
+    Args:
+        settings: of this process.
+        decode_processes: images loaded at a time.
+        model: location of the package; ``None``: ``HILUM_MODEL_URI``.
+        package: verified before, instead of ``model``.
+        store: where the films are; ``None``: S3 alone.
+        preview_side: keep each film, its long side at most this many pixels, for whoever shows it.
+
+    Raises:
+        ConfigurationError: the cache has no secret.
+        DecodersUnavailableError: the machine does not let a decode process start.
+        HilumError: as :func:`open_package` and :func:`hilum.engines.loading.open_engine`.
+    """
+    store = store or open_store(settings.s3, settings.limits)
+    cache = open_cache(store, settings.prepared)
+    with ExitStack() as resources:
+        decoders = resources.enter_context(
+            Decoders(decode_processes, settings.limits, tasks=DECODE_TASKS)
+        )
+        decoders.warm()  # while the engine loads
+        package = package or open_package(settings, model, store=store)
+        engine = open_engine(package, settings)
+        threads = ThreadPoolExecutor(decode_processes, thread_name_prefix="hilum-load")
+        resources.callback(threads.shutdown, cancel_futures=True)
+        options = ExamineOptions.of(package.manifest, settings.limits, preview_side=preview_side)
+        return Session(
+            settings=applied(package, settings, engine.name),
+            store=store,
+            package=package,
+            loader=Loader(options, store, cache, decoders),
+            scorer=Scorer(package, engine),
+            threads=threads,
+            _resources=resources.pop_all(),
+        )
+    raise AssertionError  # an ExitStack swallows nothing here

@@ -1,0 +1,416 @@
+"""A job from its claim to each of its ends, on a real database.
+
+Films are real ones of memory, the engine is ONNX Runtime's; a script makes either fail where the
+real one cannot be made to.
+"""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from sqlalchemy import func, select, update
+from support import tiny_package
+from support.ready import ready
+from support.tiny_film import film
+
+from hilum.db import jobs, migrate, models, studies
+from hilum.db.connection import Database
+from hilum.db.states import Event, ItemStatus, JobStatus
+from hilum.db.studies import ImageState, StudyState, Submission
+from hilum.db.tables import images, items, outbox
+from hilum.db.tables import jobs as jobs_table
+from hilum.engines import Engine, EngineOutput
+from hilum.engines.loading import open_engine
+from hilum.errors import DeviceLostError, EngineFailedError, StorageUnavailableError
+from hilum.packages.load import Package, verify
+from hilum.pipeline.score import Scorer
+from hilum.pipeline.stages import Ready
+from hilum.queue import Queue
+from hilum.settings import Settings, WorkerSettings
+from worker.run import Ending, Tools, run_job
+
+PATIENCE_S = 30
+TENANT = "north"
+SETTINGS = WorkerSettings(
+    batch_size=2, lease_s=60, max_image_attempts=3, retry_base_s=60, give_up_after_s=3600
+)
+Step = Callable[[int], None]
+
+
+@dataclass
+class Scripted:
+    """Films by the number in their address. ``before`` runs in place of trouble with the store."""
+
+    package: Package
+    before: Step = lambda number: None
+    change: Callable[[int, Ready], Ready] = lambda number, image: image
+    loaded: list[int] = field(default_factory=list)
+
+    def load(self, uri: str) -> Ready:
+        number = int(uri.removesuffix(".dcm").rpartition("/")[2])
+        self.before(number)
+        self.loaded.append(number)
+        return self.change(number, ready(self.package, film(number)))
+
+
+class Watched:
+    """The real engine, with a note of its batches, after a step of the script."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.name = engine.name
+        self.batches: list[int] = []
+        self.before: Step = lambda size: None
+        self._engine = engine
+
+    def run(self, images: npt.NDArray[np.uint8]) -> EngineOutput:
+        self.batches.append(len(images))
+        self.before(len(images))
+        return self._engine.run(images)
+
+
+@dataclass
+class Bench:
+    """A worker process without Celery, whose films, engine and clock the test holds."""
+
+    tools: Tools
+    films: Scripted
+    engine: Watched
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def database(self) -> Database:
+        return self.tools.database
+
+    def submit(self, images: int) -> Submission:
+        uris = [f"s3://bucket/{n}.dcm" for n in range(images)]
+        return studies.submit(self.database, tenant=TENANT, queue=Queue.ROUTINE, uris=uris)
+
+    def run(self, made: Submission, **settings: object) -> Ending:
+        changed = self.tools.settings.model_copy(update=settings)
+        return run_job(replace(self.tools, settings=changed), made.job_id, stop=self.stop)
+
+    def state(self, made: Submission) -> StudyState:
+        with self.database.read() as connection:
+            found = studies.get(connection, tenant=TENANT, study_id=made.study_id)
+        assert found is not None
+        return found
+
+    def images(self, made: Submission) -> list[ImageState]:
+        with self.database.read() as connection:
+            return studies.list_images(connection, study=self.state(made), limit=100)
+
+    def ends(self, made: Submission) -> list[str]:
+        """By position: the status, or the code of the error."""
+        return [one.error["code"] if one.error else one.status for one in self.images(made)]
+
+    def owed(self) -> list[Event]:
+        with self.database.read() as connection:
+            return [Event(kind) for kind in connection.execute(select(outbox.c.kind)).scalars()]
+
+    def unreported(self) -> list[int]:
+        """Of each image: how often it was begun and not heard of again."""
+        with self.database.read() as connection:
+            query = select(items.c.unreported).join(images).order_by(images.c.position)
+            return list(connection.execute(query).scalars())
+
+    def die(self, made: Submission, positions: list[int], times: int = 1) -> None:
+        """As workers that begin these images and are killed: their leases run out."""
+        ids = [one.id for one in self.images(made) if one.position in positions]
+        for _ in range(times):
+            with self.database.write() as connection:
+                claim = jobs.claim(connection, made.job_id, lease_s=-1, max_unreported=99)
+                assert claim is not None
+                jobs.begin(connection, claim, ids, lease_s=-1)
+
+    def due(self, made: Submission) -> None:
+        """The wait is over."""
+        with self.database.write() as connection:
+            connection.execute(
+                update(jobs_table)
+                .where(jobs_table.c.id == made.job_id)
+                .values(available_at=datetime.now(UTC) - timedelta(seconds=1))
+            )
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Package:
+    folder = tmp_path_factory.mktemp("tiny") / "package"
+    tiny_package.build(folder)
+    return verify(folder)
+
+
+@pytest.fixture(scope="module")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("sqlite") / "hilum.db"
+    migrate.upgrade(f"sqlite:///{file}")
+    return file
+
+
+@pytest.fixture
+def bench(package: Package, migrated: Path, tmp_path: Path) -> Iterator[Bench]:
+    file = shutil.copy(migrated, tmp_path / "hilum.db")
+    engine = Watched(open_engine(package, Settings(engine="onnxruntime")))
+    scorer = Scorer(package, engine)
+    films = Scripted(package)
+    with Database(f"sqlite:///{file}") as database, ThreadPoolExecutor(2) as threads:
+        with database.write() as connection:
+            model_id = models.register(connection, package.manifest)
+        tools = Tools(
+            database=database,
+            load=films.load,
+            scorer=scorer,
+            model_id=model_id,
+            threads=threads,
+            settings=SETTINGS,
+        )
+        yield Bench(tools, films, engine)
+
+
+def unavailable(*numbers: int) -> Step:
+    def step(number: int) -> None:
+        if number in numbers or not numbers:
+            raise StorageUnavailableError("The store answered 503.")
+
+    return step
+
+
+def test_a_job_is_completed(bench: Bench) -> None:
+    made = bench.submit(5)
+    assert bench.run(made) is Ending.COMPLETED
+    assert bench.ends(made) == ["scored"] * 5
+    assert bench.engine.batches == [2, 2, 1]
+    assert bench.owed() == [Event.JOB_COMPLETED]
+    state = bench.state(made)
+    assert (state.status, state.attempts, state.error) == (JobStatus.COMPLETED, 1, None)
+
+
+def test_what_is_not_there_to_be_taken_is_not_taken(bench: Bench) -> None:
+    made, held = bench.submit(1), bench.submit(1)
+    assert bench.run(replace(made, job_id="jb_nobody")) is Ending.NOT_TAKEN
+    assert bench.run(made) is Ending.COMPLETED
+    assert bench.run(made) is Ending.NOT_TAKEN, "it has ended"
+    with bench.database.write() as connection:
+        assert jobs.claim(connection, held.job_id, lease_s=60, max_unreported=8) is not None
+    assert bench.run(held) is Ending.NOT_TAKEN, "another worker holds it"
+    late = bench.submit(1)
+    bench.films.before = unavailable()
+    assert bench.run(late) is Ending.DEFERRED
+    assert bench.run(late) is Ending.NOT_TAKEN, "it is not due"
+
+
+def test_a_job_that_workers_take_and_never_report_on_is_quarantined_unread(bench: Bench) -> None:
+    made = bench.submit(2)
+    bench.die(made, [], times=2)
+    assert bench.run(made, max_job_attempts=2) is Ending.NOT_TAKEN
+    assert bench.state(made).status is JobStatus.FAILED
+    assert bench.films.loaded == []
+
+
+def test_the_next_batch_is_loaded_while_the_engine_runs_and_no_more_than_that(
+    bench: Bench,
+) -> None:
+    next_loaded, begun = threading.Event(), []
+
+    def load(number: int) -> None:
+        if number == 2:
+            next_loaded.set()
+
+    def run(_: int) -> None:
+        assert next_loaded.wait(PATIENCE_S)
+        begun.append(sum(bench.unreported()))
+
+    bench.films.before, bench.engine.before = load, run
+    made = bench.submit(7)
+    assert bench.run(made) is Ending.COMPLETED
+    assert begun == [4, 6, 7, 7], "the batch in the engine, those before it, and one ahead"
+    assert bench.films.loaded[:2] != [2, 3]
+
+
+def test_suspects_are_alone_on_the_table(bench: Bench) -> None:
+    made = bench.submit(5)
+    bench.die(made, [1, 3])
+    tables: list[set[int]] = []
+    before = dict(enumerate(bench.unreported()))
+
+    def load(number: int) -> None:
+        if number in (1, 3):
+            now = bench.unreported()
+            begun = {n for n in before if now[n] > before[n]}
+            ended = {n for n, end in enumerate(bench.ends(made)) if end == "scored"}
+            tables.append(begun - ended)
+
+    bench.films.before = load
+    assert bench.run(made) is Ending.COMPLETED
+    assert bench.engine.batches == [2, 1, 1, 1]
+    assert tables == [{1}, {3}]
+    assert bench.films.loaded[-2:] == [1, 3]
+
+
+def test_an_image_that_killed_too_many_workers_is_given_up_alone(bench: Bench) -> None:
+    made = bench.submit(3)
+    bench.die(made, [1], times=3)
+    assert bench.run(made) is Ending.COMPLETED
+    assert bench.ends(made) == ["scored", "job.attempts_exhausted", "scored"]
+    assert bench.images(made)[1].status is ItemStatus.FAILED
+    assert 1 not in bench.films.loaded
+    only = bench.submit(1)
+    bench.die(only, [0], times=3)
+    assert bench.run(only) is Ending.COMPLETED
+    assert bench.ends(only) == ["job.attempts_exhausted"]
+
+
+def test_a_bad_image_ends_and_the_others_are_scored(bench: Bench) -> None:
+    def load(number: int) -> None:
+        if number == 1:
+            raise KeyError("DOE^JANE")
+
+    bench.films.before = load
+    made = bench.submit(3)
+    bench.films.change = lambda number, image: (
+        ready(bench.films.package, film(2, BodyPartExamined="HAND")) if number == 2 else image
+    )
+    assert bench.run(made) is Ending.COMPLETED
+    assert bench.ends(made) == ["scored", "internal.unexpected", "policy.not_chest"]
+    assert [one.status for one in bench.images(made)] == ["scored", "failed", "refused"]
+
+
+def test_an_image_that_meets_a_transient_error_defers_the_job_and_the_rest_is_kept(
+    bench: Bench,
+) -> None:
+    bench.films.before = unavailable(0)
+    made = bench.submit(3)
+    assert bench.run(made) is Ending.DEFERRED
+    assert bench.ends(made) == ["storage.unavailable", "scored", "scored"]
+    state = bench.state(made)
+    assert (state.status, state.counts[ItemStatus.PENDING]) == (JobStatus.QUEUED, 1)
+    assert state.error is not None
+    assert state.error["code"] == "storage.unavailable"
+    bench.films.before = lambda number: None
+    bench.due(made)
+    assert bench.run(made) is Ending.COMPLETED
+    assert bench.films.loaded.count(0) == 1
+    assert bench.owed() == [Event.JOB_COMPLETED]
+
+
+def test_where_a_whole_batch_meets_a_transient_error_the_rest_is_not_tried(bench: Bench) -> None:
+    tried: list[int] = []
+
+    def load(number: int) -> None:
+        tried.append(number)
+        raise StorageUnavailableError("The store answered 503.")
+
+    bench.films.before = load
+    made = bench.submit(10)
+    assert bench.run(made) is Ending.DEFERRED
+    assert sorted(tried) == [0, 1, 2, 3], "the batch, and the one that was begun beside it"
+    assert bench.unreported() == [0] * 10, "those begun came back"
+
+
+def test_trouble_that_lasts_too_long_ends_in_quarantine(bench: Bench) -> None:
+    bench.films.before = unavailable()
+    made = bench.submit(1)
+    assert bench.run(made) is Ending.DEFERRED
+    bench.due(made)
+    assert bench.run(made) is Ending.DEFERRED
+    bench.due(made)
+    assert bench.run(made, give_up_after_s=1e-9) is Ending.QUARANTINED
+    state = bench.state(made)
+    assert (state.status, state.counts[ItemStatus.FAILED]) == (JobStatus.FAILED, 1)
+    assert bench.ends(made) == ["storage.unavailable"]
+    assert bench.owed() == [Event.JOB_FAILED]
+
+
+def test_progress_begins_the_trouble_anew(bench: Bench) -> None:
+    bench.films.before = unavailable()
+    made = bench.submit(2)
+    assert bench.run(made) is Ending.DEFERRED
+    bench.due(made)
+    bench.films.before = unavailable(1)
+    assert bench.run(made, give_up_after_s=1e-9) is Ending.DEFERRED, "an image was scored"
+
+
+def test_a_lease_that_passed_to_another_worker_ends_the_work_and_writes_nothing(
+    bench: Bench,
+) -> None:
+    made = bench.submit(3)
+
+    def load(number: int) -> None:
+        if number == 0:
+            with bench.database.write() as connection:
+                connection.execute(update(jobs_table).values(attempts=jobs_table.c.attempts + 1))
+
+    bench.films.before = load
+    assert bench.run(made) is Ending.LEASE_LOST
+    assert bench.ends(made) == ["pending"] * 3
+    with bench.database.read() as connection:
+        assert connection.execute(select(func.count()).select_from(outbox)).scalar_one() == 0
+
+
+def test_a_lost_device_gives_the_job_back_at_once(bench: Bench) -> None:
+    def run(_: int) -> None:
+        raise DeviceLostError("The GPU was lost in cudaStreamSynchronize.")
+
+    bench.engine.before = run
+    made = bench.submit(2)
+    assert bench.run(made) is Ending.DEVICE_LOST
+    state = bench.state(made)
+    assert (state.status, state.counts[ItemStatus.PENDING]) == (JobStatus.QUEUED, 2)
+
+
+def test_an_engine_that_fails_over_one_image_fails_that_one(bench: Bench) -> None:
+    def run(size: int) -> None:
+        if size > 1 or len(bench.engine.batches) == 2:
+            raise EngineFailedError("Out of some resource.")
+
+    bench.engine.before = run
+    made = bench.submit(2)
+    bench.run(made)
+    assert bench.engine.batches == [2, 1, 1]
+    assert sorted(bench.ends(made)) != ["scored", "scored"]
+    assert bench.ends(made)[1] == "scored"
+
+
+def test_a_worker_that_stops_finishes_what_it_began_and_gives_the_rest_back(
+    bench: Bench,
+) -> None:
+    bench.films.before = lambda number: bench.stop.set()
+    made = bench.submit(9)
+    assert bench.run(made) is Ending.RELEASED
+    ends = bench.ends(made)
+    begun = ends.count("scored")
+    assert begun in (2, 4), "the batch in hand, and perhaps the one begun beside it"
+    assert ends == ["scored"] * begun + ["pending"] * (9 - begun)
+    bench.films.before = lambda number: None
+    bench.stop.clear()
+    assert bench.run(made) is Ending.COMPLETED
+    assert bench.state(made).attempts == 2
+
+
+def test_a_long_study_gives_way_at_half_its_time_limit(bench: Bench) -> None:
+    bench.films.before = lambda number: time.sleep(0.6)
+    made = bench.submit(9)
+    assert bench.run(made, task_time_limit_s=1) is Ending.RELEASED
+    assert 0 < bench.ends(made).count("scored") < 9
+
+
+def test_a_value_that_sql_refuses_costs_its_own_image(bench: Bench) -> None:
+    def change(number: int, image: Ready) -> Ready:
+        if number != 1:
+            return image
+        return replace(image, header=replace(image.header, sop_instance_uid=None))  # type: ignore[arg-type]
+
+    bench.films.change = change
+    made = bench.submit(4)
+    assert bench.run(made) is Ending.COMPLETED
+    assert bench.ends(made) == ["scored", "internal.unexpected", "scored", "scored"]
+    assert bench.owed() == [Event.JOB_COMPLETED]
