@@ -61,10 +61,12 @@ from hilum.errors.models import (
 )
 from hilum.errors.services import (
     AttemptsExhaustedError,
+    AuditBrokenError,
     BrokerUnavailableError,
     DatabaseUnavailableError,
     IdempotencyKeyReusedError,
     LeaseLostError,
+    UnknownScopeError,
 )
 from hilum.errors.storage import (
     AccessDeniedError,
@@ -92,6 +94,7 @@ from hilum.errors.tree import (
 __all__ = [
     "AccessDeniedError",
     "AttemptsExhaustedError",
+    "AuditBrokenError",
     "BlankFilmError",
     "BrokerUnavailableError",
     "BurnedInError",
@@ -158,6 +161,7 @@ __all__ = [
     "UnexpectedError",
     "UnknownBackboneError",
     "UnknownModelError",
+    "UnknownScopeError",
     "UnsupportedPixelsError",
     "UnsupportedTransferSyntaxError",
     "WeightsMissingError",
