@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from hilum import filmcheck
 from hilum.dicom import FilmHeader, open_film
-from hilum.errors import NotApplicableError
+from hilum.errors import DicomError, HilumError, NotApplicableError
 from hilum.filmcheck import Doubt
 from hilum.imaging import model_input
 from hilum.imaging.rendering import preview
@@ -27,7 +27,7 @@ from hilum.imaging.transform import Grey, ModelInput, Placement, PreprocessSpec,
 from hilum.packages.manifest import InputPolicy, PixelPolicy
 from hilum.pipeline import admit as policy
 from hilum.sandbox.pool import Decoders
-from hilum.sandbox.wire import Message
+from hilum.sandbox.wire import Message, failure, raised
 from hilum.settings import Limits
 
 Float32Array = npt.NDArray[np.float32]
@@ -52,10 +52,12 @@ class Examined:
 
     content_sha256: bytes
     header: FilmHeader
-    model_input: ModelInput | None  # None: its header was enough to refuse it, nothing was decoded
+    # None: its header was enough to refuse it and nothing was decoded, or decoding failed.
+    model_input: ModelInput | None
     doubts: tuple[Doubt, ...] = ()  # about its picture
     grey: Grey | None = None  # the intermediate, if it is to be kept
     preview: Float32Array | None = None
+    failure: HilumError | None = None  # of decoding; the header is there all the same
 
     @property
     def kept(self) -> Grey | ModelInput | None:
@@ -73,6 +75,7 @@ class Recipe(BaseModel):
     limits: Limits
     preview_side: int | None = None  # keep the film, its long side at most this many pixels
     keep: bool = False  # give the intermediate too, for a cache
+    identity: bool = False  # the header says who the film is of, too
 
 
 Preparer = Callable[[bytes], Prepared]
@@ -91,26 +94,27 @@ def prepare(data: bytes, recipe: Recipe) -> Prepared:
 
 def examine(data: bytes, recipe: Recipe) -> Examined:
     """All of :func:`prepare` but the judgement. What the header is enough to refuse is not decoded.
+    What fails after the header was read is in ``failure``.
 
     Raises:
-        DicomError: not a usable image; a subclass says why.
+        DicomError: there is no usable header; a subclass says why.
     """
-    opened = open_film(data, recipe.limits)
+    opened = open_film(data, recipe.limits, identity=recipe.identity)
     sha256 = hashlib.sha256(data).digest()
     try:
         policy.check(opened.header, recipe.policy)
     except NotApplicableError:
         return Examined(content_sha256=sha256, header=opened.header, model_input=None)
-    kept = model_input.kept(opened, recipe.preprocess)
     side = recipe.preview_side
-    return _looked_at(
-        sha256,
-        opened.header,
-        kept,
-        recipe,
+    try:
+        kept = model_input.kept(opened, recipe.preprocess)
         # Decoded by itself, so that who looks at it does not change the numbers.
-        shown=preview(opened, side) if side else None,
-    )
+        shown = preview(opened, side) if side else None
+    except DicomError as error:
+        return Examined(
+            content_sha256=sha256, header=opened.header, model_input=None, failure=error
+        )
+    return _looked_at(sha256, opened.header, kept, recipe, shown=shown)
 
 
 def recalled(
@@ -132,8 +136,11 @@ def judged(examined: Examined, recipe: Recipe) -> Prepared:
 
     Raises:
         NotApplicableError: it must not.
+        DicomError: its pixels could not be decoded.
     """
     flags = policy.check(examined.header, recipe.policy)
+    if examined.failure is not None:
+        raise examined.failure
     assert examined.model_input is not None  # or the line above would have raised
     return Prepared(
         content_sha256=examined.content_sha256,
@@ -199,6 +206,7 @@ def _packed(examined: Examined) -> Message:
         "placement": None if found is None else asdict(found.placement),
         "doubts": [asdict(doubt) for doubt in examined.doubts],
         "grey": None if grey is None else [grey.padded, grey.rows, grey.columns],
+        "failure": None if examined.failure is None else failure(examined.failure),
     }
     arrays = (
         None if found is None else found.image,
@@ -232,4 +240,5 @@ def _unpacked(answer: Message) -> Examined:
         doubts=tuple(Doubt(**doubt) for doubt in fields["doubts"]),
         grey=grey,
         preview=np.asarray(next(arrays), dtype=np.float32) if fields["preview"] else None,
+        failure=raised(fields["failure"] or {}),
     )

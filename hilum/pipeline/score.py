@@ -56,6 +56,7 @@ class Scorer:
         preview_side: keep each film, its long side at most this many pixels, for who shows it.
         decoders: where objects of others are decoded; ``None``: in this process, for one's own.
         keep: :meth:`examine` gives the intermediate of each film too, for a cache.
+        identity: the headers say who the films are of, too.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Scorer:
         preview_side: int | None = None,
         decoders: Decoders | None = None,
         keep: bool = False,
+        identity: bool = False,
     ) -> None:
         self.package = package
         self.engine = engine
@@ -76,6 +78,7 @@ class Scorer:
             limits=limits,
             preview_side=preview_side,
             keep=keep,
+            identity=identity,
         )
         self._examine = preparation.examiner(self.recipe, decoders)
 
