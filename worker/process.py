@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from hilum.db.connection import Database
+from hilum.db.identity import open_vault
 from hilum.engines.loading import open_engine
 from hilum.errors import PackageDigestError
 from hilum.packages.load import verify
@@ -48,6 +49,7 @@ class Process:
             settings.limits,
             decoders=decoders,
             keep=cache is not None,
+            identity=settings.identity.store,
         )
         self._stop = threading.Event()
         self._broken = False
@@ -58,6 +60,7 @@ class Process:
             model_id=model.model_id,
             fetchers=ThreadPoolExecutor(threads, thread_name_prefix="hilum-fetch"),
             settings=settings.worker,
+            vault=open_vault(settings.identity),
         )
         metrics.engine_ready(engine.name, engine.reason)
         signal.signal(STOP_SIGNAL, lambda *_: self._stop.set())

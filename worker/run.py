@@ -8,13 +8,16 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import partial
 
 from hilum.db import jobs
 from hilum.db.claims import Claim, NotScored, PendingImage, Scored
 from hilum.db.connection import Database
+from hilum.db.identity import IdentityVault
+from hilum.db.instances import NewInstance
 from hilum.db.patience import Step, T, persist
 from hilum.errors import (
     AttemptsExhaustedError,
@@ -24,11 +27,12 @@ from hilum.errors import (
     PermanentError,
     UnexpectedError,
 )
-from hilum.pipeline.load import Fetcher
+from hilum.pipeline.load import Fetcher, Seen
 from hilum.pipeline.score import Prepared, Score, Scorer, guarded
 from hilum.settings import WorkerSettings
 from worker import lease, metrics
 from worker.batches import Batch, plan
+from worker.instances import new_instance
 from worker.logs import event
 from worker.outcomes import not_scored, scored
 
@@ -57,6 +61,7 @@ class Tools:
     model_id: int
     fetchers: ThreadPoolExecutor  # each waits for the store, then for a decode process
     settings: WorkerSettings
+    vault: IdentityVault | None = None  # None: no identity is stored
 
 
 def run_job(tools: Tools, job_id: str, *, stop: threading.Event) -> Ending:
@@ -125,6 +130,7 @@ class _Run:
         self._stop = stop
         self._lost = lost
         self._waiting: dict[str, HilumError] = {}  # images that met a transient error
+        self._seen: dict[str, Seen] = {}  # by image: what its header says
         self._hopeless = False  # a whole batch did: the store is away, not an image
         self._progress = False
         self._ended = False
@@ -174,7 +180,14 @@ class _Run:
 
     def _prepare(self, image: PendingImage) -> Prepared | HilumError:
         tools = self._tools
-        return guarded(lambda: tools.films.prepare(image.uri))
+        seen = partial(self._seen.__setitem__, image.image_id)
+        return guarded(lambda: tools.films.prepare(image.uri, seen=seen))
+
+    def _instance(self, image: PendingImage) -> NewInstance | None:
+        seen, tools = self._seen.pop(image.image_id, None), self._tools
+        if seen is None:
+            return None
+        return new_instance(seen, image.uri, tenant=self._claim.tenant, vault=tools.vault)
 
     def _finish(self, started: _Started) -> None:
         prepared = [future.result() for future in started.prepared]
@@ -191,7 +204,8 @@ class _Run:
                 continue
             self._log_error(image, result)
             if isinstance(result, PermanentError):
-                ended.append(not_scored(image.image_id, result))
+                instance = self._instance(image)
+                ended.append(not_scored(image.image_id, result, instance=instance))
             else:
                 self._waiting[image.image_id] = result
         if ended:
@@ -208,6 +222,7 @@ class _Run:
             scorer=tools.scorer,
             model_id=tools.model_id,
             cam_policy=self._settings.cam_policy,
+            instance=self._instance(image),
         )
 
     def _record(self, outcomes: Sequence[Scored | NotScored]) -> None:
@@ -225,6 +240,8 @@ class _Run:
                     self._record([outcome])
             elif outcomes and isinstance(outcomes[0], Scored):
                 self._record([not_scored(outcomes[0].image_id, error)])
+            elif outcomes and outcomes[0].instance is not None:
+                self._record([replace(outcomes[0], instance=None)])
             else:
                 raise
 

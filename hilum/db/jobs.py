@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, and_, func, literal, or_, select, update
 
+from hilum.db import instances
 from hilum.db.claims import Claim, NotScored, PendingImage, Scored
 from hilum.db.connection import insert_or_ignore
 from hilum.db.leases import LeasedTable, error_columns
@@ -101,7 +102,8 @@ def record(
     *,
     lease_s: float,
 ) -> bool:
-    """Write outcomes, and in the same transaction end the job if they were the last.
+    """Write outcomes and their instances, and in the same transaction end the job if they were
+    the last.
 
     Returns true when the job has ended; the report owed is then in the outbox.
 
@@ -114,6 +116,8 @@ def record(
         values |= {"deferrals": 0, "failing_since": None}
     # First of all the fence: it also locks the job's row until this transaction ends.
     LEASED.update_if_held(connection, claim.job_id, claim.attempt, values)
+    seen = [outcome.instance for outcome in outcomes if outcome.instance is not None]
+    instances.record(connection, tenant=claim.tenant, seen=seen)
     for outcome in sorted(outcomes, key=_save_order):
         if isinstance(outcome, Scored):
             result_id = save(connection, tenant=claim.tenant, result=outcome.result)

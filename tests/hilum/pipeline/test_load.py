@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +12,17 @@ import pytest
 from support import tiny_package
 from support.tiny_film import film
 
+from hilum.dicom import open_film
+from hilum.dicom.facts import Facts
 from hilum.engines.loading import open_engine
 from hilum.errors import HilumError, ObjectChangedError
 from hilum.imaging.transform import PreprocessSpec
 from hilum.packages.load import Package, verify
 from hilum.packages.manifest import InputPolicy, PixelPolicy
+from hilum.pipeline import entry
 from hilum.pipeline.cache import PreparedCache
-from hilum.pipeline.load import Fetcher
-from hilum.pipeline.score import Score, Scorer
+from hilum.pipeline.load import Fetcher, Seen
+from hilum.pipeline.score import Score, Scorer, guarded
 from hilum.sandbox import Decoders
 from hilum.settings import Limits, PreparedSettings, S3Settings, Settings
 from hilum.storage import ObjectStore, open_store
@@ -184,3 +189,99 @@ def test_who_shows_films_needs_them(tiny: Package, s3: S3Settings, bucket: str) 
     showing = Scorer(tiny, open_engine(tiny, Settings()), LIMITS, preview_side=32, keep=True)
     for _ in range(2):
         assert Fetcher(showing, store, PreparedCache(store, ON)).prepare(uri).preview is not None
+
+
+FACTS = {"InstitutionName": "Annen", "AcquisitionDate": "20240501", "PatientSex": "F"}
+
+
+def seen_of(fetcher: Fetcher, uri: str) -> Seen:
+    """What is said of the film's header, whatever becomes of the film."""
+    found: list[Seen] = []
+    guarded(lambda: fetcher.prepare(uri, seen=found.append))
+    (seen,) = found
+    return seen
+
+
+def test_what_the_header_says_comes_through_the_decode_process_and_the_cache(
+    tiny: Package, decoders: Decoders, store: Counting, bucket: str
+) -> None:
+    uri = f"s3://{bucket}/film.dcm"
+    data = film(1, **FACTS)
+    store.write(uri, data)
+    stat = store.stat(uri)
+    assert stat is not None
+    asked = Scorer(
+        tiny, open_engine(tiny, Settings()), LIMITS, decoders=decoders, keep=True, identity=True
+    )
+    expected = open_film(data, LIMITS, identity=True).header
+    plain, cached = Fetcher(asked, store, None), Fetcher(asked, store, PreparedCache(store, ON))
+    for fetcher in (plain, cached):
+        seen = seen_of(fetcher, uri)
+        assert seen.header == expected
+        assert (seen.content_sha256, seen.etag) == (hashlib.sha256(data).digest(), stat.etag)
+    store.reads.clear()
+    recalled = seen_of(cached, uri)
+    assert uri not in store.reads
+    without = replace(expected.facts, identity=None)
+    assert recalled.header == replace(expected, facts=without), "who it is of is not kept there"
+    assert (recalled.etag, recalled.content_sha256) == (seen.etag, seen.content_sha256)
+    unasked = seen_of(Fetcher(scorer(tiny, decoders), store, None), uri)
+    assert unasked.header.facts == without
+
+
+@pytest.mark.parametrize(
+    ("attributes", "code"),
+    [
+        ({"Modality": "CT"}, "policy.wrong_modality"),
+        ({"ViewPosition": "LL"}, "policy.not_frontal"),
+        ({"PixelData": b"\0" * 100}, "dicom.truncated"),
+    ],
+)
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_film_that_is_refused_has_a_header_all_the_same(
+    tiny: Package,
+    decoders: Decoders,
+    store: Counting,
+    bucket: str,
+    attributes: dict[str, object],
+    code: str,
+    apart: bool,
+) -> None:
+    uri = f"s3://{bucket}/film.dcm"
+    store.write(uri, film(1, **FACTS, **attributes))
+    cache = PreparedCache(store, ON)
+    fetcher = Fetcher(scorer(tiny, decoders if apart else None), store, cache)
+    for _ in range(2):
+        found: list[Seen] = []
+        with pytest.raises(HilumError) as caught:
+            fetcher.prepare(uri, seen=found.append)
+        assert caught.value.code == code
+        assert [one.header.facts.institution for one in found] == ["Annen"]
+
+
+def test_an_entry_from_before_the_facts_is_as_good(
+    tiny: Package, store: Counting, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pixels are the same; SQL keeps the facts that it knows from before."""
+    uri = f"s3://{bucket}/film.dcm"
+    store.write(uri, film(1, **FACTS))
+    cache = PreparedCache(store, ON)
+    fetcher = Fetcher(scorer(tiny), store, cache)
+    expected = fetcher.prepare(uri)
+    with monkeypatch.context() as patch:
+
+        def old(header: object) -> dict[str, object]:
+            found = asdict(header)  # type: ignore[call-overload]
+            return {name: value for name, value in found.items() if name != "facts"}
+
+        patch.setattr(entry, "asdict", old)
+        place = cache.place(uri, tiny.manifest.preprocess)
+        assert place is not None
+        kept = cache.find(place)
+        assert kept is not None
+        cache.keep(place, kept)
+    store.reads.clear()
+    seen = seen_of(fetcher, uri)
+    assert uri not in store.reads
+    assert seen.header.facts == Facts()
+    assert np.array_equal(fetcher.prepare(uri).model_input.image, expected.model_input.image)
