@@ -103,7 +103,7 @@ def _checked(row: Row[Any], previous: Head) -> Head:
         raise AuditBrokenError(f"Row {number} of the audit is missing; row {row.id} follows.")
     if bytes(row.previous_hash) != previous.hash:
         raise AuditBrokenError(f"Row {number} of the audit does not continue the row before it.")
-    if bytes(row.hash) != _hash(row._mapping):
+    if bytes(row.hash) != _hash(row._asdict()):
         raise AuditBrokenError(f"Row {number} of the audit was changed after it was written.")
     return Head(rows=number, hash=bytes(row.hash))
 

@@ -98,8 +98,11 @@ def _date(text: str | None) -> str | None:
 def _time(text: str | None) -> str | None:
     """PS3.5 section 6.2, TM: what is left out at the end is zero; fractions are dropped."""
     parts = _TIME.fullmatch(text or "")
+    if parts is None:
+        return None
+    hour, minute, second = (int(part or 0) for part in parts.groups()[:3])
     with suppress(ValueError):
-        return time(*(int(part or 0) for part in parts.groups()[:3])).isoformat() if parts else None
+        return time(hour, minute, second).isoformat()
     return None
 
 
