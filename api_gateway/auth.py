@@ -36,12 +36,17 @@ def requires(scope: Scope) -> Callable[..., ApiKey]:
     """A dependency: the request's key, if it has ``scope``."""
 
     def check(key: Annotated[ApiKey, Depends(_key)]) -> ApiKey:
-        if scope not in key.scopes:
-            raise ForbiddenError(f"The API key has no scope {scope.value}.")
+        require(key, scope)
         return key
 
     return check
 
 
-Writer = Annotated[ApiKey, Depends(requires(Scope.STUDIES_WRITE))]
-Reader = Annotated[ApiKey, Depends(requires(Scope.STUDIES_READ))]
+def require(key: ApiKey, scope: Scope) -> None:
+    """Raise :class:`ForbiddenError`, which names ``scope``, unless ``key`` has it."""
+    if scope not in key.scopes:
+        raise ForbiddenError(f"The API key has no scope {scope.value}.")
+
+
+Writer = Annotated[ApiKey, Depends(requires(Scope.SUBMIT))]
+Reader = Annotated[ApiKey, Depends(requires(Scope.READ))]

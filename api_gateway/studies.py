@@ -9,14 +9,16 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Query, Response
 
 from api_gateway import presenters
-from api_gateway.auth import Reader, Writer
+from api_gateway.auth import Reader, Writer, require
 from api_gateway.errors import InvalidRequestError, StudyUnknownError
 from api_gateway.problems import documented
 from api_gateway.schemas import Accepted, ErrorOut, ImagePage, NewStudy, StudyOut
 from api_gateway.services import Services, ServicesDep
 from hilum.db import results, studies
+from hilum.db.keys import Scope
 from hilum.db.studies import Idempotency, StudyState
 from hilum.errors import InvalidURIError
+from hilum.queue import Queue
 
 router = APIRouter(prefix="/v1/studies", tags=["studies"])
 
@@ -39,6 +41,8 @@ def create(
 ) -> Accepted:
     """Answers as soon as the study is in SQL. With an `Idempotency-Key`, sending the same request
     again gives the same study."""
+    if new.priority is Queue.STAT:
+        require(key, Scope.STAT)
     uris = [image.uri for image in new.images]
     _check(uris, services)
     idempotency = None

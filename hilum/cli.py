@@ -35,6 +35,7 @@ _SUMMARIES: Final = {
     "cache": "Look after the prepared-image cache.",
     "db": "Create and upgrade the SQL schema.",
     "keys": "Manage the API keys of the gateway.",
+    "audit": "Verify the audit of what operators and readers did.",
     "demo": "Start the whole system on this machine.",
     "settings": "Show the settings in force.",
     "worker": "Run an inference worker.",

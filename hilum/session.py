@@ -100,7 +100,12 @@ def open_session(
         engine = open_engine(package, settings)
         threads = ThreadPoolExecutor(decode_processes, thread_name_prefix="hilum-load")
         resources.callback(threads.shutdown, cancel_futures=True)
-        options = ExamineOptions.of(package.manifest, settings.limits, preview_side=preview_side)
+        options = ExamineOptions.of(
+            package.manifest,
+            settings.limits,
+            preview_side=preview_side,
+            identity=settings.identity.store,
+        )
         return Session(
             settings=applied(package, settings, engine.name),
             store=store,

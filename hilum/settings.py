@@ -150,6 +150,19 @@ class DeidentifySettings(_Section):
         return self
 
 
+class IdentitySettings(_Section):
+    """Whether SQL knows who the films are of."""
+
+    store: bool = Field(
+        default=False,
+        description="store Accession Number, Patient ID and Patient's Name, encrypted, in SQL",
+    )
+    secret: SecretStr | None = Field(
+        default=None,
+        description="encrypts them; at least 32 characters, the same for all processes",
+    )
+
+
 class WorkerSettings(_Section):
     """How a worker takes and runs jobs."""
 
@@ -326,6 +339,7 @@ class Settings(BaseSettings):
     limits: Limits = Limits()
     prepared: PreparedSettings = PreparedSettings()
     deidentify: DeidentifySettings = DeidentifySettings()
+    identity: IdentitySettings = IdentitySettings()
     worker: WorkerSettings = WorkerSettings()
     tensorrt: TensorRTSettings = TensorRTSettings()
     gateway: GatewaySettings = GatewaySettings()

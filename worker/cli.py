@@ -8,6 +8,7 @@ import click
 
 from hilum import settings as settings_module
 from hilum.db.connection import Database
+from hilum.db.identity import open_vault
 from hilum.db.migrate import require_current
 from hilum.queue import Queue
 from worker import logs, metrics
@@ -44,6 +45,7 @@ def worker(queues: tuple[Queue, ...], processes: int | None) -> int:
     """
     settings = settings_module.load()
     logs.configure(settings.log_level)
+    open_vault(settings.identity)  # a missing secret is said before any process is started
     database = Database(settings.database_url)
     require_current(database)
     manifest, model = verify_and_register(settings, database)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hilum.db.claims import NotScored, Scored
+from hilum.db.instances import NewInstance
 from hilum.db.results import NewResult
 from hilum.db.states import ItemStatus
 from hilum.engines.selection import reason_of
@@ -13,7 +14,13 @@ from hilum.settings import CamPolicy
 
 
 def scored(
-    image_id: str, score: Score, *, scorer: Scorer, model_id: int, cam_policy: CamPolicy
+    image_id: str,
+    score: Score,
+    *,
+    scorer: Scorer,
+    model_id: int,
+    cam_policy: CamPolicy,
+    instance: NewInstance | None = None,
 ) -> Scored:
     """The score as it is stored; ``cam_policy`` decides which labels' maps go with it."""
     labels = scorer.package.manifest.label_set.as_schema
@@ -39,11 +46,13 @@ def scored(
         engine_reason=reason_of(scorer.engine),
         flags=score.flags,
     )
-    return Scored(image_id=image_id, result=result)
+    return Scored(image_id=image_id, result=result, instance=instance)
 
 
-def not_scored(image_id: str, error: PermanentError) -> NotScored:
+def not_scored(
+    image_id: str, error: PermanentError, *, instance: NewInstance | None = None
+) -> NotScored:
     """The image's end: refused if the image is at fault, failed if hilum is."""
     ours = isinstance(error, UnexpectedError | AttemptsExhaustedError)
     status = ItemStatus.FAILED if ours else ItemStatus.REFUSED
-    return NotScored(image_id=image_id, status=status, error=error)
+    return NotScored(image_id=image_id, status=status, error=error, instance=instance)

@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 
 from hilum.db.connection import Database
+from hilum.db.identity import open_vault
 from hilum.engines.selection import reason_of
 from hilum.errors import PackageDigestError
 from hilum.packages.load import verify
@@ -35,11 +36,12 @@ class Process:
         self._broken = False
         self._tools = Tools(
             database=Database(settings.database_url),
-            load=session.loader.load,
+            loader=session.loader,
             scorer=session.scorer,
             model_id=model.model_id,
             threads=session.threads,
             settings=session.settings.worker,
+            vault=open_vault(settings.identity),
         )
         engine = session.scorer.engine
         metrics.engine_ready(engine.name, reason_of(engine))

@@ -9,16 +9,19 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import partial
 
 from hilum.db import jobs
 from hilum.db.claims import Claim, NotScored, PendingImage, Scored
 from hilum.db.connection import Database
+from hilum.db.identity import IdentityVault
+from hilum.db.instances import NewInstance
 from hilum.db.patience import Step, T, persist
 from hilum.errors import (
     AttemptsExhaustedError,
@@ -29,11 +32,13 @@ from hilum.errors import (
     UnexpectedError,
 )
 from hilum.pipeline.execute import Batch, Outcome, Result, execute
+from hilum.pipeline.load import Loader, Seen
 from hilum.pipeline.score import Scorer
 from hilum.pipeline.stages import Ready, Score
 from hilum.settings import WorkerSettings
 from worker import lease, metrics
 from worker.batches import plan
+from worker.instances import new_instance
 from worker.logs import event
 from worker.outcomes import not_scored, scored
 
@@ -57,11 +62,12 @@ class Tools:
     """What a pool process has at hand for all its jobs."""
 
     database: Database
-    load: Callable[[str], Ready]  # the film at an address, see hilum.pipeline.load.Loader
+    loader: Loader
     scorer: Scorer
     model_id: int
     threads: ThreadPoolExecutor  # that load
     settings: WorkerSettings
+    vault: IdentityVault | None = None  # None: no identity is stored
 
 
 def run_job(tools: Tools, job_id: str, *, stop: threading.Event) -> Ending:
@@ -122,6 +128,7 @@ class _Run:
         self._stop = stop
         self._lost = lost
         self._waiting: dict[str, HilumError] = {}  # images that met a transient error
+        self._seen: dict[str, Seen] = {}  # by image: what its header says
         self._hopeless = False  # a whole batch did: the store is away, not an image
         self._progress = False
         self._ended = False
@@ -143,7 +150,7 @@ class _Run:
             self._record([_exhausted(image, settings) for image in todo.exhausted])
         outcomes = execute(
             todo.batches,
-            lambda image: self._tools.load(image.uri),
+            self._load,
             self._score,
             threads=self._tools.threads,
             on_start=self._begin,
@@ -161,6 +168,16 @@ class _Run:
     def _begin(self, batch: Batch[PendingImage]) -> None:
         ids = [image.image_id for image in batch.keys]
         self._write(lambda c: jobs.begin(c, self._claim, ids, lease_s=self._settings.lease_s))
+
+    def _load(self, image: PendingImage) -> Ready:
+        remember = partial(self._seen.__setitem__, image.image_id)
+        return self._tools.loader.load(image.uri, on_header=remember)
+
+    def _instance(self, image: PendingImage) -> NewInstance | None:
+        seen, tools = self._seen.pop(image.image_id, None), self._tools
+        if seen is None:
+            return None
+        return new_instance(seen, image.uri, tenant=self._claim.tenant, vault=tools.vault)
 
     def _score(self, ready: Sequence[Ready]) -> list[Result]:
         scorer = self._tools.scorer
@@ -180,7 +197,8 @@ class _Run:
                 continue
             self._log_error(image, result)
             if isinstance(result, PermanentError):
-                ended.append(not_scored(image.image_id, result))
+                instance = self._instance(image)
+                ended.append(not_scored(image.image_id, result, instance=instance))
             else:
                 self._waiting[image.image_id] = result
         if ended:
@@ -199,6 +217,7 @@ class _Run:
             scorer=tools.scorer,
             model_id=tools.model_id,
             cam_policy=self._settings.cam_policy,
+            instance=self._instance(image),
         )
 
     def _record(self, outcomes: Sequence[Scored | NotScored]) -> None:
@@ -216,6 +235,8 @@ class _Run:
                     self._record([outcome])
             elif outcomes and isinstance(outcomes[0], Scored):
                 self._record([not_scored(outcomes[0].image_id, error)])
+            elif outcomes and outcomes[0].instance is not None:
+                self._record([replace(outcomes[0], instance=None)])
             else:
                 raise
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import getpass
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -27,15 +29,16 @@ def keys() -> None:
     "--scope",
     "scopes",
     multiple=True,
-    type=click.Choice([scope.value for scope in Scope]),
-    help="What the key may do; all, if none is given.",
+    metavar="SCOPE",
+    help=f"What the key may do, one of {', '.join(store.SCOPE_NAMES)}; all, if none is given.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
 def create(tenant: str, name: str, scopes: tuple[str, ...], as_json: bool) -> None:
     """Make a key and print its secret, this once."""
-    allowed = [Scope(scope) for scope in scopes] or list(Scope)
     with _database() as database, database.write() as connection:
-        key, secret = store.create(connection, tenant=tenant, name=name, scopes=allowed)
+        key, secret = store.create(
+            connection, tenant=tenant, name=name, scopes=scopes or list(Scope), actor=_actor()
+        )
     if as_json:
         click.echo(json.dumps({"id": key.id, "tenant": tenant, "name": name, "secret": secret}))
         return
@@ -58,8 +61,16 @@ def listing() -> None:
 def revoke(key_id: str) -> None:
     """Make the key KEY_ID invalid from now on."""
     with _database() as database, database.write() as connection:
-        if not store.revoke(connection, key_id):
+        if not store.revoke(connection, key_id, actor=_actor()):
             raise click.UsageError(f"There is no valid key {key_id}.")
+
+
+def _actor() -> str:
+    """The user of this machine, who acts."""
+    try:
+        return f"cli:{getpass.getuser()}"[:100]
+    except (OSError, KeyError):  # a container's user may have no name
+        return f"cli:{os.getuid()}"
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from hilum.db.instances import NewInstance
 from hilum.db.results import NewResult
 from hilum.db.states import ItemStatus
 from hilum.errors import HilumError
@@ -39,6 +40,7 @@ class Scored:
 
     image_id: str
     result: NewResult
+    instance: NewInstance | None = None  # what its header says
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,3 +50,4 @@ class NotScored:
     image_id: str
     status: ItemStatus  # REFUSED or FAILED
     error: HilumError
+    instance: NewInstance | None = None  # what its header says, if it could be read

@@ -1,7 +1,7 @@
 """A job's life: claimed under a lease, worked on image by image, ended once.
 
-Every change by a worker is fenced: it names the attempt it was claimed as, and a worker whose
-lease has passed to another gets :class:`LeaseLostError` and writes nothing.
+Every change by a worker is fenced (:mod:`hilum.db.leases`): it names the attempt it was claimed
+as, and a worker whose lease has passed to another gets :class:`LeaseLostError` and writes nothing.
 """
 
 from __future__ import annotations
@@ -12,14 +12,26 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, and_, func, literal, or_, select, update
 
+from hilum.db import instances
 from hilum.db.claims import Claim, NotScored, PendingImage, Scored
 from hilum.db.connection import insert_or_ignore
+from hilum.db.leases import LeasedTable, error_columns
 from hilum.db.results import save
 from hilum.db.states import Event, ItemStatus, JobStatus
 from hilum.db.tables import UtcDateTime, images, items, jobs, outbox
-from hilum.errors import AttemptsExhaustedError, HilumError, LeaseLostError
+from hilum.errors import AttemptsExhaustedError, HilumError
 
 _NO_ERROR: Final = {"error_code": None, "error": None}
+LEASED: Final = LeasedTable(
+    table=jobs,
+    noun="job",
+    free=lambda now: or_(
+        and_(jobs.c.status == JobStatus.QUEUED, jobs.c.available_at <= now),
+        and_(jobs.c.status == JobStatus.RUNNING, jobs.c.lease_until < now),
+    ),
+    held=jobs.c.status == JobStatus.RUNNING,
+    on_take={"status": JobStatus.RUNNING, "unreported": jobs.c.unreported + 1},
+)
 
 
 def claim(
@@ -31,29 +43,18 @@ def claim(
     duplicate); or it was claimed ``max_unreported`` times without a word from the worker and has
     just been quarantined.
     """
-    now = datetime.now(UTC)
-    free = or_(
-        and_(jobs.c.status == JobStatus.QUEUED, jobs.c.available_at <= now),
-        and_(jobs.c.status == JobStatus.RUNNING, jobs.c.lease_until < now),
-    )
-    take = (
-        update(jobs)
-        .where(jobs.c.id == job_id, free)
-        .values(
-            status=JobStatus.RUNNING,
-            attempts=jobs.c.attempts + 1,
-            unreported=jobs.c.unreported + 1,
-            lease_until=now + timedelta(seconds=lease_s),
-        )
-        .returning(
+    row = LEASED.take(
+        connection,
+        job_id,
+        lease_s=lease_s,
+        returning=(
             jobs.c.tenant,
             jobs.c.attempts,
             jobs.c.unreported,
             jobs.c.deferrals,
             jobs.c.failing_since,
-        )
+        ),
     )
-    row = connection.execute(take).one_or_none()
     if row is None:
         return None
     taken = Claim(
@@ -76,7 +77,7 @@ def claim(
 def renew(connection: Connection, claim: Claim, *, lease_s: float) -> None:
     """Hold the job for another ``lease_s`` seconds. Being alive is not yet reporting back:
     the poison counters stay as they are."""
-    _fenced(connection, claim, {"lease_until": datetime.now(UTC) + timedelta(seconds=lease_s)})
+    LEASED.renew(connection, claim.job_id, claim.attempt, lease_s=lease_s)
 
 
 def begin(
@@ -101,7 +102,8 @@ def record(
     *,
     lease_s: float,
 ) -> bool:
-    """Write outcomes, and in the same transaction end the job if they were the last.
+    """Write outcomes and their instances, and in the same transaction end the job if they were
+    the last.
 
     Returns true when the job has ended; the report owed is then in the outbox.
 
@@ -113,13 +115,15 @@ def record(
     if outcomes:
         values |= {"deferrals": 0, "failing_since": None}
     # First of all the fence: it also locks the job's row until this transaction ends.
-    _fenced(connection, claim, values)
+    LEASED.update_if_held(connection, claim.job_id, claim.attempt, values)
+    seen = [outcome.instance for outcome in outcomes if outcome.instance is not None]
+    instances.record(connection, tenant=claim.tenant, seen=seen)
     for outcome in sorted(outcomes, key=_save_order):
         if isinstance(outcome, Scored):
             result_id = save(connection, tenant=claim.tenant, result=outcome.result)
             end = {"status": ItemStatus.SCORED, "result_id": result_id, **_NO_ERROR}
         else:
-            end = {"status": outcome.status, **_error(outcome.error)}
+            end = {"status": outcome.status, **error_columns(outcome.error)}
         connection.execute(
             update(items)
             .where(
@@ -161,8 +165,8 @@ def defer(
         "deferrals": jobs.c.deferrals + 1,
         "failing_since": func.coalesce(jobs.c.failing_since, literal(now, UtcDateTime)),
     }
-    due = now + timedelta(seconds=delay_s)
-    _fenced(connection, claim, {**_given_back(due), **again, **_error(error)})
+    values = {**_queued(now + timedelta(seconds=delay_s)), **again, **error_columns(error)}
+    LEASED.give_back(connection, claim.job_id, claim.attempt, values)
     for image_id, own in images.items():
         connection.execute(
             update(items)
@@ -171,7 +175,7 @@ def defer(
                 items.c.image_id == image_id,
                 items.c.status == ItemStatus.PENDING,
             )
-            .values(unreported=0, **_error(own))
+            .values(unreported=0, **error_columns(own))
         )
 
 
@@ -181,7 +185,7 @@ def release(connection: Connection, claim: Claim) -> None:
     Raises:
         LeaseLostError: another worker has the job; nothing is written.
     """
-    _fenced(connection, claim, _given_back(datetime.now(UTC)))
+    LEASED.give_back(connection, claim.job_id, claim.attempt, _queued(datetime.now(UTC)))
 
 
 def quarantine(connection: Connection, claim: Claim, error: HilumError) -> None:
@@ -192,11 +196,11 @@ def quarantine(connection: Connection, claim: Claim, error: HilumError) -> None:
         LeaseLostError: another worker has the job; nothing is written.
     """
     now = datetime.now(UTC)
-    _end(connection, claim, JobStatus.FAILED, Event.JOB_FAILED, **_error(error))
+    _end(connection, claim, JobStatus.FAILED, Event.JOB_FAILED, **error_columns(error))
     pending = update(items).where(
         items.c.job_id == claim.job_id, items.c.status == ItemStatus.PENDING
     )
-    connection.execute(pending.where(items.c.error_code.is_(None)).values(**_error(error)))
+    connection.execute(pending.where(items.c.error_code.is_(None)).values(**error_columns(error)))
     connection.execute(pending.values(status=ItemStatus.FAILED, finished_at=now))
 
 
@@ -235,42 +239,22 @@ def _end(
     connection: Connection, claim: Claim, status: JobStatus, event: Event, **values: object
 ) -> None:
     now = datetime.now(UTC)
-    ended = {"status": status, "lease_until": None, "finished_at": now, "failing_since": None}
-    _fenced(connection, claim, {**ended, **_NO_ERROR, **values})
+    ended = {"status": status, "finished_at": now, "failing_since": None, **_NO_ERROR, **values}
+    LEASED.give_back(connection, claim.job_id, claim.attempt, ended)
     owed = insert_or_ignore(connection, outbox).values(
         tenant=claim.tenant, kind=event, job_id=claim.job_id, created_at=now
     )
     connection.execute(owed)
 
 
-def _given_back(available_at: datetime) -> dict[str, Any]:
+def _queued(available_at: datetime) -> dict[str, Any]:
     return {
         "status": JobStatus.QUEUED,
         "unreported": 0,
-        "lease_until": None,
         "available_at": available_at,
         "published_at": None,
     }
 
 
-def _error(error: HilumError) -> dict[str, Any]:
-    body = error.body()
-    return {"error_code": body["code"], "error": body}
-
-
 def _save_order(outcome: Scored | NotScored) -> bytes:
     return outcome.result.content_sha256 if isinstance(outcome, Scored) else b""
-
-
-def _fenced(connection: Connection, claim: Claim, values: dict[str, Any]) -> None:
-    change = (
-        update(jobs)
-        .where(
-            jobs.c.id == claim.job_id,
-            jobs.c.status == JobStatus.RUNNING,
-            jobs.c.attempts == claim.attempt,
-        )
-        .values(**values)
-    )
-    if connection.execute(change).rowcount != 1:
-        raise LeaseLostError("The lease on the job has passed to another worker.")

@@ -4,22 +4,34 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from typing import Final
 
-from sqlalchemy import Connection, Row, func, insert, literal, select, update
+from sqlalchemy import Connection, Row, insert, select, update
 
-from hilum.db.tables import UtcDateTime, api_keys
+from hilum.db import audit
+from hilum.db.tables import api_keys
+from hilum.errors import UnknownScopeError
 from hilum.ids import new_id
 
 
 class Scope(StrEnum):
     """What a key may do."""
 
-    STUDIES_WRITE = "studies:write"
-    STUDIES_READ = "studies:read"
+    SUBMIT = "submit"  # register studies
+    STAT = "stat"  # register them as urgent
+    READ = "read"  # see studies and their results
+
+
+# The names of the release before, which stand in its rows and in scripts.
+_OLD_NAMES: Final[dict[str, frozenset[Scope]]] = {
+    "studies:write": frozenset({Scope.SUBMIT, Scope.STAT}),
+    "studies:read": frozenset({Scope.READ}),
+}
+SCOPE_NAMES: Final = (*Scope, *_OLD_NAMES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,24 +47,55 @@ class ApiKey:
 
 
 def create(
-    connection: Connection, *, tenant: str, name: str, scopes: Sequence[Scope]
+    connection: Connection,
+    *,
+    tenant: str,
+    name: str,
+    scopes: Iterable[str],
+    actor: str = "system",
 ) -> tuple[ApiKey, str]:
-    """Make a key. The secret (``hk_…``, 256 random bits) is returned once and not kept.
+    """Make a key, and note it in the audit. The secret (``hk_…``, 256 random bits) is returned
+    once and not kept.
 
     A plain sha256 is enough to store it: a random 256-bit secret cannot be guessed from a
     dictionary, which is what slow hashes are for.
+
+    Args:
+        connection: a transaction for writing.
+        tenant: whose studies the key sees.
+        name: what people recognise the key by.
+        scopes: of :data:`SCOPE_NAMES`, old names too.
+        actor: see :func:`hilum.db.audit.append`.
+
+    Raises:
+        UnknownScopeError: a scope has another name.
     """
+    scopes = list(scopes)
+    unknown = sorted(set(scopes) - {*SCOPE_NAMES})
+    if unknown:
+        known = ", ".join(SCOPE_NAMES)
+        raise UnknownScopeError(f"There is no scope {', '.join(unknown)}; expected {known}.")
+    granted = _known(scopes)
     secret = f"hk_{secrets.token_urlsafe(32)}"
     row = {
         "id": new_id("key"),
         "tenant": tenant,
         "name": name,
-        "scopes": sorted(scopes),
+        "scopes": [old for old, new in _OLD_NAMES.items() if new <= granted],
+        "granted": sorted(granted),
         "created_at": datetime.now(UTC),
     }
     connection.execute(insert(api_keys).values(**row, key_sha256=_digest(secret)))
     key = find(connection, secret)
     assert key is not None
+    audit.append(
+        connection,
+        tenant=tenant,
+        actor=actor,
+        action="key.created",
+        object=key.id,
+        detail={"scopes": row["granted"]},
+    )
     return key, secret
 
 
@@ -70,27 +113,48 @@ def listing(connection: Connection) -> list[ApiKey]:
     return [_key(row) for row in connection.execute(select(api_keys).order_by(api_keys.c.id))]
 
 
-def revoke(connection: Connection, key_id: str) -> bool:
-    """Revoke the key, with the date of the first time; false if there is no such key."""
-    now = literal(datetime.now(UTC), UtcDateTime)
+def revoke(connection: Connection, key_id: str, *, actor: str = "system") -> bool:
+    """Revoke the key, with the date of the first time, which is noted in the audit; false if
+    there is no such key."""
+    key = api_keys.c.id == key_id
     change = (
         update(api_keys)
-        .where(api_keys.c.id == key_id)
-        .values(revoked_at=func.coalesce(api_keys.c.revoked_at, now))
+        .where(key, api_keys.c.revoked_at.is_(None))
+        .values(revoked_at=datetime.now(UTC))
+        .returning(api_keys.c.tenant)
     )
-    return connection.execute(change).rowcount == 1
+    revoked = connection.execute(change).one_or_none()
+    if revoked is None:
+        return connection.execute(select(api_keys.c.id).where(key)).one_or_none() is not None
+    audit.append(
+        connection,
+        tenant=revoked.tenant,
+        actor=actor,
+        action="key.revoked",
+        object=key_id,
+        detail={},
+    )
+    return True
 
 
 def _key(row: Row[tuple[object, ...]]) -> ApiKey:
     values = row._mapping
+    granted = values["scopes"] if values["granted"] is None else values["granted"]
     return ApiKey(
         id=values["id"],
         tenant=values["tenant"],
         name=values["name"],
-        scopes=frozenset(Scope(scope) for scope in values["scopes"]),
+        scopes=_known(granted),
         created_at=values["created_at"],
         revoked_at=values["revoked_at"],
     )
+
+
+def _known(names: Iterable[str]) -> frozenset[Scope]:
+    """The scopes of these names. Others, which a later release may have given, are ignored."""
+    new = {name: frozenset({Scope(name)}) for name in Scope}
+    nothing: frozenset[Scope] = frozenset()
+    return nothing.union(*((_OLD_NAMES | new).get(name, nothing) for name in names))
 
 
 def _digest(secret: str) -> bytes:

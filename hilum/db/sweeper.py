@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import CTE, ColumnElement, Connection, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, func, or_, select, update
 
+from hilum.db.jobs import LEASED
+from hilum.db.leases import choose_unlocked
 from hilum.db.states import JobStatus
 from hilum.db.tables import jobs
 from hilum.queue import Queue
@@ -14,15 +16,8 @@ from hilum.queue import Queue
 
 def expire_leases(connection: Connection) -> int:
     """Queue again every job whose worker has not renewed its lease. Returns how many."""
-    now = datetime.now(UTC)
-    chosen = _choose(jobs.c.status == JobStatus.RUNNING, jobs.c.lease_until < now)
-    change = (
-        update(jobs)
-        .where(jobs.c.id.in_(select(chosen.c.id)))
-        .values(status=JobStatus.QUEUED, lease_until=None, available_at=now, published_at=None)
-        .returning(jobs.c.id)  # rowcount is -1 on SQLite for an update with a CTE
-    )
-    return len(connection.execute(change).all())
+    again = {"available_at": datetime.now(UTC), "published_at": None}
+    return LEASED.expire(connection, {"status": JobStatus.QUEUED, **again})
 
 
 def take_due(
@@ -72,7 +67,10 @@ def unpublish(connection: Connection, job_ids: Sequence[str]) -> None:
 def _publish(
     connection: Connection, which: tuple[ColumnElement[bool], ...], limit: int
 ) -> list[tuple[str, Queue]]:
-    chosen = _choose(jobs.c.status == JobStatus.QUEUED, *which, limit=limit)
+    # Oldest first, without those that another sweeper or a worker is changing now.
+    order_by = (jobs.c.published_at, jobs.c.available_at)
+    queued = jobs.c.status == JobStatus.QUEUED
+    chosen = choose_unlocked(jobs, queued, *which, order_by=order_by, limit=limit)
     mark = (
         update(jobs)
         .where(jobs.c.id.in_(select(chosen.c.id)))
@@ -80,19 +78,3 @@ def _publish(
         .returning(jobs.c.id, jobs.c.queue)
     )
     return [(row.id, Queue(row.queue)) for row in connection.execute(mark)]
-
-
-def _choose(*which: ColumnElement[bool], limit: int | None = None) -> CTE:
-    """Ids of jobs, oldest first, without those another sweeper or a worker is changing now.
-
-    A CTE: PostgreSQL evaluates it once, where it may run a sub-select with a limit repeatedly.
-    Rows are locked with SKIP LOCKED there; SQLite has one writer anyway.
-    """
-    return (
-        select(jobs.c.id)
-        .where(*which)
-        .order_by(jobs.c.published_at, jobs.c.available_at)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-        .cte("chosen")
-    )

@@ -3,6 +3,10 @@
 A *study* is what a client registered: *images* by URI. A *job* asks for all images of a study
 to be scored once; its *items* carry the state of each image within that job. A *result* belongs
 to an instance and a model, not to a job, and exists once: redelivery cannot double it.
+
+An *instance* is a DICOM object as its header describes it. A *campaign* scores a frozen selection
+of instances again. A *delivery* carries one event of the outbox to one destination. The *audit*
+rows say who did what, and cannot be changed.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ from sqlalchemy import (
     JSON,
     BigInteger,
     Column,
+    Date,
     DateTime,
     Dialect,
     Float,
@@ -25,8 +30,10 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    Time,
     TypeDecorator,
     UniqueConstraint,
+    text,
 )
 
 
@@ -81,6 +88,9 @@ api_keys = Table(
     Column("scopes", _JSON, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
     Column("revoked_at", UtcDateTime),
+    # The scopes in force. `scopes` above repeats what the release before can read of them, which
+    # knows only the old names and fails on others; it is also all there is of a key made by it.
+    Column("granted", _JSON),
 )
 
 models = Table(
@@ -213,4 +223,149 @@ idempotency_keys = Table(
     Column("request_sha256", _SHA256, nullable=False),
     Column("study_id", ForeignKey("studies.id"), nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
+)
+
+# One event of the outbox on its way to one destination; the sender takes it under a lease.
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("tenant", _TENANT, nullable=False),
+    Column("event_id", ForeignKey("outbox.id"), nullable=False),
+    Column("job_id", ForeignKey("jobs.id"), nullable=False, index=True),
+    Column("destination", String(100), nullable=False),
+    # Every taking adds one. It is also the fence, as that of a job.
+    Column("attempts", Integer, nullable=False),
+    # When to try next; null: there is nothing more to do, it was delivered or given up.
+    Column("due_at", UtcDateTime, index=True),
+    Column("lease_until", UtcDateTime),
+    Column("error_code", String(64)),
+    Column("error", _JSON),
+    Column("delivered_at", UtcDateTime),
+    Column("created_at", UtcDateTime, nullable=False),
+    UniqueConstraint("event_id", "destination"),
+)
+
+# One row for each content that was seen under a SOP Instance UID, as results have it. The texts
+# may name a patient: they stay in SQL.
+instances = Table(
+    "instances",
+    metadata,
+    Column("id", _SERIAL, primary_key=True),
+    Column("tenant", _TENANT, nullable=False),
+    Column("sop_instance_uid", _UID, nullable=False),  # empty: a PNG or JPEG file
+    Column("content_sha256", _SHA256, nullable=False),
+    Column("series_instance_uid", _UID, nullable=False),
+    Column("study_instance_uid", _UID, nullable=False),
+    Column("uri", Text),  # where it was seen last; null: not known of an old result
+    Column("etag", String(128)),
+    Column("source", String(64)),  # the bucket, or the sender's AE title
+    Column("rows", Integer, nullable=False),
+    Column("columns", Integer, nullable=False),
+    Column("modality", String(16)),
+    Column("view", String(32)),
+    # As the header has them, in the local time of the device.
+    Column("acquisition_date", Date),
+    Column("acquisition_time", Time),
+    Column("institution", String(64)),
+    Column("manufacturer", String(64)),
+    Column("manufacturer_model", String(64)),
+    Column("age_years", Float),
+    Column("sex", String(1)),
+    # Only where HILUM_IDENTITY__STORE is on: AES-256-GCM, and a keyed hash to search by.
+    Column("accession_number", LargeBinary),
+    Column("accession_number_hash", _SHA256),
+    Column("patient_id", LargeBinary),
+    Column("patient_id_hash", _SHA256),
+    Column("patient_name", LargeBinary),
+    Column("patient_name_hash", _SHA256),
+    Column("first_seen_at", UtcDateTime, nullable=False),
+    Column("last_seen_at", UtcDateTime, nullable=False),
+    UniqueConstraint("tenant", "sop_instance_uid", "content_sha256"),
+    Index("ix_instances_tenant_study_instance_uid", "tenant", "study_instance_uid"),
+    Index("ix_instances_tenant_series_instance_uid", "tenant", "series_instance_uid"),
+    # Campaigns select by these, newest first.
+    Index("ix_instances_tenant_acquisition_date", "tenant", "acquisition_date"),
+    Index("ix_instances_tenant_view_date", "tenant", "view", "acquisition_date"),
+    Index("ix_instances_tenant_institution_date", "tenant", "institution", "acquisition_date"),
+    Index("ix_instances_tenant_device_date", "tenant", "manufacturer_model", "acquisition_date"),
+    *(
+        Index(
+            f"ix_instances_tenant_{column}",
+            "tenant",
+            column,
+            postgresql_where=text(f"{column} IS NOT NULL"),
+            sqlite_where=text(f"{column} IS NOT NULL"),
+        )
+        for column in ("accession_number_hash", "patient_id_hash", "patient_name_hash")
+    ),
+)
+
+# A frozen selection of instances to be scored by one model; its results are shadow results until
+# the model is promoted.
+campaigns = Table(
+    "campaigns",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("tenant", _TENANT, nullable=False),
+    Column("name", String(100), nullable=False),
+    # Frozen at creation: which instances (date, site, view, device, label), and with what.
+    Column("selection", _JSON, nullable=False),
+    Column("modes", _JSON, nullable=False),  # of missing, failed, refused, stale, all
+    Column("model_id", ForeignKey("models.id"), nullable=False),
+    Column("preprocess_digest", String(64), nullable=False),
+    Column("pipeline", String(100), nullable=False),  # as results.pipeline has it
+    Column("status", String(16), nullable=False),
+    # When it may run: start, end, weekdays, time zone (IANA), overlap policy; null: always.
+    Column("window", _JSON),
+    Column("images_per_s", Float),  # the throttle; null: none
+    Column("max_failure_rate", Float),  # above it, the campaign pauses by itself; null: never
+    # Kept up by who changes an item, so that progress is read from this row alone.
+    Column("selected", BigInteger, nullable=False, default=0),
+    Column("queued", BigInteger, nullable=False, default=0),
+    Column("scored", BigInteger, nullable=False, default=0),
+    Column("refused", BigInteger, nullable=False, default=0),
+    Column("failed", BigInteger, nullable=False, default=0),
+    Column("error_code", String(64)),  # why it paused by itself
+    Column("error", _JSON),
+    Column("created_by", String(100), nullable=False),  # an actor, as audit has it
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("started_at", UtcDateTime),
+    Column("updated_at", UtcDateTime, nullable=False),
+    Column("finished_at", UtcDateTime),
+    Index("ix_campaigns_tenant_id", "tenant", "id"),
+    Index("ix_campaigns_status", "status"),
+)
+
+# One instance of a campaign. `position` counts in the campaign's own order, newest first by
+# default: the keyset by which slices are cut and a run resumes.
+campaign_items = Table(
+    "campaign_items",
+    metadata,
+    Column("campaign_id", ForeignKey("campaigns.id"), primary_key=True),
+    Column("position", BigInteger, primary_key=True, autoincrement=False),
+    Column("instance_id", ForeignKey("instances.id"), nullable=False, index=True),
+    Column("state", String(16), nullable=False),
+    Column("job_id", ForeignKey("jobs.id"), index=True),
+    Column("error_code", String(64)),
+    UniqueConstraint("campaign_id", "instance_id"),
+    Index("ix_campaign_items_campaign_id_state_position", "campaign_id", "state", "position"),
+)
+
+# Who did what, in one chain (:mod:`hilum.db.audit`). Triggers refuse to change or remove a row.
+audit = Table(
+    "audit",
+    metadata,
+    # Without a gap: each is one more than the one before.
+    Column("id", BigInteger, primary_key=True, autoincrement=False),
+    Column("at", UtcDateTime, nullable=False),
+    Column("tenant", _TENANT),  # null: of the whole installation
+    Column("actor", String(100), nullable=False),
+    Column("action", String(64), nullable=False),
+    Column("object", String(100), nullable=False),  # an opaque id, such as `jb_…`
+    Column("detail", _JSON, nullable=False),
+    Column("previous_hash", _SHA256, nullable=False, unique=True),
+    Column("hash", _SHA256, nullable=False),
+    Index("ix_audit_tenant_id", "tenant", "id"),
+    Index("ix_audit_object", "object"),
 )

@@ -26,14 +26,21 @@ class Film:
     box: Box | Samples  # (0, 0, w, h) if whole, else how ``pixels`` stand for those of the film
 
 
-def open_film(data: bytes, limits: Limits) -> DicomObject:
+def open_film(data: bytes, limits: Limits, *, identity: bool = False) -> DicomObject:
     """A DICOM object, or a PNG or JPEG file, checked as far as it can be without decoding.
+
+    Args:
+        data: the file.
+        limits: of one object.
+        identity: the header says who the film is of, too (:class:`hilum.dicom.facts.Identity`).
 
     Raises:
         DicomError: it is none of these, or broken, or too large; a subclass says how.
     """
     kind = picture.kind(data)
-    return open_object(data, limits) if kind is None else picture.open_picture(data, kind, limits)
+    if kind is None:
+        return open_object(data, limits, identity=identity)
+    return picture.open_picture(data, kind, limits)
 
 
 def decode(opened: DicomObject, *, side: int | None = None) -> Film:

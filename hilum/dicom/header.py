@@ -9,7 +9,8 @@ from typing import Final, Literal
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
-from hilum.dicom import age, codes
+from hilum.dicom import age, codes, facts
+from hilum.dicom.facts import Facts
 from hilum.dicom.syntaxes import NATIVE
 from hilum.errors import (
     DicomError,
@@ -58,11 +59,18 @@ class FilmHeader:
     age_years: float | None = field(default=None, repr=False)  # of the patient, when it was taken
     burned_in: bool | None = None  # (0028,0301); None: not said
     for_processing: bool = False  # (0008,0068): the raw film
+    facts: Facts = field(default=Facts(), repr=False)  # has no say over the pixels
     flags: tuple[str, ...] = ()  # what belongs to every number of this film
 
 
-def read(dataset: Dataset, syntax: UID, limits: Limits) -> FilmHeader:
+def read(dataset: Dataset, syntax: UID, limits: Limits, *, identity: bool = False) -> FilmHeader:
     """Check the image's header, before any pixel is decoded.
+
+    Args:
+        dataset: without its pixels.
+        syntax: of the pixels.
+        limits: see ``LimitExceededError``.
+        identity: read who the film is of, too (:class:`hilum.dicom.facts.Identity`).
 
     Raises:
         NoPixelDataError: not an image.
@@ -129,6 +137,7 @@ def read(dataset: Dataset, syntax: UID, limits: Limits) -> FilmHeader:
         age_years=age.years(dataset),
         burned_in={"YES": True, "NO": False}.get(_text(dataset, "BurnedInAnnotation") or ""),
         for_processing=_text(dataset, "PresentationIntentType") == "FOR PROCESSING",
+        facts=facts.read(dataset, identity=identity),
         flags=() if photometric in GREY else (COLOUR_CAPTURE,),
     )
 

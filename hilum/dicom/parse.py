@@ -75,8 +75,13 @@ class DicomObject:
     extended_offsets: bytes | None = field(default=None, repr=False)  # (7FE0,0001)
 
 
-def open_object(data: bytes, limits: Limits) -> DicomObject:
+def open_object(data: bytes, limits: Limits, *, identity: bool = False) -> DicomObject:
     """Parse ``data`` and check everything that can be checked without decoding pixels.
+
+    Args:
+        data: the file.
+        limits: of one object.
+        identity: the header says who the film is of, too.
 
     Raises:
         EmptyObjectError, NotDicomError, TruncatedError, NoPixelDataError,
@@ -96,7 +101,7 @@ def open_object(data: bytes, limits: Limits) -> DicomObject:
             frames.adopt(dataset)
             # Everything is read here: pydicom converts a value when it is first looked at, and
             # may warn or fail with that value in its text.
-            found = header.read(dataset, syntax, limits)
+            found = header.read(dataset, syntax, limits, identity=identity)
             pixels, vr = _pixel_data(dataset, source)
             # The greyscale pipeline has no say over colour (PS3.3 C.11.2.1.2, C.7.6.3.1.2).
             grey = found.photometric in header.GREY

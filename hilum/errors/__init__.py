@@ -59,10 +59,12 @@ from hilum.errors.models import (
 )
 from hilum.errors.services import (
     AttemptsExhaustedError,
+    AuditBrokenError,
     BrokerUnavailableError,
     DatabaseUnavailableError,
     IdempotencyKeyReusedError,
     LeaseLostError,
+    UnknownScopeError,
 )
 from hilum.errors.storage import (
     AccessDeniedError,
@@ -83,6 +85,7 @@ from hilum.errors.tree import (
 __all__ = [
     "AccessDeniedError",
     "AttemptsExhaustedError",
+    "AuditBrokenError",
     "BlankFilmError",
     "BrokerUnavailableError",
     "BurnedInError",
@@ -143,6 +146,7 @@ __all__ = [
     "UnderAgeError",
     "UnexpectedError",
     "UnknownBackboneError",
+    "UnknownScopeError",
     "UnsupportedPixelsError",
     "UnsupportedTransferSyntaxError",
     "WrongModalityError",

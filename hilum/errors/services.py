@@ -38,3 +38,17 @@ class BrokerUnavailableError(TransientError):
 
     code = "queue.unavailable"
     next_step = "Check HILUM_BROKER_URL and the server; accepted studies are kept in SQL."
+
+
+class AuditBrokenError(PermanentError):
+    """The audit's chain of hashes does not hold: somebody changed the database by hand."""
+
+    code = "audit.broken"
+    next_step = "Compare the database with its last backup, from the row named above on."
+
+
+class UnknownScopeError(PermanentError):
+    """An API key was to be made with a scope that does not exist."""
+
+    code = "auth.unknown_scope"
+    next_step = "Use scopes of the list above."

@@ -57,8 +57,11 @@ def admit(examination: Examination, policy: InputPolicy) -> Ready:
 
     Raises:
         NotApplicableError: it must not; a subclass says why.
+        DicomError: its pixels could not be decoded.
     """
     flags = check(examination.header, policy)
+    if examination.failure is not None:
+        raise examination.failure
     assert examination.model_input is not None  # or the line above would have raised
     return Ready(
         content_sha256=examination.content_sha256,

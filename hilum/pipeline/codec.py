@@ -15,6 +15,7 @@ from hilum.dicom import FilmHeader
 from hilum.filmcheck import Doubt
 from hilum.imaging.transform import Grey, ModelInput, Placement
 from hilum.pipeline.stages import Examination
+from hilum.sandbox.wire import failure, raised
 
 Array: TypeAlias = npt.NDArray[Any]
 _HEADER: Final = TypeAdapter(FilmHeader)
@@ -39,6 +40,8 @@ def pack(examination: Examination) -> tuple[dict[str, Any], tuple[Array, ...]]:
         arrays.append(found.image[0])
     if examination.doubts:
         fields["doubts"] = [asdict(doubt) for doubt in examination.doubts]
+    if examination.failure is not None:
+        fields["failure"] = failure(examination.failure)
     if examination.preview is not None:
         fields["preview"] = True
         arrays.append(examination.preview)
@@ -69,6 +72,7 @@ def unpack(fields: dict[str, Any], arrays: Sequence[Array | bytes]) -> Examinati
         grey=grey,
         doubts=tuple(Doubt(**doubt) for doubt in fields.get("doubts", ())),
         preview=np.asarray(_next(rest), dtype=np.float32) if fields.get("preview") else None,
+        failure=raised(fields.get("failure", {})),
     )
 
 

@@ -14,7 +14,7 @@ from functools import lru_cache, partial
 
 from hilum import filmcheck
 from hilum.dicom import open_film
-from hilum.errors import NotApplicableError
+from hilum.errors import DicomError, NotApplicableError
 from hilum.imaging.rendering import preview
 from hilum.imaging.transform import Grey, decode_to_stage, input_from_stage
 from hilum.packages.manifest import PixelPolicy
@@ -28,22 +28,26 @@ Examiner = Callable[[bytes], Examination]
 
 def examine(data: bytes, options: ExamineOptions) -> Examination:
     """Parse, decode and preprocess one DICOM object, PNG or JPEG; from any number of threads. What
-    the header is enough to refuse is not decoded.
+    the header is enough to refuse is not decoded. An error after the header was read is in
+    ``failure``.
 
     Raises:
-        DicomError: not a usable image; a subclass says why.
+        DicomError: there is no usable header; a subclass says why.
     """
-    opened = open_film(data, options.limits)
+    opened = open_film(data, options.limits, identity=options.identity)
     known = Examination(content_sha256=hashlib.sha256(data).digest(), header=opened.header)
     if _is_refused(known, options):
         return known
-    stage = decode_to_stage(opened, options.preprocess)
+    side = options.preview_side
+    try:
+        stage = decode_to_stage(opened, options.preprocess)
+        # Decoded by itself, so that who looks at it does not change the numbers.
+        shown = preview(opened, side) if side else None
+    except DicomError as error:
+        return replace(known, failure=error)
     decoded = (
         replace(known, grey=stage) if isinstance(stage, Grey) else replace(known, model_input=stage)
     )
-    side = options.preview_side
-    # Decoded by itself, so that who looks at it does not change the numbers.
-    shown = preview(opened, side) if side else None
     return replace(_look(decoded, options), preview=shown)
 
 

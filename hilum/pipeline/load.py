@@ -9,6 +9,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from hilum.dicom import FilmHeader
 from hilum.errors import ObjectChangedError
 from hilum.pipeline.admit import admit
 from hilum.pipeline.cache import PreparedCache
@@ -16,6 +20,15 @@ from hilum.pipeline.examine import complete, examiner
 from hilum.pipeline.stages import Examination, ExamineOptions, Ready
 from hilum.sandbox import Decoders
 from hilum.storage import ObjectStore
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """What is known of an object whose header was read, whatever becomes of it."""
+
+    header: FilmHeader
+    content_sha256: bytes
+    etag: str | None = field(repr=False)  # None: it is not in S3
 
 
 class Loader:
@@ -41,8 +54,12 @@ class Loader:
         self._store = store
         self._examine = examiner(self._options, decoders)
 
-    def load(self, uri: str) -> Ready:
+    def load(self, uri: str, *, on_header: Callable[[Seen], None] | None = None) -> Ready:
         """The film at ``uri``, checked, decoded and preprocessed.
+
+        Args:
+            uri: in the store.
+            on_header: called once the header is known, also of a film that is then refused.
 
         Raises:
             DicomError: not a usable image; a subclass says why.
@@ -51,20 +68,26 @@ class Loader:
             HilumError: as :meth:`hilum.storage.ObjectStore.read`.
         """
         try:
-            examination = self._examination(uri)
+            examination, etag = self._examination(uri)
         except ObjectChangedError:  # replaced this very moment; the new one is as good
-            examination = self._examination(uri)
+            examination, etag = self._examination(uri)
+        if on_header is not None:
+            sha256 = examination.content_sha256
+            on_header(Seen(header=examination.header, content_sha256=sha256, etag=etag))
         return admit(examination, self._options.policy)
 
-    def _examination(self, uri: str) -> Examination:
+    def _examination(self, uri: str) -> tuple[Examination, str | None]:
+        """The film and its ETag."""
         cache = self._cache
         place = None if cache is None else cache.place(uri, self._options.preprocess)
         if cache is None or place is None:
-            return self._examine(self._store.read(uri))
+            data, etag = self._store.read_with_etag(uri)
+            return self._examine(data), etag
         kept = cache.find(place)
         if kept is not None and (known := complete(kept, self._options)) is not None:
-            return known
+            return known, place.source.etag
         # Of the version whose place it is: what is kept must never be another film's.
         examination = self._examine(self._store.read(uri, etag=place.source.etag))
-        cache.keep(place, examination)
-        return examination
+        if examination.failure is None:
+            cache.keep(place, examination)
+        return examination, place.source.etag

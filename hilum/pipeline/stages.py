@@ -9,6 +9,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
 from hilum.dicom import FilmHeader
+from hilum.errors import HilumError
 from hilum.filmcheck import Doubt
 from hilum.imaging.spec import PreprocessSpec
 from hilum.imaging.transform import Grey, ModelInput, Stage
@@ -29,6 +30,7 @@ class ExamineOptions(BaseModel):
     limits: Limits
     preview_side: int | None = None  # keep the film, its long side at most this many pixels
     keep: bool = False  # give the intermediate too, for a cache
+    identity: bool = False  # read from the header whom the film shows, too
 
     @classmethod
     def of(
@@ -38,6 +40,7 @@ class ExamineOptions(BaseModel):
         *,
         preview_side: int | None = None,
         keep: bool = False,
+        identity: bool = False,
     ) -> ExamineOptions:
         """Those of a model."""
         return cls(
@@ -46,6 +49,7 @@ class ExamineOptions(BaseModel):
             limits=limits,
             preview_side=preview_side,
             keep=keep,
+            identity=identity,
         )
 
 
@@ -58,10 +62,12 @@ class Examination:
 
     content_sha256: bytes  # of the object itself
     header: FilmHeader
-    model_input: ModelInput | None = None  # None: not made, or the header was enough to refuse it
+    # None: not made, or the header was enough to refuse it, or decoding failed.
+    model_input: ModelInput | None = None
     grey: Grey | None = None  # the intermediate, if it is to be kept
     doubts: tuple[Doubt, ...] = ()  # about its picture
     preview: Float32Array | None = None
+    failure: HilumError | None = None  # of decoding; the header is there all the same
 
     @property
     def stage(self) -> Stage | None:
@@ -69,9 +75,11 @@ class Examination:
         return self.grey or self.model_input
 
     def kept(self) -> Examination:
-        """As a cache keeps it: without what can be made of the rest."""
+        """As a cache keeps it: without what can be made of the rest, and without the patient's
+        identity, which SQL knows from when the film was first read."""
         found = self.model_input if self.grey is None else None
-        return replace(self, model_input=found, doubts=(), preview=None)
+        header = replace(self.header, facts=replace(self.header.facts, identity=None))
+        return replace(self, header=header, model_input=found, doubts=(), preview=None)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

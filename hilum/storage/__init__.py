@@ -7,7 +7,7 @@ of theirs holds a URI: keys may contain patient data.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
@@ -52,6 +52,12 @@ class ObjectStore:
             CredentialsRejectedError, StorageUnavailableError: transient.
         """
         return b"".join(self._chunks(uri, max_bytes, etag))
+
+    def read_with_etag(self, uri: str) -> tuple[bytes, str | None]:
+        """As :meth:`read`, with the object's ETag; ``None`` of a local file."""
+        etags: list[str] = []
+        data = b"".join(self._chunks(uri, None, told=etags.append))
+        return data, etags[0] if etags else None
 
     def download(self, uri: str, target: Path, *, max_bytes: int | None = None) -> None:
         """Like :meth:`read`, into the file ``target``, with no more than a chunk in memory."""
@@ -128,11 +134,17 @@ class ObjectStore:
             raise InvalidURIError("The address is not in S3.", next_step="Use s3://bucket/key.")
         return address
 
-    def _chunks(self, uri: str, max_bytes: int | None, etag: str | None = None) -> Iterator[bytes]:
+    def _chunks(
+        self,
+        uri: str,
+        max_bytes: int | None,
+        etag: str | None = None,
+        told: Callable[[str], None] | None = None,
+    ) -> Iterator[bytes]:
         backend, address = self._resolve(uri)
         limit = self._limits.max_object_bytes if max_bytes is None else max_bytes
         taken = 0
-        for chunk in backend.chunks(address, limit, etag=etag):
+        for chunk in backend.chunks(address, limit, etag=etag, told=told):
             taken += len(chunk)
             check_size(taken, limit)
             yield chunk

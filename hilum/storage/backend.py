@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, Protocol
@@ -27,9 +27,17 @@ class Stat:
 class Backend(Protocol):
     """One kind of store. An address is what follows the scheme. Errors: see ``ObjectStore``."""
 
-    def chunks(self, address: str, limit: int, *, etag: str | None = None) -> Iterator[bytes]:
+    def chunks(
+        self,
+        address: str,
+        limit: int,
+        *,
+        etag: str | None = None,
+        told: Callable[[str], None] | None = None,
+    ) -> Iterator[bytes]:
         """The object's content in pieces; refused at once if its declared size is over ``limit``
-        bytes, or if it no longer is the one of ``etag``."""
+        bytes, or if it no longer is the one of ``etag``. ``told`` is given the ETag, if
+        the store has one."""
         ...
 
     def addresses(self, address: str) -> Iterator[str]:

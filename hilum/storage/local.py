@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -21,7 +21,14 @@ from hilum.storage.backend import CHUNK, check_size
 class LocalFiles:
     """Files by path."""
 
-    def chunks(self, address: str, limit: int, *, etag: str | None = None) -> Iterator[bytes]:
+    def chunks(
+        self,
+        address: str,
+        limit: int,
+        *,
+        etag: str | None = None,
+        told: Callable[[str], None] | None = None,
+    ) -> Iterator[bytes]:
         try:
             # Non-blocking: opening a named pipe that nobody writes to must not wait for ever.
             descriptor = os.open(address, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)

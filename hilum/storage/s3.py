@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from datetime import datetime
 from typing import Any, Final
@@ -56,11 +56,20 @@ class S3:
         self._lock = threading.Lock()
         self._made: Any = None
 
-    def chunks(self, address: str, limit: int, *, etag: str | None = None) -> Iterator[bytes]:
+    def chunks(
+        self,
+        address: str,
+        limit: int,
+        *,
+        etag: str | None = None,
+        told: Callable[[str], None] | None = None,
+    ) -> Iterator[bytes]:
         bucket, key = _object(address)
         same = {} if etag is None else {"IfMatch": etag}
         with self._errors():
             response = self._client().get_object(Bucket=bucket, Key=key, **same)
+            if told is not None:
+                told(str(response["ETag"]))
             with closing(response["Body"]) as body:
                 check_size(response["ContentLength"], limit)
                 # botocore compares what came with Content-Length: a cut transfer raises.

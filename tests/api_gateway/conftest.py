@@ -45,7 +45,7 @@ class Gateway:
     secret: str
 
     def headers(
-        self, tenant: str = "north", scopes: Sequence[Scope] = tuple(Scope)
+        self, tenant: str = "north", scopes: Sequence[str] = tuple(Scope)
     ) -> dict[str, str]:
         """Of a request with a new key."""
         with self.database.write() as connection:

@@ -149,7 +149,7 @@ def test_keys(gateway: Gateway) -> None:
     assert missing.headers["WWW-Authenticate"] == "Bearer"
     wrong = gateway.client.get(url, headers={"Authorization": "Bearer hk_wrong"})
     _is_problem(wrong, 401, "auth.unauthenticated")
-    reader = gateway.headers(scopes=[Scope.STUDIES_READ])
+    reader = gateway.headers(scopes=[Scope.READ])
     assert gateway.client.get(url, headers=reader).status_code == 200
     body = {"images": [{"uri": URI}]}
     _is_problem(
@@ -157,6 +157,19 @@ def test_keys(gateway: Gateway) -> None:
     )
     other = {"X-API-Key": gateway.secret}
     assert gateway.client.get(url, headers=other).status_code == 200
+
+
+def test_urgent_studies_need_a_scope(gateway: Gateway) -> None:
+    body = {"images": [{"uri": URI}]}
+    urgent = {**body, "priority": "stat"}
+    plain = gateway.headers(scopes=["submit"])
+    assert gateway.client.post("/v1/studies", json=body, headers=plain).status_code == 202
+    refused = gateway.client.post("/v1/studies", json=urgent, headers=plain)
+    _is_problem(refused, 403, "auth.forbidden")
+    assert "scope stat." in refused.json()["detail"]
+    for scopes in (["studies:write"], ["submit", "stat"]):
+        headers = gateway.headers(scopes=scopes)
+        assert gateway.client.post("/v1/studies", json=urgent, headers=headers).status_code == 202
 
 
 def test_another_tenants_study_does_not_exist(gateway: Gateway) -> None:

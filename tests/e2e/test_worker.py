@@ -11,12 +11,14 @@ from urllib.request import urlopen
 import psutil
 import pytest
 from pydicom.data import get_testdata_file
+from sqlalchemy import select
 from support import tiny_package
 from support.tiny_film import film
 
 from hilum.db import results as stored
+from hilum.db.identity import IdentityVault
 from hilum.db.states import ItemStatus, JobStatus
-from hilum.db.tables import outbox, results
+from hilum.db.tables import instances, outbox, results
 from hilum.embedded.process import free_ports
 from hilum.pipeline.cache import evict
 from hilum.queue import Queue
@@ -24,9 +26,10 @@ from hilum.settings import PreparedSettings
 from worker.app import EXIT_CANNOT_SERVE
 
 if TYPE_CHECKING:
-    from .conftest import System
+    from .conftest import TENANT, System
 else:
     System = Any
+    TENANT = "north"
 
 pytestmark = pytest.mark.e2e
 
@@ -58,7 +61,12 @@ def test_good_images_are_scored_and_bad_ones_carry_their_error(system: System) -
     uris.append(f"s3://{system.bucket}/never-uploaded.dcm")
     expected = [outcome for _, outcome in sent.values()] + ["storage.object_missing"]
     (port,) = free_ports(1)
-    system.worker(HILUM_WORKER__METRICS_ADDRESS=f"127.0.0.1:{port}")
+    secret = "i" * 40
+    system.worker(
+        HILUM_WORKER__METRICS_ADDRESS=f"127.0.0.1:{port}",
+        HILUM_IDENTITY__STORE="true",
+        HILUM_IDENTITY__SECRET=secret,
+    )
     made = system.submit(uris)
     state = system.completed(made)
     images = system.images(made)
@@ -72,6 +80,21 @@ def test_good_images_are_scored_and_bad_ones_carry_their_error(system: System) -
     assert one is not None
     assert other is not None
     assert (one.probability == other.probability).all(), "the same pixels, encoded differently"
+    # Every film that has a header is known, and with the secret also who it is of.
+    vault = IdentityVault(secret)
+    name = vault.hash("TEST^FILM", field="patient_name", tenant=TENANT)
+    with system.database.read() as connection:
+        rows = connection.execute(select(instances).order_by(instances.c.id)).all()
+    known = {row.uri.rpartition("/")[2]: row for row in rows}
+    assert {*known} == {
+        *("rg1.dcm", "rg1-j2k.dcm", "leg.dcm", "cut.dcm", "ct.dcm", "lateral.dcm", "fine.dcm")
+    }
+    assert known["ct.dcm"].modality == "CT"
+    assert known["rg1.dcm"].rows == 1955
+    assert {row.source for row in rows} == {system.bucket}
+    assert all(row.etag for row in rows)
+    named = {at for at, row in known.items() if row.patient_name_hash == name}
+    assert named == {"cut.dcm", "ct.dcm", "lateral.dcm", "fine.dcm"}
     # What the worker says names no object: keys and UIDs may be about patients.
     with urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
         numbers = answer.read().decode()

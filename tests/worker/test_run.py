@@ -56,7 +56,7 @@ class Scripted:
     change: Callable[[int, Ready], Ready] = lambda number, image: image
     loaded: list[int] = field(default_factory=list)
 
-    def load(self, uri: str) -> Ready:
+    def load(self, uri: str, *, on_header: object = None) -> Ready:
         number = int(uri.removesuffix(".dcm").rpartition("/")[2])
         self.before(number)
         self.loaded.append(number)
@@ -167,7 +167,7 @@ def bench(package: Package, migrated: Path, tmp_path: Path) -> Iterator[Bench]:
             model_id = models.register(connection, package.manifest)
         tools = Tools(
             database=database,
-            load=films.load,
+            loader=films,  # a script in its place
             scorer=scorer,
             model_id=model_id,
             threads=threads,

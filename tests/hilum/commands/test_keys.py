@@ -33,14 +33,12 @@ def _found(url: str, secret: str) -> ApiKey | None:
 
 
 def test_a_key_is_shown_once_works_and_can_be_revoked(url: str) -> None:
-    made = hilum_keys(
-        "create", "--tenant", "north", "--name", "pacs", "--scope", keys.Scope.STUDIES_READ.value
-    )
+    made = hilum_keys("create", "--tenant", "north", "--name", "pacs", "--scope", "studies:read")
     assert made.exit_code == 0
     secret = made.stdout.strip()
     key = _found(url, secret)
     assert key is not None
-    assert (key.tenant, key.name, set(key.scopes)) == ("north", "pacs", {keys.Scope.STUDIES_READ})
+    assert (key.tenant, key.name, set(key.scopes)) == ("north", "pacs", {keys.Scope.READ})
 
     listed = hilum_keys("list")
     assert listed.exit_code == 0
@@ -51,6 +49,13 @@ def test_a_key_is_shown_once_works_and_can_be_revoked(url: str) -> None:
     assert hilum_keys("revoke", key.id).exit_code == 0
     assert _found(url, secret) is None
     assert "revoked" in hilum_keys("list").stdout
+
+
+@pytest.mark.usefixtures("url")
+def test_an_unknown_scope_is_refused_with_the_list() -> None:
+    answer = hilum_keys("create", "--tenant", "north", "--name", "pacs", "--scope", "all")
+    assert answer.exit_code == 2
+    assert "submit, stat, read, studies:write, studies:read" in answer.stderr
 
 
 def test_as_json(url: str) -> None:

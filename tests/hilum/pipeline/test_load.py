@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +14,16 @@ from support import tiny_package
 from support.ready import ready
 from support.tiny_film import film
 
+from hilum.dicom import open_film
+from hilum.dicom.facts import Facts
 from hilum.engines.loading import open_engine
 from hilum.errors import HilumError, ObjectChangedError
 from hilum.imaging.spec import PreprocessSpec
 from hilum.packages.load import Package, verify
 from hilum.packages.manifest import InputPolicy, PixelPolicy
+from hilum.pipeline import codec
 from hilum.pipeline.cache import PreparedCache
-from hilum.pipeline.load import Loader
+from hilum.pipeline.load import Loader, Seen
 from hilum.pipeline.score import Scorer
 from hilum.pipeline.stages import ExamineOptions, Score
 from hilum.sandbox import Decoders
@@ -196,3 +202,98 @@ def test_who_shows_films_needs_them(tiny: Package, s3: S3Settings, bucket: str) 
     showing = loader(tiny, store, PreparedCache(store, ON), preview_side=32)
     for _ in range(2):
         assert showing.load(uri).preview is not None
+
+
+FACTS = {"InstitutionName": "Annen", "AcquisitionDate": "20240501", "PatientSex": "F"}
+
+
+def seen_of(loader: Loader, uri: str) -> Seen:
+    """What is said of the film's header, whatever becomes of the film."""
+    found: list[Seen] = []
+    with suppress(HilumError):
+        loader.load(uri, on_header=found.append)
+    (seen,) = found
+    return seen
+
+
+def test_what_the_header_says_comes_through_the_decode_process_and_the_cache(
+    tiny: Package, decoders: Decoders, store: Counting, bucket: str
+) -> None:
+    uri = f"s3://{bucket}/film.dcm"
+    data = film(1, **FACTS)
+    store.write(uri, data)
+    stat = store.stat(uri)
+    assert stat is not None
+    expected = open_film(data, LIMITS, identity=True).header
+    options = ExamineOptions.of(tiny.manifest, LIMITS, identity=True)
+    plain = Loader(options, store, None, decoders)
+    cached = Loader(options, store, PreparedCache(store, ON), decoders)
+    for one in (plain, cached):
+        seen = seen_of(one, uri)
+        assert seen.header == expected
+        assert (seen.content_sha256, seen.etag) == (hashlib.sha256(data).digest(), stat.etag)
+    store.reads.clear()
+    recalled = seen_of(cached, uri)
+    assert uri not in store.reads
+    without = replace(expected.facts, identity=None)
+    assert recalled.header == replace(expected, facts=without), "who it is of is not kept there"
+    assert (recalled.etag, recalled.content_sha256) == (seen.etag, seen.content_sha256)
+    unasked = seen_of(loader(tiny, store, None, decoders), uri)
+    assert unasked.header.facts == without
+
+
+@pytest.mark.parametrize(
+    ("attributes", "code"),
+    [
+        ({"Modality": "CT"}, "policy.wrong_modality"),
+        ({"ViewPosition": "LL"}, "policy.not_frontal"),
+        ({"PixelData": b"\0" * 100}, "dicom.truncated"),
+    ],
+)
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_film_that_is_refused_has_a_header_all_the_same(
+    tiny: Package,
+    decoders: Decoders,
+    store: Counting,
+    bucket: str,
+    attributes: dict[str, object],
+    code: str,
+    apart: bool,
+) -> None:
+    uri = f"s3://{bucket}/film.dcm"
+    store.write(uri, film(1, **FACTS, **attributes))
+    made = loader(tiny, store, PreparedCache(store, ON), decoders if apart else None)
+    for _ in range(2):
+        found: list[Seen] = []
+        with pytest.raises(HilumError) as caught:
+            made.load(uri, on_header=found.append)
+        assert caught.value.code == code
+        assert [one.header.facts.institution for one in found] == ["Annen"]
+
+
+def test_an_entry_from_before_the_facts_is_as_good(
+    tiny: Package, store: Counting, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pixels are the same; SQL keeps the facts that it knows from before."""
+    uri = f"s3://{bucket}/film.dcm"
+    store.write(uri, film(1, **FACTS))
+    cache = PreparedCache(store, ON)
+    made = loader(tiny, store, cache)
+    expected = made.load(uri)
+    with monkeypatch.context() as patch:
+
+        def old(header: object) -> dict[str, object]:
+            found = asdict(header)  # type: ignore[call-overload]
+            return {name: value for name, value in found.items() if name != "facts"}
+
+        patch.setattr(codec, "asdict", old)
+        place = cache.place(uri, tiny.manifest.preprocess)
+        assert place is not None
+        kept = cache.find(place)
+        assert kept is not None
+        cache.keep(place, kept)
+    store.reads.clear()
+    seen = seen_of(made, uri)
+    assert uri not in store.reads
+    assert seen.header.facts == Facts()
+    assert np.array_equal(made.load(uri).model_input.image, expected.model_input.image)

@@ -1,0 +1,161 @@
+"""Leases and fences: how a row of work is taken, held, given back, and taken over.
+
+A worker takes a row for a limited time, its lease. Each taking adds one to the row's ``attempts``,
+and that number is the fence: every change that a worker makes names the attempt under which it
+took the row. Once another worker has taken the row, the change matches nothing and
+:class:`LeaseLostError` is raised.
+
+Jobs (:mod:`hilum.db.jobs`) and deliveries (:mod:`hilum.db.deliveries`) are such rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import CTE, ColumnElement, Connection, Row, Table, select, update
+
+from hilum.errors import HilumError, LeaseLostError
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeasedTable:
+    """A table of work, with the columns ``id``, ``attempts`` and ``lease_until``."""
+
+    table: Table
+    noun: str  # what a row is called in errors
+    # Rows that may be taken at the given time: due and in nobody's hands, or with an expired lease.
+    free: Callable[[datetime], ColumnElement[bool]]
+    held: ColumnElement[bool]  # rows in a worker's hands, also when their lease has expired
+    on_take: Mapping[str, Any] = field(default_factory=dict)  # what a taking sets besides the lease
+
+    def take(
+        self,
+        connection: Connection,
+        row_id: str,
+        *which: ColumnElement[bool],
+        lease_s: float,
+        returning: Sequence[ColumnElement[Any]],
+    ) -> Row[Any] | None:
+        """Take one row; ``None`` if it is not free or does not fulfil ``which``. Waits for a
+        transaction that is changing the row."""
+        now = datetime.now(UTC)
+        change = (
+            update(self.table)
+            .where(self.table.c.id == row_id, self.free(now), *which)
+            .values(**self._taken(now, lease_s))
+            .returning(*returning)
+        )
+        return connection.execute(change).one_or_none()
+
+    def take_due(
+        self,
+        connection: Connection,
+        *,
+        limit: int,
+        lease_s: float,
+        order_by: Sequence[ColumnElement[Any]],
+        returning: Sequence[ColumnElement[Any]],
+    ) -> Sequence[Row[Any]]:
+        """Take at most ``limit`` free rows, the first by ``order_by``; returned in any order. Rows
+        that another transaction is taking are passed over."""
+        now = datetime.now(UTC)
+        chosen = choose_unlocked(self.table, self.free(now), order_by=order_by, limit=limit)
+        change = (
+            update(self.table)
+            .where(self.table.c.id.in_(select(chosen.c.id)))
+            .values(**self._taken(now, lease_s))
+            .returning(*returning)
+        )
+        return connection.execute(change).all()
+
+    def update_if_held(
+        self, connection: Connection, row_id: str, attempt: int, values: Mapping[str, Any]
+    ) -> None:
+        """Change a row that was taken as ``attempt``. The row stays locked until the transaction
+        ends, so make this the transaction's first statement.
+
+        Raises:
+            LeaseLostError: the row has ended or another worker has taken it; nothing is changed.
+        """
+        change = (
+            update(self.table)
+            .where(self.table.c.id == row_id, self.held, self.table.c.attempts == attempt)
+            .values(**values)
+        )
+        if connection.execute(change).rowcount != 1:
+            raise LeaseLostError(
+                f"The lease on the {self.noun} has passed to another worker.",
+                next_step=f"Nothing to do: the {self.noun} goes on elsewhere.",
+            )
+
+    def renew(self, connection: Connection, row_id: str, attempt: int, *, lease_s: float) -> None:
+        """Hold the row for another ``lease_s`` seconds from now.
+
+        Raises:
+            LeaseLostError: see :meth:`update_if_held`.
+        """
+        lease = {"lease_until": datetime.now(UTC) + timedelta(seconds=lease_s)}
+        self.update_if_held(connection, row_id, attempt, lease)
+
+    def give_back(
+        self, connection: Connection, row_id: str, attempt: int, values: Mapping[str, Any]
+    ) -> None:
+        """End the lease, and set ``values``, which say whether and when the row is due again.
+
+        Raises:
+            LeaseLostError: see :meth:`update_if_held`.
+        """
+        self.update_if_held(connection, row_id, attempt, {"lease_until": None, **values})
+
+    def expire(self, connection: Connection, values: Mapping[str, Any]) -> int:
+        """End the lease of every row whose worker has not renewed it, and set ``values``.
+
+        Returns:
+            How many there were.
+        """
+        expired = self.table.c.lease_until < datetime.now(UTC)
+        chosen = choose_unlocked(self.table, self.held, expired, order_by=(), limit=None)
+        change = (
+            update(self.table)
+            .where(self.table.c.id.in_(select(chosen.c.id)))
+            .values(**{"lease_until": None, **values})
+            .returning(self.table.c.id)  # rowcount is -1 on SQLite for an update with a CTE
+        )
+        return len(connection.execute(change).all())
+
+    def _taken(self, now: datetime, lease_s: float) -> dict[str, Any]:
+        lease = {
+            "attempts": self.table.c.attempts + 1,
+            "lease_until": now + timedelta(seconds=lease_s),
+        }
+        return {**lease, **self.on_take}
+
+
+def choose_unlocked(
+    table: Table,
+    *which: ColumnElement[bool],
+    order_by: Sequence[ColumnElement[Any]],
+    limit: int | None,
+) -> CTE:
+    """Ids of the rows that fulfil ``which``, without those that another transaction has locked.
+
+    A CTE, because PostgreSQL evaluates it once, where it may run a sub-select with a limit
+    repeatedly. There the rows are locked with SKIP LOCKED; SQLite has only one writer.
+    """
+    return (
+        select(table.c.id)
+        .where(*which)
+        .order_by(*order_by)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+        .cte("chosen")
+    )
+
+
+def error_columns(error: HilumError) -> dict[str, Any]:
+    """The values of the columns ``error_code`` and ``error``."""
+    body = error.body()
+    return {"error_code": body["code"], "error": body}
