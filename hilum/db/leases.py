@@ -30,6 +30,10 @@ class LeasedTable:
     free: Callable[[datetime], ColumnElement[bool]]
     held: ColumnElement[bool]  # rows in a worker's hands, also when their lease has expired
     on_take: Mapping[str, Any] = field(default_factory=dict)  # what a taking sets besides the lease
+    # Where a table keeps its lease in more than the one column: the rows whose lease has expired at
+    # the given time (None: by `lease_until`), and the values of an UPDATE as the columns have them.
+    expired: Callable[[datetime], ColumnElement[bool]] | None = None
+    place: Callable[[dict[str, Any]], dict[str, Any]] = dict
 
     def take(
         self,
@@ -83,7 +87,7 @@ class LeasedTable:
         change = (
             update(self.table)
             .where(self.table.c.id == row_id, self.held, self.table.c.attempts == attempt)
-            .values(**values)
+            .values(**self.place({**values}))
         )
         if connection.execute(change).rowcount != 1:
             raise LeaseLostError(
@@ -116,12 +120,13 @@ class LeasedTable:
         Returns:
             How many there were.
         """
-        expired = self.table.c.lease_until < datetime.now(UTC)
+        now = datetime.now(UTC)
+        expired = self.expired(now) if self.expired else self.table.c.lease_until < now
         chosen = choose_unlocked(self.table, self.held, expired, order_by=(), limit=None)
         change = (
             update(self.table)
             .where(self.table.c.id.in_(select(chosen.c.id)))
-            .values(**{"lease_until": None, **values})
+            .values(**self.place({"lease_until": None, **values}))
             .returning(self.table.c.id)  # rowcount is -1 on SQLite for an update with a CTE
         )
         return len(connection.execute(change).all())
@@ -131,7 +136,7 @@ class LeasedTable:
             "attempts": self.table.c.attempts + 1,
             "lease_until": now + timedelta(seconds=lease_s),
         }
-        return {**lease, **self.on_take}
+        return self.place({**lease, **self.on_take})
 
 
 def choose_unlocked(

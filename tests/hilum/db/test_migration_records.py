@@ -4,10 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, MetaData, Table, insert, inspect, select, text
+from alembic.script import ScriptDirectory
+from sqlalchemy import (
+    Connection,
+    MetaData,
+    Table,
+    create_engine,
+    insert,
+    inspect,
+    make_url,
+    select,
+    text,
+)
 
 from hilum.db import audit, keys, migrate
 from hilum.db.connection import Database
@@ -15,6 +27,7 @@ from hilum.db.keys import Scope
 from hilum.db.tables import instances
 
 BEFORE = "0002"
+_DRIVERS = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg"}
 NEW = {"deliveries", "instances", "campaigns", "campaign_items", "audit"}
 T0 = datetime(2025, 3, 1, 12, tzinfo=UTC)
 
@@ -103,6 +116,24 @@ def test_instances_are_filled_with_what_results_know(filled: str) -> None:
         ("1.2.1", b"\x01" * 32, 100, 80, "s3://new/folder/a.dcm", "new", at[1], at[3]),
         ("1.2.2", b"\x02" * 32, 100, 80, None, None, at[2], at[2]),
     ]
+
+
+def test_instances_may_be_made_before_the_transaction(filled: str) -> None:
+    """As it is on PostgreSQL, where that may take long; also twice, if it was broken off."""
+    migration = ScriptDirectory(str(Path(migrate.__file__).with_name("migrations")))
+    script = next(one for one in migration.walk_revisions() if one.path.endswith("_records.py"))
+    engine = create_engine(make_url(filled).set(drivername=_DRIVERS[filled.partition(":")[0]]))
+    for _ in range(2):
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            script.module.prepare(connection)
+    engine.dispose()
+    prepared = _instances(filled)
+    migrate.upgrade(filled)
+    assert _instances(filled) == prepared
+    assert len(prepared) == 2
+    with Database(filled) as database, database.read() as connection:
+        found = {index["name"] for index in inspect(connection).get_indexes("instances")}
+    assert {str(index.name) for index in instances.indexes} <= found
 
 
 def test_keys_go_on_as_they_were(filled: str) -> None:

@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 from alembic import op
+from sqlalchemy.schema import CreateTable
 
 revision = "0004"
 down_revision = "0002"
 branch_labels = None
 depends_on = None
+# The release before neither reads nor writes anything that is new here.
+oldest_code = "0002"
 
 _ID = sa.String(36)
 _TENANT = sa.String(64)
@@ -23,7 +26,80 @@ _UID = sa.String(64)
 _SHA256 = sa.LargeBinary(32)
 _TIME = sa.DateTime(timezone=True)
 _SERIAL = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
-_HASHES = ("accession_number_hash", "patient_id_hash", "patient_name_hash")
+_INSTANCES = sa.Table(
+    "instances",
+    sa.MetaData(),
+    sa.Column("id", _SERIAL, nullable=False),
+    sa.Column("tenant", _TENANT, nullable=False),
+    sa.Column("sop_instance_uid", _UID, nullable=False),
+    sa.Column("content_sha256", _SHA256, nullable=False),
+    sa.Column("series_instance_uid", _UID, nullable=False),
+    sa.Column("study_instance_uid", _UID, nullable=False),
+    sa.Column("uri", sa.Text()),
+    sa.Column("etag", sa.String(128)),
+    sa.Column("source", sa.String(64)),
+    sa.Column("rows", sa.Integer(), nullable=False),
+    sa.Column("columns", sa.Integer(), nullable=False),
+    sa.Column("modality", sa.String(16)),
+    sa.Column("view", sa.String(32)),
+    sa.Column("acquisition_date", sa.Date()),
+    sa.Column("acquisition_time", sa.Time()),
+    sa.Column("institution", sa.String(64)),
+    sa.Column("manufacturer", sa.String(64)),
+    sa.Column("manufacturer_model", sa.String(64)),
+    sa.Column("age_years", sa.Float()),
+    sa.Column("sex", sa.String(1)),
+    sa.Column("accession_number", sa.LargeBinary()),
+    sa.Column("accession_number_hash", _SHA256),
+    sa.Column("patient_id", sa.LargeBinary()),
+    sa.Column("patient_id_hash", _SHA256),
+    sa.Column("patient_name", sa.LargeBinary()),
+    sa.Column("patient_name_hash", _SHA256),
+    sa.Column("first_seen_at", _TIME, nullable=False),
+    sa.Column("last_seen_at", _TIME, nullable=False),
+    sa.PrimaryKeyConstraint("id", name="pk_instances"),
+    sa.UniqueConstraint(
+        "tenant",
+        "sop_instance_uid",
+        "content_sha256",
+        name="uq_instances_tenant_sop_instance_uid_content_sha256",
+    ),
+    *(
+        sa.Index(f"ix_instances_tenant_{name}", "tenant", *columns)
+        for name, columns in {
+            "study_instance_uid": ["study_instance_uid"],
+            "series_instance_uid": ["series_instance_uid"],
+            "acquisition_date": ["acquisition_date"],
+            "view_date": ["view", "acquisition_date"],
+            "institution_date": ["institution", "acquisition_date"],
+            "device_date": ["manufacturer_model", "acquisition_date"],
+        }.items()
+    ),
+    *(
+        sa.Index(
+            f"ix_instances_tenant_{column}",
+            "tenant",
+            column,
+            postgresql_where=sa.text(f"{column} IS NOT NULL"),
+            sqlite_where=sa.text(f"{column} IS NOT NULL"),
+        )
+        for column in ("accession_number_hash", "patient_id_hash", "patient_name_hash")
+    ),
+)
+
+
+def prepare(connection: sa.Connection) -> None:
+    """On PostgreSQL, before the transaction: make and fill the table of instances while results
+    are written.
+
+    At 10^8 rows that takes minutes, in which the transaction would lock other tables.
+    """
+    if not sa.inspect(connection).has_table("results"):
+        return
+    connection.execute(CreateTable(_INSTANCES, if_not_exists=True))
+    connection.execute(_fill(connection))
+    for index in _INSTANCES.indexes:
+        index.create(connection, checkfirst=True)
 
 
 def upgrade() -> None:
@@ -32,7 +108,6 @@ def upgrade() -> None:
     _instances()
     _campaigns()
     _audit()
-    _fill_instances()
 
 
 def downgrade() -> None:
@@ -68,62 +143,13 @@ def _deliveries() -> None:
 
 
 def _instances() -> None:
-    op.create_table(
-        "instances",
-        sa.Column("id", _SERIAL, nullable=False),
-        sa.Column("tenant", _TENANT, nullable=False),
-        sa.Column("sop_instance_uid", _UID, nullable=False),
-        sa.Column("content_sha256", _SHA256, nullable=False),
-        sa.Column("series_instance_uid", _UID, nullable=False),
-        sa.Column("study_instance_uid", _UID, nullable=False),
-        sa.Column("uri", sa.Text()),
-        sa.Column("etag", sa.String(128)),
-        sa.Column("source", sa.String(64)),
-        sa.Column("rows", sa.Integer(), nullable=False),
-        sa.Column("columns", sa.Integer(), nullable=False),
-        sa.Column("modality", sa.String(16)),
-        sa.Column("view", sa.String(32)),
-        sa.Column("acquisition_date", sa.Date()),
-        sa.Column("acquisition_time", sa.Time()),
-        sa.Column("institution", sa.String(64)),
-        sa.Column("manufacturer", sa.String(64)),
-        sa.Column("manufacturer_model", sa.String(64)),
-        sa.Column("age_years", sa.Float()),
-        sa.Column("sex", sa.String(1)),
-        sa.Column("accession_number", sa.LargeBinary()),
-        sa.Column("accession_number_hash", _SHA256),
-        sa.Column("patient_id", sa.LargeBinary()),
-        sa.Column("patient_id_hash", _SHA256),
-        sa.Column("patient_name", sa.LargeBinary()),
-        sa.Column("patient_name_hash", _SHA256),
-        sa.Column("first_seen_at", _TIME, nullable=False),
-        sa.Column("last_seen_at", _TIME, nullable=False),
-        sa.PrimaryKeyConstraint("id", name="pk_instances"),
-        sa.UniqueConstraint(
-            "tenant",
-            "sop_instance_uid",
-            "content_sha256",
-            name="uq_instances_tenant_sop_instance_uid_content_sha256",
-        ),
-    )
-    for name, columns in {
-        "study_instance_uid": ["study_instance_uid"],
-        "series_instance_uid": ["series_instance_uid"],
-        "acquisition_date": ["acquisition_date"],
-        "view_date": ["view", "acquisition_date"],
-        "institution_date": ["institution", "acquisition_date"],
-        "device_date": ["manufacturer_model", "acquisition_date"],
-    }.items():
-        op.create_index(f"ix_instances_tenant_{name}", "instances", ["tenant", *columns])
-    for column in _HASHES:
-        there = sa.text(f"{column} IS NOT NULL")
-        op.create_index(
-            f"ix_instances_tenant_{column}",
-            "instances",
-            ["tenant", column],
-            postgresql_where=there,
-            sqlite_where=there,
-        )
+    connection = op.get_bind()
+    prepared = sa.inspect(connection).has_table("instances")
+    connection.execute(CreateTable(_INSTANCES, if_not_exists=True))
+    if not prepared:
+        connection.execute(_fill(connection))
+    for index in _INSTANCES.indexes:
+        index.create(connection, checkfirst=True)
 
 
 def _campaigns() -> None:
@@ -222,17 +248,17 @@ def _audit() -> None:
         )
 
 
-def _fill_instances() -> None:
-    """With what results know. The address is that of the newest image that shows the result.
+def _fill(connection: sa.Connection) -> sa.TextClause:
+    """What results know. The address is that of the newest image that shows the result.
 
-    Results that the release before writes after this are not found here; the statement may be run
-    again at any time (a later migration does, once no such worker is left).
+    Results that workers of the release before write after this are not found; the statement may be
+    run again at any time, and a later migration does so, when no such worker is left.
     """
-    if op.get_context().dialect.name == "postgresql":
+    if connection.dialect.name == "postgresql":
         bucket = "split_part(im.uri, '/', 3)"
     else:
         bucket = "substr(substr(im.uri, 6), 1, instr(substr(im.uri, 6), '/') - 1)"
-    op.execute(
+    return sa.text(
         f"""
         INSERT INTO instances (tenant, sop_instance_uid, content_sha256, series_instance_uid,
             study_instance_uid, rows, columns, uri, source, first_seen_at, last_seen_at)
