@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from hilum.errors import ConfigurationError, ObjectMissingError
 from hilum.imaging.spec import PreprocessSpec
 from hilum.imaging.transform import Grey, ModelInput, input_from_stage, model_input
 from hilum.packages.manifest import InputPolicy, PixelPolicy
+from hilum.pipeline import codec
 from hilum.pipeline.cache import DamagedEntryError, PreparedCache, Sealer, evict, open_cache
 from hilum.pipeline.examine import examine
 from hilum.pipeline.stages import Examination, ExamineOptions
@@ -176,6 +178,50 @@ def test_a_film_refused_by_its_header_is_kept_without_pixels() -> None:
     assert sealer.seal(facts, "name") != sealer.seal(facts, "name"), "a new nonce each time"
     with pytest.raises(DamagedEntryError):
         sealer.open(sealer.seal(facts, "name"), "another")
+
+
+@pytest.mark.parametrize("kind", ["input", "grey", "refused"])
+def test_entries_of_the_release_before_are_read(kind: str) -> None:
+    """Sealed by its code; the format is still 1."""
+    with np.load(Path(__file__).with_name("entries.npz")) as sealed:
+        found = Sealer("z" * 40).open(sealed[kind].tobytes(), kind)
+    spec, modality = (STAGED if kind == "grey" else SPEC), ("CT" if kind == "refused" else "DX")
+    expected = entry(spec, film(1, rows=120, columns=90, Modality=modality)).kept()
+    assert (found.content_sha256, found.header) == (expected.content_sha256, expected.header)
+    assert type(found.stage) is type(expected.stage)
+    assert (found.stage is None) is (kind == "refused")
+    if isinstance(found.stage, Grey):
+        assert isinstance(expected.stage, Grey)
+        assert np.array_equal(found.stage.values, expected.stage.values)
+        assert (found.stage.rows, found.stage.columns, found.stage.padded) == (120, 90, False)
+    elif found.stage is not None:
+        assert isinstance(expected.stage, ModelInput)
+        assert np.array_equal(found.stage.image, expected.stage.image)
+        assert found.stage.placement == expected.stage.placement
+
+
+def test_an_examination_goes_through_the_codec_whole() -> None:
+    options = ExamineOptions(
+        preprocess=STAGED, policy=InputPolicy(), limits=Limits(), preview_side=40, keep=True
+    )
+    found = examine(film(1, rows=120, columns=90, BurnedInAnnotation="YES"), options)
+    assert found.doubts, "noise is no chest"
+    again = codec.unpack(*codec.pack(found))
+    assert (again.header, again.doubts) == (found.header, found.doubts)
+    assert again.content_sha256 == found.content_sha256
+    assert again.grey is not None
+    assert found.grey is not None
+    assert np.array_equal(again.grey.values, found.grey.values)
+    assert again.model_input is not None
+    assert found.model_input is not None
+    assert np.array_equal(again.model_input.image, found.model_input.image)
+    assert again.model_input.placement == found.model_input.placement
+    assert again.preview is not None
+    assert found.preview is not None
+    assert np.array_equal(again.preview, found.preview)
+    for fields, arrays in (({"kind": "grey"}, ()), ({"kind": None}, ()), ({}, ())):
+        with pytest.raises((ValueError, KeyError, TypeError)):
+            codec.unpack(fields, arrays)
 
 
 def test_read_only_writes_nothing(store: ObjectStore, bucket: str) -> None:
