@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, and_, func, literal, or_, select, update
 
+from hilum.db import schedule
 from hilum.db.claims import Claim, NotScored, PendingImage, Scored
 from hilum.db.connection import insert_or_ignore
 from hilum.db.results import save
@@ -23,28 +24,43 @@ _NO_ERROR: Final = {"error_code": None, "error": None}
 
 
 def claim(
-    connection: Connection, job_id: str, *, lease_s: float, max_unreported: int
+    connection: Connection,
+    job_id: str,
+    *,
+    lease_s: float,
+    max_unreported: int,
+    model_id: int | None = None,
 ) -> Claim | None:
     """Take the job, if it is there to be taken.
 
-    ``None``: it has ended, is not due yet, or another worker holds it (then this message is a
-    duplicate); or it was claimed ``max_unreported`` times without a word from the worker and has
+    Args:
+        lease_s: how long the job is held without a word from the worker.
+        max_unreported: how many workers in a row may take the job and not come back.
+        model_id: the model that the worker serves. A job that is bound to another is not taken,
+            and without a model no bound job is.
+
+    ``None``: it has ended, is not due yet, is bound to another model, or another worker holds it
+    (then this message is a duplicate); or it was claimed ``max_unreported`` times without a word from the worker and has
     just been quarantined.
     """
     now = datetime.now(UTC)
     free = or_(
-        and_(jobs.c.status == JobStatus.QUEUED, jobs.c.available_at <= now),
-        and_(jobs.c.status == JobStatus.RUNNING, jobs.c.lease_until < now),
+        and_(jobs.c.status == JobStatus.QUEUED, schedule.is_due(now)),
+        and_(jobs.c.status == JobStatus.RUNNING, schedule.lease_is_over(now)),
     )
+    able = jobs.c.model_id.is_(None)
+    if model_id is not None:
+        able = or_(able, jobs.c.model_id == model_id)
+    changes = {
+        "status": JobStatus.RUNNING,
+        "attempts": jobs.c.attempts + 1,
+        "unreported": jobs.c.unreported + 1,
+        "lease_until": now + timedelta(seconds=lease_s),
+    }
     take = (
         update(jobs)
-        .where(jobs.c.id == job_id, free)
-        .values(
-            status=JobStatus.RUNNING,
-            attempts=jobs.c.attempts + 1,
-            unreported=jobs.c.unreported + 1,
-            lease_until=now + timedelta(seconds=lease_s),
-        )
+        .where(jobs.c.id == job_id, free, able)
+        .values(**schedule.placed(changes))
         .returning(
             jobs.c.tenant,
             jobs.c.attempts,
@@ -208,7 +224,7 @@ def mark_published(connection: Connection, job_id: str) -> None:
     connection.execute(
         update(jobs)
         .where(jobs.c.id == job_id, jobs.c.attempts == 0)
-        .values(published_at=datetime.now(UTC))
+        .values(**schedule.placed({"published_at": datetime.now(UTC)}))
     )
 
 
@@ -270,7 +286,7 @@ def _fenced(connection: Connection, claim: Claim, values: dict[str, Any]) -> Non
             jobs.c.status == JobStatus.RUNNING,
             jobs.c.attempts == claim.attempt,
         )
-        .values(**values)
+        .values(**schedule.placed(values))
     )
     if connection.execute(change).rowcount != 1:
         raise LeaseLostError("The lease on the job has passed to another worker.")

@@ -65,6 +65,8 @@ from hilum.errors.services import (
     DatabaseUnavailableError,
     IdempotencyKeyReusedError,
     LeaseLostError,
+    SchemaOutdatedError,
+    SchemaTooNewError,
 )
 from hilum.errors.storage import (
     AccessDeniedError,
@@ -150,6 +152,8 @@ __all__ = [
     "PlainImageError",
     "RefitError",
     "RotatedFilmError",
+    "SchemaOutdatedError",
+    "SchemaTooNewError",
     "StorageUnavailableError",
     "TrainingDivergedError",
     "TransientError",

@@ -20,6 +20,7 @@ import PIL
 from hilum.errors import ConfigurationError, HilumError, ObjectMissingError
 from hilum.imaging.transform import PreprocessSpec
 from hilum.pipeline.entry import FORMAT, DamagedEntryError, Entry, Sealer
+from hilum.pipeline.version import PIPELINE
 from hilum.settings import PreparedSettings
 from hilum.storage import ObjectStore, Stat
 
@@ -27,8 +28,6 @@ __all__ = ["Entry", "Place", "PreparedCache", "evict", "open_cache"]
 
 log = logging.getLogger(__name__)
 
-# Raised whenever decoding or the greyscale pipeline gives other pixels than before.
-PIPELINE: Final = 2
 TAG: Final = "hilum=prepared"  # for lifecycle rules
 # How :meth:`PreparedCache.place` names an entry below the prefix.
 _ENTRY: Final = re.compile(r"/[0-9a-f]{16}/([0-9a-f]{2})/\1[0-9a-f]{62}\Z")
