@@ -42,8 +42,9 @@ def health() -> Health:
     responses={503: {"model": Health, "description": "No: the database is away or too old"}},
 )
 def ready(services: ServicesDep, response: Response) -> Health:
-    """SQL must answer and have a schema that this version may use. The broker need not: studies are accepted without it and
-    published by the workers' sweeper, so that its absence is `degraded`, not unready."""
+    """SQL must answer and have a schema that this version may use. The broker need not: studies are
+    accepted without it and published by the workers' sweeper, so that its absence is `degraded`,
+    not unready."""
     broker = "ok" if services.publisher.ping() else "away"
     try:
         version.check(services.database)

@@ -34,14 +34,17 @@ def claim(
     """Take the job, if it is there to be taken.
 
     Args:
-        lease_s: how long the job is held without a word from the worker.
-        max_unreported: how many workers in a row may take the job and not come back.
-        model_id: the model that the worker serves. A job that is bound to another is not taken,
-            and without a model no bound job is.
+        connection: of a transaction for changes.
+        job_id: the job.
+        lease_s: how long it is held without a word from the worker.
+        max_unreported: how many workers in a row may take it and not come back.
+        model_id: the model that the worker serves. A job that is bound to another is not taken;
+            without a model, no bound job is.
 
-    ``None``: it has ended, is not due yet, is bound to another model, or another worker holds it
-    (then this message is a duplicate); or it was claimed ``max_unreported`` times without a word from the worker and has
-    just been quarantined.
+    Returns:
+        ``None`` if the job has ended, is not due yet or is bound to another model, or if another
+        worker holds it (then this message is a duplicate); also if it was claimed
+        ``max_unreported`` times without a word from the worker and has just been quarantined.
     """
     now = datetime.now(UTC)
     free = or_(

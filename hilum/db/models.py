@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Connection, RowMapping, select
 
 from hilum.db.connection import insert_or_ignore
 from hilum.db.tables import models
@@ -52,18 +52,19 @@ def register(connection: Connection, manifest: Manifest) -> int:
 
 def get(connection: Connection, model_id: int) -> RegisteredModel | None:
     """The model with this id."""
-    rows = connection.execute(select(*IDENTITY).where(models.c.id == model_id)).all()
+    rows = connection.execute(select(*IDENTITY).where(models.c.id == model_id)).mappings().all()
     return registered(connection, rows).get(model_id)
 
 
 def listing(connection: Connection) -> list[RegisteredModel]:
     """All models, newest first."""
-    rows = connection.execute(select(*IDENTITY).order_by(models.c.id.desc())).all()
+    query = select(*IDENTITY).order_by(models.c.id.desc())
+    rows = connection.execute(query).mappings().all()
     found = registered(connection, rows)
-    return [found[row._mapping[models.c.id]] for row in rows]
+    return [found[row[models.c.id]] for row in rows]
 
 
-def registered(connection: Connection, rows: Iterable[Row[Any]]) -> dict[int, RegisteredModel]:
+def registered(connection: Connection, rows: Iterable[RowMapping]) -> dict[int, RegisteredModel]:
     """The models that ``rows`` name, by their id.
 
     One statement reads the manifests that this process has not met before, if there are any.
@@ -71,7 +72,7 @@ def registered(connection: Connection, rows: Iterable[Row[Any]]) -> dict[int, Re
     Args:
         rows: each with the columns :data:`IDENTITY`, among others.
     """
-    named = {row._mapping[models.c.id]: row._mapping for row in rows}
+    named = {row[models.c.id]: row for row in rows}
     keys = {
         model_id: (row[models.c.digest], row[models.c.preprocess_digest])
         for model_id, row in named.items()

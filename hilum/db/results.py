@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from sqlalchemy import Connection, Row, insert, select
+from sqlalchemy import Connection, RowMapping, insert, select
 
 from hilum.db import models
 from hilum.db.connection import insert_or_ignore
@@ -19,6 +20,7 @@ from hilum.db.tables import models as models_table
 from hilum.pipeline.findings import Finding
 
 Float32Array = npt.NDArray[np.float32]
+_SHOWN: Final = {column.name: column for column in results.c if column.name != "tenant"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +123,7 @@ def get_many(connection: Connection, result_ids: Collection[int]) -> dict[int, S
         .join(models_table, models_table.c.id == results.c.model_id)
         .where(results.c.id.in_(result_ids))
     )
-    rows = connection.execute(query).all()
+    rows = [row._mapping for row in connection.execute(query)]
     registered = models.registered(connection, rows)
     found: dict[int, list[Finding]] = defaultdict(list)
     for each in connection.execute(select(findings).where(findings.c.result_id.in_(result_ids))):
@@ -129,26 +131,26 @@ def get_many(connection: Connection, result_ids: Collection[int]) -> dict[int, S
             Finding(label=each.label, probability=each.probability, threshold=each.threshold)
         )
     return {
-        row._mapping[results.c.id]: _stored(
-            row, registered[row.model_id], found[row._mapping[results.c.id]]
-        )
-        for row in rows
+        row[results.c.id]: _stored(row, registered[row[models_table.c.id]], found) for row in rows
     }
 
 
-def _stored(row: Row[Any], model: RegisteredModel, found: Sequence[Finding]) -> StoredResult:
-    values = {column.name: row._mapping[column] for column in results.c if column.name != "tenant"}
-    labels = model.manifest.label_set.labels
-    shown = {
+def _stored(
+    row: RowMapping, model: RegisteredModel, found: Mapping[int, list[Finding]]
+) -> StoredResult:
+    values = {name: row[column] for name, column in _SHOWN.items()}
+    labels, cam_labels = model.manifest.label_set.labels, tuple(values["cam_labels"])
+    own = found.get(values["id"], [])
+    values |= {
         "content_sha256": bytes(values["content_sha256"]),
         "raw": _float32(values["raw"]),
         "probability": _float32(values["probability"]),
-        "findings": tuple(sorted(found, key=lambda each: labels.index(each.label))),
-        "cam": _grids(values["cam"], len(values["cam_labels"]), model.manifest.cam_grid),
-        "cam_labels": tuple(values["cam_labels"]),
+        "findings": tuple(sorted(own, key=lambda each: labels.index(each.label))),
+        "cam": _grids(values["cam"], len(cam_labels), model.manifest.cam_grid),
+        "cam_labels": cam_labels,
         "flags": tuple(values["flags"]),
     }
-    return StoredResult(model=model, **{**values, **shown})
+    return StoredResult(model=model, **values)
 
 
 def _float32(data: bytes) -> Float32Array:

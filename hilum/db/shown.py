@@ -16,11 +16,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, Subquery, and_, case, func, select
+from sqlalchemy import ColumnElement, ScalarSelect, Subquery, and_, case, func, select
 
 from hilum.db import serving
 from hilum.db.states import ItemStatus, JobStatus
-from hilum.db.tables import items, jobs, results
+from hilum.db.tables import images, items, jobs, results
 
 
 def shown_first() -> tuple[ColumnElement[Any], ...]:
@@ -33,35 +33,31 @@ def shown_first() -> tuple[ColumnElement[Any], ...]:
     return (case((jobs.c.status == JobStatus.COMPLETED, 0), else_=1), jobs.c.id.desc())
 
 
-def shown_items(tenant: str, study_id: str) -> Subquery:
-    """One row an image of the study: ``image_id``, ``status``, ``result_id``, ``error``,
-    ``finished_at``."""
-    own, seen = _own(study_id), _seen(study_id)
-    in_force = (
-        select(results.c.id)
-        .where(
-            results.c.tenant == tenant,
-            results.c.sop_instance_uid == seen.c.sop_instance_uid,
-            results.c.content_sha256 == seen.c.content_sha256,
-            results.c.model_id == serving.model_of(tenant, study_id),
-        )
-        # The version's digits: the digest after them has no order.
-        .order_by(func.substr(results.c.pipeline, 1, 4).desc(), results.c.id.desc())
-        .limit(1)
-        .correlate(seen)
-        .scalar_subquery()
-    )
+def shown_images(tenant: str, study_id: str) -> Subquery:
+    """One row an image of the study: ``image_id``, ``position``, ``uri``, ``status``,
+    ``result_id``, ``error``, ``finished_at``."""
+    in_force = _in_force(serving.model_of(tenant, study_id))
     chosen = (
-        select(own, in_force.label("in_force"))
-        .select_from(
-            own.outerjoin(seen, and_(seen.c.image_id == own.c.image_id, seen.c.place == 1))
+        select(
+            images.c.id.label("image_id"),
+            images.c.position,
+            images.c.uri,
+            items.c.status,
+            items.c.result_id,
+            items.c.error,
+            items.c.finished_at,
+            in_force.label("in_force"),
         )
-        .where(own.c.place == 1)
+        .select_from(images)
+        .join(items, and_(items.c.image_id == images.c.id, items.c.job_id == _own_job()))
+        .where(images.c.study_id == study_id)
         .subquery("chosen")
     )
     scored = chosen.c.in_force.is_not(None)
     return select(
         chosen.c.image_id,
+        chosen.c.position,
+        chosen.c.uri,
         case((scored, ItemStatus.SCORED.value), else_=chosen.c.status).label("status"),
         func.coalesce(chosen.c.in_force, chosen.c.result_id).label("result_id"),
         case((~scored, chosen.c.error)).label("error"),
@@ -69,41 +65,51 @@ def shown_items(tenant: str, study_id: str) -> Subquery:
     ).subquery("shown")
 
 
-def _own(study_id: str) -> Subquery:
-    """The images' states in live jobs; the one that counts has ``place`` 1."""
-    is_told = items.c.status.in_((ItemStatus.SCORED, ItemStatus.REFUSED))
+def _own_job() -> ScalarSelect[str]:
+    """The live job whose state of the image counts."""
     first, newest = shown_first()
-    order = (case((is_told, 0), else_=1), case((is_told, 0), else_=first), newest)
-    place = func.row_number().over(partition_by=items.c.image_id, order_by=order)
+    item = items.alias("own")
+    is_told = item.c.status.in_((ItemStatus.SCORED, ItemStatus.REFUSED))
     return (
-        select(
-            items.c.image_id,
-            items.c.status,
-            items.c.result_id,
-            items.c.error,
-            items.c.finished_at,
-            place.label("place"),
-        )
-        .join(jobs, jobs.c.id == items.c.job_id)
-        .where(jobs.c.study_id == study_id, jobs.c.campaign_id.is_(None))
-        .subquery("own")
+        select(item.c.job_id)
+        .join(jobs, jobs.c.id == item.c.job_id)
+        .where(item.c.image_id == images.c.id, jobs.c.campaign_id.is_(None))
+        .order_by(case((is_told, 0), else_=1), case((is_told, 0), else_=first), newest)
+        .limit(1)
+        .correlate(images)
+        .scalar_subquery()
     )
 
 
-def _seen(study_id: str) -> Subquery:
-    """The objects that the images were found to be, by live jobs or else by campaigns; the newest
-    has ``place`` 1."""
-    order = (case((jobs.c.campaign_id.is_(None), 0), else_=1), jobs.c.id.desc())
-    place = func.row_number().over(partition_by=items.c.image_id, order_by=order)
-    return (
-        select(
-            items.c.image_id,
-            results.c.sop_instance_uid,
-            results.c.content_sha256,
-            place.label("place"),
-        )
-        .join(jobs, jobs.c.id == items.c.job_id)
-        .join(results, results.c.id == items.c.result_id)
-        .where(jobs.c.study_id == study_id)
-        .subquery("seen")
+def _in_force(model_id: ScalarSelect[int]) -> ColumnElement[int | None]:
+    """The result of this model for the object that the image was found to be, by the newest live
+    job or else by a campaign's."""
+    item, found, result = items.alias("any_item"), results.alias("found"), results.alias("forced")
+    seen = (
+        select(item.c.result_id)
+        .join(jobs, jobs.c.id == item.c.job_id)
+        .where(item.c.image_id == images.c.id, item.c.result_id.is_not(None))
+        .order_by(case((jobs.c.campaign_id.is_(None), 0), else_=1), jobs.c.id.desc())
+        .limit(1)
+        .correlate(images)
+        .scalar_subquery()
     )
+    same = and_(
+        result.c.tenant == found.c.tenant,
+        result.c.sop_instance_uid == found.c.sop_instance_uid,
+        result.c.content_sha256 == found.c.content_sha256,
+        result.c.model_id == model_id,
+    )
+    newest = (
+        select(result.c.id)
+        .select_from(found)
+        .join(result, same)
+        .where(found.c.id == seen)
+        # The version's digits: the digest after them has no order.
+        .order_by(func.substr(result.c.pipeline, 1, 4).desc(), result.c.id.desc())
+        .limit(1)
+        .correlate(images)
+        .scalar_subquery()
+    )
+    # Most tenants have no model in force, and need no look for each image.
+    return case((model_id.is_not(None), newest))

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, cast
 
-from sqlalchemy import Connection, Row, Select, case, func, insert, select, true
+from sqlalchemy import Connection, Row, func, insert, select, true
 
 from hilum.db import schedule
 from hilum.db.connection import Database, insert_or_ignore
-from hilum.db.shown import shown_first, shown_items
+from hilum.db.shown import shown_first, shown_images
 from hilum.db.states import ItemStatus, JobStatus
 from hilum.db.tables import idempotency_keys, images, items, jobs, models, studies
 from hilum.errors import ErrorBody, IdempotencyKeyReusedError
@@ -236,29 +236,30 @@ def _repeated(
 
 def get(connection: Connection, *, tenant: str, study_id: str) -> StudyState | None:
     """How the study stands; ``None`` if the tenant has no such study."""
-    shown = shown_items(tenant, study_id)
-    tally = select(
-        *(
-            func.count(case((shown.c.status == status, 1))).label(status.value)
-            for status in ItemStatus
-        )
-    ).subquery("tally")
-    query = (
-        select(studies.c.id, studies.c.tenant, studies.c.created_at, jobs, tally)
-        .join(jobs, jobs.c.study_id == studies.c.id)
-        .join(tally, true())
-        .where(
-            studies.c.id == study_id,
-            studies.c.tenant == tenant,
-            jobs.c.campaign_id.is_(None),
-        )
+    shown = shown_images(tenant, study_id)
+    tally = (
+        select(shown.c.status.label("shown"), func.count().label("images"))
+        .group_by(shown.c.status)
+        .subquery("tally")
+    )
+    job = (
+        select(jobs.c.id)
+        .where(jobs.c.study_id == study_id, jobs.c.campaign_id.is_(None))
         .order_by(*shown_first())
         .limit(1)
     )
-    row = connection.execute(query).one_or_none()
-    if row is None:
+    query = (
+        select(studies.c.id, studies.c.tenant, studies.c.created_at, jobs, tally)
+        .select_from(studies)
+        .join(jobs, jobs.c.id == job.scalar_subquery())
+        .join(tally, true())
+        .where(studies.c.id == study_id, studies.c.tenant == tenant)
+    )
+    rows = connection.execute(query).all()
+    if not rows:
         return None
-    values = row._mapping
+    counts = dict.fromkeys(ItemStatus, 0) | {ItemStatus(row.shown): row.images for row in rows}
+    values = rows[0]._mapping
     return StudyState(
         id=values[studies.c.id],
         tenant=values[studies.c.tenant],
@@ -269,7 +270,7 @@ def get(connection: Connection, *, tenant: str, study_id: str) -> StudyState | N
         attempts=values[jobs.c.attempts],
         finished_at=values[jobs.c.finished_at],
         error=cast(ErrorBody | None, values[jobs.c.error]),
-        counts={status: values[tally.c[status.value]] for status in ItemStatus},
+        counts=counts,
     )
 
 
@@ -277,35 +278,22 @@ def list_images(
     connection: Connection, *, study: StudyState, after: int = -1, limit: int = 100
 ) -> list[ImageState]:
     """The study's images by position, those beyond position ``after`` (a keyset cursor)."""
-    query = (
-        _image_query(study)
-        .where(images.c.position > after)
-        .order_by(images.c.position)
-        .limit(limit)
-    )
-    return [_image(row) for row in connection.execute(query)]
+    shown = shown_images(study.tenant, study.id)
+    query = select(shown).where(shown.c.position > after).order_by(shown.c.position).limit(limit)
+    return [_image(study, row) for row in connection.execute(query)]
 
 
 def get_image(connection: Connection, *, study: StudyState, image_id: str) -> ImageState | None:
     """One image of the study."""
-    query = _image_query(study).where(images.c.id == image_id)
-    row = connection.execute(query).one_or_none()
-    return None if row is None else _image(row)
+    shown = shown_images(study.tenant, study.id)
+    row = connection.execute(select(shown).where(shown.c.image_id == image_id)).one_or_none()
+    return None if row is None else _image(study, row)
 
 
-def _image_query(study: StudyState) -> Select[Any]:
-    shown = shown_items(study.tenant, study.id)
-    return (
-        select(images, shown.c.status, shown.c.result_id, shown.c.error, shown.c.finished_at)
-        .join(shown, shown.c.image_id == images.c.id)
-        .where(images.c.study_id == study.id)
-    )
-
-
-def _image(row: Row[Any]) -> ImageState:
+def _image(study: StudyState, row: Row[Any]) -> ImageState:
     return ImageState(
-        id=row.id,
-        study_id=row.study_id,
+        id=row.image_id,
+        study_id=study.id,
         position=row.position,
         uri=row.uri,
         status=ItemStatus(row.status),

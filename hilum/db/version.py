@@ -17,15 +17,36 @@ from pathlib import Path
 from typing import Final
 
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, inspect, text
+from sqlalchemy import (
+    Column,
+    Connection,
+    MetaData,
+    PrimaryKeyConstraint,
+    String,
+    Table,
+    delete,
+    insert,
+    inspect,
+    select,
+)
 
 from hilum.db.connection import Database
-from hilum.errors import ConfigurationError, SchemaOutdatedError, SchemaTooNewError
+from hilum.errors import SchemaOutdatedError, SchemaTooNewError
 
 SCRIPTS: Final = Path(__file__).with_name("migrations")
 TABLE: Final = "hilum_schema"
-_OLD_TABLE: Final = "alembic_version"
-_OLD_HEAD: Final = "0002"  # of the last release that reads _OLD_TABLE
+_OLD_HEAD: Final = "0002"  # of the last release that reads `alembic_version`
+
+
+def _record(name: str, *columns: Column[str]) -> Table:
+    # As Alembic makes it. Not in hilum.db.tables: migrations do not make or change it.
+    revision = Column("version_num", String(32), nullable=False)
+    key = PrimaryKeyConstraint("version_num", name=f"{name}_pkc")
+    return Table(name, MetaData(), revision, *columns, key)
+
+
+_RECORD: Final = _record(TABLE, Column("oldest_code", String(32)))
+_OLD_RECORD: Final = _record("alembic_version")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,47 +97,34 @@ def check_schema(found: Schema | None) -> None:
 
 def read(connection: Connection) -> Schema | None:
     """As :func:`schema_of`, within a transaction."""
-    tables = inspect(connection)
-    if tables.has_table(TABLE):
-        row = connection.execute(text(f"SELECT version_num, oldest_code FROM {TABLE}")).first()
+    present = set(inspect(connection).get_table_names())
+    for table in (_RECORD, _OLD_RECORD):
+        row = connection.execute(select(table)).first() if table.name in present else None
         if row is not None:
-            return Schema(revision=row.version_num, oldest_code=row.oldest_code)
-    if tables.has_table(_OLD_TABLE):
-        old = connection.execute(text(f"SELECT version_num FROM {_OLD_TABLE}")).scalar()
-        if old is not None:
-            return Schema(revision=old, oldest_code=old)
+            # The releases before kept no oldest code: they let nothing but their own schema pass.
+            return Schema(revision=row[0], oldest_code=row[-1])
     return None
 
 
 def open_record(connection: Connection) -> None:
     """Before migrations: make the record, with what the release before has left."""
     found = read(connection)
-    connection.execute(
-        text(
-            f"CREATE TABLE IF NOT EXISTS {TABLE} (version_num VARCHAR(32) NOT NULL, "
-            f"oldest_code VARCHAR(32), CONSTRAINT {TABLE}_pkc PRIMARY KEY (version_num))"
-        )
-    )
-    _set(connection, TABLE, found)
+    _RECORD.create(connection, checkfirst=True)
+    _write(connection, _RECORD, found)
 
 
 def close_record(connection: Connection) -> Schema | None:
     """After migrations: note the oldest code, and what the releases before look for."""
-    revision = connection.execute(text(f"SELECT version_num FROM {TABLE}")).scalar()
+    revision = connection.execute(select(_RECORD.c.version_num)).scalar()
     found = None if revision is None else Schema(revision=revision, oldest_code=_oldest(revision))
-    connection.execute(
-        text(
-            f"CREATE TABLE IF NOT EXISTS {_OLD_TABLE} (version_num VARCHAR(32) NOT NULL, "
-            f"CONSTRAINT {_OLD_TABLE}_pkc PRIMARY KEY (version_num))"
-        )
-    )
+    _OLD_RECORD.create(connection, checkfirst=True)
     if found is None or found.revision <= _OLD_HEAD:  # as the release before leaves it
-        connection.execute(text(f"DROP TABLE {TABLE}"))
-        _set(connection, _OLD_TABLE, found)
+        _RECORD.drop(connection)
+        _write(connection, _OLD_RECORD, found)
         return found
-    _set(connection, TABLE, found)
+    _write(connection, _RECORD, found)
     told = found.revision if found.oldest_code > _OLD_HEAD else _OLD_HEAD
-    _set(connection, _OLD_TABLE, Schema(revision=told, oldest_code=told))
+    _write(connection, _OLD_RECORD, Schema(revision=told, oldest_code=told))
     return found
 
 
@@ -129,15 +137,12 @@ def refuse_unknown(found: Schema | None) -> None:
         )
 
 
-def _set(connection: Connection, table: str, schema: Schema | None) -> None:
-    connection.execute(text(f"DELETE FROM {table}"))
-    if schema is None:
-        return
-    values = {"version_num": schema.revision}
-    if table == TABLE:
-        values["oldest_code"] = schema.oldest_code
-    names, places = ", ".join(values), ", ".join(f":{name}" for name in values)
-    connection.execute(text(f"INSERT INTO {table} ({names}) VALUES ({places})"), values)
+def _write(connection: Connection, table: Table, schema: Schema | None) -> None:
+    connection.execute(delete(table))
+    if schema is not None:
+        values = {"version_num": schema.revision, "oldest_code": schema.oldest_code}
+        named = {name: value for name, value in values.items() if name in table.c}
+        connection.execute(insert(table).values(**named))
 
 
 def _oldest(revision: str) -> str:

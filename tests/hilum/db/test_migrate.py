@@ -17,7 +17,6 @@ from hilum.db.connection import Database
 from hilum.db.tables import api_keys, metadata
 from hilum.errors import SchemaOutdatedError
 
-
 # Where databases keep their revision: ours, and that of the releases before.
 RECORDS = {"hilum_schema", "alembic_version"}
 
