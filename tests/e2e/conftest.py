@@ -46,11 +46,17 @@ class System:
     publisher: Publisher
     workers: list[Child] = field(default_factory=list)
 
-    def worker(self, *, module: Sequence[str] = ("-m", "hilum"), **environment: str) -> Child:
+    def worker(
+        self,
+        *,
+        python: Sequence[str] = (sys.executable,),
+        module: Sequence[str] = ("-m", "hilum"),
+        **environment: str,
+    ) -> Child:
         """Start ``hilum worker`` and wait until it takes jobs."""
         log = self.folder / f"worker-{len(self.workers)}.log"
         env = self.environment(**environment)
-        child = Child("hilum worker", [sys.executable, *module, "worker"], log=log, env=env)
+        child = Child("hilum worker", [*python, *module, "worker"], log=log, env=env)
         self.workers.append(child)
         child.wait_until(lambda: "worker.process_ready" in log.read_text(), timeout_s=60)
         return child

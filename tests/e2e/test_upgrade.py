@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,15 +35,19 @@ class Site:
     """Processes of both releases on one system, and a client of the gateways."""
 
     system: System
-    before: dict[str, str]  # what makes a process one of the release before
+    release_before: Path
     secret: str = ""
     gateways: list[Child] = field(default_factory=list)
 
-    def gateway(self, **environment: str) -> tuple[Child, str]:
+    def old_worker(self) -> Child:
+        """Start a worker of the release before."""
+        return self.system.worker(python=_python(self.release_before), PYTHONPATH="")
+
+    def gateway(self, python: Sequence[str] = (sys.executable,)) -> tuple[Child, str]:
         """Start a gateway; with its address."""
         log = self.system.folder / f"gateway-{len(self.gateways)}.log"
-        env = self.system.environment(**environment)
-        command = [sys.executable, *MODULE, "gateway", "--port", "0"]
+        env = self.system.environment(PYTHONPATH="")
+        command = [*python, *MODULE, "gateway", "--port", "0"]
         child = Child("hilum gateway", command, log=log, env=env)
         self.gateways.append(child)
         found: list[str] = []
@@ -79,19 +84,25 @@ class Site:
     def _headers(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.secret}"}
 
+    def old_gateway(self) -> tuple[Child, str]:
+        """Start a gateway of the release before."""
+        return self.gateway(_python(self.release_before))
 
-def _before(release_before: Path) -> dict[str, str]:
-    # Safe path: children too look for modules there, and not where the tests run.
-    return {"PYTHONPATH": str(release_before), "PYTHONSAFEPATH": "1"}
+
+def _python(folder: Path) -> tuple[str, ...]:
+    # `python -m` and Celery look in the working directory first, and so do their children.
+    return ("env", "-C", str(folder), sys.executable)
 
 
 @pytest.fixture
 def site(empty_system: System, release_before: Path) -> Any:
     """On a database that the release before has migrated."""
-    site = Site(system=empty_system, before=_before(release_before))
-    env = empty_system.environment(**site.before)
+    site = Site(system=empty_system, release_before=release_before)
     done = subprocess.run(
-        [sys.executable, *MODULE, "db", "upgrade"], env=env, check=True, capture_output=True
+        [*_python(release_before), *MODULE, "db", "upgrade"],
+        env=empty_system.environment(PYTHONPATH=""),
+        check=True,
+        capture_output=True,
     )
     assert done.stdout == b"0002\n"
     with empty_system.database.write() as connection:
@@ -103,8 +114,8 @@ def site(empty_system: System, release_before: Path) -> Any:
 
 def test_the_release_before_goes_on_after_a_migration(site: Site) -> None:
     system, database = site.system, site.system.database
-    gateway, url = site.gateway(**site.before)
-    worker = system.worker(**site.before)
+    gateway, url = site.old_gateway()
+    worker = site.old_worker()
     first = site.scored(url, "a")
 
     migrate.upgrade(system.url)
@@ -124,8 +135,8 @@ def test_the_release_before_goes_on_after_a_migration(site: Site) -> None:
 
     worker.stop()
     gateway.stop()
-    gateway, url = site.gateway(**site.before)
-    worker = system.worker(**site.before)
+    gateway, url = site.old_gateway()
+    worker = site.old_worker()
     assert site.ready(url)
     site.scored(url, "ccc")
     before = site.get(url, first).content
@@ -187,9 +198,11 @@ def test_statements_of_the_release_before_find_no_bound_job(
             )
             assert claim is not None
         jobs.release(connection, claim)
-    env = system.environment(**_before(release_before))
+    env = system.environment(PYTHONPATH="")
     arguments = [system.url, due, published, expired, running, deferred]
-    subprocess.run([sys.executable, "-c", OLD_STATEMENTS, *arguments], env=env, check=True)
+    subprocess.run(
+        [*_python(release_before), "-c", OLD_STATEMENTS, *arguments], env=env, check=True
+    )
     with database.write() as connection:
         assert sweeper.expire_leases(connection) == 1
         taken = sweeper.take_due(connection, grace_s=-60)
