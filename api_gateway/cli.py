@@ -10,7 +10,7 @@ import uvicorn
 
 from api_gateway.app import create_app
 from hilum import settings as hilum_settings
-from hilum.db import migrate
+from hilum.db import version
 from hilum.db.connection import Database
 from hilum.errors import ConfigurationError
 
@@ -25,7 +25,7 @@ def gateway(host: str | None, port: int | None) -> None:
         level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s"
     )
     with Database(settings.database_url) as database:
-        migrate.require_current(database)
+        version.check(database)
     address = (
         settings.gateway.host if host is None else host,
         settings.gateway.port if port is None else port,

@@ -9,8 +9,8 @@ from api_gateway.auth import Reader
 from api_gateway.problems import documented
 from api_gateway.schemas import Health, RegisteredModelOut
 from api_gateway.services import ServicesDep
-from hilum.db import migrate, models
-from hilum.errors import HilumError
+from hilum.db import models, version
+from hilum.errors import HilumError, SchemaOutdatedError, SchemaTooNewError
 
 router = APIRouter()
 
@@ -42,11 +42,17 @@ def health() -> Health:
     responses={503: {"model": Health, "description": "No: the database is away or too old"}},
 )
 def ready(services: ServicesDep, response: Response) -> Health:
-    """SQL must answer and be migrated. The broker need not: studies are accepted without it and
-    published by the workers' sweeper, so that its absence is `degraded`, not unready."""
+    """SQL must answer and have a schema that this version may use. The broker need not: studies are
+    accepted without it and published by the workers' sweeper, so that its absence is `degraded`,
+    not unready."""
     broker = "ok" if services.publisher.ping() else "away"
     try:
-        database = "ok" if migrate.is_current(services.database) else "not migrated"
+        version.check(services.database)
+        database = "ok"
+    except SchemaOutdatedError:
+        database = "not migrated"
+    except SchemaTooNewError as error:
+        database = error.detail  # names the code that is needed
     except HilumError as error:
         database = error.code
     fine = database == "ok" and broker == "ok"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from urllib.parse import quote
 
 from api_gateway.schemas import (
@@ -76,8 +77,13 @@ def _result(result: StoredResult, url: str, pseudonyms: Pseudonyms | None) -> Re
         engine=result.engine,
         engine_reason=result.engine_reason,
         scored_at=result.created_at,
-        cam={labels[k]: f"{url}/cam?label={quote(labels[k], safe='')}" for k in result.cam_labels},
+        cam={labels[k]: f"{url}/cam?label={_quoted(labels[k])}" for k in result.cam_labels},
     )
+
+
+@lru_cache(maxsize=1024)
+def _quoted(label: str) -> str:
+    return quote(label, safe="")
 
 
 def _model(registered: RegisteredModel) -> ModelOut:

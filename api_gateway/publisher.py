@@ -9,7 +9,7 @@ from celery import Celery
 from hilum.db import jobs
 from hilum.db.connection import Database
 from hilum.errors import HilumError
-from hilum.queue import BROKER_CONFIG, SCORE_TASK, Queue
+from hilum.queue import BROKER_CONFIG, SCORE_TASK
 
 log = logging.getLogger(__name__)
 
@@ -31,10 +31,10 @@ class Publisher:
             },
         )
 
-    def publish(self, job_id: str, queue: Queue) -> bool:
-        """Whether the broker took it."""
+    def publish(self, job_id: str, route: str) -> bool:
+        """Put the job's task on this queue of the broker; whether the broker took it."""
         try:
-            self._app.send_task(SCORE_TASK, args=[job_id], queue=queue.value, retry=False)
+            self._app.send_task(SCORE_TASK, args=[job_id], queue=str(route), retry=False)
             with self._database.write() as connection:
                 jobs.mark_published(connection, job_id)
         except HilumError as error:

@@ -58,7 +58,7 @@ def create(
         idempotency=idempotency,
     )
     if made.created:
-        services.publisher.publish(made.job_id, new.priority)
+        services.publisher.publish(made.job_id, made.route)
     else:
         response.headers["Idempotent-Replayed"] = "true"
     url = presenters.study_url(made.study_id)
@@ -123,14 +123,17 @@ def _page(services: Services, study: StudyState, *, after: int, limit: int) -> I
     with services.database.read() as connection:
         found = studies.list_images(connection, study=study, after=after, limit=limit + 1)
         page = found[:limit]
-        shown = [
-            presenters.image(
-                state,
-                None if state.result_id is None else results.get(connection, state.result_id),
-                services.pseudonyms,
-            )
-            for state in page
-        ]
+        stored = results.get_many(
+            connection, {s.result_id for s in page if s.result_id is not None}
+        )
+    shown = [
+        presenters.image(
+            state,
+            None if state.result_id is None else stored[state.result_id],
+            services.pseudonyms,
+        )
+        for state in page
+    ]
     following = None
     if len(found) > limit:
         url = presenters.study_url(study.id)

@@ -6,6 +6,7 @@ A lost task is published again by the sweeper; a doubled one finds its job alrea
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Any, Final
 
@@ -19,6 +20,33 @@ class Queue(StrEnum):
     STAT = "stat"
     ROUTINE = "routine"
     BULK = "bulk"
+
+
+def route(queue: Queue, digest: str | None = None) -> str:
+    """The name of the broker's queue that a job travels on.
+
+    Args:
+        queue: the job's priority.
+        digest: of the model package that the job is bound to, ``sha256:`` and 64 hexadecimal
+            digits; ``None``: any worker may score the job.
+
+    Returns:
+        ``bulk``, or for a bound job such as ``bulk.0123456789abcdef``, which only workers that
+        serve this model read.
+    """
+    return queue.value if digest is None else f"{queue.value}.{digest.removeprefix('sha256:')[:16]}"
+
+
+def routes(queues: Iterable[Queue], digest: str | None) -> list[str]:
+    """The broker's queues that a worker reads, from most to least urgent.
+
+    Args:
+        queues: the priorities that it serves, in any order.
+        digest: of the model package that it serves; ``None``: it takes no bound jobs.
+    """
+    served = set(queues)
+    digests = (None,) if digest is None else (None, digest)
+    return [route(queue, each) for queue in Queue if queue in served for each in digests]
 
 
 SCORE_TASK: Final = "hilum.score_job"

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 import secrets
+import shutil
 import signal
+import subprocess
+import tarfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -104,3 +108,27 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
         connection.execute(f"CREATE DATABASE {name}")
         yield make_url(server).set(database=name).render_as_string(hide_password=False)
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+# The last release whose code knows no schema but its own.
+_RELEASE_BEFORE = "d962ab05601e7e4e6604b32534298496fcb5782a"
+
+
+@pytest.fixture(scope="session")
+def release_before(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The code of the release before, to be put first on ``PYTHONPATH``."""
+    git = shutil.which("git")
+    if git is None:
+        pytest.skip("git is not installed")
+    archive = subprocess.run(
+        [git, "archive", _RELEASE_BEFORE, "hilum", "worker", "api_gateway"],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        check=False,
+    )
+    if archive.returncode:
+        pytest.skip("the history of git does not reach back to the release before")
+    folder = tmp_path_factory.mktemp("release-before")
+    with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as tar:
+        tar.extractall(folder, filter="data")
+    return folder

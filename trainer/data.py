@@ -21,7 +21,7 @@ from hilum.files import locked, write_atomically
 from hilum.imaging.spec import PreprocessSpec
 from hilum.imaging.transform import Placement
 from hilum.packages.labels import LabelSchema
-from hilum.pipeline.cache import PIPELINE
+from hilum.pipeline.version import PIPELINE
 from hilum.settings import Limits, S3Settings
 from hilum.storage import ObjectStore, open_store
 from trainer import filling, manifest, prepared

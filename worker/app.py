@@ -20,7 +20,7 @@ from celery.worker import state
 
 from hilum.db.connection import Database
 from hilum.errors import BrokerUnavailableError
-from hilum.queue import BROKER_CONFIG, SCORE_TASK, Queue
+from hilum.queue import BROKER_CONFIG, SCORE_TASK, Queue, routes
 from hilum.settings import Settings
 from worker.model import ServedModel
 from worker.process_signals import GIVE_UP_SIGNAL, STOP_SIGNAL
@@ -41,6 +41,7 @@ _SOCKET_TIMEOUT_S: Final = 10.0
 def create_app(settings: Settings, model: ServedModel | None = None) -> Celery:
     """The Celery application. ``model`` is handed down to pool processes with it."""
     worker = settings.worker
+    digest = model.digest if model else None
     app = Celery("hilum", set_as_current=False, include=["worker.tasks"])
     app.conf.update(
         BROKER_CONFIG,
@@ -59,7 +60,7 @@ def create_app(settings: Settings, model: ServedModel | None = None) -> Celery:
             "max_retries": 1,
         },
         # From most to least urgent: the worker takes from the first that has something.
-        task_queues={queue.value: {"routing_key": queue.value} for queue in Queue},
+        task_queues={name: {"routing_key": name} for name in routes(Queue, digest)},
         task_acks_late=True,
         task_reject_on_worker_lost=True,
         task_time_limit=worker.task_time_limit_s,
@@ -83,18 +84,18 @@ class CeleryBroker:
     def __init__(self, app: Celery) -> None:
         self._app = app
 
-    def publish(self, job_id: str, queue: Queue) -> None:
+    def publish(self, job_id: str, route: str) -> None:
         """See the protocol."""
         try:
-            self._app.send_task(SCORE_TASK, args=[job_id], queue=queue.value, retry=False)
+            self._app.send_task(SCORE_TASK, args=[job_id], queue=route, retry=False)
         except (OperationalError, OSError) as error:
             raise _unavailable(error) from None
 
-    def length(self, queue: Queue) -> int:
+    def length(self, route: str) -> int:
         """See the protocol."""
         with self._app.pool.acquire(block=True) as connection:
             try:
-                declared = connection.default_channel.queue_declare(queue=queue.value)
+                declared = connection.default_channel.queue_declare(queue=route)
             except (*connection.connection_errors, OperationalError) as error:
                 raise _unavailable(error) from None
             return int(declared.message_count)
@@ -116,7 +117,7 @@ def serve(
     app = create_app(settings, model)
     sweeper = Sweeper(database, CeleryBroker(app), settings.worker)
     worker = app.Worker(
-        queues=[queue.value for queue in Queue if queue in queues],
+        queues=routes(queues, model.digest),
         concurrency=processes,
         loglevel=settings.log_level,
         quiet=True,

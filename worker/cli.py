@@ -7,9 +7,9 @@ import logging
 import click
 
 from hilum import settings as settings_module
+from hilum.db import version
 from hilum.db.connection import Database
 from hilum.db.identity import open_vault
-from hilum.db.migrate import require_current
 from hilum.queue import Queue
 from worker import logs, metrics
 from worker.app import serve
@@ -41,13 +41,13 @@ def _queues(_ctx: click.Context, _parameter: click.Parameter, value: str) -> tup
 def worker(queues: tuple[Queue, ...], processes: int | None) -> int:
     """Score the images of queued studies until stopped (SIGTERM or Ctrl-C).
 
-    Exits 0 when stopped, 2 when it cannot serve (no or damaged model, schema not current).
+    Exits 0 when stopped, 2 when it cannot serve (no or damaged model, a schema it must not use).
     """
     settings = settings_module.load()
     logs.configure(settings.log_level)
     open_vault(settings.identity)  # a missing secret is said before any process is started
     database = Database(settings.database_url)
-    require_current(database)
+    version.check(database)
     manifest, model = verify_and_register(settings, database)
     logs.event(
         log,

@@ -10,6 +10,7 @@ from hilum.engines.selection import reason_of
 from hilum.errors import AttemptsExhaustedError, PermanentError, UnexpectedError
 from hilum.pipeline.score import Scorer
 from hilum.pipeline.stages import Score
+from hilum.pipeline.version import pipeline_version
 from hilum.settings import CamPolicy
 
 
@@ -35,6 +36,7 @@ def scored(
         study_instance_uid=score.study_instance_uid,
         content_sha256=score.content_sha256,
         model_id=model_id,
+        pipeline=pipeline_version(),
         rows=score.rows,
         columns=score.columns,
         raw=score.raw,

@@ -91,6 +91,7 @@ def run_job(tools: Tools, job_id: str, *, stop: threading.Event) -> Ending:
             job_id,
             lease_s=settings.lease_s,
             max_unreported=settings.max_job_attempts,
+            model_id=tools.model_id,
         ),
         patience_s=settings.task_time_limit_s / 2,
         stop=stop,

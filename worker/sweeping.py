@@ -9,8 +9,8 @@ from typing import Final, Protocol
 
 from hilum.db import sweeper
 from hilum.db.connection import Database
+from hilum.db.sweeper import Due
 from hilum.errors import BrokerUnavailableError, HilumError
-from hilum.queue import Queue
 from hilum.settings import WorkerSettings
 from worker.logs import event
 
@@ -22,11 +22,11 @@ _PAGE: Final = 1000  # jobs published between two looks at the database
 class Broker(Protocol):
     """What the sweeper needs of the transport. Errors: ``BrokerUnavailableError``."""
 
-    def publish(self, job_id: str, queue: Queue) -> None:
-        """Put the job's task on its queue."""
+    def publish(self, job_id: str, route: str) -> None:
+        """Put the job's task on this queue (see :func:`hilum.queue.route`)."""
         ...
 
-    def length(self, queue: Queue) -> int:
+    def length(self, route: str) -> int:
         """How many messages lie in the queue, those in workers' hands not counted."""
         ...
 
@@ -49,33 +49,33 @@ def sweep(database: Database, broker: Broker, settings: WorkerSettings) -> int:
         published += len(due)
         if len(due) < _PAGE:
             break
-    for queue in Queue:
-        with database.read() as connection:
-            waiting = sweeper.waiting(connection, queue)
-        missing = waiting - broker.length(queue) if waiting else 0
+    with database.read() as connection:
+        backlogs = sweeper.backlogs(connection)
+    for backlog in backlogs:
+        missing = backlog.jobs - broker.length(backlog.route)
         if missing <= 0:
             continue
         with database.write() as connection:
             lost = sweeper.take_lost(
                 connection,
-                queue,
+                backlog,
                 republish_after_s=settings.republish_after_s,
                 limit=min(missing, _PAGE),
             )
         _publish(database, broker, lost)
         published += len(lost)
         if lost:
-            event(log, logging.WARNING, "sweep.lost_tasks", queue=queue, jobs=len(lost))
+            event(log, logging.WARNING, "sweep.lost_tasks", queue=backlog.route, jobs=len(lost))
     return published
 
 
-def _publish(database: Database, broker: Broker, taken: Sequence[tuple[str, Queue]]) -> None:
-    for done, (job_id, queue) in enumerate(taken):
+def _publish(database: Database, broker: Broker, taken: Sequence[Due]) -> None:
+    for done, due in enumerate(taken):
         try:
-            broker.publish(job_id, queue)
+            broker.publish(due.job_id, due.route)
         except BrokerUnavailableError:
             with database.write() as connection:
-                sweeper.unpublish(connection, [job_id for job_id, _ in taken[done:]])
+                sweeper.unpublish(connection, [left.job_id for left in taken[done:]])
             raise
 
 

@@ -6,7 +6,7 @@ import click
 
 from hilum import settings
 from hilum.db import audit as store
-from hilum.db import migrate
+from hilum.db import version
 from hilum.db.connection import Database
 
 
@@ -23,7 +23,7 @@ def verify() -> None:
     hash elsewhere: rows missing from the end can only be noticed by comparing it.
     """
     with Database(settings.load().database_url) as database:
-        migrate.require_current(database)
+        version.check(database)
         with database.read() as connection:
             head = store.verify(connection)
     click.echo(f"{head.rows} rows, last hash {head.hash.hex()}")

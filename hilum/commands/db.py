@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from hilum.db import migrate
+from hilum.db import migrate, version
 from hilum.db.connection import Database
 from hilum.settings import load
 
@@ -24,11 +24,13 @@ def upgrade() -> None:
 def current() -> None:
     """Print the schema's revision, or `none`."""
     with Database(load().database_url) as database:
-        click.echo(migrate.revision_of(database) or "none")
+        found = version.schema_of(database)
+        click.echo(found.revision if found else "none")
 
 
 @db.command()
 def check() -> None:
-    """Fail unless the schema is exactly this version's. For init containers and scripts."""
+    """Fail unless this version may use the database: its schema is this version's, or a newer one
+    that is marked as compatible. For init containers and scripts."""
     with Database(load().database_url) as database:
-        migrate.require_current(database)
+        version.check(database)

@@ -12,7 +12,7 @@ import click
 
 from hilum import settings
 from hilum.db import keys as store
-from hilum.db import migrate
+from hilum.db import version
 from hilum.db.connection import Database
 from hilum.db.keys import Scope
 
@@ -76,5 +76,5 @@ def _actor() -> str:
 @contextmanager
 def _database() -> Iterator[Database]:
     with Database(settings.load().database_url) as database:
-        migrate.require_current(database)
+        version.check(database)
         yield database

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -37,12 +37,13 @@ class Database:
     Args:
         url: ``sqlite:///FILE`` or ``postgresql://…``; nothing is connected yet.
         pool_size: connections kept open to PostgreSQL; twice as many more are opened on demand.
+        foreign_keys: whether SQLite enforces them; only migrations do without.
 
     Raises:
         ConfigurationError: hilum cannot use such a URL. The text holds nothing of it.
     """
 
-    def __init__(self, url: str, *, pool_size: int = 5) -> None:
+    def __init__(self, url: str, *, pool_size: int = 5, foreign_keys: bool = True) -> None:
         try:
             parsed = make_url(url)
             if parsed.drivername in {"postgres", "postgresql"}:
@@ -51,7 +52,7 @@ class Database:
         except (ArgumentError, NoSuchModuleError, ValueError):
             raise ConfigurationError("HILUM_DATABASE_URL is not a database URL.") from None
         if self.dialect == "sqlite":
-            self._engine = _sqlite(parsed)
+            self._engine = _sqlite(parsed, foreign_keys=foreign_keys)
         elif self.dialect == "postgresql":
             self._engine = _postgresql(parsed, pool_size)
         else:
@@ -70,6 +71,12 @@ class Database:
         with self._transaction(write=True) as connection:
             yield connection
 
+    @contextmanager
+    def autocommit(self) -> Iterator[Connection]:
+        """A connection to PostgreSQL on which each statement is a transaction of its own."""
+        with self._translated(), self._engine.connect() as connection:
+            yield connection.execution_options(isolation_level="AUTOCOMMIT")
+
     def __enter__(self) -> Database:
         return self
 
@@ -82,11 +89,15 @@ class Database:
 
     @contextmanager
     def _transaction(self, *, write: bool) -> Iterator[Connection]:
+        with self._translated(), self._engine.connect() as connection:
+            connection.execution_options(**{_WRITE: write})
+            with connection.begin():
+                yield connection
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
         try:
-            with self._engine.connect() as connection:
-                connection.execution_options(**{_WRITE: write})
-                with connection.begin():
-                    yield connection
+            yield
         except TimeoutError:
             raise DatabaseUnavailableError("All connections to the database are in use.") from None
         except DBAPIError as error:
@@ -107,6 +118,18 @@ def insert_or_ignore(connection: Connection, table: Table) -> pg.Insert | sqlite
     return sqlite.insert(table).on_conflict_do_nothing()
 
 
+def upsert(
+    connection: Connection, table: Table, row: dict[str, Any], *, key: Sequence[str]
+) -> pg.Insert | sqlite.Insert:
+    """Insert ``row``, or replace the row that has the same ``key``."""
+    rest = {name: value for name, value in row.items() if name not in key}
+    if connection.dialect.name == "postgresql":
+        new = pg.insert(table).values(**row)
+        return new.on_conflict_do_update(index_elements=key, set_=rest)
+    insert = sqlite.insert(table).values(**row)
+    return insert.on_conflict_do_update(index_elements=key, set_=rest)
+
+
 def _postgresql(url: URL, pool_size: int) -> Engine:
     return create_engine(
         url.update_query_dict({**_PG_TIMEOUTS, **url.query}),
@@ -117,7 +140,7 @@ def _postgresql(url: URL, pool_size: int) -> Engine:
     )
 
 
-def _sqlite(url: URL) -> Engine:
+def _sqlite(url: URL, *, foreign_keys: bool) -> Engine:
     if not url.database or url.database == ":memory:":
         raise ConfigurationError("An in-memory SQLite is private to its process; name a file.")
     try:
@@ -132,7 +155,8 @@ def _sqlite(url: URL) -> Engine:
     def _configure(dbapi: Any, _record: object) -> None:
         # The driver's own BEGIN is deferred and cannot be steered: we say BEGIN ourselves.
         dbapi.isolation_level = None
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        enforced = f"foreign_keys={'ON' if foreign_keys else 'OFF'}"
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", enforced):
             dbapi.execute(f"PRAGMA {pragma}")
 
     @event.listens_for(engine, "begin")

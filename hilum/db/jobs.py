@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import Connection, and_, func, literal, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, func, literal, or_, select, update
 
-from hilum.db import instances
+from hilum.db import instances, schedule
 from hilum.db.claims import Claim, NotScored, PendingImage, Scored
 from hilum.db.connection import insert_or_ignore
 from hilum.db.leases import LeasedTable, error_columns
@@ -26,26 +26,46 @@ LEASED: Final = LeasedTable(
     table=jobs,
     noun="job",
     free=lambda now: or_(
-        and_(jobs.c.status == JobStatus.QUEUED, jobs.c.available_at <= now),
-        and_(jobs.c.status == JobStatus.RUNNING, jobs.c.lease_until < now),
+        and_(jobs.c.status == JobStatus.QUEUED, schedule.is_due(now)),
+        and_(jobs.c.status == JobStatus.RUNNING, schedule.lease_is_over(now)),
     ),
     held=jobs.c.status == JobStatus.RUNNING,
     on_take={"status": JobStatus.RUNNING, "unreported": jobs.c.unreported + 1},
+    expired=schedule.lease_is_over,
+    place=schedule.placed,
 )
 
 
 def claim(
-    connection: Connection, job_id: str, *, lease_s: float, max_unreported: int
+    connection: Connection,
+    job_id: str,
+    *,
+    lease_s: float,
+    max_unreported: int,
+    model_id: int | None = None,
 ) -> Claim | None:
     """Take the job, if it is there to be taken.
 
-    ``None``: it has ended, is not due yet, or another worker holds it (then this message is a
-    duplicate); or it was claimed ``max_unreported`` times without a word from the worker and has
-    just been quarantined.
+    Args:
+        connection: of a transaction for changes.
+        job_id: the job.
+        lease_s: how long it is held without a word from the worker.
+        max_unreported: how many workers in a row may take it and not come back.
+        model_id: the model that the worker serves. A job that is bound to another is not taken;
+            without a model, no bound job is.
+
+    Returns:
+        ``None`` if the job has ended, is not due yet or is bound to another model, or if another
+        worker holds it (then this message is a duplicate); also if it was claimed
+        ``max_unreported`` times without a word from the worker and has just been quarantined.
     """
+    able: ColumnElement[bool] = jobs.c.model_id.is_(None)
+    if model_id is not None:
+        able = or_(able, jobs.c.model_id == model_id)
     row = LEASED.take(
         connection,
         job_id,
+        able,
         lease_s=lease_s,
         returning=(
             jobs.c.tenant,
@@ -212,7 +232,7 @@ def mark_published(connection: Connection, job_id: str) -> None:
     connection.execute(
         update(jobs)
         .where(jobs.c.id == job_id, jobs.c.attempts == 0)
-        .values(published_at=datetime.now(UTC))
+        .values(**schedule.placed({"published_at": datetime.now(UTC)}))
     )
 
 

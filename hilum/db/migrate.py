@@ -1,31 +1,33 @@
-"""Bring a database to the schema of this version, and tell whether it is there."""
+"""Bring a database to the schema of this version; :mod:`hilum.db.version` tells which it has."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
-from pathlib import Path
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from alembic import command
 from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 
+from hilum.db import version
 from hilum.db.connection import Database
-from hilum.errors import ConfigurationError
+from hilum.errors import UnexpectedError
 
-_SCRIPTS: Final = Path(__file__).with_name("migrations")
-# Any constant will do, as long as every hilum takes the same. ASCII «hilum».
+# Any constants will do, as long as every hilum takes the same. ASCII "hilum", and one more.
 _LOCK: Final = 0x68696C756D
+_PREPARING: Final = _LOCK + 1
 
 
 def upgrade(url: str, revision: str = "head") -> str:
     """Run the migrations that are missing, all in one transaction.
 
     Any number of processes may do this at once: one of them migrates and the others wait, then
-    find nothing to do. SQLite's write lock does that by itself.
+    find nothing to do. SQLite's write lock does that by itself. On PostgreSQL, what a migration
+    can do beforehand without locking a table is done before the transaction. A newer schema that
+    this version may use is left as it is.
 
     Args:
         url: as for :class:`Database`.
@@ -35,9 +37,17 @@ def upgrade(url: str, revision: str = "head") -> str:
         The revision the database is at.
 
     Raises:
-        ConfigurationError: the URL is not one hilum can use, or a newer hilum was here.
+        ConfigurationError: the URL is not one hilum can use.
+        SchemaTooNewError: a newer hilum was here, and this one must not use its schema.
         DatabaseUnavailableError: the database does not answer.
     """
+    with Database(url) as database:
+        found = version.schema_of(database)
+        if found is not None and found.revision > version.head():
+            version.check_schema(found)
+            return found.revision
+        if database.dialect == "postgresql":
+            _prepare(database, found, revision)
     return _migrate(url, command.upgrade, revision)
 
 
@@ -47,56 +57,53 @@ def downgrade(url: str, revision: str) -> str:
     return _migrate(url, command.downgrade, revision)
 
 
-def revision_of(database: Database) -> str | None:
-    """The revision the database is at; ``None`` if it has never been migrated."""
-    with database.read() as connection:
-        return _revision(connection)
-
-
-@cache
-def head() -> str:
-    """The revision this version of hilum works with."""
-    revision = ScriptDirectory(str(_SCRIPTS)).get_current_head()
-    assert revision is not None  # there is a first one
-    return revision
-
-
-def is_current(database: Database) -> bool:
-    """Whether the database has exactly the schema of this version."""
-    return revision_of(database) == head()
-
-
-def require_current(database: Database) -> None:
-    """Raise :class:`ConfigurationError` unless :func:`is_current`."""
-    found = revision_of(database)
-    if found != head():
-        raise ConfigurationError(
-            f"The database is at schema {found or 'none'}; this version needs {head()}.",
-            next_step="Run `hilum db upgrade` with the same HILUM_DATABASE_URL.",
-        )
-
-
 def _migrate(url: str, step: Callable[[Config, str], None], revision: str) -> str:
     config = Config()
-    config.set_main_option("script_location", str(_SCRIPTS).replace("%", "%%"))
-    with Database(url) as database, database.write() as connection:
+    config.set_main_option("script_location", str(version.SCRIPTS).replace("%", "%%"))
+    # SQLite copies a table to change it, and must not miss the old one's rows meanwhile.
+    with Database(url, foreign_keys=False) as database, database.write() as connection:
         if database.dialect == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
-        _refuse_unknown(connection)
+        version.refuse_unknown(version.read(connection))
+        version.open_record(connection)
         config.attributes["connection"] = connection
         step(config, revision)
-        return _revision(connection) or ""
+        if (
+            database.dialect == "sqlite"
+            and connection.execute(text("PRAGMA foreign_key_check")).first()
+        ):
+            raise UnexpectedError("The migration would leave rows that refer to nothing.")
+        found = version.close_record(connection)
+        return found.revision if found else ""
 
 
-def _revision(connection: Connection) -> str | None:
-    return MigrationContext.configure(connection).get_current_revision()
+def _prepare(database: Database, found: version.Schema | None, revision: str) -> None:
+    """Run ``prepare`` of each migration that is to come and has one.
+
+    An index that is built concurrently waits for every transaction that holds a snapshot: whoever
+    waits for its turn here must hold none, and so asks again and again instead of waiting.
+    """
+    if found is None or revision <= found.revision:
+        return
+    scripts = ScriptDirectory(str(version.SCRIPTS))
+    coming = [
+        script.module.prepare
+        for script in reversed(list(scripts.iterate_revisions(revision, found.revision)))
+        if hasattr(script.module, "prepare")
+    ]
+    if not coming:
+        return
+    with database.autocommit() as connection, _turn(connection):
+        for prepare in coming:
+            prepare(connection)
 
 
-def _refuse_unknown(connection: Connection) -> None:
-    found = _revision(connection)
-    known = {script.revision for script in ScriptDirectory(str(_SCRIPTS)).walk_revisions()}
-    if found is not None and found not in known:
-        raise ConfigurationError(
-            f"The database is at schema {found}, which this version does not know.",
-            next_step="Use the version of hilum that migrated it, or a newer one.",
-        )
+@contextmanager
+def _turn(connection: Connection) -> Iterator[None]:
+    key = {"key": _PREPARING}
+    while not connection.execute(text("SELECT pg_try_advisory_lock(:key)"), key).scalar():
+        time.sleep(0.2)
+    try:
+        yield
+    finally:
+        connection.execute(text("SELECT pg_advisory_unlock(:key)"), key)

@@ -5,14 +5,23 @@ The gateway knows a model only through this table; it never opens a package.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Final
 
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Connection, RowMapping, select
 
 from hilum.db.connection import insert_or_ignore
 from hilum.db.tables import models
 from hilum.packages.manifest import Manifest
+
+# What identifies a model, and is small enough to be read with every row that names one.
+IDENTITY: Final = (models.c.id, models.c.digest, models.c.preprocess_digest, models.c.registered_at)
+
+# Validated once in a process: a manifest never changes under its digests, and validating one
+# takes longer than everything else about showing a result.
+_manifests: dict[tuple[str, str], Manifest] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,21 +52,42 @@ def register(connection: Connection, manifest: Manifest) -> int:
 
 def get(connection: Connection, model_id: int) -> RegisteredModel | None:
     """The model with this id."""
-    row = connection.execute(select(models).where(models.c.id == model_id)).one_or_none()
-    return None if row is None else _model(row)
+    rows = connection.execute(select(*IDENTITY).where(models.c.id == model_id)).mappings().all()
+    return registered(connection, rows).get(model_id)
 
 
 def listing(connection: Connection) -> list[RegisteredModel]:
     """All models, newest first."""
-    query = select(models).order_by(models.c.id.desc())
-    return [_model(row) for row in connection.execute(query)]
+    query = select(*IDENTITY).order_by(models.c.id.desc())
+    rows = connection.execute(query).mappings().all()
+    found = registered(connection, rows)
+    return [found[row[models.c.id]] for row in rows]
 
 
-def _model(row: Row[tuple[object, ...]]) -> RegisteredModel:
-    values = row._mapping
-    return RegisteredModel(
-        id=values["id"],
-        digest=values["digest"],
-        manifest=Manifest.model_validate(values["manifest"]),
-        registered_at=values["registered_at"],
-    )
+def registered(connection: Connection, rows: Iterable[RowMapping]) -> dict[int, RegisteredModel]:
+    """The models that ``rows`` name, by their id.
+
+    One statement reads the manifests that this process has not met before, if there are any.
+
+    Args:
+        rows: each with the columns :data:`IDENTITY`, among others.
+    """
+    named = {row[models.c.id]: row for row in rows}
+    keys = {
+        model_id: (row[models.c.digest], row[models.c.preprocess_digest])
+        for model_id, row in named.items()
+    }
+    unmet = [model_id for model_id, key in keys.items() if key not in _manifests]
+    if unmet:
+        query = select(models.c.id, models.c.manifest).where(models.c.id.in_(unmet))
+        for model_id, manifest in connection.execute(query):
+            _manifests[keys[model_id]] = Manifest.model_validate(manifest)
+    return {
+        model_id: RegisteredModel(
+            id=model_id,
+            digest=row[models.c.digest],
+            manifest=_manifests[keys[model_id]],
+            registered_at=row[models.c.registered_at],
+        )
+        for model_id, row in named.items()
+    }

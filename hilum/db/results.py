@@ -1,21 +1,26 @@
-"""Results: one row for each instance and model, however often a job is delivered."""
+"""Results: one row for each object, model and pipeline, however often a job is delivered."""
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, RowMapping, insert, select
 
+from hilum.db import models
 from hilum.db.connection import insert_or_ignore
 from hilum.db.models import RegisteredModel
-from hilum.db.models import get as get_model
 from hilum.db.tables import findings, results
+from hilum.db.tables import models as models_table
 from hilum.packages.findings import Finding
 
 Float32Array = npt.NDArray[np.float32]
+_SHOWN: Final = {column.name: column for column in results.c if column.name != "tenant"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +32,7 @@ class NewResult:
     study_instance_uid: str = field(repr=False)
     content_sha256: bytes
     model_id: int
+    pipeline: str  # version of the pixel code and the film check (hilum.pipeline.version)
     rows: int
     columns: int
     raw: Float32Array  # [K], as the graph gave it
@@ -71,6 +77,7 @@ def save(connection: Connection, *, tenant: str, result: NewResult) -> int:
         "sop_instance_uid": result.sop_instance_uid,
         "content_sha256": result.content_sha256,
         "model_id": result.model_id,
+        "pipeline": result.pipeline,
         "series_instance_uid": result.series_instance_uid,
         "study_instance_uid": result.study_instance_uid,
         "rows": result.rows,
@@ -92,6 +99,7 @@ def save(connection: Connection, *, tenant: str, result: NewResult) -> int:
             results.c.sop_instance_uid == result.sop_instance_uid,
             results.c.content_sha256 == result.content_sha256,
             results.c.model_id == result.model_id,
+            results.c.pipeline == result.pipeline,
         )
         return int(connection.execute(known).scalar_one())
     if result.findings:
@@ -103,36 +111,46 @@ def save(connection: Connection, *, tenant: str, result: NewResult) -> int:
 
 def get(connection: Connection, result_id: int) -> StoredResult | None:
     """The result with this id."""
-    row = connection.execute(select(results).where(results.c.id == result_id)).one_or_none()
-    if row is None:
-        return None
-    model = get_model(connection, row.model_id)
-    assert model is not None  # a foreign key
-    found = connection.execute(select(findings).where(findings.c.result_id == result_id)).all()
-    labels = model.manifest.label_set.labels
-    return StoredResult(
-        id=row.id,
-        model=model,
-        created_at=row.created_at,
-        sop_instance_uid=row.sop_instance_uid,
-        series_instance_uid=row.series_instance_uid,
-        study_instance_uid=row.study_instance_uid,
-        content_sha256=bytes(row.content_sha256),
-        model_id=row.model_id,
-        rows=row.rows,
-        columns=row.columns,
-        raw=_float32(row.raw),
-        probability=_float32(row.probability),
-        findings=tuple(
-            Finding(label=f.label, probability=f.probability, threshold=f.threshold)
-            for f in sorted(found, key=lambda f: labels.index(f.label))
-        ),
-        cam=_grids(row.cam, len(row.cam_labels), model.manifest.cam_grid),
-        cam_labels=tuple(row.cam_labels),
-        engine=row.engine,
-        engine_reason=row.engine_reason,
-        flags=tuple(row.flags),
+    return get_many(connection, [result_id]).get(result_id)
+
+
+def get_many(connection: Connection, result_ids: Collection[int]) -> dict[int, StoredResult]:
+    """The results with these ids, by id, in two or three statements."""
+    if not result_ids:
+        return {}
+    query = (
+        select(results, *models.IDENTITY)
+        .join(models_table, models_table.c.id == results.c.model_id)
+        .where(results.c.id.in_(result_ids))
     )
+    rows = [row._mapping for row in connection.execute(query)]
+    registered = models.registered(connection, rows)
+    found: dict[int, list[Finding]] = defaultdict(list)
+    for each in connection.execute(select(findings).where(findings.c.result_id.in_(result_ids))):
+        found[each.result_id].append(
+            Finding(label=each.label, probability=each.probability, threshold=each.threshold)
+        )
+    return {
+        row[results.c.id]: _stored(row, registered[row[models_table.c.id]], found) for row in rows
+    }
+
+
+def _stored(
+    row: RowMapping, model: RegisteredModel, found: Mapping[int, list[Finding]]
+) -> StoredResult:
+    values = {name: row[column] for name, column in _SHOWN.items()}
+    labels, cam_labels = model.manifest.label_set.labels, tuple(values["cam_labels"])
+    own = found.get(values["id"], [])
+    values |= {
+        "content_sha256": bytes(values["content_sha256"]),
+        "raw": _float32(values["raw"]),
+        "probability": _float32(values["probability"]),
+        "findings": tuple(sorted(own, key=lambda each: labels.index(each.label))),
+        "cam": _grids(values["cam"], len(cam_labels), model.manifest.cam_grid),
+        "cam_labels": cam_labels,
+        "flags": tuple(values["flags"]),
+    }
+    return StoredResult(model=model, **values)
 
 
 def _float32(data: bytes) -> Float32Array:

@@ -7,35 +7,37 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, cast
 
-from sqlalchemy import Connection, Row, Select, func, insert, select
+from sqlalchemy import Connection, Row, func, insert, select, true
 
+from hilum.db import schedule
 from hilum.db.connection import Database, insert_or_ignore
+from hilum.db.shown import shown_first, shown_images
 from hilum.db.states import ItemStatus, JobStatus
-from hilum.db.tables import idempotency_keys, images, items, jobs, studies
+from hilum.db.tables import idempotency_keys, images, items, jobs, models, studies
 from hilum.errors import ErrorBody, IdempotencyKeyReusedError
 from hilum.ids import new_id
-from hilum.queue import Queue
+from hilum.queue import Queue, route
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudyState:
-    """A study and its newest job."""
+    """A study as it is shown; see :mod:`hilum.db.shown` for what decides that."""
 
     id: str
     tenant: str
     created_at: datetime
-    job_id: str
+    job_id: str  # the live job that the fields from here to `error` are those of
     queue: Queue
     status: JobStatus
     attempts: int
     finished_at: datetime | None
     error: ErrorBody | None  # the last one, of the job as a whole
-    counts: dict[ItemStatus, int]  # every status, zeros included
+    counts: dict[ItemStatus, int]  # of the images as they are shown; zeros included
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageState:
-    """An image within the study's newest job."""
+    """An image as its study shows it."""
 
     id: str
     study_id: str
@@ -53,6 +55,7 @@ class Submission:
 
     study_id: str
     job_id: str
+    route: str  # the broker's queue to publish the job on
     created: bool  # false: the same request had been accepted before
 
 
@@ -71,11 +74,20 @@ def submit(
     queue: Queue,
     uris: Sequence[str],
     idempotency: Idempotency | None = None,
+    model_id: int | None = None,
 ) -> Submission:
     """Register a study with one job, in one transaction; publish the job after this returns.
 
     A repeated request with the same key gets the study of the first one, also when both
     arrive together: the second waits for the first to commit.
+
+    Args:
+        database: where.
+        tenant: whose study it is.
+        queue: the job's priority.
+        uris: of the images, in the client's order.
+        idempotency: the client's key, if it sent one.
+        model_id: binds the job to this registered model; ``None``: any worker may score it.
 
     Raises:
         IdempotencyKeyReusedError: the key came with another request before.
@@ -83,7 +95,10 @@ def submit(
     try:
         with database.write() as connection:
             known = _repeated(connection, tenant=tenant, idempotency=idempotency)
-            return known or _create(connection, tenant, queue, uris, idempotency)
+            if known is not None:
+                return known
+            job = _NewJob(tenant=tenant, queue=queue, model_id=model_id)
+            return _create(connection, job, uris, idempotency)
     except _KeyTaken:
         with database.read() as connection:
             known = _repeated(connection, tenant=tenant, idempotency=idempotency)
@@ -95,21 +110,24 @@ class _KeyTaken(Exception):  # noqa: N818 -- it steers, and never leaves this mo
     """Another transaction has just committed the same idempotency key."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class _NewJob:
+    tenant: str
+    queue: Queue
+    model_id: int | None
+
+
 def _create(
-    connection: Connection,
-    tenant: str,
-    queue: Queue,
-    uris: Sequence[str],
-    idempotency: Idempotency | None,
+    connection: Connection, job: _NewJob, uris: Sequence[str], idempotency: Idempotency | None
 ) -> Submission:
     now = datetime.now(UTC)
-    study_id, job_id = new_id("st"), new_id("jb")
-    connection.execute(insert(studies).values(id=study_id, tenant=tenant, created_at=now))
+    study_id = new_id("st")
+    connection.execute(insert(studies).values(id=study_id, tenant=job.tenant, created_at=now))
     if idempotency is not None:
         claim = (
             insert_or_ignore(connection, idempotency_keys)
             .values(
-                tenant=tenant,
+                tenant=job.tenant,
                 key=idempotency.key,
                 request_sha256=idempotency.request_sha256,
                 study_id=study_id,
@@ -119,27 +137,69 @@ def _create(
         )
         if connection.execute(claim).first() is None:
             raise _KeyTaken
+    rows: list[dict[str, Any]] = [
+        {"id": new_id("im"), "study_id": study_id, "position": n, "uri": uri}
+        for n, uri in enumerate(uris)
+    ]
+    connection.execute(insert(images), rows)
+    job_id = add_job(
+        connection,
+        tenant=job.tenant,
+        study_id=study_id,
+        image_ids=[row["id"] for row in rows],
+        queue=job.queue,
+        model_id=job.model_id,
+    )
+    digest = None
+    if job.model_id is not None:
+        bound = select(models.c.digest).where(models.c.id == job.model_id)
+        digest = connection.execute(bound).scalar_one()
+    return Submission(
+        study_id=study_id, job_id=job_id, route=route(job.queue, digest), created=True
+    )
+
+
+def add_job(
+    connection: Connection,
+    *,
+    tenant: str,
+    study_id: str,
+    image_ids: Sequence[str],
+    queue: Queue,
+    model_id: int | None = None,
+    campaign_id: str | None = None,
+) -> str:
+    """Add a job over these images of a study and return its id. A worker's sweeper publishes it.
+
+    Args:
+        connection: of a transaction for changes.
+        tenant: whose study it is.
+        study_id: the study.
+        image_ids: the images to be scored.
+        queue: the job's priority.
+        model_id: binds the job to this registered model; ``None``: any worker may score it.
+        campaign_id: the campaign that asks for it; what such a job makes is not shown before its
+            model is in force. ``None``: the job is live.
+    """
+    now, job_id = datetime.now(UTC), new_id("jb")
     connection.execute(
         insert(jobs).values(
             id=job_id,
             study_id=study_id,
             tenant=tenant,
             queue=queue,
+            model_id=model_id,
+            campaign_id=campaign_id,
             status=JobStatus.QUEUED,
-            available_at=now,
             created_at=now,
+            **schedule.initial(now, bound=model_id is not None),
         )
     )
-    rows = [
-        {"id": new_id("im"), "study_id": study_id, "position": n, "uri": uri}
-        for n, uri in enumerate(uris)
+    pending = [
+        {"job_id": job_id, "image_id": each, "status": ItemStatus.PENDING} for each in image_ids
     ]
-    connection.execute(insert(images), rows)
-    connection.execute(
-        insert(items),
-        [{"job_id": job_id, "image_id": row["id"], "status": ItemStatus.PENDING} for row in rows],
-    )
-    return Submission(study_id=study_id, job_id=job_id, created=True)
+    connection.execute(insert(items), pending)
+    return job_id
 
 
 def _repeated(
@@ -148,8 +208,15 @@ def _repeated(
     if idempotency is None:
         return None
     query = (
-        select(idempotency_keys.c.study_id, idempotency_keys.c.request_sha256, jobs.c.id)
+        select(
+            idempotency_keys.c.study_id,
+            idempotency_keys.c.request_sha256,
+            jobs.c.id,
+            jobs.c.queue,
+            models.c.digest,
+        )
         .join(jobs, jobs.c.study_id == idempotency_keys.c.study_id)
+        .outerjoin(models, models.c.id == jobs.c.model_id)
         .where(idempotency_keys.c.tenant == tenant, idempotency_keys.c.key == idempotency.key)
         .order_by(jobs.c.id)
         .limit(1)
@@ -159,42 +226,51 @@ def _repeated(
         return None
     if row.request_sha256 != idempotency.request_sha256:
         raise IdempotencyKeyReusedError("This Idempotency-Key was used for another request.")
-    return Submission(study_id=row.study_id, job_id=row.id, created=False)
+    return Submission(
+        study_id=row.study_id,
+        job_id=row.id,
+        route=route(Queue(row.queue), row.digest),
+        created=False,
+    )
 
 
 def get(connection: Connection, *, tenant: str, study_id: str) -> StudyState | None:
     """How the study stands; ``None`` if the tenant has no such study."""
-    query = (
-        select(studies.c.id, studies.c.tenant, studies.c.created_at, jobs)
-        .join(jobs, jobs.c.study_id == studies.c.id)
-        .where(studies.c.id == study_id, studies.c.tenant == tenant)
-        .order_by(jobs.c.id.desc())
+    shown = shown_images(tenant, study_id)
+    tally = (
+        select(shown.c.status.label("shown"), func.count().label("images"))
+        .group_by(shown.c.status)
+        .subquery("tally")
+    )
+    job = (
+        select(jobs.c.id)
+        .where(jobs.c.study_id == study_id, jobs.c.campaign_id.is_(None))
+        .order_by(*shown_first())
         .limit(1)
     )
-    row = connection.execute(query).one_or_none()
-    if row is None:
-        return None
-    job_id = row._mapping[jobs.c.id]
-    counted = dict.fromkeys(ItemStatus, 0)
-    tally = (
-        select(items.c.status, func.count())
-        .where(items.c.job_id == job_id)
-        .group_by(items.c.status)
+    query = (
+        select(studies.c.id, studies.c.tenant, studies.c.created_at, jobs, tally)
+        .select_from(studies)
+        .join(jobs, jobs.c.id == job.scalar_subquery())
+        .join(tally, true())
+        .where(studies.c.id == study_id, studies.c.tenant == tenant)
     )
-    for status, count in connection.execute(tally):
-        counted[ItemStatus(status)] = count
-    values = row._mapping
+    rows = connection.execute(query).all()
+    if not rows:
+        return None
+    counts = dict.fromkeys(ItemStatus, 0) | {ItemStatus(row.shown): row.images for row in rows}
+    values = rows[0]._mapping
     return StudyState(
         id=values[studies.c.id],
         tenant=values[studies.c.tenant],
         created_at=values[studies.c.created_at],
-        job_id=job_id,
+        job_id=values[jobs.c.id],
         queue=Queue(values[jobs.c.queue]),
         status=JobStatus(values[jobs.c.status]),
         attempts=values[jobs.c.attempts],
         finished_at=values[jobs.c.finished_at],
         error=cast(ErrorBody | None, values[jobs.c.error]),
-        counts=counted,
+        counts=counts,
     )
 
 
@@ -202,40 +278,22 @@ def list_images(
     connection: Connection, *, study: StudyState, after: int = -1, limit: int = 100
 ) -> list[ImageState]:
     """The study's images by position, those beyond position ``after`` (a keyset cursor)."""
-    query = (
-        _image_query(study.job_id)
-        .where(images.c.position > after)
-        .order_by(images.c.position)
-        .limit(limit)
-    )
-    return [_image(row) for row in connection.execute(query)]
+    shown = shown_images(study.tenant, study.id)
+    query = select(shown).where(shown.c.position > after).order_by(shown.c.position).limit(limit)
+    return [_image(study, row) for row in connection.execute(query)]
 
 
 def get_image(connection: Connection, *, study: StudyState, image_id: str) -> ImageState | None:
     """One image of the study."""
-    query = _image_query(study.job_id).where(images.c.id == image_id)
-    row = connection.execute(query).one_or_none()
-    return None if row is None else _image(row)
+    shown = shown_images(study.tenant, study.id)
+    row = connection.execute(select(shown).where(shown.c.image_id == image_id)).one_or_none()
+    return None if row is None else _image(study, row)
 
 
-def _image_query(job_id: str) -> Select[Any]:
-    return (
-        select(
-            images,
-            items.c.status,
-            items.c.result_id,
-            items.c.error,
-            items.c.finished_at,
-        )
-        .join(items, items.c.image_id == images.c.id)
-        .where(items.c.job_id == job_id)
-    )
-
-
-def _image(row: Row[Any]) -> ImageState:
+def _image(study: StudyState, row: Row[Any]) -> ImageState:
     return ImageState(
-        id=row.id,
-        study_id=row.study_id,
+        id=row.image_id,
+        study_id=study.id,
         position=row.position,
         uri=row.uri,
         status=ItemStatus(row.status),

@@ -12,7 +12,7 @@ rows say who did what, and cannot be changed.
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import (
     JSON,
@@ -75,6 +75,8 @@ _TENANT = String(64)
 _UID = String(64)  # DICOM PS3.5 section 9.1: at most 64 characters
 _SHA256 = LargeBinary(32)
 _JSON = JSON(none_as_null=True)
+# What results were made with before they said so, and what the release before writes still.
+FIRST_PIPELINE: Final = "0002-ada4d86b8a98039b"
 # SQLite grows only INTEGER keys by itself.
 _SERIAL = BigInteger().with_variant(Integer, "sqlite")
 
@@ -105,6 +107,18 @@ models = Table(
     UniqueConstraint("digest", "preprocess_digest"),
 )
 
+# What a tenant's studies show: the results of this model, wherever it has any.
+serving = Table(
+    "serving",
+    metadata,
+    Column("tenant", _TENANT, primary_key=True),
+    Column("model_id", ForeignKey("models.id"), nullable=False),
+    # A share of the studies, from 0 to 1, shows the results of this model instead.
+    Column("canary_model_id", ForeignKey("models.id")),
+    Column("canary_share", Float, nullable=False),
+    Column("changed_at", UtcDateTime, nullable=False),
+)
+
 studies = Table(
     "studies",
     metadata,
@@ -130,7 +144,12 @@ jobs = Table(
     Column("id", _ID, primary_key=True),
     Column("study_id", ForeignKey("studies.id"), nullable=False, index=True),
     Column("tenant", _TENANT, nullable=False),
+    # The priority. A bound job's task travels on a queue of its own (hilum.queue.route).
     Column("queue", String(16), nullable=False),
+    # The job is bound: only workers that serve this model take it. Null: any worker does.
+    Column("model_id", ForeignKey("models.id")),
+    # The campaign that asked for it. Null: the job is live, and decides what its study shows.
+    Column("campaign_id", _ID),
     Column("status", String(16), nullable=False),
     # Every claim adds one. It is also the fence: a worker that lost its lease cannot write.
     Column("attempts", Integer, nullable=False, default=0),
@@ -141,9 +160,13 @@ jobs = Table(
     # When the first of them was. What gives up is the length of the trouble, not the job's age:
     # a job may wait for days in a backlog before its first attempt.
     Column("failing_since", UtcDateTime),
+    # Six columns for three times; only hilum.db.schedule reads and writes them.
     Column("lease_until", UtcDateTime),
     Column("available_at", UtcDateTime, nullable=False),
     Column("published_at", UtcDateTime),
+    Column("bound_lease_until", UtcDateTime),
+    Column("bound_available_at", UtcDateTime),
+    Column("bound_published_at", UtcDateTime),
     Column("created_at", UtcDateTime, nullable=False),
     Column("finished_at", UtcDateTime),
     Column("error_code", String(64)),
@@ -160,6 +183,9 @@ results = Table(
     # A corrected image may come again under its old UID: the bytes are part of the identity.
     Column("content_sha256", _SHA256, nullable=False),
     Column("model_id", ForeignKey("models.id"), nullable=False),
+    # Version of the pixel code and of the film check (hilum.pipeline.version): a corrected decoder
+    # makes another result of the same bytes.
+    Column("pipeline", String(32), nullable=False, server_default=FIRST_PIPELINE),
     Column("series_instance_uid", _UID, nullable=False),
     Column("study_instance_uid", _UID, nullable=False),
     Column("rows", Integer, nullable=False),
@@ -175,7 +201,15 @@ results = Table(
     Column("engine_reason", String(64)),
     Column("flags", _JSON, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
-    UniqueConstraint("tenant", "sop_instance_uid", "content_sha256", "model_id"),
+    # The name is given: the convention's has 69 characters, and PostgreSQL keeps 63.
+    UniqueConstraint(
+        "tenant",
+        "sop_instance_uid",
+        "content_sha256",
+        "model_id",
+        "pipeline",
+        name="uq_results_identity",
+    ),
 )
 
 findings = Table(

@@ -64,6 +64,8 @@ from hilum.errors.services import (
     DatabaseUnavailableError,
     IdempotencyKeyReusedError,
     LeaseLostError,
+    SchemaOutdatedError,
+    SchemaTooNewError,
     UnknownScopeError,
 )
 from hilum.errors.storage import (
@@ -140,6 +142,8 @@ __all__ = [
     "PermanentError",
     "PlainImageError",
     "RotatedFilmError",
+    "SchemaOutdatedError",
+    "SchemaTooNewError",
     "StorageUnavailableError",
     "TransientError",
     "TruncatedError",

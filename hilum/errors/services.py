@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hilum.errors.general import ConfigurationError
 from hilum.errors.tree import PermanentError, TransientError
 
 
@@ -17,6 +18,20 @@ class DatabaseUnavailableError(TransientError):
 
     code = "db.unavailable"
     next_step = "Check HILUM_DATABASE_URL and the server; requests are safe to repeat."
+
+
+class SchemaOutdatedError(ConfigurationError):
+    """The database has an older schema than this version of hilum needs."""
+
+    code = "db.schema_outdated"
+    next_step = "Run `hilum db upgrade` with the same HILUM_DATABASE_URL."
+
+
+class SchemaTooNewError(ConfigurationError):
+    """The database has a newer schema, which this version of hilum must not use."""
+
+    code = "db.schema_too_new"
+    next_step = "Use the version of hilum that migrated the database, or a newer one."
 
 
 class IdempotencyKeyReusedError(PermanentError):

@@ -7,6 +7,7 @@ into the weights by :mod:`tools.filmcheck`.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from functools import cache
@@ -69,6 +70,12 @@ def bundled() -> Network:
     data = files(__package__).joinpath(WEIGHTS).read_bytes()
     with np.load(BytesIO(data), allow_pickle=False) as arrays:
         return Network({name: arrays[name] for name in arrays.files})
+
+
+@cache
+def digest() -> str:
+    """The sha256 of the bundled network's file, hexadecimal."""
+    return hashlib.sha256(files(__package__).joinpath(WEIGHTS).read_bytes()).hexdigest()
 
 
 @cache

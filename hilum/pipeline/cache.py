@@ -31,13 +31,12 @@ from hilum.errors import ConfigurationError, HilumError, ObjectMissingError
 from hilum.imaging.spec import PreprocessSpec
 from hilum.pipeline import codec
 from hilum.pipeline.stages import Examination
+from hilum.pipeline.version import PIPELINE
 from hilum.settings import PreparedSettings
 from hilum.storage import ObjectStore, Stat
 
 log = logging.getLogger(__name__)
 
-# Raised whenever decoding or the greyscale pipeline gives other pixels than before.
-PIPELINE: Final = 2
 FORMAT: Final = 1  # of the entries
 _MAGIC: Final = b"HPC\x01"
 _NONCE: Final = 12  # bytes

@@ -22,6 +22,7 @@ from hilum.db.connection import Database
 from hilum.db.keys import Scope
 from hilum.db.results import NewResult
 from hilum.db.states import ItemStatus
+from hilum.db.tables import FIRST_PIPELINE
 from hilum.embedded.valkey import Valkey
 from hilum.errors import HilumError
 from hilum.packages.findings import Finding
@@ -104,6 +105,7 @@ class Gateway:
             "study_instance_uid": f"{UID}.2",
             "content_sha256": examined.content_sha256,
             "model_id": model_id,
+            "pipeline": FIRST_PIPELINE,
             "rows": examined.header.rows,
             "columns": examined.header.columns,
             "raw": np.linspace(0, 1, 6, dtype=np.float32),

@@ -46,11 +46,26 @@ class System:
     publisher: Publisher
     workers: list[Child] = field(default_factory=list)
 
-    def worker(self, *, module: Sequence[str] = ("-m", "hilum"), **environment: str) -> Child:
+    def worker(
+        self,
+        *,
+        python: Sequence[str] = (sys.executable,),
+        module: Sequence[str] = ("-m", "hilum"),
+        **environment: str,
+    ) -> Child:
         """Start ``hilum worker`` and wait until it takes jobs."""
+        log = self.folder / f"worker-{len(self.workers)}.log"
+        env = self.environment(**environment)
+        child = Child("hilum worker", [*python, *module, "worker"], log=log, env=env)
+        self.workers.append(child)
+        child.wait_until(lambda: "worker.process_ready" in log.read_text(), timeout_s=60)
+        return child
+
+    def environment(self, **changes: str) -> dict[str, str]:
+        """Of a process of this system."""
         secret = self.s3.secret_access_key
         assert secret is not None
-        env = {
+        return {
             **os.environ,
             "PYTHONPATH": str(Path(__file__).parents[1]),
             "HILUM_DATABASE_URL": self.url,
@@ -65,13 +80,8 @@ class System:
             "HILUM_WORKER__REPUBLISH_AFTER_S": "1",
             "HILUM_WORKER__RETRY_BASE_S": "0.5",
             "HILUM_WORKER__RETRY_MAX_S": "1",
-            **environment,
+            **changes,
         }
-        log = self.folder / f"worker-{len(self.workers)}.log"
-        child = Child("hilum worker", [sys.executable, *module, "worker"], log=log, env=env)
-        self.workers.append(child)
-        child.wait_until(lambda: "worker.process_ready" in log.read_text(), timeout_s=60)
-        return child
 
     def put(self, name: str, data: bytes) -> str:
         """Store an object; returns its URI."""
@@ -102,6 +112,10 @@ class System:
     def completed(self, made: Submission, *, within_s: float = 60) -> StudyState:
         """Wait for the end of the study."""
         return self.until(made, lambda s: s.status is JobStatus.COMPLETED, within_s=within_s)
+
+    def until_true(self, reached: Callable[[], bool], *, within_s: float = 60) -> None:
+        """Wait for a condition."""
+        self._until(reached, bool, within_s)
 
     def until_said(self, event: str, *, within_s: float = 60) -> None:
         """Wait for a line of a worker's log."""
@@ -140,11 +154,17 @@ class System:
 
 
 @pytest.fixture
-def system(
+def system(empty_system: System) -> System:
+    """Of each database, migrated; its workers are stopped at the end."""
+    migrate.upgrade(empty_system.url)
+    return empty_system
+
+
+@pytest.fixture
+def empty_system(
     database_url: str, valkey: Valkey, s3: S3Settings, bucket: str, tmp_path: Path
 ) -> Iterator[System]:
-    """Of each database; its workers are stopped at the end."""
-    migrate.upgrade(database_url)
+    """As ``system``, before any migration."""
     valkey.start()
     package = tmp_path / "package"
     tiny_package.build(package)

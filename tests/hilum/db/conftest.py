@@ -21,7 +21,7 @@ from hilum.db.connection import Database
 from hilum.db.results import NewResult
 from hilum.db.states import ItemStatus
 from hilum.db.studies import StudyState, Submission
-from hilum.db.tables import metadata
+from hilum.db.tables import FIRST_PIPELINE, metadata
 from hilum.errors import NotDicomError
 from hilum.packages.findings import Finding
 from hilum.packages.load import Package
@@ -111,6 +111,7 @@ def new_result(model_id: int) -> Callable[..., NewResult]:
             "study_instance_uid": f"{UID}.2",
             "content_sha256": bytes([seed]) * 32,
             "model_id": model_id,
+            "pipeline": FIRST_PIPELINE,
             "rows": 1955,
             "columns": 1841,
             "raw": rng.random(6, dtype=np.float32),

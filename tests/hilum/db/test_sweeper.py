@@ -10,6 +10,7 @@ from sqlalchemy import select, update
 from hilum.db import jobs, sweeper
 from hilum.db.connection import Database
 from hilum.db.studies import Submission
+from hilum.db.sweeper import Backlog
 from hilum.db.tables import jobs as jobs_table
 from hilum.errors import StorageUnavailableError
 from hilum.queue import Queue
@@ -17,22 +18,24 @@ from hilum.queue import Queue
 Submit = Callable[..., Submission]
 
 
-def _due(database: Database, *, grace_s: float = 0, limit: int = 1000) -> list[tuple[str, Queue]]:
+def _due(database: Database, *, grace_s: float = 0, limit: int = 1000) -> list[tuple[str, str]]:
     with database.write() as connection:
-        return sweeper.take_due(connection, grace_s=grace_s, limit=limit)
+        taken = sweeper.take_due(connection, grace_s=grace_s, limit=limit)
+    return [(due.job_id, due.route) for due in taken]
 
 
 def _lost(
     database: Database, queue: Queue = Queue.ROUTINE, *, after_s: float = 0, limit: int = 1000
 ) -> list[str]:
     with database.write() as connection:
-        taken = sweeper.take_lost(connection, queue, republish_after_s=after_s, limit=limit)
-    return [job_id for job_id, _ in taken]
+        backlog = Backlog(queue=queue, digest=None, jobs=limit)
+        taken = sweeper.take_lost(connection, backlog, republish_after_s=after_s, limit=limit)
+    return [due.job_id for due in taken]
 
 
 def _waiting(database: Database, queue: Queue = Queue.ROUTINE) -> int:
     with database.read() as connection:
-        return sweeper.waiting(connection, queue)
+        return sum(each.jobs for each in sweeper.backlogs(connection) if each.route == queue)
 
 
 def _back_date(database: Database, job_id: str, column: str, seconds: float) -> None:
@@ -119,7 +122,7 @@ def test_unpublish(database: Database, submit: Submit) -> None:
 
 
 def test_sweepers_at_the_same_time_share(
-    database: Database, submit: Submit, race: Callable[..., list[list[tuple[str, Queue]]]]
+    database: Database, submit: Submit, race: Callable[..., list[list[tuple[str, str]]]]
 ) -> None:
     submissions = [submit() for _ in range(30)]
     taken = race(lambda _: _due(database, limit=5))
@@ -139,5 +142,5 @@ def test_a_sweeper_passes_over_what_another_holds(database: Database, submit: Su
         held = sweeper.take_due(first, grace_s=0, limit=2)
         with database.write() as second:
             others = sweeper.take_due(second, grace_s=0)
-    assert {job_id for job_id, _ in held + others} == {s.job_id for s in submissions}
+    assert {due.job_id for due in held + others} == {s.job_id for s in submissions}
     assert (len(held), len(others)) == (2, 2)

@@ -4,7 +4,7 @@ Expands only: new tables, and one nullable column. The release before neither re
 of them, and goes on as it was.
 
 Revision ID: 0004
-Revises: 0002
+Revises: 0003
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from alembic import op
 from sqlalchemy.schema import CreateTable
 
 revision = "0004"
-down_revision = "0002"
+down_revision = "0003"
 branch_labels = None
 depends_on = None
 # The release before neither reads nor writes anything that is new here.
@@ -278,5 +278,5 @@ def _fill(connection: sa.Connection) -> sa.TextClause:
         LEFT JOIN images AS im ON im.id = known.image_id
         WHERE 1 = 1
         ON CONFLICT DO NOTHING
-        """  # noqa: S608 - no value is put into it
+        """
     )

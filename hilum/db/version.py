@@ -1,0 +1,151 @@
+"""Which schema a database has, which code may use it, and whether this version may.
+
+A version of hilum is known by the newest revision it knows, its *head*. Revisions are four digits
+and grow. The database keeps, in ``hilum_schema``, its revision and the head of the oldest code
+that may use it, so that a version can tell whether it may use a schema that is newer than itself.
+
+The releases up to revision 0002 demand exactly that revision in Alembic's own table
+``alembic_version``. It stays there for as long as they may use the database; once they may not,
+the real revision stands there, which they refuse by themselves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+from alembic.script import ScriptDirectory
+from sqlalchemy import (
+    Column,
+    Connection,
+    MetaData,
+    PrimaryKeyConstraint,
+    String,
+    Table,
+    delete,
+    insert,
+    inspect,
+    select,
+)
+
+from hilum.db.connection import Database
+from hilum.errors import SchemaOutdatedError, SchemaTooNewError
+
+SCRIPTS: Final = Path(__file__).with_name("migrations")
+TABLE: Final = "hilum_schema"
+_OLD_HEAD: Final = "0002"  # of the last release that reads `alembic_version`
+
+
+def _record(name: str, *columns: Column[str]) -> Table:
+    # As Alembic makes it. Not in hilum.db.tables: migrations do not make or change it.
+    revision = Column("version_num", String(32), nullable=False)
+    key = PrimaryKeyConstraint("version_num", name=f"{name}_pkc")
+    return Table(name, MetaData(), revision, *columns, key)
+
+
+_RECORD: Final = _record(TABLE, Column("oldest_code", String(32)))
+_OLD_RECORD: Final = _record("alembic_version")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schema:
+    """What a database says of its schema."""
+
+    revision: str
+    oldest_code: str  # the head of the oldest code that may use it
+
+
+@cache
+def head() -> str:
+    """The newest revision that this version of hilum knows."""
+    revision = ScriptDirectory(str(SCRIPTS)).get_current_head()
+    assert revision is not None  # there is a first one
+    return revision
+
+
+def schema_of(database: Database) -> Schema | None:
+    """The schema that the database has; ``None`` if it has never been migrated."""
+    with database.read() as connection:
+        return read(connection)
+
+
+def check(database: Database) -> None:
+    """Raise unless this version may use the database.
+
+    Raises:
+        SchemaOutdatedError: its schema is older than this version needs, or there is none.
+        SchemaTooNewError: its schema is newer, and only for newer code.
+    """
+    check_schema(schema_of(database))
+
+
+def check_schema(found: Schema | None) -> None:
+    """As :func:`check`, of what was found."""
+    if found is None or found.revision < head():
+        raise SchemaOutdatedError(
+            f"The database is at schema {found.revision if found else 'none'}; "
+            f"this version needs {head()}."
+        )
+    if found.oldest_code > head():
+        raise SchemaTooNewError(
+            f"The database is at schema {found.revision}, which only code for schema "
+            f"{found.oldest_code} or newer may use; this version is for {head()}."
+        )
+
+
+def read(connection: Connection) -> Schema | None:
+    """As :func:`schema_of`, within a transaction."""
+    present = set(inspect(connection).get_table_names())
+    for table in (_RECORD, _OLD_RECORD):
+        row = connection.execute(select(table)).first() if table.name in present else None
+        if row is not None:
+            # The releases before kept no oldest code: they let nothing but their own schema pass.
+            return Schema(revision=row[0], oldest_code=row[-1])
+    return None
+
+
+def open_record(connection: Connection) -> None:
+    """Before migrations: make the record, with what the release before has left."""
+    found = read(connection)
+    _RECORD.create(connection, checkfirst=True)
+    _write(connection, _RECORD, found)
+
+
+def close_record(connection: Connection) -> Schema | None:
+    """After migrations: note the oldest code, and what the releases before look for."""
+    revision = connection.execute(select(_RECORD.c.version_num)).scalar()
+    found = None if revision is None else Schema(revision=revision, oldest_code=_oldest(revision))
+    _OLD_RECORD.create(connection, checkfirst=True)
+    if found is None or found.revision <= _OLD_HEAD:  # as the release before leaves it
+        _RECORD.drop(connection)
+        _write(connection, _OLD_RECORD, found)
+        return found
+    _write(connection, _RECORD, found)
+    told = found.revision if found.oldest_code > _OLD_HEAD else _OLD_HEAD
+    _write(connection, _OLD_RECORD, Schema(revision=told, oldest_code=told))
+    return found
+
+
+def refuse_unknown(found: Schema | None) -> None:
+    """Raise unless this version knows the way from the schema found."""
+    known = {script.revision for script in ScriptDirectory(str(SCRIPTS)).walk_revisions()}
+    if found is not None and found.revision not in known:
+        raise SchemaTooNewError(
+            f"The database is at schema {found.revision}, which this version does not know."
+        )
+
+
+def _write(connection: Connection, table: Table, schema: Schema | None) -> None:
+    connection.execute(delete(table))
+    if schema is not None:
+        values = {"version_num": schema.revision, "oldest_code": schema.oldest_code}
+        named = {name: value for name, value in values.items() if name in table.c}
+        connection.execute(insert(table).values(**named))
+
+
+def _oldest(revision: str) -> str:
+    """The oldest code that every migration up to ``revision`` lets use the database."""
+    scripts = ScriptDirectory(str(SCRIPTS)).walk_revisions("base", revision)
+    return max(getattr(script.module, "oldest_code", script.revision) for script in scripts)
