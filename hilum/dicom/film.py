@@ -48,12 +48,14 @@ def decode(opened: DicomObject, *, side: int | None = None) -> Film:
 
     Raises:
         UnsupportedTransferSyntaxError, UnsupportedPixelsError, ColouredPixelsError,
-        TruncatedError, InconsistentPixelsError, DecodeError, LimitExceededError.
+        TruncatedError, InconsistentPixelsError, DecodeError, LimitExceededError,
+        WindowMissesDataError.
     """
     header, how = opened.header, opened.greyscale
     if side is not None and _reducible(opened):
         less = reduced.stored_values(opened, side=side)
         shown = greyscale.presentation(less.values, header, how)
+        greyscale.check_seen(less.values, shown, header, how)
         return Film(header=header, pixels=shown, padding=less.padding, box=less.box)
     found = picture.decoded(opened) if header.picture else decoded(opened)
     if opened.palette is not None:
@@ -62,6 +64,7 @@ def decode(opened: DicomObject, *, side: int | None = None) -> Film:
         shown = colour.grey(found.stored, ybr=found.ybr, bits=header.bits_stored)
     else:
         shown = greyscale.presentation(found.stored, header, how)
+        greyscale.check_seen(found.stored, shown, header, how)
     return Film(
         header=header,
         pixels=shown,

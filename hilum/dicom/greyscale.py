@@ -18,9 +18,9 @@ import numpy.typing as npt
 from pydicom.dataset import Dataset
 
 from hilum.dicom.header import FilmHeader
-from hilum.dicom.lut import Lut
+from hilum.dicom.lut import Lut, Range, UnusableTableError
 from hilum.dicom.syntaxes import little_endian
-from hilum.errors import InconsistentPixelsError
+from hilum.errors import InconsistentPixelsError, WindowMissesDataError
 
 Float32Array = npt.NDArray[np.float32]
 Float64Array = npt.NDArray[np.float64]
@@ -29,6 +29,15 @@ StoredValues = npt.NDArray[np.integer[Any]]  # [H, W], or [H, W, 3] of a colour 
 
 TABLE_BITS: Final = 16  # deeper tables would be larger than the image
 _ROWS_AT_ONCE: Final = 64  # float64 copies of so many rows are alive at a time
+
+# Flags: the picture may differ from what the modality meant.
+VOI_IGNORED: Final = "voi_ignored"
+MODALITY_LUT_IGNORED: Final = "modality_lut_ignored"
+LUT_SHORT: Final = "lut_short"
+
+_LOOKED_AT: Final = 128  # samples along each side that tell whether a window shows anything
+_FEWEST: Final = 8192  # of them; a small cut-out may well lie beyond a good window
+_ALL: Final = 0.995  # of them; an edge makes some others
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,21 +57,31 @@ class Greyscale:
     voi: Lut | Window | None
     inverted: bool
     padding: tuple[int, int] | None  # stored values from … to, inclusive
+    flags: tuple[str, ...] = ()  # what was left out or mended
 
     @classmethod
     def read(cls, dataset: Dataset, header: FilmHeader) -> Greyscale:
         """Read and check the modules of the greyscale pipeline.
 
+        LUTs and windows are optional. One that says nothing (an empty item, a table without
+        entries, a window of no width) is left out, the next one in its sequence or list is taken,
+        then what stands in for it: Rescale for a Modality LUT (PS3.3 C.11.1), a window for a VOI
+        LUT (C.11.2), the full range for a window.
+
         Raises:
-            InconsistentPixelsError: a LUT or window breaks the rules of its module.
+            InconsistentPixelsError: a LUT contradicts itself, or Rescale or VOI LUT Function break
+                the rules of their module.
         """
-        modality = _modality(dataset, header)
-        lowest, _ = _modality_range(*stored_range(header), modality)
+        modality, modality_flags = _modality(dataset, header)
+        inputs = _modality_range(*stored_range(header), modality)
+        voi, voi_flags = _voi(dataset, header, inputs)
+        short = any(isinstance(table, Lut) and table.short for table in (modality, voi))
         return cls(
             modality=modality,
-            voi=_voi(dataset, header, signed=lowest < 0),
+            voi=voi,
             inverted=_inverted(dataset, header),
             padding=_padding(dataset, header),
+            flags=modality_flags + voi_flags + ((LUT_SHORT,) if short else ()),
         )
 
 
@@ -127,20 +146,93 @@ def stored_range(header: FilmHeader) -> tuple[int, int]:
     return (-count // 2, count // 2 - 1) if header.signed else (0, count - 1)
 
 
-def _modality(dataset: Dataset, header: FilmHeader) -> Lut | tuple[float, float] | None:
-    """Modality LUT, else Rescale (PS3.3 C.11.1)."""
-    if sequence := dataset.get("ModalityLUTSequence"):
-        return Lut.read(
-            sequence[0],
-            signed_input=header.signed,
-            little_endian=little_endian(header.transfer_syntax),
-        )
+def check_seen(
+    stored: StoredValues | Float32Array, shown: Float32Array, header: FilmHeader, how: Greyscale
+) -> None:
+    """Refuse a film of which the header's LUT or window leaves one or two greys.
+
+    No viewer shows such a film, and nothing in it says what its values mean: those of a film that
+    was encoded with an offset look like those of one that was exposed beyond its window.
+
+    Args:
+        stored: the values, ``[H, W]``.
+        shown: what :func:`presentation` makes of them.
+        header: of the film.
+        how: as of :func:`presentation`.
+
+    Raises:
+        WindowMissesDataError: two greys are all of ``shown``, and more than two values are stored.
+    """
+    if how.modality is None and how.voi is None:
+        return
+    every = tuple(slice(None, None, max(1, side // _LOOKED_AT)) for side in stored.shape)
+    values, greys = stored[every], shown[every]
+    if how.padding is not None:
+        film = (values < how.padding[0]) | (values > how.padding[1])
+        values, greys = values[film], greys[film]
+    if values.size < _FEWEST or not _two_at_most(greys) or _two_at_most(values):
+        return
+    raise WindowMissesDataError(
+        f"The window or LUT of the header shows the whole film as one or two greys; its stored "
+        f"values are {values.min():g} to {values.max():g}.{_offset(values, header, how)}"
+    )
+
+
+def _two_at_most(values: StoredValues | Float32Array) -> bool:
+    """Whether two values are nearly all of ``values``."""
+    counts = np.unique(values, return_counts=True)[1]
+    return len(counts) <= 2 or int(np.partition(counts, -2)[-2:].sum()) >= _ALL * values.size
+
+
+def _offset(values: StoredValues | Float32Array, header: FilmHeader, how: Greyscale) -> str:
+    """What is likely, if the window would show the film without half the range of its values."""
+    low, high = stored_range(header)
+    half = (high - low + 1) // 2
+    numbers = values.astype(np.int64)
+    moved = np.where(numbers >= low + half, numbers - half, numbers + half)
+    if header.bits_stored > TABLE_BITS or _two_at_most(presentation(moved, header, how)):
+        return ""
+    return f" They would fit with an offset of {half}: see Pixel Representation (0028,0103)."
+
+
+def _modality(
+    dataset: Dataset, header: FilmHeader
+) -> tuple[Lut | tuple[float, float] | None, tuple[str, ...]]:
+    """Modality LUT, else Rescale (PS3.3 C.11.1), and the flags for what was left out."""
+    table, flags = _first_table(
+        dataset, "ModalityLUTSequence", header, stored_range(header), MODALITY_LUT_IGNORED
+    )
+    if table is not None:
+        return table, flags
     slope, intercept = _real(dataset, "RescaleSlope"), _real(dataset, "RescaleIntercept")
     if slope is None or intercept is None:
-        return None
+        return None, flags
     if slope == 0:
         raise InconsistentPixelsError("Rescale Slope (0028,1053) is 0.")
-    return slope, intercept
+    return (slope, intercept), flags
+
+
+def _first_table(
+    dataset: Dataset, keyword: str, header: FilmHeader, inputs: Range, flag: str
+) -> tuple[Lut | None, tuple[str, ...]]:
+    """The first LUT of a sequence that can be used; ``flag`` if one before it had something in it.
+
+    Raises:
+        InconsistentPixelsError: a table contradicts its descriptor.
+    """
+    flags: tuple[str, ...] = ()
+    for item in dataset.get(keyword) or ():
+        try:
+            return (
+                Lut.read(
+                    item, inputs=inputs, little_endian=little_endian(header.transfer_syntax)
+                ),
+                flags,
+            )
+        except UnusableTableError:
+            if item.get("LUTDescriptor") or item.get("LUTData"):
+                flags = (flag,)
+    return None, flags
 
 
 def _modality_range(
@@ -156,28 +248,26 @@ def _modality_range(
     return min(ends), max(ends)
 
 
-def _voi(dataset: Dataset, header: FilmHeader, *, signed: bool) -> Lut | Window | None:
-    """VOI LUT, else the first window (PS3.3 C.11.2)."""
-    if sequence := dataset.get("VOILUTSequence"):
-        return Lut.read(
-            sequence[0],
-            signed_input=signed,
-            little_endian=little_endian(header.transfer_syntax),
-        )
-    centre, width = _real(dataset, "WindowCenter"), _real(dataset, "WindowWidth")
-    if centre is None or width is None:
-        return None
+def _voi(
+    dataset: Dataset, header: FilmHeader, inputs: Range
+) -> tuple[Lut | Window | None, tuple[str, ...]]:
+    """The first usable VOI LUT, else the first usable window (PS3.3 C.11.2), and the flags for
+    what was left out."""
+    table, flags = _first_table(dataset, "VOILUTSequence", header, inputs, VOI_IGNORED)
+    if table is not None:
+        return table, flags
     function = str(dataset.get("VOILUTFunction") or "LINEAR").strip().upper()
-    if function not in {"LINEAR", "LINEAR_EXACT", "SIGMOID"}:
-        raise InconsistentPixelsError(
-            "VOI LUT Function (0028,1056) is none of LINEAR, LINEAR_EXACT and SIGMOID."
-        )
-    if width <= 0 or (function == "LINEAR" and width < 1):
-        raise InconsistentPixelsError(
-            f"Window Width (0028,1051) is {width:g}; {function} needs "
-            f"{'at least 1' if function == 'LINEAR' else 'more than 0'}."
-        )
-    return Window(centre=centre, width=width, function=function)
+    windows = zip(_reals(dataset, "WindowCenter"), _reals(dataset, "WindowWidth"), strict=False)
+    for centre, width in windows:
+        if not np.isfinite(centre) or not width > 0 or (function == "LINEAR" and width < 1):
+            flags = (VOI_IGNORED,)
+            continue
+        if function not in {"LINEAR", "LINEAR_EXACT", "SIGMOID"}:
+            raise InconsistentPixelsError(
+                "VOI LUT Function (0028,1056) is none of LINEAR, LINEAR_EXACT and SIGMOID."
+            )
+        return Window(centre=centre, width=width, function=function), flags
+    return None, flags
 
 
 def _shown(values: Float64Array, how: Greyscale, *, full: tuple[float, float]) -> Float64Array:
@@ -228,18 +318,32 @@ def _padding(dataset: Dataset, header: FilmHeader) -> tuple[int, int] | None:
 
 def _real(dataset: Dataset, keyword: str) -> float | None:
     """The first value, or ``None`` if the attribute is absent or empty."""
-    value = dataset.get(keyword)
-    if value is None or value == "":
+    values = _reals(dataset, keyword)
+    if not values:
         return None
+    if not np.isfinite(values[0]):
+        raise InconsistentPixelsError(f"{keyword} is not a finite number.")
+    return values[0]
+
+
+def _reals(dataset: Dataset, keyword: str) -> list[float]:
+    """All values, NaN for what is not a number; none if the attribute is absent or empty."""
     try:
-        number = float(
-            value if not hasattr(value, "__len__") or isinstance(value, str) else value[0]
-        )
-    except (TypeError, ValueError, IndexError):
-        raise InconsistentPixelsError(f"{keyword} is not a number.") from None
-    if not np.isfinite(number):
-        raise InconsistentPixelsError(f"{keyword} is not finite.")
-    return number
+        value = dataset.get(keyword)
+    except (TypeError, ValueError, OverflowError):  # pydicom, of a decimal string that is none
+        return [np.nan]
+    if value is None or value == "":
+        return []
+    one = not hasattr(value, "__len__") or isinstance(value, str)
+    return [_number(part) for part in ([value] if one else value)]
+
+
+def _number(value: Any) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return np.nan
+    return number if np.isfinite(number) else np.nan
 
 
 def _stored_number(value: object, header: FilmHeader) -> int:

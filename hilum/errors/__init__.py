@@ -29,6 +29,7 @@ from hilum.errors.films import (
     UnderAgeError,
     UnsupportedPixelsError,
     UnsupportedTransferSyntaxError,
+    WindowMissesDataError,
     WrongModalityError,
 )
 from hilum.errors.general import (
@@ -161,5 +162,6 @@ __all__ = [
     "UnsupportedPixelsError",
     "UnsupportedTransferSyntaxError",
     "WeightsMissingError",
+    "WindowMissesDataError",
     "WrongModalityError",
 ]
