@@ -20,13 +20,13 @@ from hilum import settings
 from hilum.cli import EXIT_PARTLY
 from hilum.commands.overlays import PREVIEW_SIDE, Overlays
 from hilum.commands.score_report import (
+    Ending,
     JsonReport,
     Report,
-    Status,
     TextReport,
+    endings_of,
     named,
     printable,
-    status_of,
     summary,
 )
 from hilum.deidentify.pseudonyms import Pseudonyms, open_pseudonyms
@@ -79,8 +79,9 @@ def score(
 ) -> None:
     """Score DICOM chest films: files, folders (with all below), s3:// objects or prefixes.
 
-    Exit 0: all were scored; 3: some were refused or failed, each with its error; 2: wrong use,
-    or nothing could be scored at all (nothing found, no model).
+    Exit 0: all were scored; 3: some were refused or failed, each with its error, or scored under
+    a sure doubt (not_chest, not_frontal, inverted, rotated, mirrored, blank; not maybe_…); 2: wrong
+    use, or nothing could be scored at all (nothing found, no model).
     """
     if overlay_label and overlay_dir is None:
         raise click.UsageError("--overlay-label needs --overlay-dir.")
@@ -99,7 +100,7 @@ def score(
         if as_json:
             click.echo(json.dumps({"error": error.body()}))
         raise
-    context.exit(0 if set(counts) == {"scored"} else EXIT_PARTLY)
+    context.exit(0 if set(counts) == {"scored"} else EXIT_PARTLY)  # not if any is doubtful
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +114,7 @@ class _How:
     pseudonyms: Pseudonyms | None
 
 
-def _run(paths: tuple[str, ...], how: _How, config: Settings) -> Counter[Status]:
+def _run(paths: tuple[str, ...], how: _How, config: Settings) -> Counter[Ending]:
     """Score everything and show it as it comes; how many ended how."""
     store = open_store(config.s3, config.limits, allow_local=True)
     cache = open_cache(store, config.prepared)
@@ -137,7 +138,7 @@ def _run(paths: tuple[str, ...], how: _How, config: Settings) -> Counter[Status]
             else TextReport(scorer, _say, many=many, pseudonyms=how.pseudonyms)
         )
         sources = (Source(key=uri, read=partial(fetcher.prepare, uri)) for uri in found)
-        counts: Counter[Status] = Counter()
+        counts: Counter[Ending] = Counter()
         with _progress(paths, store, shown=many and sys.stderr.isatty()) as advance:
             for outcome in stream(
                 scorer,
@@ -148,7 +149,7 @@ def _run(paths: tuple[str, ...], how: _How, config: Settings) -> Counter[Status]
                 name = named(outcome.key, how.pseudonyms)
                 files = overlays.write(name, outcome.result) if overlays else []
                 report.show(outcome.key, outcome.result, files)
-                counts[status_of(outcome.result)] += 1
+                counts.update(endings_of(outcome.result))
                 advance()
     if many:
         click.echo(summary(counts), err=True)
