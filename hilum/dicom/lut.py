@@ -148,8 +148,8 @@ def entries(
         found, surplus = words[:count], words[count:]
         if len(surplus) > count * _TOLERATED and (surplus != found[-1]).any() and surplus.any():
             raise contradiction
-        if narrow and found.max() > 255 and not found[(count + 1) // 2 :].any():
-            raise contradiction  # bytes, and nothing in the second half of their space
+        if narrow and found.max() > 255 and _bytes_after_all(found, kind, inputs):
+            raise contradiction
         return found
     if size in {count, count + count % 2}:
         if not narrow:
@@ -160,7 +160,8 @@ def entries(
             packed = np.append(packed, np.uint8(data[-1]))
         if _words_after_all(packed, words):
             raise contradiction
-        return packed[:count].astype(np.uint16)
+        padded = count > 1 and packed[count - 1] == 0 and packed[count - 2] > 127
+        return packed[: count - padded].astype(np.uint16)  # not black where white is brightest
     needless = inputs[1] - kind.first < len(words)  # no input meets what is missing
     if not needless and count - len(words) > max(1, count * _TOLERATED):
         raise contradiction
@@ -186,6 +187,17 @@ def _words(data: object, name: str, *, little_endian: bool) -> tuple[UInt16Array
     except (TypeError, ValueError, OverflowError):
         raise UnusableTableError(f"{name} is not a list of numbers.") from None
     return words, 2 * len(words)
+
+
+def _bytes_after_all(words: UInt16Array, kind: Descriptor, inputs: Range) -> bool:
+    """Whether what could be entries of more bits than declared is twice as many of 8 bits: nothing
+    is in the second half of their space, or the bytes run as smoothly as the words. Those of 8-bit
+    values scaled to words do, too, but each pair is equal, and no input is left out."""
+    if not words[(len(words) + 1) // 2 :].any():
+        return True
+    if kind.first + kind.count > inputs[1] and (words >> 8 == words & 0xFF).all():
+        return False
+    return not _words_after_all(words.astype("<u2").view(np.uint8), words)
 
 
 def _words_after_all(packed: npt.NDArray[np.uint8], words: UInt16Array) -> bool:
