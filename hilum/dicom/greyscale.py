@@ -224,9 +224,7 @@ def _first_table(
     for item in dataset.get(keyword) or ():
         try:
             return (
-                Lut.read(
-                    item, inputs=inputs, little_endian=little_endian(header.transfer_syntax)
-                ),
+                Lut.read(item, inputs=inputs, little_endian=little_endian(header.transfer_syntax)),
                 flags,
             )
         except UnusableTableError:

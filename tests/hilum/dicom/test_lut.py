@@ -111,8 +111,8 @@ def test_right_pixels_or_a_refusal(kind: str, syntax: str) -> None:
                     # A miscount by one is a habit of writers, and harmless in words.
                     assert packed or (declared, depth) != (count + 1, bits)
                     continue
-                if "voi_ignored" in found.header.flags or kind == "Modality" and (
-                    "modality_lut_ignored" in found.header.flags or not there):  # fmt: skip
+                if "voi_ignored" in found.header.flags or (kind == "Modality" and (
+                    "modality_lut_ignored" in found.header.flags or not there)):  # fmt: skip
                     continue
                 if not there and kind == "VOI":
                     np.testing.assert_allclose(found.pixels, values / values.max(), atol=1e-6)
