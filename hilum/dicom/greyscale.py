@@ -5,12 +5,14 @@ is float32 in [0, 1], larger is brighter on a light box's terms: bone bright, ai
 
 Every step maps one value to one value. Up to 16 bits they are computed once for each possible
 stored value and the image is looked up: exact, and quick at any image size. Deeper images are
-computed pixel by pixel, some rows at a time.
+computed pixel by pixel. Both some rows at a time: a film as floats is twice to four times the film.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -88,6 +90,31 @@ class Greyscale:
 PLAIN: Final = Greyscale(modality=None, voi=None, inverted=False, padding=None)
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)  # arrays have no single equality
+class Shown:
+    """A film as it would be shown, computed some rows at a time, when they are asked for."""
+
+    stored: StoredValues | Float32Array  # [H, W]
+    tones: Callable[[StoredValues | Float32Array], Float32Array]  # of any of them
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """``(H, W)``."""
+        return self.stored.shape
+
+    def rows(self, start: int, stop: int) -> Float32Array:
+        """Rows from ``start`` up to ``stop``, float32 ``[n, W]`` in [0, 1]."""
+        return self.tones(self.stored[start:stop])
+
+    def whole(self) -> Float32Array:
+        """All rows, ``[H, W]``."""
+        found = np.empty(self.shape, dtype=np.float32)
+        for start in range(0, len(found), _ROWS_AT_ONCE):
+            stop = min(start + _ROWS_AT_ONCE, len(found))
+            found[start:stop] = self.rows(start, stop)
+        return found
+
+
 def presentation(
     stored: StoredValues | Float32Array, header: FilmHeader, how: Greyscale
 ) -> Float32Array:
@@ -96,36 +123,54 @@ def presentation(
     Means of stored values are floats; what lies between two stored values is shown between what
     they are shown as. Not for deep images.
     """
+    return shown(stored, header, how).whole()
+
+
+def shown(stored: StoredValues | Float32Array, header: FilmHeader, how: Greyscale) -> Shown:
+    """:func:`presentation`, row by row."""
+    return Shown(stored=stored, tones=_tones(stored, header, how))
+
+
+def _tones(
+    stored: StoredValues | Float32Array, header: FilmHeader, how: Greyscale
+) -> Callable[[StoredValues | Float32Array], Float32Array]:
+    """What shows any part of ``stored``."""
     if header.bits_stored > TABLE_BITS:
-        return _deep(stored, how)
+        full = _own_range(stored, how)
+        return lambda part: _shown(part.astype(np.float64), how, full=full).astype(np.float32)
     low, high = stored_range(header)
     values = np.arange(low, high + 1, dtype=np.float64)
     table = _shown(values, how, full=_modality_range(low, high, how.modality)).astype(np.float32)
-    if stored.dtype.kind != "f":
-        if stored.min() < low or stored.max() > high:  # no decoder should; none may end here
-            stored = np.clip(stored.astype(np.int64), low, high)
-        return np.asarray(table[stored.astype(np.int32) - low if low else stored])
-    # In steps of 1/2^finer of a stored value, 4096 or more over the range.
-    finer = max(0, 12 - header.bits_stored)
+    if stored.dtype.kind == "f":
+        return partial(_between, *_finer(table, max(0, 12 - header.bits_stored)), np.float32(low))
+    # Nothing beyond the range should come from a decoder; what does is black or white.
+    wide = np.int64 if stored.dtype.itemsize > 2 else np.int32
+    return lambda part: table.take(part.astype(wide) - low if low else part, mode="clip")
+
+
+def _finer(table: Float32Array, finer: int) -> tuple[Float32Array, np.float32]:
+    """``table`` with 2^finer steps a stored value, 4096 or more over the range."""
     if finer:
         steps = np.arange(((len(table) - 1) << finer) + 1) / (1 << finer)
         table = np.interp(steps, np.arange(len(table)), table).astype(np.float32)
-    index = (stored - np.float32(low)) * np.float32(1 << finer) + np.float32(0.5)
+    return table, np.float32(1 << finer)
+
+
+def _between(
+    table: Float32Array, steps: np.float32, low: np.float32, part: Float32Array
+) -> Float32Array:
+    """What lies between two stored values, from a table with ``steps`` a stored value."""
+    index = (part - low) * steps + np.float32(0.5)
     inside = np.clip(index, 0, len(table) - 1)  # wavelets overshoot
     return np.asarray(table[inside.astype(np.uint32)])
 
 
-def _deep(stored: StoredValues | Float32Array, how: Greyscale) -> Float32Array:
-    """As :func:`presentation`, with no table. Without a VOI the film's own range is the full
-    one: no film fills 32 bits, and float32 could not tell its values apart."""
+def _own_range(stored: StoredValues | Float32Array, how: Greyscale) -> Range:
+    """What a deep film shows without a VOI: no film fills 32 bits, and float32 could not tell its
+    values apart."""
     outside = padding(stored, how)
     film = stored if outside is None else stored[~outside]
-    full = _modality_range(int(film.min()), int(film.max()), how.modality)
-    shown = np.empty(stored.shape, dtype=np.float32)
-    for start in range(0, len(stored), _ROWS_AT_ONCE):
-        rows = slice(start, start + _ROWS_AT_ONCE)
-        shown[rows] = _shown(stored[rows].astype(np.float64), how, full=full)
-    return shown
+    return _modality_range(int(film.min()), int(film.max()), how.modality)
 
 
 def padding(stored: StoredValues | Float32Array, how: Greyscale) -> BoolArray | None:
@@ -136,7 +181,8 @@ def padding(stored: StoredValues | Float32Array, how: Greyscale) -> BoolArray | 
     if how.padding is None:
         return None
     low, high = how.padding
-    mask: BoolArray = (stored >= low) & (stored <= high)
+    mask: BoolArray = stored >= low
+    mask &= stored <= high
     return mask if mask.any() and not mask.all() else None
 
 
@@ -146,30 +192,27 @@ def stored_range(header: FilmHeader) -> tuple[int, int]:
     return (-count // 2, count // 2 - 1) if header.signed else (0, count - 1)
 
 
-def check_seen(
-    stored: StoredValues | Float32Array, shown: Float32Array, header: FilmHeader, how: Greyscale
-) -> None:
+def check_seen(film: Shown, header: FilmHeader, how: Greyscale) -> None:
     """Refuse a film of which the header's LUT or window leaves one or two greys.
 
     No viewer shows such a film, and nothing in it says what its values mean: those of a film that
     was encoded with an offset look like those of one that was exposed beyond its window.
 
     Args:
-        stored: the values, ``[H, W]``.
-        shown: what :func:`presentation` makes of them.
+        film: the film, as :func:`shown` has it.
         header: of the film.
-        how: as of :func:`presentation`.
+        how: it is shown.
 
     Raises:
-        WindowMissesDataError: two greys are all of ``shown``, and more than two values are stored.
+        WindowMissesDataError: two greys are all that is shown, and more than two values are stored.
     """
     if how.modality is None and how.voi is None:
         return
-    every = tuple(slice(None, None, max(1, side // _LOOKED_AT)) for side in stored.shape)
-    values, greys = stored[every], shown[every]
+    every = tuple(slice(None, None, max(1, side // _LOOKED_AT)) for side in film.shape)
+    values = film.stored[every]
     if how.padding is not None:
-        film = (values < how.padding[0]) | (values > how.padding[1])
-        values, greys = values[film], greys[film]
+        values = values[(values < how.padding[0]) | (values > how.padding[1])]
+    greys = film.tones(values)
     if values.size < _FEWEST or not _two_at_most(greys) or _two_at_most(values):
         return
     raise WindowMissesDataError(
@@ -190,7 +233,7 @@ def _offset(values: StoredValues | Float32Array, header: FilmHeader, how: Greysc
     half = (high - low + 1) // 2
     numbers = values.astype(np.int64)
     moved = np.where(numbers >= low + half, numbers - half, numbers + half)
-    if header.bits_stored > TABLE_BITS or _two_at_most(presentation(moved, header, how)):
+    if header.bits_stored > TABLE_BITS or _two_at_most(_tones(moved, header, how)(moved)):
         return ""
     return f" They would fit with an offset of {half}: see Pixel Representation (0028,0103)."
 

@@ -31,7 +31,7 @@ def kept(opened: DicomObject, spec: PreprocessSpec) -> Grey | ModelInput:
     Raises:
         DicomError: as :func:`model_input`.
     """
-    film = dicom.decode(opened, side=spec.decode_side)
+    film = dicom.decode_rows(opened, side=spec.decode_side)
     extent = Extent(rows=film.header.rows, columns=film.header.columns, box=film.box)
     if spec.intermediate is None:
         return prepare(film.pixels, spec, padding=film.padding, extent=extent)
