@@ -301,20 +301,21 @@ def resize(pixels: Float32Array | Rows, box: Box | Samples, size: tuple[int, int
     """What of ``[H, W]`` lies in ``box``, or what it stands for, resized to ``size`` = (width,
     height); the filter widens when shrinking.
 
-    Pillow resizes along rows first, each by itself, then along columns: done some rows at a time,
-    the first step gives the same bits, and the film is never there as floats.
+    Pillow resizes along rows first, each by itself, then along columns. Of a whole film the first
+    step is done some rows at a time: the bits are the same, and it is never there as floats.
     """
-    height = pixels.shape[0]
+    height, width = pixels.shape
     if isinstance(box, Samples):
         return sampling.resize(_rows(pixels, 0, height), box, size)
+    if box != (0, 0, width, height):
+        return _bilinear(_rows(pixels, 0, height), size, box)
     narrow = np.empty((height, size[0]), dtype=np.float32)
     for start in range(0, height, _ROWS_AT_ONCE):
         stop = min(start + _ROWS_AT_ONCE, height)
+        lines = (0, 0, width, stop - start)
         part = _rows(pixels, start, stop)
-        narrow[start:stop] = _bilinear(
-            part, (size[0], stop - start), (box[0], 0, box[2], len(part))
-        )
-    return _bilinear(narrow, size, (0, box[1], size[0], box[3]))
+        narrow[start:stop] = _bilinear(part, (size[0], stop - start), lines)
+    return _bilinear(narrow, size, (0, 0, size[0], height))
 
 
 def _bilinear(pixels: Float32Array, size: tuple[int, int], box: Box) -> Float32Array:
