@@ -26,8 +26,9 @@ from api_gateway.studies import find
 from hilum.db import results, studies
 from hilum.db.results import StoredResult
 from hilum.db.studies import ImageState
-from hilum.imaging import rendering
+from hilum.imaging import heatmaps, rendering
 from hilum.imaging.transform import Float32Array, Placement
+from hilum.pipeline.admit import sure_doubts, warning
 
 router = APIRouter(prefix="/v1/studies/{study_id}/images/{image_id}", tags=["images"])
 
@@ -148,7 +149,7 @@ def _overlay(
             ),
             rendering.Look(
                 max_side=services.settings.gateway.overlay_max_side,
-                caption=result.model.manifest.notice,
+                caption=heatmaps.caption(warning(result.flags), result.model.manifest.notice),
                 mask_text=mask_text,
                 regions=services.settings.deidentify.regions,
             ),
@@ -165,6 +166,7 @@ def _numbers(result: StoredResult, chosen: _Map) -> CamOut:
         grid=chosen.grid.tolist(),
         input_size=size,
         film_box=(place.x0, place.y0, place.x1, place.y1),
+        doubts=list(sure_doubts(result.flags)),
         notice=result.model.manifest.notice,
     )
 

@@ -17,6 +17,7 @@ from hilum.db.models import RegisteredModel
 from hilum.db.results import StoredResult
 from hilum.db.studies import ImageState
 from hilum.deidentify.pseudonyms import Pseudonyms
+from hilum.pipeline.admit import sure_doubts
 
 
 def study_url(study_id: str) -> str:
@@ -66,6 +67,7 @@ def _result(result: StoredResult, url: str, pseudonyms: Pseudonyms | None) -> Re
         sop_instance_uid=shown(result.sop_instance_uid),
         series_instance_uid=shown(result.series_instance_uid),
         study_instance_uid=shown(result.study_instance_uid),
+        doubts=list(sure_doubts(result.flags)),
         probabilities=dict(zip(labels, result.probability.tolist(), strict=True)),
         raw=dict(zip(labels, result.raw.tolist(), strict=True)),
         findings=[

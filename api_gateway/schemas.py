@@ -12,6 +12,14 @@ from hilum.errors import ErrorBody
 from hilum.queue import Queue
 
 Probability = Annotated[float, Field(ge=0, le=1)]
+Doubts = Annotated[
+    list[str],
+    Field(
+        description="the flags under which no number of this should be used; must be shown "
+        "wherever a number is shown",
+        examples=[["not_chest"]],
+    ),
+]
 
 
 class _Request(BaseModel):
@@ -83,6 +91,7 @@ class ResultOut(BaseModel):
     sop_instance_uid: str
     series_instance_uid: str
     study_instance_uid: str
+    doubts: Doubts
     probabilities: dict[str, Probability] = Field(description="calibrated, by label")
     raw: dict[str, Probability] = Field(description="as the graph gave them, before calibration")
     findings: list[FindingOut]
@@ -149,6 +158,7 @@ class CamOut(BaseModel):
     film_box: tuple[int, int, int, int] = Field(
         description="x0, y0, x1, y1: where the film lies in that square"
     )
+    doubts: Doubts
     notice: str | None
 
 

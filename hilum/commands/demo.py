@@ -108,18 +108,20 @@ def _table(outcomes: list[Outcome], manifest: Manifest) -> Table:
     table = Table(title=f"{manifest.name} {manifest.version}", caption=manifest.notice)
     table.add_column("film")
     table.add_column("what it is")
+    table.add_column("doubts")
     for label in labels:
         table.add_column(label, justify="right")
     for outcome in outcomes:
         name, origin = outcome.film.name, outcome.film.origin
         result = outcome.image["result"]
         if result is None:
-            table.add_row(name, origin, f"[yellow]{outcome.ended_as}[/]")
+            table.add_row(name, origin, "", f"[yellow]{outcome.ended_as}[/]")
             continue
         found = {finding["label"] for finding in result["findings"]}
         cells = [
             f"[bold red]{p:.3f}[/]" if label in found else f"{p:.3f}"
             for label, p in outcome.probabilities.items()
         ]
-        table.add_row(name, origin, *cells)
+        doubts = f"[bold red]{', '.join(result['doubts'])}[/]" if result["doubts"] else ""
+        table.add_row(name, origin, doubts, *cells)
     return table

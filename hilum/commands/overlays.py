@@ -15,6 +15,7 @@ from hilum.files import write_atomically
 from hilum.imaging import heatmaps
 from hilum.imaging.transform import Float32Array, Placement
 from hilum.packages.manifest import Manifest
+from hilum.pipeline.admit import warning
 from hilum.pipeline.stages import Score
 from hilum.settings import DeidentifySettings
 
@@ -84,7 +85,7 @@ class Overlays:
             film,
             heat,
             probability=float(score.probability[index]),
-            caption=self._manifest.notice,
+            caption=heatmaps.caption(warning(score.flags), self._manifest.notice),
         )
         path = self._folder / f"{_stem(source)}.{index:02}-{_slug(label)}.png"
         try:

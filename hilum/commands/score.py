@@ -19,13 +19,13 @@ from hilum import settings
 from hilum.cli import EXIT_PARTLY
 from hilum.commands.overlays import PREVIEW_SIDE, Overlays
 from hilum.commands.score_report import (
+    Ending,
     JsonReport,
     Report,
-    Status,
     TextReport,
+    endings_of,
     named,
     printable,
-    status_of,
     summary,
 )
 from hilum.deidentify.pseudonyms import Pseudonyms, open_pseudonyms
@@ -72,8 +72,9 @@ def score(
 ) -> None:
     """Score DICOM chest films: files, folders (with all below), s3:// objects or prefixes.
 
-    Exit 0: all were scored; 3: some were refused or failed, each with its error; 2: wrong use,
-    or nothing could be scored at all (nothing found, no model).
+    Exit 0: all were scored; 3: some were refused or failed, each with its error, or scored under
+    a sure doubt (not_chest, not_frontal, inverted, rotated, mirrored, blank; not maybe_…); 2: wrong
+    use, or nothing could be scored at all (nothing found, no model).
     """
     if overlay_label and overlay_dir is None:
         raise click.UsageError("--overlay-label needs --overlay-dir.")
@@ -92,7 +93,7 @@ def score(
         if as_json:
             click.echo(json.dumps({"error": error.body()}))
         raise
-    context.exit(0 if set(counts) == {"scored"} else EXIT_PARTLY)
+    context.exit(0 if set(counts) == {"scored"} else EXIT_PARTLY)  # not if any is doubtful
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +107,7 @@ class _How:
     pseudonyms: Pseudonyms | None
 
 
-def _run(paths: tuple[str, ...], how: _How, config: Settings) -> Counter[Status]:
+def _run(paths: tuple[str, ...], how: _How, config: Settings) -> Counter[Ending]:
     """Score everything and show it as it comes; how many ended how."""
     store = open_local_store(config)
     found, many = _find(paths, store)
@@ -131,13 +132,13 @@ def _run(paths: tuple[str, ...], how: _How, config: Settings) -> Counter[Status]
             threads=session.threads,
             ahead=2 + usable_cores() // size,
         )
-        counts: Counter[Status] = Counter()
+        counts: Counter[Ending] = Counter()
         with _progress(paths, store, shown=many and sys.stderr.isatty()) as advance:
             for outcome in chain.from_iterable(outcomes):
                 name = named(outcome.key, how.pseudonyms)
                 files = overlays.write(name, outcome.result) if overlays else []
                 report.show(outcome.key, outcome.result, files)
-                counts[status_of(outcome.result)] += 1
+                counts.update(endings_of(outcome.result))
                 advance()
     if many:
         click.echo(summary(counts), err=True)

@@ -12,10 +12,12 @@ from hilum.deidentify.pseudonyms import Pseudonyms
 from hilum.engines.selection import reason_of
 from hilum.errors import HilumError
 from hilum.packages.manifest import Manifest
+from hilum.pipeline.admit import sure_doubts, warning
 from hilum.pipeline.score import Scorer
 from hilum.pipeline.stages import Score
 
 Status = Literal["scored", "refused", "failed"]
+Ending = Status | Literal["doubtful"]
 Echo = Callable[[str], None]
 
 
@@ -26,12 +28,19 @@ def status_of(result: Score | HilumError) -> Status:
     return "failed" if result.transient or result.code.startswith("internal.") else "refused"
 
 
+def endings_of(result: Score | HilumError) -> list[Ending]:
+    """What an image counts as: its status, and ``doubtful`` if it was scored under a sure doubt."""
+    doubtful = isinstance(result, Score) and sure_doubts(result.flags)
+    return [status_of(result), "doubtful"] if doubtful else [status_of(result)]
+
+
 # The keys of a scored image, so that every line has the same ones.
 _NOT_SCORED: Final[dict[str, Any]] = {
     "sop_instance_uid": None,
     "content_sha256": None,
     "rows": None,
     "columns": None,
+    "doubts": [],
     "probabilities": None,
     "findings": [],
     "flags": [],
@@ -88,6 +97,7 @@ class JsonReport:
             "content_sha256": sha256,
             "rows": score.rows,
             "columns": score.columns,
+            "doubts": list(sure_doubts(score.flags)),
             "probabilities": {
                 label: _rounded(p)
                 for label, p in zip(self._labels, score.probability.tolist(), strict=True)
@@ -128,8 +138,9 @@ class TextReport:
                 self._echo(body["next_step"])
         elif self._many:
             found = ", ".join(f"{f.label} {f.probability:.2f}" for f in result.findings)
+            doubts = "".join(f"[{doubt}] " for doubt in sure_doubts(result.flags))
             flags = f" ({', '.join(result.flags)})" if result.flags else ""
-            self._echo(f"{name}: {found or 'no finding'}{flags}")
+            self._echo(f"{name}: {doubts}{found or 'no finding'}{flags}")
         else:
             self._echo("\n".join([name, *self._table(result, self._manifest)]))
             for overlay in overlays:
@@ -138,22 +149,24 @@ class TextReport:
     def _table(self, score: Score, manifest: Manifest) -> list[str]:
         found = {finding.label for finding in score.findings}
         width = max(len(label) for label in manifest.label_set.labels)
-        lines = [f"    {'label':<{width}}  probability  threshold"]
+        doubts = "".join(f"  {doubt}" for doubt in sure_doubts(score.flags))
+        lines = [] if (said := warning(score.flags)) is None else [f"*** {said} ***"]
+        if score.flags:
+            lines.append(f"flags: {', '.join(score.flags)}")
+        lines.append(f"    {'label':<{width}}  probability  threshold")
         for label, p in zip(manifest.label_set.labels, score.probability.tolist(), strict=True):
             mark = "->" if label in found else "  "
             threshold = manifest.operating_points[label].threshold
-            lines.append(f" {mark} {label:<{width}}  {p:11.3f}  {threshold:9.3f}")
-        if score.flags:
-            lines.append(f"flags: {', '.join(score.flags)}")
+            lines.append(f" {mark} {label:<{width}}  {p:11.3f}  {threshold:9.3f}{doubts}")
         lines.append(f"model: {manifest.name} {manifest.version} {manifest.digest}")
         lines.append(f"engine: {self._engine}")
         return lines
 
 
-def summary(counts: Counter[Status]) -> str:
-    """For example ``12 scored, 2 refused``."""
-    ended: tuple[Status, ...] = ("scored", "refused", "failed")
-    return ", ".join(f"{counts[status]} {status}" for status in ended if counts[status])
+def summary(counts: Counter[Ending]) -> str:
+    """For example ``12 scored, 2 refused, 1 doubtful``; who is doubtful is scored, too."""
+    ended: tuple[Ending, ...] = ("scored", "refused", "failed", "doubtful")
+    return ", ".join(f"{counts[ending]} {ending}" for ending in ended if counts[ending])
 
 
 def named(source: str, pseudonyms: Pseudonyms | None) -> str:

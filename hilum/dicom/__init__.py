@@ -1,11 +1,20 @@
 """DICOM objects become films: header, checks, decoding, greyscale pipeline.
 
 ``open_object`` parses and checks a DICOM object, ``open_film`` also takes PNG and JPEG files,
-``decode`` gives the pixels as they are meant to be seen.
+``decode`` gives the pixels as they are meant to be seen, ``decode_rows`` some rows at a time.
 """
 
-from hilum.dicom.film import Film, decode, open_film
+from hilum.dicom.film import Film, RowFilm, decode, decode_rows, open_film
 from hilum.dicom.header import FilmHeader
 from hilum.dicom.parse import DicomObject, open_object
 
-__all__ = ["DicomObject", "Film", "FilmHeader", "decode", "open_film", "open_object"]
+__all__ = [
+    "DicomObject",
+    "Film",
+    "FilmHeader",
+    "RowFilm",
+    "decode",
+    "decode_rows",
+    "open_film",
+    "open_object",
+]

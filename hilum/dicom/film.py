@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from hilum.dicom import colour, greyscale, picture, reduced
 from hilum.dicom.decode import decoded
-from hilum.dicom.greyscale import TABLE_BITS
+from hilum.dicom.greyscale import TABLE_BITS, Shown
 from hilum.dicom.header import FilmHeader
 from hilum.dicom.parse import DicomObject, open_object
 from hilum.dicom.samples import Box, Samples
@@ -24,6 +24,16 @@ class Film:
     pixels: npt.NDArray[np.float32] = field(repr=False)  # [h, w] in [0, 1], larger is brighter
     padding: npt.NDArray[np.bool_] | None = field(repr=False)  # [h, w], true: not image
     box: Box | Samples  # (0, 0, w, h) if whole, else how ``pixels`` stand for those of the film
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowFilm:
+    """A :class:`Film` whose pixels may not be there yet."""
+
+    header: FilmHeader
+    pixels: npt.NDArray[np.float32] | Shown = field(repr=False)
+    padding: npt.NDArray[np.bool_] | None = field(repr=False)
+    box: Box | Samples
 
 
 def open_film(data: bytes, limits: Limits, *, identity: bool = False) -> DicomObject:
@@ -55,23 +65,35 @@ def decode(opened: DicomObject, *, side: int | None = None) -> Film:
 
     Raises:
         UnsupportedTransferSyntaxError, UnsupportedPixelsError, ColouredPixelsError,
-        TruncatedError, InconsistentPixelsError, DecodeError, LimitExceededError.
+        TruncatedError, InconsistentPixelsError, DecodeError, LimitExceededError,
+        WindowMissesDataError.
     """
+    film = decode_rows(opened, side=side)
+    whole = film.pixels.whole() if isinstance(film.pixels, Shown) else film.pixels
+    return Film(header=film.header, pixels=whole, padding=film.padding, box=film.box)
+
+
+def decode_rows(opened: DicomObject, *, side: int | None = None) -> RowFilm:
+    """As :func:`decode`, but grey pixels are computed when their rows are asked for."""
     header, how = opened.header, opened.greyscale
     if side is not None and _reducible(opened):
         less = reduced.stored_values(opened, side=side)
-        shown = greyscale.presentation(less.values, header, how)
-        return Film(header=header, pixels=shown, padding=less.padding, box=less.box)
+        shown = greyscale.shown(less.values, header, how)
+        greyscale.check_seen(shown, header, how)
+        return RowFilm(header=header, pixels=shown, padding=less.padding, box=less.box)
     found = picture.decoded(opened) if header.picture else decoded(opened)
+    pixels: npt.NDArray[np.float32] | Shown
     if opened.palette is not None:
-        shown = colour.grey(opened.palette.apply(found.stored), ybr=False, bits=opened.palette.bits)
+        rgb = opened.palette.apply(found.stored)
+        pixels = colour.grey(rgb, ybr=False, bits=opened.palette.bits)
     elif header.samples == 3:
-        shown = colour.grey(found.stored, ybr=found.ybr, bits=header.bits_stored)
+        pixels = colour.grey(found.stored, ybr=found.ybr, bits=header.bits_stored)
     else:
-        shown = greyscale.presentation(found.stored, header, how)
-    return Film(
+        pixels = greyscale.shown(found.stored, header, how)
+        greyscale.check_seen(pixels, header, how)
+    return RowFilm(
         header=header,
-        pixels=shown,
+        pixels=pixels,
         padding=greyscale.padding(found.stored, how),
         box=(0.0, 0.0, float(header.columns), float(header.rows)),
     )

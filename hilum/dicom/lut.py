@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,14 @@ from hilum.errors import InconsistentPixelsError
 
 Float64Array = npt.NDArray[np.float64]
 UInt16Array = npt.NDArray[np.uint16]
+Range = tuple[float, float]
+
+# A table may miss, or have too many of, this share of its entries: writers miscount by one.
+_TOLERATED: Final = 1 / 16
+
+
+class UnusableTableError(InconsistentPixelsError):
+    """The table says nothing at all. Whoever has an alternative to it can do without."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,29 +32,37 @@ class Descriptor:
     bits: int
 
     @classmethod
-    def read(cls, value: Any, *, name: str, signed_input: bool, little_endian: bool) -> Descriptor:
+    def read(cls, value: Any, *, name: str, inputs: Range, little_endian: bool) -> Descriptor:
         """Values may come as US or SS, whatever was right, or as bytes (implicit VR).
 
         Args:
             value: of the attribute.
             name: of the attribute and its tag, for the error.
-            signed_input: the table's input can be negative.
+            inputs: the smallest and largest value that is looked up. They decide whether the first
+                input is signed, and the other way round only if the table misses all of them.
             little_endian: the order of ``value`` if it is bytes.
 
         Raises:
-            InconsistentPixelsError: there are not three values, or entries of no usable size.
+            UnusableTableError: there are not three values, or entries of no usable size.
         """
         if isinstance(value, bytes):
             value = np.frombuffer(value[: len(value) // 2 * 2], _word(little_endian)).tolist()
-        if value is None or isinstance(value, int) or len(value) != 3:
-            raise InconsistentPixelsError(f"{name} has not three values.")
-        count, first, bits = (int(n) for n in value)
+        if value is None or isinstance(value, int | float | str) or len(value) != 3:
+            raise UnusableTableError(f"{name} must have exactly three values.")
+        try:
+            count, first, bits = (int(n) for n in value)
+        except (TypeError, ValueError):
+            raise UnusableTableError(f"{name} must be three numbers.") from None
         if not 1 <= bits <= 16:
-            raise InconsistentPixelsError(f"{name} says {bits} bits; expected 8 to 16.")
-        first %= 1 << 16
-        if signed_input and first >= 1 << 15:
-            first -= 1 << 16
-        return cls(count=count % (1 << 16) or 1 << 16, first=first, bits=bits)  # 0 is 65536
+            raise UnusableTableError(f"{name} says {bits} bits; expected 8 to 16.")
+        count = count % (1 << 16) or 1 << 16  # 0 is 65536
+        unsigned = first % (1 << 16)
+        signed = unsigned - (1 << 16) if unsigned >= 1 << 15 else unsigned
+        meant, other = (signed, unsigned) if inputs[0] < 0 else (unsigned, signed)
+        for candidate in (meant, other):
+            if candidate <= inputs[1] and candidate + count > inputs[0]:
+                return cls(count=count, first=candidate, bits=bits)
+        return cls(count=count, first=meant, bits=bits)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,33 +70,38 @@ class Lut:
     """A lookup table."""
 
     first: int
-    bits: int  # that hold every entry
+    bits: int  # that the largest entry needs
     entries: Float64Array
+    short: bool = False  # entries that inputs can meet are missing; the last one stands for them
 
     @classmethod
-    def read(cls, item: Dataset, *, signed_input: bool, little_endian: bool) -> Lut:
-        """The LUT of a Modality or VOI LUT Sequence item.
+    def read(cls, item: Dataset, *, inputs: Range, little_endian: bool) -> Lut:
+        """The LUT of a Modality or VOI LUT Sequence item, for ``inputs`` from … to.
 
         Raises:
+            UnusableTableError: it is empty, or all its entries are the same.
             InconsistentPixelsError: descriptor and data contradict each other.
         """
         descriptor = Descriptor.read(
             item.get("LUTDescriptor"),
             name="LUT Descriptor (0028,3002)",
-            signed_input=signed_input,
+            inputs=inputs,
             little_endian=little_endian,
         )
-        found = entries(item.get("LUTData"), descriptor.count, little_endian=little_endian)
-        if len(found) < descriptor.count:
-            raise InconsistentPixelsError(
-                f"LUT Data (0028,3006) has {len(found)} entries; its descriptor says "
-                f"{descriptor.count}."
-            )
-        found = found[: descriptor.count]
+        found = entries(
+            item.get("LUTData"),
+            descriptor,
+            name="LUT Data (0028,3006)",
+            inputs=inputs,
+            little_endian=little_endian,
+        )
+        if found.min() == found.max():
+            raise UnusableTableError("All entries of LUT Data (0028,3006) are the same.")
         return cls(
             first=descriptor.first,
-            bits=bits_of(found, descriptor),
+            bits=bits_of(found),
             entries=found.astype(np.float64),
+            short=len(found) < descriptor.count and inputs[1] - descriptor.first >= len(found),
         )
 
     def apply(self, values: Float64Array) -> Float64Array:
@@ -88,37 +109,106 @@ class Lut:
         index = np.clip(np.rint(values) - self.first, 0, len(self.entries) - 1)
         return np.asarray(self.entries[index.astype(np.intp)])
 
-    def range(self, low: float, high: float) -> tuple[float, float]:
+    def range(self, low: float, high: float) -> Range:
         """The smallest and largest entry that inputs from ``low`` to ``high`` can meet."""
         ends = np.clip(np.rint([low, high]) - self.first, 0, len(self.entries) - 1).astype(int)
         reached = self.entries[ends[0] : ends[1] + 1]
         return float(reached.min()), float(reached.max())
 
 
-def entries(data: object, count: int, *, little_endian: bool) -> UInt16Array:
-    """LUT data, whatever value representation it was written with.
+def entries(
+    data: object, kind: Descriptor, *, name: str, inputs: Range, little_endian: bool
+) -> UInt16Array:
+    """LUT data, whatever value representation it was written with; at most ``kind.count`` entries.
 
-    8-bit entries may be packed two in a word (PS3.3 C.7.6.3.1.6, and many LUTs that should not).
+    Entries of at most 8 bits may be packed two in a word (PS3.3 C.7.6.3.1.6, and many LUTs that
+    should not); only data of just that length is read so. A table that ends early comes as it is,
+    if so little is missing, or so far out, that its last entry can stand for the rest.
+
+    Args:
+        data: of the attribute.
+        kind: of the same table.
+        name: of the attribute and its tag, for the error.
+        inputs: as of :meth:`Descriptor.read`.
+        little_endian: the order of ``data`` if it is bytes.
 
     Raises:
-        InconsistentPixelsError: it is not a list of numbers.
+        UnusableTableError: it is empty, or not a list of numbers.
+        InconsistentPixelsError: it has another number of entries than declared, or other ones.
     """
+    words, size = _words(data, name, little_endian=little_endian)
+    if not size:
+        raise UnusableTableError(f"{name} is empty.")
+    count, narrow = kind.count, kind.bits <= 8
+    contradiction = InconsistentPixelsError(
+        f"{name} has {size} bytes, which are not the {count} entries of {kind.bits} bits that its "
+        "descriptor says."
+    )
+    if len(words) >= count:
+        found, surplus = words[:count], words[count:]
+        if len(surplus) > count * _TOLERATED and (surplus != found[-1]).any() and surplus.any():
+            raise contradiction
+        if narrow and found.max() > 255 and _bytes_after_all(found, kind, inputs):
+            raise contradiction
+        return found
+    if size in {count, count + count % 2}:
+        if not narrow:
+            raise contradiction
+        packed = words.astype("<u2").view(np.uint8)
+        if size % 2:
+            assert isinstance(data, bytes)
+            packed = np.append(packed, np.uint8(data[-1]))
+        if _words_after_all(packed, words):
+            raise contradiction
+        padded = count > 1 and packed[count - 1] == 0 and packed[count - 2] > 127
+        return packed[: count - padded].astype(np.uint16)  # not black where white is brightest
+    needless = inputs[1] - kind.first < len(words)  # no input meets what is missing
+    if not needless and count - len(words) > max(1, count * _TOLERATED):
+        raise contradiction
+    if narrow and words.max() > 255:
+        raise contradiction
+    return words
+
+
+def bits_of(found: UInt16Array) -> int:
+    """How many bits entries have, whatever is declared: some writers scale 8-bit entries to words
+    and still declare 8, others declare the 16 of the words for entries of 12."""
+    return max(1, int(found.max()).bit_length())
+
+
+def _words(data: object, name: str, *, little_endian: bool) -> tuple[UInt16Array, int]:
+    """The whole words of ``data``, and how many bytes it has."""
     if isinstance(data, bytes):
         words = np.frombuffer(data[: len(data) // 2 * 2], _word(little_endian)).astype(np.uint16)
-        if not count <= len(data) < 2 * count:
-            return words
-        packed = words.astype("<u2").view(np.uint8)
-        return (np.append(packed, data[-1]) if len(data) % 2 else packed).astype(np.uint16)
+        return words, len(data)
     try:
-        return (np.atleast_1d(np.asarray(data, dtype=np.int64)) & 0xFFFF).astype(np.uint16)
-    except (TypeError, ValueError):
-        raise InconsistentPixelsError("LUT Data (0028,3006) is not a list of numbers.") from None
+        numbers = [] if data is None or data == "" else data
+        words = (np.atleast_1d(np.asarray(numbers, dtype=np.int64)) & 0xFFFF).astype(np.uint16)
+    except (TypeError, ValueError, OverflowError):
+        raise UnusableTableError(f"{name} is not a list of numbers.") from None
+    return words, 2 * len(words)
 
 
-def bits_of(found: UInt16Array, descriptor: Descriptor) -> int:
-    """How many bits entries have: more than declared, if they need more. Some writers scale 8-bit
-    entries to words and still declare 8."""
-    return max(descriptor.bits, int(found.max()).bit_length())
+def _bytes_after_all(words: UInt16Array, kind: Descriptor, inputs: Range) -> bool:
+    """Whether what could be entries of more bits than declared is twice as many of 8 bits: nothing
+    is in the second half of their space, or the bytes run as smoothly as the words. Those of 8-bit
+    values scaled to words do, too, but each pair is equal, and no input is left out."""
+    if not words[(len(words) + 1) // 2 :].any():
+        return True
+    if kind.first + kind.count > inputs[1] and (words >> 8 == words & 0xFF).all():
+        return False
+    return not _words_after_all(words.astype("<u2").view(np.uint8), words)
+
+
+def _words_after_all(packed: npt.NDArray[np.uint8], words: UInt16Array) -> bool:
+    """Whether what could be entries of 8 bits is half as many of 16: the upper bytes of words are
+    all zero, or low and high bytes alternate, so that the curve jumps up and down where the one of
+    the words does not."""
+    if not (words >> 8).any() and words.any():
+        return True
+    jumps = np.abs(np.diff(packed.astype(np.int64))).sum() / 255
+    as_words = np.abs(np.diff(words.astype(np.int64))).sum() / 65535
+    return bool(jumps > 4 * as_words + 1)
 
 
 def _word(little_endian: bool) -> str:

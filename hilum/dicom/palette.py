@@ -10,9 +10,9 @@ import numpy.typing as npt
 from pydicom.dataset import Dataset
 
 from hilum.dicom import lut
-from hilum.dicom.greyscale import StoredValues
+from hilum.dicom.greyscale import LUT_SHORT, StoredValues, stored_range
 from hilum.dicom.header import FilmHeader
-from hilum.dicom.lut import Descriptor
+from hilum.dicom.lut import Descriptor, Range
 from hilum.dicom.syntaxes import little_endian
 from hilum.errors import InconsistentPixelsError
 
@@ -30,6 +30,7 @@ class Palette:
     first: int  # the stored value of the first entry; smaller ones map to it too
     bits: int
     entries: UInt16Array = field(repr=False)  # [count, 3], R, G, B
+    flags: tuple[str, ...] = ()  # what was mended
 
     @classmethod
     def read(cls, dataset: Dataset, header: FilmHeader) -> Palette:
@@ -38,22 +39,30 @@ class Palette:
         Raises:
             InconsistentPixelsError: a table is missing or broken, or they differ in kind.
         """
-        order = little_endian(header.transfer_syntax)
+        order, inputs = little_endian(header.transfer_syntax), stored_range(header)
         descriptors, columns = [], []
         for colour in _COLOURS:
             descriptor = Descriptor.read(
                 dataset.get(f"{colour}PaletteColorLookupTableDescriptor"),
                 name=f"{colour} Palette Color Lookup Table Descriptor (0028,110x)",
-                signed_input=header.signed,
+                inputs=inputs,
                 little_endian=order,
             )
             descriptors.append(descriptor)
-            columns.append(_entries(dataset, colour, descriptor, little_endian=order))
+            columns.append(_entries(dataset, colour, descriptor, inputs, little_endian=order))
         if len(set(descriptors)) != 1:
             raise InconsistentPixelsError("The palette's three descriptors (0028,110x) differ.")
-        entries = np.stack(columns, axis=-1)
-        bits = lut.bits_of(entries, descriptors[0])
-        return cls(first=descriptors[0].first, bits=bits, entries=entries)
+        kind, least = descriptors[0], min(len(column) for column in columns)
+        # The last entry stands for those that are missing.
+        whole = [np.pad(column, (0, kind.count - len(column)), mode="edge") for column in columns]
+        entries = np.stack(whole, axis=-1)
+        needed = lut.bits_of(entries)
+        return cls(
+            first=kind.first,
+            bits=8 if needed <= 8 else max(kind.bits, needed),  # 8 bits in words, declared as 16
+            entries=entries,
+            flags=(LUT_SHORT,) if least < kind.count and inputs[1] - kind.first >= least else (),
+        )
 
     def apply(self, stored: StoredValues) -> UInt16Array:
         """R, G, B of ``stored`` ``[H, W]``: ``[H, W, 3]``."""
@@ -62,24 +71,24 @@ class Palette:
 
 
 def _entries(
-    dataset: Dataset, colour: str, kind: Descriptor, *, little_endian: bool
+    dataset: Dataset, colour: str, kind: Descriptor, inputs: Range, *, little_endian: bool
 ) -> UInt16Array:
     """One colour's table, plain or segmented."""
     plain = dataset.get(f"{colour}PaletteColorLookupTableData")
     segmented = dataset.get(f"Segmented{colour}PaletteColorLookupTableData")
     if plain:
-        found = lut.entries(plain, kind.count, little_endian=little_endian)
-    elif segmented:
+        name = f"{colour} Palette Color Lookup Table Data (0028,120x)"
+        return lut.entries(plain, kind, name=name, inputs=inputs, little_endian=little_endian)
+    if segmented:
         found = _expand(segmented, kind, little_endian=little_endian)
-    else:
-        raise InconsistentPixelsError(
-            f"There is no {colour} Palette Color Lookup Table Data (0028,120x or 122x)."
-        )
-    if len(found) < kind.count:
-        raise InconsistentPixelsError(
-            f"The {colour} palette has {len(found)} entries; its descriptor says {kind.count}."
-        )
-    return found[: kind.count]
+        if len(found) < kind.count:
+            raise InconsistentPixelsError(
+                f"The {colour} palette has {len(found)} entries; its descriptor says {kind.count}."
+            )
+        return found[: kind.count]
+    raise InconsistentPixelsError(
+        f"There is no {colour} Palette Color Lookup Table Data (0028,120x or 122x)."
+    )
 
 
 def _expand(data: object, kind: Descriptor, *, little_endian: bool) -> UInt16Array:

@@ -6,7 +6,7 @@ import logging
 import threading
 import warnings
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from typing import Final
 
@@ -104,13 +104,14 @@ def open_object(data: bytes, limits: Limits, *, identity: bool = False) -> Dicom
             found = header.read(dataset, syntax, limits, identity=identity)
             pixels, vr = _pixel_data(dataset, source)
             # The greyscale pipeline has no say over colour (PS3.3 C.11.2.1.2, C.7.6.3.1.2).
-            grey = found.photometric in header.GREY
+            how = Greyscale.read(dataset, found) if found.photometric in header.GREY else PLAIN
+            coloured = found.photometric == header.PALETTE
+            palette = Palette.read(dataset, found) if coloured else None
+            mended = how.flags if palette is None else palette.flags
             return DicomObject(
-                header=found,
-                greyscale=Greyscale.read(dataset, found) if grey else PLAIN,
-                palette=Palette.read(dataset, found)
-                if found.photometric == header.PALETTE
-                else None,
+                header=replace(found, flags=found.flags + mended),
+                greyscale=how,
+                palette=palette,
                 pixel_data=pixels if syntax in NATIVE else bytes(pixels),
                 pixel_vr=vr,
                 extended_offsets=_bytes(dataset.get("ExtendedOffsetTable")),

@@ -20,6 +20,8 @@ from hilum.errors import DecodeError, TruncatedError, UnsupportedPixelsError
 
 SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 _COLOUR: Final = {0: False, 2: True, 3: True, 4: False, 6: True}  # colour types, 11.2.1
+_GREY: Final = 0
+_GREY_AND_ALPHA: Final = 4
 _MODES: Final = {"1": "L", "P": "RGB", "PA": "RGBA"}  # what Pillow has to expand
 
 
@@ -35,8 +37,8 @@ def header(data: bytes) -> tuple[int, int, int, bool]:
         raise DecodeError("The PNG ends within its header.") from None
     if name != b"IHDR" or colour not in _COLOUR or depth not in {1, 2, 4, 8, 16}:
         raise DecodeError("The PNG does not start with a valid IHDR chunk.")
-    # Fewer bits are expanded to 8; Pillow keeps 16 of grey alone.
-    return rows, columns, 16 if (depth, colour) == (16, 0) else 8, _COLOUR[colour]
+    # Fewer bits are expanded to 8; of 16 in colour 8 are kept.
+    return rows, columns, 16 if depth == 16 and not _COLOUR[colour] else 8, _COLOUR[colour]
 
 
 def exif(data: bytes) -> bytes:
@@ -61,22 +63,52 @@ def decode(data: bytes) -> npt.NDArray[Any]:
         DecodeError: a chunk is damaged, or cannot be decoded.
         UnsupportedPixelsError: parts of the image are transparent.
     """
-    if not any(name == b"IEND" for name, _ in _chunks(data)):
+    ended, key = False, None
+    for name, content in _chunks(data):
+        ended = ended or name == b"IEND"
+        key = content if name == b"tRNS" else key
+    if not ended:
         raise TruncatedError("The PNG ends before its IEND chunk.")
+    depth, colour = data[24:26]
+    deep_with_alpha = (depth, colour) == (16, _GREY_AND_ALPHA)
     try:
         # Not Image.open: its own bound on pixels is a warning, and warnings are the process's.
-        with PngImagePlugin.PngImageFile(BytesIO(data)) as image:
-            mode = "RGBA" if "transparency" in image.info else _MODES.get(image.mode, image.mode)
+        source = BytesIO(_as_four_bytes(data) if deep_with_alpha else data)
+        with PngImagePlugin.PngImageFile(source) as image:
+            mode = _MODES.get(image.mode, image.mode)
+            if "transparency" in image.info and colour != _GREY:
+                mode = "RGBA"
             pixels = np.asarray(image if image.mode == mode else image.convert(mode))
     except MemoryError:
         raise
     except Exception as error:  # Pillow raises whatever broken data provokes
         raise DecodeError(f"The PNG decoder failed ({type(error).__name__}).") from None
-    if pixels.ndim == 3 and pixels.shape[-1] in {2, 4}:
-        if (pixels[..., -1] != 255).any():
-            raise UnsupportedPixelsError("Parts of the PNG are transparent; expected opaque.")
-        pixels = pixels[..., 0] if pixels.shape[-1] == 2 else pixels[..., :3]
+    if deep_with_alpha:
+        pixels = np.ascontiguousarray(pixels).view(">u2").astype(np.uint16)
+    top = np.iinfo(pixels.dtype).max
+    if colour == _GREY:
+        transparent = key is not None and len(key) == 2 and _has(pixels, key, depth)
+    else:
+        transparent = pixels.shape[2:] in {(2,), (4,)} and bool((pixels[..., -1] != top).any())
+    if transparent:
+        raise UnsupportedPixelsError("Parts of the PNG are transparent; expected opaque.")
+    if pixels.shape[2:] in {(2,), (4,)}:
+        pixels = pixels[..., 0] if pixels.shape[2] == 2 else pixels[..., :3]
     return pixels
+
+
+def _as_four_bytes(data: bytes) -> bytes:
+    """16-bit grey with alpha under the header of 8-bit RGB with alpha, of which Pillow keeps every
+    bit: both have four bytes a pixel, and filters and interlacing (7.2, 8, 9) know only bytes."""
+    head = b"IHDR" + data[16:24] + bytes((8, 6)) + data[26:29]
+    return data[:12] + head + zlib.crc32(head).to_bytes(4, "big") + data[33:]
+
+
+def _has(pixels: npt.NDArray[Any], key: bytes, depth: int) -> bool:
+    """Whether a pixel has the grey that tRNS (11.3.1.1) makes transparent; of fewer than 8 bits it
+    is expanded as the pixels are."""
+    grey = int.from_bytes(key, "big") & ((1 << depth) - 1)
+    return bool((pixels == (grey * 255 // ((1 << depth) - 1) if depth < 8 else grey)).any())
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:

@@ -29,6 +29,7 @@ from hilum.errors.films import (
     UnderAgeError,
     UnsupportedPixelsError,
     UnsupportedTransferSyntaxError,
+    WindowMissesDataError,
     WrongModalityError,
 )
 from hilum.errors.general import (
@@ -153,5 +154,6 @@ __all__ = [
     "UnknownScopeError",
     "UnsupportedPixelsError",
     "UnsupportedTransferSyntaxError",
+    "WindowMissesDataError",
     "WrongModalityError",
 ]

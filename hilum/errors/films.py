@@ -72,6 +72,16 @@ class InconsistentPixelsError(DicomError):
     code = "dicom.inconsistent_pixels"
 
 
+class WindowMissesDataError(DicomError):
+    """The window or LUT of the header leaves one or two greys of a film whose values differ."""
+
+    code = "dicom.window_misses_data"
+    next_step = (
+        "Correct window, VOI LUT or Pixel Representation where the film is made; no viewer shows "
+        "this film as it is."
+    )
+
+
 class DecodeError(DicomError):
     """The codestream cannot be decoded."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from io import BytesIO
+from textwrap import wrap
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,7 @@ from hilum.imaging.transform import Placement
 Float32Array = npt.NDArray[np.float32]
 
 _MAX_OPACITY = 0.6
+_LINE = 60  # characters of a caption that fit beside each other
 # Black-body-like, so that more is also lighter and colour-blind readers see the order.
 _COLOURS = np.array(
     [(0, 0, 0), (87, 15, 109), (187, 55, 84), (249, 142, 8), (252, 255, 164)], dtype=np.float32
@@ -46,7 +48,7 @@ def overlay(
         probability: of the label. The opacity of the heat is its share of the map's maximum times
             this, so that a label the model does not find shows none: a map stretched to its own
             maximum would show heat on every film.
-        caption: printed in a band below the film, for a notice that must not be lost.
+        caption: printed in a band below the film, for what must not be lost; see :func:`caption`.
     """
     peak = float(heat.max())
     share = heat / peak if peak > 0 else np.zeros_like(heat)
@@ -59,6 +61,12 @@ def overlay(
     out = BytesIO()
     image.save(out, format="PNG", compress_level=4)
     return out.getvalue()
+
+
+def caption(*notices: str | None) -> str | None:
+    """The notices that there are, each on lines of its own; ``None`` if there are none."""
+    lines = [line for notice in notices if notice for line in wrap(notice, _LINE)]
+    return "\n".join(lines) or None
 
 
 def _positions(
@@ -92,10 +100,10 @@ def _colour(share: Float32Array) -> Float32Array:
 def _captioned(image: Image.Image, caption: str) -> Image.Image:
     size = max(10, image.width // 36)
     font = ImageFont.load_default(size=size)
-    band = 2 * size
+    band = round((1.3 * caption.count("\n") + 2) * size)
     out = Image.new("RGB", (image.width, image.height + band), (0, 0, 0))
     out.paste(image, (0, 0))
     draw = ImageDraw.Draw(out)
     middle = (image.width / 2, image.height + band / 2)
-    draw.text(middle, caption, fill=(255, 200, 0), font=font, anchor="mm")
+    draw.text(middle, caption, fill=(255, 200, 0), font=font, anchor="mm", align="center")
     return out

@@ -92,7 +92,7 @@ def preview(opened: DicomObject, max_side: int) -> Float32Array:
     Raises:
         DicomError: the pixels cannot be decoded.
     """
-    film = dicom.decode(opened, side=max_side)
+    film = dicom.decode_rows(opened, side=max_side)
     rows, columns = film.header.rows, film.header.columns
     scale = min(1.0, max_side / max(rows, columns))
     size = (max(1, round(columns * scale)), max(1, round(rows * scale)))

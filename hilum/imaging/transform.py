@@ -13,7 +13,7 @@ several sizes can share it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,22 @@ Float32Array = npt.NDArray[np.float32]
 UInt8Array = npt.NDArray[np.uint8]
 UInt16Array = npt.NDArray[np.uint16]
 BoolArray = npt.NDArray[np.bool_]
+
+_ROWS_AT_ONCE: Final = 64  # of a film, as floats
+
+
+class Rows(Protocol):
+    """A film whose pixels are computed some rows at a time, such as
+    :class:`hilum.dicom.greyscale.Shown`."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """``(H, W)``."""
+        ...
+
+    def rows(self, start: int, stop: int) -> Float32Array:
+        """Rows from ``start`` up to ``stop``, float32 ``[n, W]``."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +76,7 @@ class Extent:
     box: Box | Samples  # where it lies in the pixels at hand, or how these stand for it
 
     @classmethod
-    def whole(cls, pixels: Float32Array) -> Extent:
+    def whole(cls, pixels: Float32Array | Rows) -> Extent:
         """Of a film of which every pixel is at hand."""
         rows, columns = pixels.shape
         return cls(rows=rows, columns=columns, box=(0.0, 0.0, float(columns), float(rows)))
@@ -103,7 +119,7 @@ def decode_to_stage(opened: DicomObject, spec: PreprocessSpec) -> Stage:
     Raises:
         DicomError: as :func:`model_input`.
     """
-    film = dicom.decode(opened, side=spec.decode_side)
+    film = dicom.decode_rows(opened, side=spec.decode_side)
     extent = Extent(rows=film.header.rows, columns=film.header.columns, box=film.box)
     if spec.intermediate is None:
         return make_input(film.pixels, spec, padding=film.padding, extent=extent)
@@ -111,7 +127,7 @@ def decode_to_stage(opened: DicomObject, spec: PreprocessSpec) -> Stage:
 
 
 def make_input(
-    pixels: Float32Array,
+    pixels: Float32Array | Rows,
     spec: PreprocessSpec,
     *,
     padding: BoolArray | None = None,
@@ -140,7 +156,7 @@ def make_input(
 
 
 def make_grey(
-    pixels: Float32Array, side: int, *, padding: BoolArray | None = None, film: Extent
+    pixels: Float32Array | Rows, side: int, *, padding: BoolArray | None = None, film: Extent
 ) -> Grey:
     """A film (see :func:`make_input`) as a grey image whose long side has ``side`` pixels, or as
     many as the film, if those are fewer."""
@@ -172,7 +188,7 @@ def input_from_stage(stage: Stage, spec: PreprocessSpec) -> ModelInput:
 
 
 def _input(
-    pixels: Float32Array, spec: PreprocessSpec, *, padding: BoolArray | None, film: Extent
+    pixels: Float32Array | Rows, spec: PreprocessSpec, *, padding: BoolArray | None, film: Extent
 ) -> ModelInput:
     place = Placement.letterbox(height=film.rows, width=film.columns, size=spec.size)
     small, outside = _resized(pixels, film, (place.x1 - place.x0, place.y1 - place.y0), padding)
@@ -190,25 +206,63 @@ def _input(
 
 
 def _resized(
-    pixels: Float32Array, film: Extent, size: tuple[int, int], padding: BoolArray | None
+    pixels: Float32Array | Rows, film: Extent, size: tuple[int, int], padding: BoolArray | None
 ) -> tuple[Float32Array, BoolArray | None]:
     """The film resized to ``size`` = (width, height), and where most of it is padding."""
-    small = resize(pixels, film.box, size)
     if padding is None or not padding.any():
-        return small, None
+        return resize(pixels, film.box, size), None
     # Padding must bleed neither into its neighbours nor into the percentiles: resize the film
     # with its weights and divide by them.
-    weight = resize((~padding).astype(np.float32), film.box, size)
+    weight = resize(_Within(None, padding), film.box, size)
     outside = weight < 0.5
-    filled = resize(np.where(padding, np.float32(0), pixels), film.box, size)
-    return np.divide(filled, weight, out=np.zeros_like(small), where=~outside), outside
+    filled = resize(_Within(pixels, padding), film.box, size)
+    return np.divide(filled, weight, out=np.zeros_like(weight), where=~outside), outside
 
 
-def resize(pixels: Float32Array, box: Box | Samples, size: tuple[int, int]) -> Float32Array:
+@dataclass(frozen=True)
+class _Within:
+    """A film with 0 where it is padding; without pixels, 1 where it is not."""
+
+    pixels: Float32Array | Rows | None
+    padding: BoolArray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.padding.shape
+
+    def rows(self, start: int, stop: int) -> Float32Array:
+        inside = ~self.padding[start:stop]
+        if self.pixels is None:
+            return inside.astype(np.float32)
+        return np.where(inside, _rows(self.pixels, start, stop), np.float32(0))
+
+
+def resize(pixels: Float32Array | Rows, box: Box | Samples, size: tuple[int, int]) -> Float32Array:
     """What of ``[H, W]`` lies in ``box``, or what it stands for, resized to ``size`` = (width,
-    height); the filter widens when shrinking."""
+    height); the filter widens when shrinking.
+
+    Pillow resizes along rows first, each by itself, then along columns. Of a whole film the first
+    step is done some rows at a time: the bits are the same, and it is never there as floats.
+    """
+    height, width = pixels.shape
     if isinstance(box, Samples):
-        return resample.resize(pixels, box, size)
+        return resample.resize(_rows(pixels, 0, height), box, size)
+    left, top, right, bottom = box
+    if left or top or right != width or bottom != height:
+        return _bilinear(_rows(pixels, 0, height), size, box)
+    narrow = np.empty((height, size[0]), dtype=np.float32)
+    for start in range(0, height, _ROWS_AT_ONCE):
+        stop = min(start + _ROWS_AT_ONCE, height)
+        lines = (0, 0, width, stop - start)
+        part = _rows(pixels, start, stop)
+        narrow[start:stop] = _bilinear(part, (size[0], stop - start), lines)
+    return _bilinear(narrow, size, (0, 0, size[0], height))
+
+
+def _bilinear(pixels: Float32Array, size: tuple[int, int], box: Box) -> Float32Array:
     image = Image.fromarray(np.ascontiguousarray(pixels, dtype=np.float32))
-    resized = image.resize(size, Image.Resampling.BILINEAR, box)
-    return np.asarray(resized, dtype=np.float32)
+    return np.asarray(image.resize(size, Image.Resampling.BILINEAR, box), dtype=np.float32)
+
+
+def _rows(pixels: Float32Array | Rows, start: int, stop: int) -> Float32Array:
+    return pixels[start:stop] if isinstance(pixels, np.ndarray) else pixels.rows(start, stop)

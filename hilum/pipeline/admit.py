@@ -72,6 +72,19 @@ def admit(examination: Examination, policy: InputPolicy) -> Ready:
     )
 
 
+def sure_doubts(flags: Iterable[str]) -> tuple[str, ...]:
+    """Those of a result's ``flags`` that put its numbers in doubt for sure: ``not_chest``, but
+    not ``maybe_not_chest``. They are shown beside the numbers, wherever these are."""
+    return tuple(flag for flag in flags if flag in _LOOKS)
+
+
+def warning(flags: Iterable[str]) -> str | None:
+    """One line for people about :func:`sure_doubts`; ``None`` if there are none."""
+    found = sure_doubts(flags)
+    details = (f"{flag}: {_LOOKS[flag][1].rstrip('.')}." for flag in found)  # type: ignore[index]
+    return " ".join(details) if found else None
+
+
 def check(header: FilmHeader, policy: InputPolicy) -> tuple[str, ...]:
     """The flags that belong to every number of this film, such as ``view_unknown``.
 

@@ -11,6 +11,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pydicom
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
@@ -22,6 +24,8 @@ from hilum.cli import main
 from hilum.commands.score_report import printable, status_of
 from hilum.deidentify.pseudonyms import Pseudonyms
 from hilum.errors import EngineFailedError, NotChestError, UnexpectedError
+from hilum.packages.manifest import InputPolicy, PixelPolicy
+from hilum.pipeline.admit import sure_doubts, warning
 from hilum.pipeline.cache import evict
 from hilum.settings import Limits, PreparedSettings, S3Settings
 from hilum.storage import open_store
@@ -283,6 +287,55 @@ def test_ctrl_c_in_the_middle(tiny_folder: Path, tmp_path: Path) -> None:
     assert "Traceback" not in errors.read_text()
     assert len(rest) < 2000
     assert all(json.loads(line)["status"] == "scored" for line in rest)
+
+
+@pytest.fixture
+def leg(tmp_path: Path) -> Path:
+    """A real film of a leg, whose header says that it is a chest."""
+    path = get_testdata_file("RG3_UNCR.dcm", download=False)
+    ds = pydicom.dcmread(str(path))
+    ds.BodyPartExamined, ds.ViewPosition, ds.Modality = "CHEST", "PA", "DX"
+    (tmp_path / "leg").mkdir()
+    ds.save_as(tmp_path / "leg" / "leg.dcm")
+    return tmp_path / "leg"
+
+
+def test_a_sure_doubt_stands_beside_the_numbers(hilum: Any, leg: Path, tmp_path: Path) -> None:
+    tiny_package.build(tmp_path / "looks", policy=InputPolicy())
+    model = ("--model", tmp_path / "looks")
+    one = hilum(leg, *model)
+    assert one.exit_code == 3
+    shown = one.stdout.splitlines()
+    numbers = [line for line in shown if any(line[4:].startswith(label) for label in LABELS)]
+    assert len(numbers) == len(LABELS)
+    assert all(line.endswith("not_chest") for line in numbers)
+    said = shown.index("*** not_chest: The picture looks like no chest film. ***")
+    assert said < shown.index(numbers[0])
+    (line,) = lines(hilum(leg, *model, "--json", "--overlay-dir", tmp_path / "o"))
+    assert (line["status"], line["doubts"]) == ("scored", ["not_chest"])
+    assert "not_chest" in line["flags"]
+    with Image.open(line["overlays"][0]) as image:
+        band = np.asarray(image)[1024:]
+    assert len(band) > 2 * max(10, band.shape[1] // 36), "a line more than the notice has"
+    chest = get_testdata_file("RG1_UNCR.dcm", download=False)
+    shutil.copy(str(chest), leg / "good.dcm")
+    many = hilum(leg, *model)
+    assert many.exit_code == 3
+    assert many.stderr == "2 scored, 1 doubtful\n"
+    assert "leg.dcm: [not_chest] " in many.stdout
+    assert "good.dcm: [" not in many.stdout
+    refusing = InputPolicy(pixels=PixelPolicy(not_chest="refuse"))
+    tiny_package.build(tmp_path / "refusing", policy=refusing)
+    (_, line) = lines(hilum(leg, "--model", tmp_path / "refusing", "--json"))
+    assert line["error"]["code"] == "policy.not_chest"
+    assert "not_chest" in CliRunner().invoke(main, ["score", "--help"]).output
+
+
+def test_what_is_only_maybe_wrong_is_no_doubt() -> None:
+    flags = ("view_unknown", "maybe_not_chest", "maybe_mirrored")
+    assert sure_doubts((*flags, "inverted")) == ("inverted",)
+    assert sure_doubts(flags) == ()
+    assert warning(flags) is None
 
 
 def test_status_tells_whether_another_try_may_help() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hilum.imaging.model_input import model_input
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.pixels import apply_modality_lut, apply_voi, apply_windowing
 from pydicom.sequence import Sequence
@@ -17,6 +18,7 @@ from hilum import dicom
 from hilum.dicom import Film, greyscale
 from hilum.dicom.decode import stored_values
 from hilum.errors import InconsistentPixelsError
+from hilum.imaging.transform import PreprocessSpec, prepare
 from hilum.settings import Limits
 
 LIMITS = Limits()
@@ -328,11 +330,8 @@ def test_a_padding_value_of_the_wrong_representation() -> None:
 @pytest.mark.parametrize(
     "attributes",
     [
-        {"WindowCenter": 100, "WindowWidth": 0},
-        {"VOILUTSequence": lut([], 0, 8)},
         {"WindowCenter": 100, "WindowWidth": 50, "VOILUTFunction": "CUBIC"},
         {"RescaleSlope": 0, "RescaleIntercept": 0},
-        {"VOILUTSequence": lut([1, 2, 3], 0, 40)},
     ],
 )
 def test_broken_tables_are_errors(attributes: dict[str, Any]) -> None:
@@ -351,3 +350,32 @@ def test_values_beyond_bits_stored_are_black_or_white(signed: bool, dtype: str) 
     shown = greyscale.presentation(values, found.header, greyscale.PLAIN)
     black = (0 - low) / (high - low) if info.min == 0 else 0
     np.testing.assert_allclose(shown, [[black, black, 1, 1]], atol=1e-6)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize(
+    ("bits", "signed"), [(8, False), (8, True), (10, False), (12, True), (16, False), (16, True)]
+)
+def test_rows_are_those_of_the_whole(bits: int, signed: bool, padded: bool) -> None:
+    """A table of all stored values, looked up at once, and the input made from it."""
+    low, high = (-(1 << bits - 1), (1 << bits - 1) - 1) if signed else (0, (1 << bits) - 1)
+    random = np.random.default_rng(bits)
+    kind = f"{'i' if signed else 'u'}{1 if bits <= 8 else 2}"
+    values = random.integers(low, high + 1, (150, 130)).astype(kind)
+    values[40:60, :30] = low + 3
+    extra: dict[str, Any] = {"PixelPaddingValue": low + 3} if padded else {}
+    window = {"WindowCenter": (low + high) // 2, "WindowWidth": (high - low) // 2}
+    slope = {"RescaleSlope": 3, "RescaleIntercept": -7, "PhotometricInterpretation": "MONOCHROME1"}
+    for attributes in ({}, window, {**slope, "VOILUTFunction": "SIGMOID", **window}):
+        data = native(values, ExplicitVRLittleEndian, **extra, **attributes,
+                      **described(values, bits=bits, signed=signed))  # fmt: skip
+        opened = dicom.open_object(data, LIMITS)
+        found, rows = dicom.decode(opened), dicom.decode_rows(opened)
+        every = np.arange(low, high + 1).astype(kind).reshape(1, -1)
+        table = greyscale.presentation(every, opened.header, opened.greyscale)[0]
+        assert np.array_equal(found.pixels, table[values.astype(int) - low])
+        assert (rows.padding is not None) == padded
+        for size in (32, 100, 130):
+            spec = PreprocessSpec(size=size)
+            made = prepare(found.pixels, spec, padding=found.padding).image
+            assert np.array_equal(model_input(opened, spec).image, made)

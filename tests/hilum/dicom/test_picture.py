@@ -175,6 +175,62 @@ def test_a_transparent_colour_is_transparency() -> None:
         shown(out.getvalue())
 
 
+def grey_png(values: np.ndarray, depth: int, *, alpha: int | None = None, key: bytes = b"",
+             interlaced: bool = False) -> bytes:  # fmt: skip
+    """Written by hand, filter 1: grey ``[H, W]`` of 8 or 16 bits, with a constant alpha."""
+    samples = (
+        values[..., None] if alpha is None else np.dstack([values, np.full_like(values, alpha)])
+    )
+    passes = [samples]
+    if interlaced:  # Adam7 (PNG 8.2)
+        corners = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2),
+                   (0, 1, 2, 2), (1, 0, 2, 1)]  # fmt: skip
+        passes = [samples[y::down, x::right] for y, x, down, right in corners]
+    rows = b""
+    for part in passes:
+        raw = part.astype(f">u{depth // 8}").view(np.uint8).reshape(len(part), part.shape[1], -1)
+        raw[:, 1:] -= raw[:, :-1].copy()
+        rows += b"".join(b"\1" + row.tobytes() for row in raw)
+    header = struct.pack(">IIBBBBB", *values.shape[::-1], depth, 0 if alpha is None else 4, 0, 0,
+                         int(interlaced))  # fmt: skip
+    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + (chunk(b"tRNS", key) if key else b"")
+            + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))  # fmt: skip
+
+
+@pytest.mark.parametrize("interlaced", [False, True])
+@pytest.mark.parametrize("depth", [8, 16])
+def test_opaque_grey_is_grey(depth: int, interlaced: bool) -> None:
+    top = (1 << depth) - 1
+    values = np.random.default_rng(depth).integers(0, top + 1, (37, 29)).astype(np.uint16)
+    values[values == 200] = 201
+    for extra in ({"alpha": top}, {"key": b"\0\xc8"}, {}):
+        data = grey_png(values, depth, interlaced=interlaced, **extra)
+        found = shown(data)
+        assert found.header.bits_stored == depth
+        assert not found.header.flags
+        np.testing.assert_allclose(found.pixels, values / top, atol=1e-6)
+    values[30, 20] = 200
+    for data in (
+        grey_png(values, depth, alpha=top - 1),
+        grey_png(values, depth, key=b"\0\xc8", interlaced=interlaced),
+    ):
+        with pytest.raises(HilumError, match=r"transparent"):
+            shown(data)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4])
+def test_a_transparent_grey_of_few_bits(depth: int) -> None:
+    values = np.arange(1 << depth)[None].repeat(3, axis=0)
+    bits = np.unpackbits(values.astype(np.uint8)[..., None], axis=-1)[..., -depth:]
+    rows = zlib.compress(b"".join(b"\0" + np.packbits(row).tobytes() for row in bits))
+    head = struct.pack(">IIBBBBB", 1 << depth, 3, depth, 0, 0, 0, 0)
+    for key in ((1 << depth) - 1, 0):
+        data = (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"tRNS", bytes([0, key]))
+                + chunk(b"IDAT", rows) + chunk(b"IEND", b""))  # fmt: skip
+        with pytest.raises(HilumError, match=r"transparent"):
+            shown(data)
+
+
 def test_more_bytes_than_allowed() -> None:
     with pytest.raises(HilumError, match=r"storage\.object_too_large"):
         shown(PNG, Limits(max_object_bytes=100))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from PIL import Image
 from pydantic import ValidationError
 
 from hilum.imaging.spec import PreprocessSpec
-from hilum.imaging.transform import Extent, Placement, make_grey, make_input
+from hilum.imaging.transform import Extent, Placement, make_grey, make_input, resize
 
 SPEC = PreprocessSpec(size=224)
 
@@ -154,3 +155,26 @@ def test_padding_stays_padding_in_the_intermediate() -> None:
     image = make_input(film, spec, padding=padding).image[0]
     assert not image[:, :16].any()
     assert image[:, 17:].any()
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [
+        ((300, 260), (187, 224)),
+        ((300, 260), (260, 100)),
+        ((300, 260), (100, 300)),
+        ((300, 260), (260, 300)),
+        ((300, 260), (500, 640)),
+        ((64, 1000), (33, 2)),
+        ((1, 7), (3, 1)),
+        ((129, 40), (40, 41)),
+    ],
+)
+def test_some_rows_at_a_time_give_the_same_bits(
+    shape: tuple[int, int], size: tuple[int, int]
+) -> None:
+    film = np.random.default_rng(0).random(shape, dtype=np.float32)
+    height, width = shape
+    for box in [(0.0, 0.0, float(width), float(height)), (0.25, 0.125, width - 0.5, height - 0.25)]:
+        whole = Image.fromarray(film).resize(size, Image.Resampling.BILINEAR, box)
+        assert np.array_equal(resize(film, box, size), np.asarray(whole))

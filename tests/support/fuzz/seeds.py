@@ -13,8 +13,10 @@ from PIL import Image
 from pydicom.data import get_testdata_file
 from pydicom.uid import (
     JPEG2000,
+    ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     HTJ2KLossless,
+    ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
     JPEGLosslessSV1,
@@ -37,6 +39,8 @@ def seeds() -> list[bytes]:
     made += [path.read_bytes() for path in sorted(_SAMPLES.glob("*.dcm"))]
     made += _real_films()
     made += large()
+    made += tables()
+    made += transparencies()
     made += [data for data in _of_pydicom() if len(data) <= _LARGEST]
     return made
 
@@ -117,6 +121,51 @@ def large() -> list[bytes]:
             )
         ),
     ]  # fmt: skip
+
+
+def tables() -> list[bytes]:
+    """Look-up tables that are short, packed, of another depth than declared, empty or signed, and
+    windows of no width."""
+    values = (np.add.outer(np.arange(80) * 29, np.arange(70) * 17) % 4096).astype(np.uint16)
+    ramp = np.arange(4096)
+    made = []
+    for syntax in (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian):
+        order = ">u2" if syntax == ExplicitVRBigEndian else "<u2"
+        packed = (ramp >> 4).astype(np.uint8).tobytes()
+        words = np.frombuffer(packed, "<u2").astype(order).tobytes()
+        for descriptor, data in [
+            ([4097, 0, 12], ramp.astype(order).tobytes()),
+            ([4096, 0, 16], ramp[:4000].astype(order).tobytes()),
+            ([4096, 0, 8], words),
+            ([5096, 64536, 12], ramp.astype(order).tobytes()),
+            ([0, 0, 40], b""),
+        ]:
+            item = pydicom.Dataset()
+            item.add_new("LUTDescriptor", "US", descriptor)
+            item.add_new("LUTData", "OW", data)
+            for keyword in ("VOILUTSequence", "ModalityLUTSequence"):
+                module = {keyword: pydicom.Sequence([pydicom.Dataset(), item])}
+                made.append(native(values, syntax, **described(values, bits=12), **module))
+    for window in ({"WindowWidth": 0}, {"WindowWidth": [0, 4096], "WindowCenter": [1, 2048]}):
+        attributes = {"WindowCenter": 2048, **window}
+        made.append(
+            native(values, ExplicitVRLittleEndian, **described(values, bits=12), **attributes)
+        )
+    return made
+
+
+def transparencies() -> list[bytes]:
+    """PNG files with an alpha of 8 and of 16 bits, and with a grey that means transparent."""
+    grey = np.add.outer(np.arange(60), np.arange(50)).astype(np.uint8)
+    files = [
+        bytes(
+            imagecodecs.png_encode(np.dstack([deep, np.full_like(deep, np.iinfo(deep.dtype).max)]))
+        )
+        for deep in (grey, grey.astype(np.uint16) * 257)
+    ]
+    out = BytesIO()
+    Image.fromarray(grey).save(out, "PNG", transparency=200)
+    return [*files, out.getvalue()]
 
 
 def _of_pydicom() -> Iterator[bytes]:
