@@ -64,7 +64,7 @@ class Codestream:
     at_origin: bool = True  # JPEG 2000: image and tile grid start at (0, 0)
     reversible: bool = False  # JPEG 2000: the 5/3 wavelet, otherwise the 9/7
     tiles: int = 1
-    mended: bool = False  # JPEG 2000: it came without its end marker
+    mended: bool = False  # JPEG 2000: it came with another end than its marker
 
 
 def read(data: bytes) -> Codestream:

@@ -227,8 +227,8 @@ def _extract(words: Words, header: FilmHeader, declared: Codestream | None = Non
         plausible.check_below(native_words, lowest)
         native_words = native_words >> lowest
     if declared is None or declared.signed[0] != signed or declared.bits > bits:
-        extended = declared is None or not declared.signed[0]
-        plausible.check_bits(native_words, bits, signed=signed, extended=extended)
+        top, extended = (declared.bits, not declared.signed[0]) if declared else (None, True)
+        plausible.check_bits(native_words, bits, signed=signed, top=top, extended=extended)
     values = _as_signed(native_words, bits) if signed else _low(native_words, bits, width)
     if overshoots:
         low, high = stored_range(header)

@@ -19,8 +19,11 @@ from hilum.errors import InconsistentPixelsError
 Words = npt.NDArray[np.unsignedinteger[Any]]
 Integers = npt.NDArray[np.integer[Any]]
 
-# So many times as rough as read otherwise: no picture is, noise and graphics are at most as rough.
-_ROUGHER: Final = 1.5
+# So many times as rough as read otherwise. Graphics make a picture rougher, never smoother; a sign
+# makes one smoother only if it is black beside white.
+_ROUGHER_BITS, _ROUGHER_SIGN = 1.05, 1.5
+# Neighbours of noise differ by a third of its range, those of a film by much less than this.
+_NOISE: Final = 0.15
 _STEP: Final = 7  # every so many rows are looked at
 _MOST_BELOW: Final = 0.25  # share of pixels; graphics have fewer edges
 # Lossy codestreams go beyond their range at edges: this far, of the range, in this share of pixels.
@@ -41,13 +44,16 @@ def check_below(words: Words, lowest: int) -> None:
         )
 
 
-def check_bits(words: Words, bits: int, *, signed: bool, extended: bool = True) -> None:
+def check_bits(
+    words: Words, bits: int, *, signed: bool, top: int | None = None, extended: bool = True
+) -> None:
     """Make sure that the lowest ``bits`` of ``words`` are the values, with a sign or without.
 
     Args:
         words: ``[H, W]``, or ``[H, W, 3]``.
         bits: of a value.
         signed: whether Pixel Representation says so.
+        top: how many bits could be, those of the codestream; ``None``: all.
         extended: whether bits above that are those of a sign mean that there is one.
 
     Raises:
@@ -56,9 +62,9 @@ def check_bits(words: Words, bits: int, *, signed: bool, extended: bool = True) 
     width = 8 * words.dtype.itemsize
     few = words[::_STEP]
     if signed:
-        rough = _roughness(_as_signed(few, bits))
         sure = extended and bits < width and _fills(words, bits)
-        if rough > _ROUGHER * _roughness(_low(few, bits)) and not sure:
+        rough = _roughness(_as_signed(few, bits))
+        if rough > _ROUGHER_SIGN * _roughness(_low(few, bits)) and not sure:
             raise InconsistentPixelsError(
                 "Pixel Representation (0028,0103) is 1; the pixels have no sign."
             )
@@ -69,9 +75,15 @@ def check_bits(words: Words, bits: int, *, signed: bool, extended: bool = True) 
             "Pixel Representation (0028,0103) is 0; the pixels have a sign."
         )
     # A codestream that has a sign where the header has none comes with it.
-    whole = few.view(f"i{words.dtype.itemsize}") if signed or not extended else few
+    sign = signed or not extended
+    whole = _as_signed(few, top or width) if sign else few
     low = _as_signed(few, bits) if signed else _low(few, bits)
-    if _roughness(low) > _ROUGHER * _roughness(whole):
+    rough, rougher = _roughness(whole), _roughness(low)
+    span = 1 << (int(whole.max()) - int(whole.min())).bit_length()
+    noise = _NOISE * low.size * (1 << bits)
+    wraps = rougher > noise and rougher / (1 << bits) > _ROUGHER_SIGN * rough / span
+    limit = _ROUGHER_BITS if extended else _ROUGHER_SIGN
+    if rougher > limit * rough or wraps:
         raise InconsistentPixelsError(
             f"Bits Stored (0028,0101) and High Bit (0028,0102) leave out bits above the {bits} "
             "that they declare and that belong to the values."

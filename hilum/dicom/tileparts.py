@@ -22,9 +22,9 @@ _LENGTH_AT: Final = 6  # Psot, in a tile-part
 
 
 def mended(data: bytes, declared: Codestream) -> tuple[bytes, Codestream]:
-    """The codestream with the length of each tile-part and the end marker after the last one; as
-    ``mended`` if that was not there. Decoding all of it fails then if data of a tile-part is
-    missing; decoding a part may not.
+    """The codestream with the length of each tile-part, the end marker after the last one and
+    nothing behind it; as ``mended`` if its end was another. Decoding all of it fails then if data
+    of a tile-part is missing; decoding a part may not.
 
     Raises:
         DecodeError: it is cut short in a tile-part, or tiles are missing.
@@ -53,13 +53,13 @@ def mended(data: bytes, declared: Codestream) -> tuple[bytes, Codestream]:
             f"SIZ (FF51) declares {declared.tiles} tiles; there are tile-parts (SOT, FF90) of "
             f"{len(tiles)}."
         )
-    if data.startswith(END, place) and open_ended is None:
+    ended = data[place : place + 4] in {END, END + b"\0"}  # a byte makes it even
+    if ended and open_ended is None:
         return data, declared
     changed = bytearray(data[:place] + END)
-    if open_ended is None:
-        return bytes(changed), replace(declared, mended=True)
-    struct.pack_into(">I", changed, open_ended + _LENGTH_AT, place - open_ended)
-    return bytes(changed), declared
+    if open_ended is not None:
+        struct.pack_into(">I", changed, open_ended + _LENGTH_AT, place - open_ended)
+    return bytes(changed), replace(declared, mended=not ended)
 
 
 def _first(data: bytes) -> int:
