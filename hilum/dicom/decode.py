@@ -192,14 +192,17 @@ def _run(frame: bytes, declared: Codestream, header: FilmHeader) -> npt.NDArray[
 
 
 def _jpeg_ls(frame: bytes) -> npt.NDArray[Any]:
-    """CharLS notices what is cut short, so that an end that is not there can be added."""
+    """CharLS notices what is cut short, so that an end that is not there can be added; without one
+    it takes a minute to notice."""
     pixels: npt.NDArray[Any]
-    try:
+    scan = frame.rstrip(b"\0")
+    if scan.endswith(codestream.END):
         pixels = imagecodecs.jpegls_decode(frame)
-    except imagecodecs.JpeglsError:
-        if (scan := frame.rstrip(b"\0")).endswith(codestream.END):
-            raise
+        return pixels
+    try:
         pixels = imagecodecs.jpegls_decode(scan + codestream.END)
+    except imagecodecs.JpeglsError:  # the zeros may have been data
+        pixels = imagecodecs.jpegls_decode(frame + codestream.END)
     return pixels
 
 

@@ -185,9 +185,7 @@ class _Walk:
             if found is None:
                 return None
             if found.tag == _SEQUENCE_END:
-                if not items:  # the item has no end
-                    stack.pop()
-                stack.pop()
+                del stack[-1 if items else -2 :]  # the item may have no end
                 place = found.start
             elif found.tag == _ITEM_END:
                 if not items:

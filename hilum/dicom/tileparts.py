@@ -1,7 +1,7 @@
 """The tile-parts of a JPEG 2000 codestream, and what follows them (ISO 15444-1 A.4).
 
-A decoder goes from one tile-part to the next by their lengths and expects the end marker (EOC) after
-the last one. Encoders leave out the last length, as the standard allows, and write other markers or
+A decoder goes from one tile-part to the next by their lengths and expects the end marker (EOC)
+after the last. Encoders leave out the last length, as the standard allows, and write other markers or
 none there, as it does not. Every tile has to be there: OpenJPEG fills in black for one that is not.
 """
 
@@ -39,7 +39,9 @@ def mended(data: bytes, declared: Codestream) -> tuple[bytes, Codestream]:
             if length == 0:  # up to the end marker, which no data of a tile can hold
                 open_ended = place
                 if (end := data.find(END, _data_of(data, place))) < 0:
-                    raise DecodeError("There is no end marker (EOC, FFD9) after the last SOT (FF90).")
+                    raise DecodeError(
+                        "There is no end marker (EOC, FFD9) after the last SOT (FF90)."
+                    )
             if end < place + _SOT_BYTES or end > len(data):
                 raise DecodeError("The codestream ends within a tile-part (SOT, FF90).")
             tiles.add(tile)

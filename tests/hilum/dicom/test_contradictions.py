@@ -81,6 +81,8 @@ def _natives() -> dict[str, bytes]:
     for name, syntax in (("implicit", ImplicitVRLittleEndian), ("explicit", ExplicitVRLittleEndian),
                          ("big", ExplicitVRBigEndian)):  # fmt: skip
         for bits, signed in ((8, False), (12, False), (12, True), (16, False)):
+            if name != "explicit" and bits != (12 if name == "implicit" else 8):
+                continue
             values = picture(bits, signed=signed)
             said = {**described(values, bits=bits, signed=signed), **_window(bits, signed=signed)}
             found[f"{name} {'i' if signed else 'u'}{bits}"] = native(values, syntax, **said)
@@ -128,7 +130,7 @@ CHANGES: list[dict[str, Any]] = [
     *({"NumberOfFrames": n} for n in (0, 1, 2, 3)),
     *({"BitsAllocated": n} for n in (8, 16, 32)),
     *({"BitsStored": n, **more}
-      for n in (4, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16)
+      for n in (4, 7, 8, 10, 11, 12, 13, 16)
       for more in ({}, {"HighBit": None}, {"HighBit": n - 1})),
     *({"HighBit": n} for n in (6, 7, 8, 10, 11, 12, 13, 15)),
     *({"PixelRepresentation": n} for n in (0, 1)),
@@ -152,23 +154,31 @@ def changed(data: bytes, change: dict[str, Any]) -> bytes:
     return out.getvalue()
 
 
+def outcome(data: bytes, side: int | None) -> np.ndarray[Any, np.dtype[Any]] | str:
+    """The pixels, or the code of the refusal."""
+    try:
+        return dicom.decode(dicom.open_film(data, LIMITS), side=side).pixels
+    except HilumError as error:
+        return error.code
+
+
 @pytest.mark.parametrize("name", FILMS)
-@pytest.mark.parametrize("side", [None, 64])
-def test_one_declaration_is_wrong(name: str, side: int | None) -> None:
-    right = dicom.decode(dicom.open_film(FILMS[name], LIMITS), side=side).pixels
+def test_one_declaration_is_wrong(name: str) -> None:
+    right = {side: outcome(FILMS[name], side) for side in (None, 64)}
     refused = 0
     for change in CHANGES:
         if (name, change) in UNSEEN:
             continue
-        try:
-            found = dicom.decode(dicom.open_film(changed(FILMS[name], change), LIMITS), side=side)
-        except HilumError as error:
-            assert error.code in CODES, (change, error)
-            refused += 1
-        else:
-            assert found.pixels.shape == right.shape, change
-            assert np.abs(found.pixels - right).max() < 0.02, change
-    assert refused > len(CHANGES) // 3
+        data = changed(FILMS[name], change)
+        for side, expected in right.items():
+            found = outcome(data, side)
+            if isinstance(found, str):
+                assert found in CODES, change
+                refused += 1
+            else:
+                assert found.shape == expected.shape, (change, side)
+                assert np.abs(found - expected).max() < 0.02, (change, side)
+    assert refused > len(CHANGES)
 
 
 @pytest.mark.parametrize("extra", [1, 2, 3])
@@ -244,8 +254,5 @@ def test_a_tile_that_is_not_there() -> None:
 
 
 def code(data: bytes) -> str | None:
-    try:
-        dicom.decode(dicom.open_film(data, LIMITS))
-    except HilumError as error:
-        return error.code
-    return None
+    found = outcome(data, None)
+    return found if isinstance(found, str) else None
