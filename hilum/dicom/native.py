@@ -151,7 +151,7 @@ def _contradicts(surplus: bytes | memoryview, row: int, column: int) -> bool:
 
 
 def _are_items(data: bytes | memoryview) -> bool:
-    """Whether ``data`` is a Basic Offset Table and fragments (PS3.5 section A.4), up to their end."""
+    """Whether ``data`` is items (PS3.5 section A.4), one after the other up to their end."""
     place, count = 0, 0
     while bytes(data[place : place + 4]) == _ITEM and count <= _MOST_ITEMS:
         place += 8 + int.from_bytes(data[place + 4 : place + 8], "little")

@@ -1,8 +1,9 @@
 """The tile-parts of a JPEG 2000 codestream, and what follows them (ISO 15444-1 A.4).
 
 A decoder goes from one tile-part to the next by their lengths and expects the end marker (EOC)
-after the last. Encoders leave out the last length, as the standard allows, and write other markers or
-none there, as it does not. Every tile has to be there: OpenJPEG fills in black for one that is not.
+after the last. Encoders leave out the last length, as the standard allows, and write other markers
+or none there, as it does not. Every tile has to be there: OpenJPEG fills in black for one that is
+not.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from datetime import datetime
+from io import BytesIO
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,10 @@ class ObjectStore:
             ObjectChangedError: it no longer has ``etag``.
             CredentialsRejectedError, StorageUnavailableError: transient.
         """
-        return b"".join(self._chunks(uri, max_bytes, etag))
+        whole = BytesIO()  # chunks in a list would be there twice when they are joined
+        for chunk in self._chunks(uri, max_bytes, etag):
+            whole.write(chunk)
+        return whole.getvalue()
 
     def download(self, uri: str, target: Path, *, max_bytes: int | None = None) -> None:
         """Like :meth:`read`, into the file ``target``, with no more than a chunk in memory."""
