@@ -16,9 +16,11 @@ from typing import Final
 from hilum.errors import DecodeError, TruncatedError
 
 _SOC_SIZ: Final = b"\xff\x4f\xff\x51"  # JPEG 2000: start of codestream, image and tile size
+_SOI: Final = b"\xff\xd8"  # JPEG: start of image
 _JP2: Final = b"\x00\x00\x00\x0cjP  "
 _COD, _COC = 0x52, 0x53
 _SOT, _SOD, _EOC = 0x90, 0x93, 0xD9
+END: Final = b"\xff\xd9"  # EOC of JPEG 2000, EOI of JPEG and JPEG-LS
 # JPEG frame headers (ISO 10918-1 table B.1) and JPEG-LS (ISO 14495-1): SOF55.
 _SOF: Final = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 _LOSSLESS: Final = {0xC3, 0xC7, 0xCB, 0xCF}
@@ -26,6 +28,18 @@ _ALONE: Final = {0x01, *range(0xD0, 0xD8)}  # markers without a length
 _EOI, _SOS, _APP1, _APP14 = 0xD9, 0xDA, 0xE1, 0xEE
 _MAX_COMPONENTS: Final = 4  # of an image of one to three samples, and perhaps opacity
 _MAX_LEVELS: Final = 32  # ISO 15444-1 table A.15
+# What the markers are called: ISO 15444-1 table A.2, ISO 10918-1 table B.1, ISO 14495-1 table C.1.
+_WAVELET_NAMES: Final = {
+    0x4F: "SOC", 0x50: "CAP", 0x51: "SIZ", 0x52: "COD", 0x53: "COC", 0x55: "TLM", 0x57: "PLM",
+    0x58: "PLT", 0x5C: "QCD", 0x5D: "QCC", 0x5E: "RGN", 0x5F: "POC", 0x60: "PPM", 0x61: "PPT",
+    0x63: "CRG", 0x64: "COM", 0x90: "SOT", 0x93: "SOD", 0xD9: "EOC",
+}  # fmt: skip
+_NAMES: Final = {
+    0xC4: "DHT", 0xCC: "DAC", 0xD8: "SOI", 0xD9: "EOI", 0xDA: "SOS", 0xDB: "DQT", 0xDC: "DNL",
+    0xDD: "DRI", 0xF8: "LSE", 0xFE: "COM",
+    **{0xE0 + n: f"APP{n}" for n in range(16)},
+    **{marker: f"SOF{marker & 0x0F if marker != 0xF7 else 55}" for marker in sorted(_SOF)},
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,14 +63,8 @@ class Codestream:
     lossless: bool = False  # JPEG process 14
     at_origin: bool = True  # JPEG 2000: image and tile grid start at (0, 0)
     reversible: bool = False  # JPEG 2000: the 5/3 wavelet, otherwise the 9/7
-
-    @property
-    def tiles(self) -> int:
-        """How many tiles a JPEG 2000 codestream that starts at the origin has."""
-        if self.tile is None:
-            return 1
-        rows, columns = self.tile
-        return -(-self.rows // rows) * -(-self.columns // columns)
+    tiles: int = 1
+    mended: bool = False  # JPEG 2000: it came with another end than its marker
 
 
 def read(data: bytes) -> Codestream:
@@ -68,7 +76,7 @@ def read(data: bytes) -> Codestream:
     try:
         if data.startswith(_JP2) or data.startswith(_SOC_SIZ):
             return _jpeg2000(data)
-        if data.startswith(b"\xff\xd8"):
+        if data.startswith(_SOI):
             return _jpeg(data)
     except (struct.error, IndexError):
         raise DecodeError("The codestream ends within its header.") from None
@@ -82,18 +90,21 @@ def check_end(data: bytes) -> None:
         TruncatedError: there is no end of image after the first scan (ISO 10918-1 B.2.1).
     """
     scan = len(data)
-    with suppress(struct.error, IndexError):  # it ends before the scan
-        scan = next(at for marker, at, _ in _segments(data, 2) if marker == _SOS)
+    with suppress(struct.error, IndexError, DecodeError):  # it ends before the scan
+        scan = next(at for marker, at, _ in segments(data, 2) if marker == _SOS)
     if data.rfind(bytes([0xFF, _EOI])) < scan:
         raise TruncatedError("The JPEG data has no EOI marker (FFD9) after its first scan.")
 
 
-def is_whole(data: bytes) -> bool:
-    """Whether a JPEG 2000 codestream has its end marker (EOC, ISO 15444-1 A.4.4), pad byte aside.
-
-    Decoding in part may not notice that it was cut short.
-    """
-    return data[-3:].rstrip(b"\0").endswith(bytes([0xFF, _EOC]))
+def part(data: bytes) -> str:
+    """Which part of a codestream the decoder read last at the least: "after SOS (FFDA)"."""
+    last, wavelet = "", not data.startswith(_SOI)
+    with suppress(DecodeError, struct.error, IndexError):
+        for marker, _, _ in segments(data, data.find(_SOC_SIZ) + 2 if wavelet else 2):
+            last = f"after {_name(marker, wavelet=wavelet)}"
+            if marker in {_SOS, _SOD, _EOC}:
+                break
+    return last or "at its first marker"
 
 
 def exif(data: bytes) -> bytes:
@@ -103,7 +114,7 @@ def exif(data: bytes) -> bytes:
         DecodeError: the markers before the first scan are broken.
     """
     try:
-        for marker, at, length in _segments(data, 2):
+        for marker, at, length in segments(data, 2):
             if marker == _APP1 and data[at : at + 6] == b"Exif\0\0":
                 return data[at : at + length]
             if marker in _SOF:
@@ -131,7 +142,7 @@ def _jpeg2000(data: bytes) -> Codestream:
     origins = (x0, y0, *struct.unpack_from(">2I", data, start + 32))
     levels: list[int] = []
     mixed, reversible = None, False
-    for marker, at, _ in _segments(data, start + 2):
+    for marker, at, _ in segments(data, start + 2):
         if marker == _COD:
             mixed = data[at + 4] == 1
             levels.append(data[at + 5])
@@ -156,13 +167,19 @@ def _jpeg2000(data: bytes) -> Codestream:
         colour_transform=mixed,
         at_origin=not any(origins),
         reversible=reversible,
+        tiles=_count(x1, origins[2], tile_columns) * _count(y1, origins[3], tile_rows),
     )
+
+
+def _count(end: int, origin: int, size: int) -> int:
+    """How many tiles there are along one axis (ISO 15444-1 equation B-5)."""
+    return -(-(end - origin) // size)
 
 
 def _jpeg(data: bytes) -> Codestream:
     """The first frame header, ISO 10918-1 B.2.2, and the Adobe marker, ISO 10918-6 6.5.3."""
     adobe: bool | None = None
-    for marker, at, length in _segments(data, 2):
+    for marker, at, length in segments(data, 2):
         if marker == _APP14 and length >= 12 and data[at : at + 5] == b"Adobe":
             adobe = data[at + 11] != 0
         if marker in _SOF:
@@ -185,21 +202,37 @@ def _jpeg(data: bytes) -> Codestream:
     raise DecodeError("The JPEG data has no frame header (SOF) before its first scan.")
 
 
-def _segments(data: bytes, at: int) -> Iterator[tuple[int, int, int]]:
-    """(marker, where its parameters start, their length), from the marker at ``at`` on."""
+def segments(data: bytes, at: int) -> Iterator[tuple[int, int, int]]:
+    """(marker, where its parameters start, their length), from the marker at ``at`` on.
+
+    Raises:
+        DecodeError: there is no marker where one should be, or it goes beyond the end.
+        struct.error, IndexError: the data ends within a marker.
+    """
+    wavelet, before = not data.startswith(_SOI), "at the start"
     while True:
         if data[at] != 0xFF:
-            raise DecodeError(f"There is no marker where one should be, at byte {at}.")
+            raise DecodeError(f"There is no marker where one should be, {before}.")
         marker = data[at + 1]
         if marker == 0xFF:  # fill byte
             at += 1
             continue
+        name = _name(marker, wavelet=wavelet)
+        before = f"after {name}"
         if marker in _ALONE or marker in {_EOI, _SOD}:
             yield marker, at + 2, 0
             at += 2
             continue
         (length,) = struct.unpack_from(">H", data, at + 2)
         if length < 2:
-            raise DecodeError(f"Marker FF{marker:02X} has length {length}; expected at least 2.")
+            raise DecodeError(f"Marker {name} has length {length}; expected at least 2.")
+        if at + 2 + length > len(data):
+            raise DecodeError(f"The codestream ends within {name}.")
         yield marker, at + 4, length - 2
         at += 2 + length
+
+
+def _name(marker: int, *, wavelet: bool) -> str:
+    """ "SOT (FF90)", or "FF30"."""
+    known = (_WAVELET_NAMES if wavelet else _NAMES).get(marker)
+    return f"{known} (FF{marker:02X})" if known else f"FF{marker:02X}"

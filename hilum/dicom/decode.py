@@ -24,7 +24,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from hilum.dicom import codestream, frames
+from hilum.dicom import codestream, frames, plausible, tileparts
 from hilum.dicom.codestream import Codestream
 from hilum.dicom.greyscale import StoredValues, stored_range
 from hilum.dicom.header import FilmHeader
@@ -112,6 +112,8 @@ def checked_frame(opened: DicomObject) -> tuple[bytes, Codestream]:
     _check(declared, opened.header)
     if opened.header.transfer_syntax in _JPEG:
         codestream.check_end(frame)
+    elif opened.header.transfer_syntax in _JPEG2000:
+        return tileparts.mended(frame, declared)
     return frame, declared
 
 
@@ -120,7 +122,7 @@ def _frame(opened: DicomObject) -> bytes:
     if not opened.pixel_data:
         raise TruncatedError("Pixel Data (7FE0,0010) is empty.")
     frame = frames.first(
-        bytes(opened.pixel_data), frames=opened.header.frames, extended=opened.extended_offsets
+        opened.pixel_data, frames=opened.header.frames, extended=opened.extended_offsets
     )
     if not frame:
         raise TruncatedError("The encapsulated pixel data has no bytes.")
@@ -160,7 +162,9 @@ def _compressed(frame: bytes, declared: Codestream, header: FilmHeader) -> Words
     except MemoryError:
         raise LimitExceededError("The decoder needs more memory than there is.") from None
     except Exception as error:  # the codecs' exceptions share no base class
-        raise DecodeError(f"The decoder failed ({type(error).__name__}).") from None
+        raise DecodeError(
+            f"The decoder failed ({type(error).__name__}) {codestream.part(frame)}."
+        ) from None
     shape = (header.rows, header.columns, 3)[: 2 if header.samples == 1 else 3]
     if pixels.shape != shape or pixels.dtype.kind not in "iu":
         raise InconsistentPixelsError(
@@ -175,7 +179,7 @@ def _run(frame: bytes, declared: Codestream, header: FilmHeader) -> npt.NDArray[
     if header.transfer_syntax in _JPEG2000:
         pixels = imagecodecs.jpeg2k_decode(frame)
     elif header.transfer_syntax in _JPEG_LS:
-        pixels = imagecodecs.jpegls_decode(frame)
+        pixels = _jpeg_ls(frame)
     else:
         # Lossless JPEG is never transformed. A lossy one without the Adobe marker is taken to be
         # YCbCr by libjpeg; if the header says RGB, it is not (as DCMTK, GDCM and pydicom read it).
@@ -187,12 +191,31 @@ def _run(frame: bytes, declared: Codestream, header: FilmHeader) -> npt.NDArray[
     return found
 
 
+def _jpeg_ls(frame: bytes) -> npt.NDArray[Any]:
+    """CharLS notices what is cut short, so that an end that is not there can be added; without one
+    it takes a minute to notice."""
+    pixels: npt.NDArray[Any]
+    scan = frame.rstrip(b"\0")
+    if scan.endswith(codestream.END):
+        pixels = imagecodecs.jpegls_decode(frame)
+        return pixels
+    try:
+        pixels = imagecodecs.jpegls_decode(scan + codestream.END)
+    except imagecodecs.JpeglsError:  # the zeros may have been data
+        pixels = imagecodecs.jpegls_decode(frame + codestream.END)
+    return pixels
+
+
 def _extract(words: Words, header: FilmHeader, declared: Codestream | None = None) -> StoredValues:
-    """Bits Stored bits below High Bit; what is above (retired overlays) is dropped."""
+    """Bits Stored bits below High Bit; what is above (retired overlays) is dropped.
+
+    Raises:
+        InconsistentPixelsError: the words show that these are not the bits they were stored in.
+    """
     native_words = words.astype(f"u{words.dtype.itemsize}", copy=False)
     width = 8 * native_words.dtype.itemsize
     bits, lowest = header.bits_stored, header.high_bit + 1 - header.bits_stored
-    overshoots = False
+    overshoots, signed = False, header.signed
     if declared is not None:
         if declared.bits <= header.bits_stored:
             lowest = 0  # the codestream has the values, not the words around them
@@ -204,10 +227,15 @@ def _extract(words: Words, header: FilmHeader, declared: Codestream | None = Non
             # round: they keep their meaning (as pydicom reads it). JPEG and JPEG-LS always do.
             bits = min(bits, declared.bits)
     if lowest:
+        plausible.check_below(native_words, lowest)
         native_words = native_words >> lowest
-    values = _as_signed(native_words, bits) if header.signed else _low(native_words, bits, width)
+    if declared is None or declared.signed[0] != signed or declared.bits > bits:
+        top, extended = (declared.bits, not declared.signed[0]) if declared else (None, True)
+        plausible.check_bits(native_words, bits, signed=signed, top=top, extended=extended)
+    values = _as_signed(native_words, bits) if signed else _low(native_words, bits, width)
     if overshoots:
         low, high = stored_range(header)
+        plausible.check_overshoot(values, low, high)
         values = np.clip(values, low, high)
     return values
 

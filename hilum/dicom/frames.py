@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 from pydicom.dataset import Dataset
 
-from hilum.errors import DecodeError, TruncatedError
+from hilum.errors import DecodeError, InconsistentPixelsError, TruncatedError
 
 _ITEM: Final = b"\xfe\xff\x00\xe0"
 _END: Final = b"\xfe\xff\xdd\xe0"
 _HEADER: Final = 8  # bytes: tag and length
 _MARKER: Final = b"\xff\xd9"  # EOI of JPEG and JPEG-LS, EOC of JPEG 2000
+_STARTS: Final = (b"\xff\xd8\xff", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  ")  # a codestream
 _PADDING: Final = 10  # bytes that may follow it
 _MOST: Final = 2**16  # fragments; a film has one, or a few
 
@@ -38,27 +40,36 @@ class Fragment:
     start: int  # of its content, in the pixel data
     length: int
 
+    @property
+    def end(self) -> int:
+        """Where its content ends."""
+        return self.start + self.length
 
-def first(data: bytes, *, frames: int, extended: bytes | None = None) -> bytes:
+
+def first(data: bytes | memoryview, *, frames: int, extended: bytes | None = None) -> bytes:
     """The codestream of the first of ``frames`` frames.
 
     Args:
-        data: the value of Pixel Data (7FE0,0010).
+        data: from the first item of Pixel Data (7FE0,0010) on; what follows the items is no matter.
         frames: Number of Frames.
         extended: the value of Extended Offset Table (7FE0,0001), if there is one.
 
     Raises:
         TruncatedError: the data ends within an item, or has no fragment.
         DecodeError: it is no sequence of items, or the frame's end cannot be told.
+        InconsistentPixelsError: there is more than the one frame that was declared.
     """
-    table, fragments = _items(data)
+    table, fragments = _items(data, frames)
     if frames > 1:
         fragments = fragments[: _count(data, fragments, frames, _offsets(table, extended))]
+    elif any(_ends(data, one) and _starts(data, next_) for one, next_ in pairwise(fragments)):
+        raise InconsistentPixelsError(
+            "The pixel data has several frames; Number of Frames (0028,0008) says one."
+        )
     # A slice of a single fragment copies once; a film may have 50 MB.
     if len(fragments) == 1:
-        only = fragments[0]
-        return data[only.start : only.start + only.length]
-    return b"".join(data[part.start : part.start + part.length] for part in fragments)
+        return bytes(data[fragments[0].start : fragments[0].end])
+    return b"".join(data[part.start : part.end] for part in fragments)
 
 
 def adopt(dataset: Dataset) -> None:
@@ -73,14 +84,20 @@ def adopt(dataset: Dataset) -> None:
                     setattr(dataset, keyword, item[keyword].value)
 
 
-def _items(data: bytes) -> tuple[bytes, list[Fragment]]:
-    """The Basic Offset Table and all fragments."""
+def _items(data: bytes | memoryview, frames: int) -> tuple[bytes, list[Fragment]]:
+    """The Basic Offset Table and all fragments.
+
+    The items end at their delimiter, or where there is none: other bytes after at least one
+    fragment are what writers leave behind the last one. What is missing then is missing in the
+    codestream, whose own end is looked for.
+    """
     table: bytes | None = None
     fragments: list[Fragment] = []
     place = base = 0
     while place + _HEADER <= len(data):
-        tag, length = data[place : place + 4], int.from_bytes(data[place + 4 : place + 8], "little")
-        if tag == _END:
+        head = bytes(data[place : place + _HEADER])
+        tag, length = head[:4], int.from_bytes(head[4:], "little")
+        if tag == _END or (tag != _ITEM and fragments):
             break
         if tag != _ITEM:
             raise DecodeError(
@@ -88,19 +105,44 @@ def _items(data: bytes) -> tuple[bytes, list[Fragment]]:
             )
         start = place + _HEADER
         if start + length > len(data):
-            raise TruncatedError(
-                f"An item of the pixel data declares {length} bytes; {len(data) - start} are left."
-            )
-        place = start + length
-        if table is None:
-            table, base = data[start:place], place
+            if len(fragments) >= frames and _ends(data, fragments[-1]):
+                break
+            length = _shortened(data, start, length)
+        if table is None and not bytes(data[start : start + 8]).startswith(_STARTS):
+            table, base = bytes(data[start : start + length]), start + length
         else:
-            fragments.append(Fragment(offset=start - _HEADER - base, start=start, length=length))
+            table = table or b""  # a codestream in the place of the table: there is none
+            fragments.append(Fragment(offset=place - base, start=start, length=length))
+        place = start + length
         if len(fragments) > _MOST:
             raise DecodeError(f"The pixel data has more than {_MOST} fragments.")
+    if not fragments and table:  # the one item there is is no table
+        return b"", [Fragment(offset=0, start=base - len(table), length=len(table))]
     if not fragments:
         raise TruncatedError("The encapsulated pixel data has no fragment.")
     return table or b"", fragments
+
+
+def _shortened(data: bytes | memoryview, start: int, length: int) -> int:
+    """What there is of an item that declares more, if nothing but padding is missing.
+
+    Raises:
+        TruncatedError: more is.
+    """
+    left = len(data) - start
+    if _MARKER in bytes(data[max(start, len(data) - _PADDING) :]):
+        return left
+    raise TruncatedError(f"An item of the pixel data declares {length} bytes; {left} are left.")
+
+
+def _ends(data: bytes | memoryview, part: Fragment) -> bool:
+    """Whether a codestream ends in ``part``."""
+    return _MARKER in bytes(data[max(part.start, part.end - _PADDING) : part.end])
+
+
+def _starts(data: bytes | memoryview, part: Fragment) -> bool:
+    """Whether a codestream begins with ``part``."""
+    return bytes(data[part.start : min(part.end, part.start + 8)]).startswith(_STARTS)
 
 
 def _offsets(table: bytes, extended: bytes | None) -> tuple[int, ...]:
@@ -110,7 +152,9 @@ def _offsets(table: bytes, extended: bytes | None) -> tuple[int, ...]:
     return struct.unpack(f"<{len(table) // 4}I", table[: len(table) // 4 * 4])
 
 
-def _count(data: bytes, fragments: list[Fragment], frames: int, offsets: tuple[int, ...]) -> int:
+def _count(
+    data: bytes | memoryview, fragments: list[Fragment], frames: int, offsets: tuple[int, ...]
+) -> int:
     """How many fragments the first of several frames has."""
     if offsets:
         if len(offsets) != frames or offsets[0] != 0:
@@ -126,8 +170,7 @@ def _count(data: bytes, fragments: list[Fragment], frames: int, offsets: tuple[i
         return 1
     if len(fragments) > frames:
         for n, part in enumerate(fragments, 1):
-            end = part.start + part.length
-            if _MARKER in data[max(part.start, end - _PADDING) : end]:
+            if _ends(data, part):
                 return n
     raise DecodeError(
         f"There are {len(fragments)} fragments for {frames} frames, and no offset table."

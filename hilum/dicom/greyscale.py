@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -147,8 +147,8 @@ def _tones(
     wide = np.int64 if stored.dtype.itemsize > 2 else np.int32
 
     def look_up(part: StoredValues | Float32Array) -> Float32Array:
-        index = part.astype(wide) - low if low else cast("StoredValues", part)
-        return np.take(table, index, mode="clip")
+        index: npt.NDArray[Any] = part.astype(wide) - low if low else part
+        return table.take(index, mode="clip")
 
     return look_up
 

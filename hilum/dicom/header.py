@@ -16,7 +16,6 @@ from hilum.errors import (
     DicomError,
     InconsistentPixelsError,
     LimitExceededError,
-    NoPixelDataError,
     UnsupportedPixelsError,
 )
 from hilum.settings import Limits
@@ -73,7 +72,6 @@ def read(dataset: Dataset, syntax: UID, limits: Limits, *, identity: bool = Fals
         identity: read who the film is of, too (:class:`hilum.dicom.facts.Identity`).
 
     Raises:
-        NoPixelDataError: not an image.
         UnsupportedPixelsError: an image, but not one of integers of 8, 16 or 32 bits in a
             photometric interpretation that hilum reads.
         InconsistentPixelsError: attributes of the image pixel module contradict each other
@@ -81,13 +79,9 @@ def read(dataset: Dataset, syntax: UID, limits: Limits, *, identity: bool = Fals
         LimitExceededError: Rows × Columns is above ``limits.max_pixels``.
         DicomError: there is no usable SOPInstanceUID.
     """
-    if "PixelData" not in dataset:
-        if "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset:
-            raise UnsupportedPixelsError("The image has floating-point pixels, (7FE0,0008/0009).")
-        raise NoPixelDataError("The object has no Pixel Data (7FE0,0010).")
     rows, columns = _number(dataset, "Rows"), _number(dataset, "Columns")
     check_size(rows, columns, limits)
-    frames = _number(dataset, "NumberOfFrames", default=1)
+    frames = _number(dataset, "NumberOfFrames", default=1) or 1  # 0 in many single ones
     if frames < 1:
         raise InconsistentPixelsError(f"Number of Frames (0028,0008) is {frames}.")
     samples = _number(dataset, "SamplesPerPixel", default=1)

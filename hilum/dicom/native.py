@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import struct
+from typing import Any, Final
 
 import imagecodecs
 import numpy as np
@@ -11,6 +12,12 @@ import numpy.typing as npt
 from hilum.dicom.header import FilmHeader
 from hilum.dicom.syntaxes import little_endian
 from hilum.errors import DecodeError, InconsistentPixelsError, TruncatedError
+
+_RLE_HEADER: Final = 64  # bytes
+_NO_RUN, _LONGEST_RUN = 128, 128  # PS3.5 section G.3.2
+_ITEM: Final = b"\xfe\xff\x00\xe0"
+_SEQUENCE_END: Final = b"\xfe\xff\xdd\xe0"
+_MOST_ITEMS: Final = 2**16
 
 Words = npt.NDArray[np.unsignedinteger[Any]]  # [H, W], or [H, W, 3]
 
@@ -24,14 +31,27 @@ def native(data: bytes | memoryview, header: FilmHeader, *, vr: str) -> Words:
         vr: the value representation of Pixel Data, OB or OW.
 
     Raises:
-        TruncatedError: there are fewer than Rows × Columns pixels.
+        TruncatedError: there are fewer than Rows × Columns pixels in each frame.
+        InconsistentPixelsError: there are more, or they are encapsulated.
     """
     halved = header.photometric == "YBR_FULL_422"
     count = header.rows * header.columns * (2 if halved else header.samples)
     size = header.bits_allocated // 8
-    if len(data) < count * size:
+    expected = count * size * header.frames
+    if len(data) < expected:
         raise TruncatedError(
-            f"Pixel Data (7FE0,0010) has {len(data)} bytes; expected {count * size}."
+            f"Pixel Data (7FE0,0010) has {len(data)} bytes; expected {expected}.",
+            next_step="Have the sender write the object again; it declares more than it holds.",
+        )
+    if _are_items(data):
+        raise InconsistentPixelsError(
+            "Pixel Data (7FE0,0010) holds items; Transfer Syntax UID (0002,0010) says that it is "
+            "native."
+        )
+    row, column = count // header.rows * size, count // header.columns * size
+    if _contradicts(data[expected:], row, column):
+        raise InconsistentPixelsError(
+            f"Pixel Data (7FE0,0010) has {len(data)} bytes; the header declares {expected}."
         )
     if size == 1 and vr == "OW" and not little_endian(header.transfer_syntax):
         # 8-bit samples in 16-bit words: every pair is swapped (PS3.5 section 7.3).
@@ -51,28 +71,93 @@ def run_length(frame: bytes, header: FilmHeader) -> Words:
     """The words of an RLE frame (PS3.5 annex G): one segment for each byte of each sample.
 
     Raises:
-        InconsistentPixelsError: the frame has another number of segments.
+        InconsistentPixelsError: the frame has another number of segments, or more in them than
+            Rows × Columns.
         DecodeError: the frame is broken.
-        TruncatedError: it holds too few bytes.
+        TruncatedError: a segment holds too few bytes.
     """
-    size = header.bits_allocated // 8
+    size, count = header.bits_allocated // 8, header.rows * header.columns
     segments = int.from_bytes(frame[:4], "little")
     if segments != size * header.samples:
         raise InconsistentPixelsError(
             f"The RLE header declares {segments} segments; {header.samples} samples of {size} "
             f"bytes have {size * header.samples}."
         )
-    expected = header.rows * header.columns * header.samples * size
-    try:
-        decoded = imagecodecs.dicomrle_decode(frame, np.dtype(f"<u{size}"), out=expected)
-    except Exception as error:  # the codecs' exceptions share no base class
-        raise DecodeError(f"RLE decoding failed ({type(error).__name__}).") from None
-    if len(decoded) < expected:
-        raise TruncatedError(f"RLE gave {len(decoded)} bytes; expected {expected}.")
-    words = np.frombuffer(decoded, dtype=f"<u{size}", count=expected // size)
+    if len(frame) < _RLE_HEADER:
+        raise TruncatedError("The RLE data ends within its header.")
+    starts = struct.unpack_from(f"<{segments}I", frame, 4)
+    ends = (*starts[1:], len(frame))
+    if starts[0] < _RLE_HEADER or any(one > other for one, other in zip(starts, ends, strict=True)):
+        raise DecodeError("The offsets in the RLE header do not ascend within the RLE data.")
+    words = np.empty((header.samples, count), dtype=f"<u{size}")
+    each = words.view(np.uint8).reshape(header.samples, count, size)
+    for n, (start, end) in enumerate(zip(starts, ends, strict=True)):
+        sample, byte = divmod(n, size)  # the most significant byte is the first
+        each[sample, :, size - 1 - byte] = _unpacked(frame[start:end], header)
     if header.samples == 1:
         return words.reshape(header.rows, header.columns)
-    return _pixels(words, header, planar=True)  # segments are; Planar Configuration has no say
+    # Segments are planar; Planar Configuration has no say.
+    return _pixels(words, header, planar=True)
+
+
+def _unpacked(segment: bytes, header: FilmHeader) -> npt.NDArray[np.uint8]:
+    """A byte of each pixel, from its segment; what some encoders leave behind them is cut off."""
+    count = header.rows * header.columns
+    try:
+        found = imagecodecs.packbits_decode(segment, out=count)
+    except Exception:  # the codecs' exceptions share no base class; it may only be too long
+        at, surplus = _past(segment, count)
+        if _contradicts(surplus, header.columns, header.rows):
+            raise InconsistentPixelsError(
+                f"An RLE segment has more than the {count} bytes that the header declares."
+            ) from None
+        try:  # the last run may go beyond, by less than its 128
+            found = imagecodecs.packbits_decode(segment[:at], out=count + _LONGEST_RUN)
+        except Exception as error:
+            raise DecodeError(f"RLE decoding failed ({type(error).__name__}).") from None
+    if len(found) < count:
+        raise TruncatedError(f"An RLE segment gave {len(found)} bytes; expected {count}.")
+    return np.frombuffer(found, dtype=np.uint8, count=count)
+
+
+def _past(segment: bytes, count: int) -> tuple[int, bytes]:
+    """Where the run ends that brings the ``count``-th byte, and what is decoded from there on, as
+    far as it matters."""
+    place = made = 0
+    surplus = bytearray()
+    while place < len(segment) and len(surplus) <= count:
+        code = segment[place]
+        if code == _NO_RUN:
+            place += 1
+            continue
+        length, taken = (257 - code, 2) if code > _NO_RUN else (code + 1, code + 2)
+        if made >= count and place + taken > len(segment):
+            break  # bytes that are no run
+        made += length
+        if made > count:
+            run = segment[place + 1 : place + taken] * (length if code > _NO_RUN else 1)
+            surplus += run[-min(length, made - count) :]
+        place += taken
+        if made - length < count:
+            end = place
+    return (end if made >= count else len(segment)), bytes(surplus)
+
+
+def _contradicts(surplus: bytes | memoryview, row: int, column: int) -> bool:
+    """Whether what follows the declared pixels says that there are more of them, of so many bytes a
+    row and column. Zeros and less than a row are padding, if they are no whole columns."""
+    many = len(surplus) >= row or (len(surplus) > 0 and len(surplus) % column == 0)
+    return many and bool(np.frombuffer(surplus, dtype=np.uint8).any())
+
+
+def _are_items(data: bytes | memoryview) -> bool:
+    """Whether ``data`` is items (PS3.5 section A.4), one after the other up to their end."""
+    place, count = 0, 0
+    while bytes(data[place : place + 4]) == _ITEM and count <= _MOST_ITEMS:
+        place += 8 + int.from_bytes(data[place + 4 : place + 8], "little")
+        count += 1
+    ended = bytes(data[place : place + 4]) == _SEQUENCE_END or len(data) <= place <= len(data) + 1
+    return count > 1 and ended
 
 
 def _pixels(words: Words, header: FilmHeader, *, planar: bool) -> Words:

@@ -27,13 +27,12 @@ from pydicom.uid import (
     JPEGBaseline8Bit,
 )
 
-from hilum.dicom import codestream
 from hilum.dicom.decode import checked_frame
 from hilum.dicom.decode import stored_values as every_value
 from hilum.dicom.greyscale import padding, stored_range
 from hilum.dicom.parse import DicomObject
 from hilum.dicom.samples import Box, Samples
-from hilum.errors import DecodeError, LimitExceededError
+from hilum.errors import LimitExceededError
 
 Float32Array = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
@@ -150,7 +149,7 @@ def _scaled_dct(opened: DicomObject, *, side: int) -> Reduced | None:
     """A baseline JPEG through an inverse DCT of fewer coefficients: means of 2, 4 or 8 pixels.
     ``None`` if this film has to be decoded whole: its samples are not the stored values but their
     bits (a sign, Bits Stored below the 8 of the codestream), whose mean means nothing, or it is
-    another JPEG than the transfer syntax says."""
+    another JPEG than the transfer syntax says, or decoding a part of it fails."""
     header = opened.header
     frame, declared = checked_frame(opened)
     baseline = declared.bits == _BASELINE_BITS and not declared.lossless
@@ -163,8 +162,8 @@ def _scaled_dct(opened: DicomObject, *, side: int) -> Reduced | None:
             width, height = int(header.columns * scale), int(header.rows * scale)
             image.draft("L", (max(1, width), max(1, height)))
             values = np.asarray(image)
-    except (OSError, ValueError, SyntaxError) as error:
-        raise DecodeError(f"The decoder failed ({type(error).__name__}).") from None
+    except (OSError, ValueError, SyntaxError):
+        return None
     shape = (header.rows, header.columns)
     factor = next(f for f in (1, 2, 4, 8) if tuple(-(-n // f) for n in shape) == values.shape)
     return _averaged(values, factor, shape=shape)
@@ -173,7 +172,8 @@ def _scaled_dct(opened: DicomObject, *, side: int) -> Reduced | None:
 def _wavelet(opened: DicomObject, *, side: int) -> Reduced | None:
     """The low-pass image that is just large enough; ``None`` if this film has to be decoded whole:
     there is no level to leave out, the pyramid starts off the origin, its samples are not plainly
-    the stored values, or its end is missing, which a partial decoding might not notice.
+    the stored values, its end was not as it should be, or decoding in part fails: decoding all of
+    it then says what is wrong, if anything is.
 
     A codestream of more bits than Bits Stored is no plain one even if those bits look empty here:
     an old overlay of thin lines in them averages to what could as well be grey, and only the whole
@@ -188,9 +188,11 @@ def _wavelet(opened: DicomObject, *, side: int) -> Reduced | None:
         and declared.at_origin
         and declared.bits <= min(header.bits_stored, _PILLOW_BITS)
     )
-    if level < 1 or not plain or not codestream.is_whole(frame):
+    if level < 1 or not plain or declared.mended:
         return None
     words = _low_pass(frame, (header.rows, header.columns), level)
+    if words is None:
+        return None
     values = _unshifted(words, declared.bits, signed=header.signed)
     lowest, highest = stored_range(header)
     if values.min() < lowest or values.max() > highest:
@@ -206,7 +208,7 @@ def _wavelet(opened: DicomObject, *, side: int) -> Reduced | None:
     )
 
 
-def _low_pass(frame: bytes, shape: tuple[int, int], level: int) -> Integers:
+def _low_pass(frame: bytes, shape: tuple[int, int], level: int) -> Integers | None:
     # Pillow rounds the reduced size, OpenJPEG takes the ceiling (ISO 15444-1 equation B-14): with
     # Pillow's own size an odd side ends as a broken data stream.
     size = (-(-shape[1] >> level), -(-shape[0] >> level))
@@ -222,8 +224,8 @@ def _low_pass(frame: bytes, shape: tuple[int, int], level: int) -> Integers:
             return np.asarray(image)
     except MemoryError:
         raise LimitExceededError("The decoder needs more memory than there is.") from None
-    except (OSError, ValueError, SyntaxError) as error:
-        raise DecodeError(f"The decoder failed ({type(error).__name__}).") from None
+    except (OSError, ValueError, SyntaxError):
+        return None
 
 
 def _rounded_up(level: int) -> np.float32:

@@ -14,7 +14,6 @@ from typing import Final
 from hilum.errors import HilumError, LimitExceededError, OutOfMemoryError, UnexpectedError
 from hilum.errors.guarding import capture_failure
 from hilum.sandbox import confinement, wire
-from hilum.sandbox.confinement import Memory
 from hilum.sandbox.tasks import Tasks
 from hilum.sandbox.wire import Message
 
@@ -39,25 +38,26 @@ def main() -> None:
         except MemoryError:  # the rest of the request is still in the link
             wire.send(link, _failed(_too_large(max_bytes), retire=True))
             return
-        answer = _answer(tasks, request, max_bytes, memory, before)
-        del request
+        answer = _answer(tasks, request, max_bytes)
+        del request  # an object of its size is no leak
+        if memory.data_bytes() > before + _GROWN:
+            answer.fields["retire"] = True
         try:
             wire.send(link, answer)
         except OSError:
             return
 
 
-def _answer(tasks: Tasks, request: Message, max_bytes: int, memory: Memory, before: int) -> Message:
+def _answer(tasks: Tasks, request: Message, max_bytes: int) -> Message:
     """The answer to one request; it says ``retire`` if another process had better go on."""
     made = capture_failure(lambda: tasks.answers[request.fields["task"]](request))
     # After these nobody knows what state the process is in.
     suspect = isinstance(made, UnexpectedError | OutOfMemoryError)
     if isinstance(made, OutOfMemoryError):
         made = _too_large(max_bytes)
-    retire = suspect or memory.data_bytes() > before + _GROWN
     if isinstance(made, HilumError):
-        return _failed(made, retire=retire)
-    return Message(fields={**made.fields, "retire": retire}, arrays=made.arrays)
+        return _failed(made, retire=suspect)
+    return Message(fields={**made.fields, "retire": False}, arrays=made.arrays)
 
 
 def _too_large(max_bytes: int) -> LimitExceededError:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
+from io import BytesIO
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,10 @@ class ObjectStore:
             ObjectChangedError: it no longer has ``etag``.
             CredentialsRejectedError, StorageUnavailableError: transient.
         """
-        return b"".join(self._chunks(uri, max_bytes, etag))
+        whole = BytesIO()  # chunks in a list would be there twice when they are joined
+        for chunk in self._chunks(uri, max_bytes, etag):
+            whole.write(chunk)
+        return whole.getvalue()
 
     def read_with_etag(self, uri: str) -> tuple[bytes, str | None]:
         """As :meth:`read`, with the object's ETag; ``None`` of a local file."""

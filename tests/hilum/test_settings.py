@@ -55,6 +55,16 @@ def test_time_limit_must_stay_below_visibility(monkeypatch: pytest.MonkeyPatch) 
         settings.load()
 
 
+def test_films_within_one_limit_are_within_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    defaults = settings.Limits()
+    assert defaults.decode_bytes <= defaults.max_decode_bytes
+    monkeypatch.setenv("HILUM_LIMITS__MAX_DECODE_BYTES", str(2**29))
+    with pytest.raises(ConfigurationError, match=r"max_decode_bytes.*max_pixels"):
+        settings.load()
+    monkeypatch.setenv("HILUM_LIMITS__MAX_PIXELS", "8000000")
+    assert settings.load().limits.max_decode_bytes == 2**29
+
+
 def test_secrets_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HILUM_S3__SECRET_ACCESS_KEY", "hunter2")
     monkeypatch.setenv("HILUM_BROKER_URL", "redis://:hunter2@localhost:1/0")

@@ -22,7 +22,7 @@ from pydicom.uid import (
     JPEGLosslessSV1,
     JPEGLSLossless,
 )
-from support import colour_cases, decode_cases
+from support import colour_cases, decode_cases, sloppy
 from support.encodings import described, encoded, native
 from support.tiny_film import film
 
@@ -37,6 +37,7 @@ def seeds() -> list[bytes]:
     made = [film(1), film(2, PixelPaddingValue=0, WindowCenter=2000, WindowWidth=900)]
     made += [case.data for case in _cases()]
     made += [path.read_bytes() for path in sorted(_SAMPLES.glob("*.dcm"))]
+    made += [data for _, data in sloppy.kinds()]
     made += _real_films()
     made += large()
     made += tables()

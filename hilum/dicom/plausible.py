@@ -1,0 +1,127 @@
+"""Whether words are stored as the header says, told from the words themselves.
+
+Bits Stored, High Bit and Pixel Representation say which bits of a word are the value (PS3.5 section
+8.1.1). Where they are wrong nothing breaks: the picture wraps around, black beside white, and would
+be scored. The bits outside may be set without any of that: old films keep graphics in them (retired
+overlays, PS3.5 section 8.1.2), and negative values fill them. What tells one from the other is the
+picture: neighbours are alike in a picture and are not in what wraps around.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from hilum.errors import InconsistentPixelsError
+
+Words = npt.NDArray[np.unsignedinteger[Any]]
+Integers = npt.NDArray[np.integer[Any]]
+
+# So many times as rough as read otherwise. Graphics make a picture rougher, never smoother; a sign
+# makes one smoother only if it is black beside white.
+_ROUGHER_BITS, _ROUGHER_SIGN = 1.05, 1.5
+# Neighbours of noise differ by a third of its range, those of a film by much less than this.
+_NOISE: Final = 0.15
+_STEP: Final = 7  # every so many rows are looked at
+_MOST_BELOW: Final = 0.25  # share of pixels; graphics have fewer edges
+# Lossy codestreams go beyond their range at edges: this far, of the range, in this share of pixels.
+_BEYOND, _MOST_BEYOND = 1 / 8, 0.02
+
+
+def check_below(words: Words, lowest: int) -> None:
+    """Make sure that the bits below ``lowest`` are not part of the values.
+
+    Raises:
+        InconsistentPixelsError: they change from pixel to pixel more often than graphics would.
+    """
+    below = words[::_STEP] & words.dtype.type((1 << lowest) - 1)
+    if np.count_nonzero(np.diff(below, axis=1)) > _MOST_BELOW * below.size:
+        raise InconsistentPixelsError(
+            f"The {lowest} bits below those of Bits Stored (0028,0101) and High Bit (0028,0102) "
+            "belong to the values."
+        )
+
+
+def check_bits(
+    words: Words, bits: int, *, signed: bool, top: int | None = None, extended: bool = True
+) -> None:
+    """Make sure that the lowest ``bits`` of ``words`` are the values, with a sign or without.
+
+    Args:
+        words: ``[H, W]``, or ``[H, W, 3]``.
+        bits: of a value.
+        signed: whether Pixel Representation says so.
+        top: how many bits could be, those of the codestream; ``None``: all.
+        extended: whether bits above that are those of a sign mean that there is one.
+
+    Raises:
+        InconsistentPixelsError: the values wrap around as they are declared and do not otherwise.
+    """
+    width = 8 * words.dtype.itemsize
+    few = words[::_STEP]
+    if signed:
+        sure = extended and bits < width and _fills(words, bits)
+        rough = _roughness(_as_signed(few, bits))
+        if rough > _ROUGHER_SIGN * _roughness(_low(few, bits)) and not sure:
+            raise InconsistentPixelsError(
+                "Pixel Representation (0028,0103) is 1; the pixels have no sign."
+            )
+    if bits >= width or words.max() < 1 << bits:  # nearly always
+        return
+    if not signed and extended and _fills(words, bits):
+        raise InconsistentPixelsError(
+            "Pixel Representation (0028,0103) is 0; the pixels have a sign."
+        )
+    # A codestream that has a sign where the header has none comes with it.
+    sign = signed or not extended
+    whole = _as_signed(few, top or width) if sign else few
+    low = _as_signed(few, bits) if signed else _low(few, bits)
+    rough, rougher = _roughness(whole), _roughness(low)
+    span = 1 << (int(whole.max()) - int(whole.min())).bit_length()
+    noise = _NOISE * low.size * (1 << bits)
+    wraps = rougher > noise and rougher / (1 << bits) > _ROUGHER_SIGN * rough / span
+    limit = _ROUGHER_BITS if extended else _ROUGHER_SIGN
+    if rougher > limit * rough or wraps:
+        raise InconsistentPixelsError(
+            f"Bits Stored (0028,0101) and High Bit (0028,0102) leave out bits above the {bits} "
+            "that they declare and that belong to the values."
+        )
+
+
+def check_overshoot(values: Integers, low: int, high: int) -> None:
+    """Make sure that values beyond ``low`` … ``high`` are what lossy compression makes of edges.
+
+    Raises:
+        InconsistentPixelsError: they are too many, too far beyond.
+    """
+    margin = (high - low + 1) * _BEYOND
+    beyond = np.count_nonzero(values > high + margin) + np.count_nonzero(values < low - margin)
+    if beyond > _MOST_BEYOND * values.size:
+        raise InconsistentPixelsError(
+            "The codestream holds values beyond those of Bits Stored (0028,0101)."
+        )
+
+
+def _roughness(values: Integers) -> float:
+    """How much neighbours in a row differ, on the whole."""
+    wide = values.astype(np.float64)
+    return float(np.abs(np.diff(wide, axis=1)).sum())
+
+
+def _as_signed(words: Words, bits: int) -> Integers:
+    shift = max(0, 8 * words.dtype.itemsize - bits)
+    moved: Integers = (words << shift).view(f"i{words.dtype.itemsize}")
+    return moved >> shift
+
+
+def _low(words: Words, bits: int) -> Words:
+    return words & words.dtype.type((1 << bits) - 1)
+
+
+def _fills(words: Words, bits: int) -> bool:
+    """Whether the bits above are those of a sign: all set in negative values, some of which there
+    are, and none in others."""
+    above = words >> (bits - 1)
+    return bool(((above == 0) | (above == np.iinfo(words.dtype).max >> (bits - 1))).all())

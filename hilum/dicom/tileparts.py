@@ -1,0 +1,82 @@
+"""The tile-parts of a JPEG 2000 codestream, and what follows them (ISO 15444-1 A.4).
+
+A decoder goes from one tile-part to the next by their lengths and expects the end marker (EOC)
+after the last. Encoders leave out the last length, as the standard allows, and write other markers
+or none there, as it does not. Every tile has to be there: OpenJPEG fills in black for one that is
+not.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import replace
+from typing import Final
+
+from hilum.dicom import codestream
+from hilum.dicom.codestream import END, Codestream
+from hilum.errors import DecodeError, HilumError
+
+_SOT: Final = b"\xff\x90\x00\x0a"  # and the length of its parameters
+_SOT_BYTES: Final = 12
+_SOD: Final = 0x93
+_LENGTH_AT: Final = 6  # Psot, in a tile-part
+
+
+def mended(data: bytes, declared: Codestream) -> tuple[bytes, Codestream]:
+    """The codestream with the length of each tile-part, the end marker after the last one and
+    nothing behind it; as ``mended`` if its end was another. Decoding all of it fails then if data
+    of a tile-part is missing; decoding a part may not.
+
+    Raises:
+        DecodeError: it is cut short in a tile-part, or tiles are missing.
+    """
+    try:
+        first = place = _first(data)
+        tiles: set[int] = set()
+        open_ended: int | None = None
+        while data.startswith(_SOT, place):
+            tile, length = struct.unpack_from(">HI", data, place + 4)
+            end = place + length
+            if length == 0:  # up to the end marker, which no data of a tile can hold
+                open_ended = place
+                if (end := data.find(END, _data_of(data, place))) < 0:
+                    raise DecodeError(
+                        "There is no end marker (EOC, FFD9) after the last SOT (FF90)."
+                    )
+            if end < place + _SOT_BYTES or end > len(data):
+                raise DecodeError("The codestream ends within a tile-part (SOT, FF90).")
+            tiles.add(tile)
+            place = end
+    except (struct.error, IndexError):
+        raise DecodeError("The codestream ends within a tile-part header (SOT, FF90).") from None
+    if place == first:
+        raise DecodeError("There is no tile-part (SOT, FF90) after the main header.")
+    if len(tiles) < declared.tiles:
+        raise DecodeError(
+            f"SIZ (FF51) declares {declared.tiles} tiles; there are tile-parts (SOT, FF90) of "
+            f"{len(tiles)}."
+        )
+    ended = data[place : place + 4] in {END, END + b"\0"}  # a byte makes it even
+    if ended and open_ended is None:
+        return data, declared
+    changed = bytearray(data[:place] + END)
+    if open_ended is not None:
+        struct.pack_into(">I", changed, open_ended + _LENGTH_AT, place - open_ended)
+    return bytes(changed), replace(declared, mended=not ended)
+
+
+def _first(data: bytes) -> int:
+    """Where the first tile-part begins."""
+    start = data.index(b"\xff\x4f\xff\x51")
+    for _, at, length in codestream.segments(data, start + 2):
+        if data.startswith(_SOT, at + length):
+            return at + length
+    raise HilumError  # segments end only with an exception
+
+
+def _data_of(data: bytes, place: int) -> int:
+    """Where the data of the tile-part begins: after its header."""
+    for marker, at, _ in codestream.segments(data, place):
+        if marker == _SOD:
+            return at
+    raise HilumError
