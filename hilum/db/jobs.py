@@ -51,9 +51,7 @@ def claim(
         and_(jobs.c.status == JobStatus.QUEUED, schedule.is_due(now)),
         and_(jobs.c.status == JobStatus.RUNNING, schedule.lease_is_over(now)),
     )
-    able = jobs.c.model_id.is_(None)
-    if model_id is not None:
-        able = or_(able, jobs.c.model_id == model_id)
+    able = or_(jobs.c.model_id.is_(None), jobs.c.model_id == model_id)
     changes = {
         "status": JobStatus.RUNNING,
         "attempts": jobs.c.attempts + 1,
