@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, and_, func, literal, or_, select, update
+from sqlalchemy import Connection, and_, func, literal, or_, select, update
 
 from hilum.db import instances, schedule
 from hilum.db.claims import Claim, NotScored, PendingImage, Scored
@@ -59,13 +59,10 @@ def claim(
         worker holds it (then this message is a duplicate); also if it was claimed
         ``max_unreported`` times without a word from the worker and has just been quarantined.
     """
-    able: ColumnElement[bool] = jobs.c.model_id.is_(None)
-    if model_id is not None:
-        able = or_(able, jobs.c.model_id == model_id)
     row = LEASED.take(
         connection,
         job_id,
-        able,
+        or_(jobs.c.model_id.is_(None), jobs.c.model_id == model_id),
         lease_s=lease_s,
         returning=(
             jobs.c.tenant,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from sqlalchemy import Connection, RowMapping, insert, select
+from sqlalchemy import Connection, insert, select
 
 from hilum.db import models
 from hilum.db.connection import insert_or_ignore
@@ -119,33 +119,34 @@ def get_many(connection: Connection, result_ids: Collection[int]) -> dict[int, S
     if not result_ids:
         return {}
     query = (
-        select(results, *models.IDENTITY)
+        select(*_SHOWN.values(), *models.IDENTITY)
         .join(models_table, models_table.c.id == results.c.model_id)
         .where(results.c.id.in_(result_ids))
     )
-    rows = [row._mapping for row in connection.execute(query)]
-    registered = models.registered(connection, rows)
+    rows = connection.execute(query).all()
+    named = {row.model_id: row._mapping for row in rows}
+    registered = models.registered(connection, named.values())
     found: dict[int, list[Finding]] = defaultdict(list)
     for each in connection.execute(select(findings).where(findings.c.result_id.in_(result_ids))):
         found[each.result_id].append(
             Finding(label=each.label, probability=each.probability, threshold=each.threshold)
         )
+    each_one = (dict(zip(_SHOWN, row, strict=False)) for row in rows)
     return {
-        row[results.c.id]: _stored(row, registered[row[models_table.c.id]], found) for row in rows
+        values["id"]: _stored(values, registered[values["model_id"]], found[values["id"]])
+        for values in each_one
     }
 
 
 def _stored(
-    row: RowMapping, model: RegisteredModel, found: Mapping[int, list[Finding]]
+    values: dict[str, Any], model: RegisteredModel, found: Sequence[Finding]
 ) -> StoredResult:
-    values = {name: row[column] for name, column in _SHOWN.items()}
     labels, cam_labels = model.manifest.label_set.labels, tuple(values["cam_labels"])
-    own = found.get(values["id"], [])
     values |= {
         "content_sha256": bytes(values["content_sha256"]),
         "raw": _float32(values["raw"]),
         "probability": _float32(values["probability"]),
-        "findings": tuple(sorted(own, key=lambda each: labels.index(each.label))),
+        "findings": tuple(sorted(found, key=lambda each: labels.index(each.label))),
         "cam": _grids(values["cam"], len(cam_labels), model.manifest.cam_grid),
         "cam_labels": cam_labels,
         "flags": tuple(values["flags"]),

@@ -137,16 +137,17 @@ def _create(
         )
         if connection.execute(claim).first() is None:
             raise _KeyTaken
-    rows: list[dict[str, Any]] = [
-        {"id": new_id("im"), "study_id": study_id, "position": n, "uri": uri}
-        for n, uri in enumerate(uris)
+    image_ids = [new_id("im") for _ in uris]
+    rows = [
+        {"id": image_id, "study_id": study_id, "position": n, "uri": uri}
+        for n, (image_id, uri) in enumerate(zip(image_ids, uris, strict=True))
     ]
     connection.execute(insert(images), rows)
     job_id = add_job(
         connection,
         tenant=job.tenant,
         study_id=study_id,
-        image_ids=[row["id"] for row in rows],
+        image_ids=image_ids,
         queue=job.queue,
         model_id=job.model_id,
     )

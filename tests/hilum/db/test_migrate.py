@@ -76,8 +76,11 @@ def test_a_second_upgrade_changes_nothing(database_url: str) -> None:
             assert connection.execute(select(api_keys.c.id)).scalars().all() == ["key_1"]
 
 
-def test_processes_that_upgrade_together(database_url: str) -> None:
-    """On a database that has nothing yet, not even its file."""
+@pytest.mark.parametrize("start", [None, "0002"])
+def test_processes_that_upgrade_together(database_url: str, start: str | None) -> None:
+    """On a database that has nothing yet, not even its file, and on the release before's."""
+    if start is not None:
+        migrate.upgrade(database_url, start)
     code = "import sys; from hilum.db import migrate; print(migrate.upgrade(sys.argv[1]))"
     processes = [
         subprocess.Popen(

@@ -89,8 +89,11 @@ def test_what_makes_a_result_another_one(
         _save(database, new_result(1), tenant="south"),
         _save(database, new_result(1, content_sha256=b"2" * 32)),
         _save(database, new_result(1, sop_instance_uid="1.2.3")),
+        _save(database, new_result(1, pipeline="0003-x")),
     }
-    assert len(ids) == 4
+    assert len(ids) == 5
+    assert _save(database, new_result(1, pipeline="0003-x")) == max(ids)
+    assert _save(database, new_result(1)) == min(ids)
 
 
 def test_saved_at_the_same_time(
