@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Final
 
 from hilum.engines.loading import open_engine
@@ -23,7 +24,7 @@ DECODE_TASKS: Final = "hilum.pipeline.tasks"
 
 @dataclass(frozen=True, kw_only=True)
 class Session:
-    """A model at work. Close it, or use it as a context, to end its processes and threads."""
+    """A model at work."""
 
     settings: Settings  # with what was found to suit this model on this machine
     store: ObjectStore
@@ -31,17 +32,6 @@ class Session:
     loader: Loader
     scorer: Scorer
     threads: ThreadPoolExecutor  # each waits for the store, then for a decode process
-    _resources: ExitStack = field(repr=False)
-
-    def close(self) -> None:
-        """End the decode processes, once they are idle. What is not begun is given up."""
-        self._resources.close()
-
-    def __enter__(self) -> Session:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def open_local_store(settings: Settings) -> ObjectStore:
@@ -65,6 +55,7 @@ def open_package(
     )
 
 
+@contextmanager
 def open_session(
     settings: Settings,
     *,
@@ -73,8 +64,9 @@ def open_session(
     package: Package | None = None,
     store: ObjectStore | None = None,
     preview_side: int | None = None,
-) -> Session:
-    """Open what scoring needs, and let the engine prove itself.
+) -> Iterator[Session]:
+    """What scoring needs, with an engine that has proved itself. At the end of the block the images
+    that are being loaded are waited for, and the decode processes end.
 
     Args:
         settings: of this process.
@@ -91,28 +83,25 @@ def open_session(
     """
     store = store or open_store(settings.s3, settings.limits)
     cache = open_cache(store, settings.prepared)
-    with ExitStack() as resources:
-        decoders = resources.enter_context(
-            Decoders(decode_processes, settings.limits, tasks=DECODE_TASKS)
-        )
+    with Decoders(decode_processes, settings.limits, tasks=DECODE_TASKS) as decoders:
         decoders.warm()  # while the engine loads
         package = package or open_package(settings, model, store=store)
         engine = open_engine(package, settings)
-        threads = ThreadPoolExecutor(decode_processes, thread_name_prefix="hilum-load")
-        resources.callback(threads.shutdown, cancel_futures=True)
         options = ExamineOptions.of(
             package.manifest,
             settings.limits,
             preview_side=preview_side,
             identity=settings.identity.store,
         )
-        return Session(
-            settings=applied(package, settings, engine.name),
-            store=store,
-            package=package,
-            loader=Loader(options, store, cache, decoders),
-            scorer=Scorer(package, engine),
-            threads=threads,
-            _resources=resources.pop_all(),
-        )
-    raise AssertionError  # an ExitStack swallows nothing here
+        threads = ThreadPoolExecutor(decode_processes, thread_name_prefix="hilum-load")
+        try:
+            yield Session(
+                settings=applied(package, settings, engine.name),
+                store=store,
+                package=package,
+                loader=Loader(options, store, cache, decoders),
+                scorer=Scorer(package, engine),
+                threads=threads,
+            )
+        finally:
+            threads.shutdown(cancel_futures=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 
 from hilum.db.connection import Database
@@ -31,7 +32,10 @@ class Process:
                 next_step="Start the worker again; publish new versions in folders of their own.",
             )
         threads = settings.worker.decode_threads
-        session = open_session(settings, package=package, decode_processes=threads)
+        self._resources = ExitStack()  # held for as long as this process lives
+        session = self._resources.enter_context(
+            open_session(settings, package=package, decode_processes=threads)
+        )
         self._stop = threading.Event()
         self._broken = False
         self._tools = Tools(
