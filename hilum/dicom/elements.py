@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from pydicom.dataelem import RawDataElement
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_16, EXPLICIT_VR_LENGTH_32
@@ -75,7 +75,7 @@ def read(
     """
     walk = _Walk(source, little)
     place, size, taken = start, len(source), 0
-    found: dict[BaseTag, RawDataElement] = {}
+    found: dict[BaseTag, DataElement | RawDataElement] = {}
     if (code := bytes(source[place + 4 : place + 6])) in _KNOWN:
         implicit = False
     elif implicit is False and not code.isalpha() and not walk.odd(code):

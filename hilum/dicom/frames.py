@@ -116,7 +116,7 @@ def _items(data: bytes | memoryview, frames: int) -> tuple[bytes, list[Fragment]
         place = start + length
         if len(fragments) > _MOST:
             raise DecodeError(f"The pixel data has more than {_MOST} fragments.")
-    if not fragments and table:  # the one item there is is no table
+    if not fragments and table and len(table) > 4 * frames:  # too much for a table: a codestream
         return b"", [Fragment(offset=0, start=base - len(table), length=len(table))]
     if not fragments:
         raise TruncatedError("The encapsulated pixel data has no fragment.")

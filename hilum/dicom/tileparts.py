@@ -14,7 +14,7 @@ from typing import Final
 
 from hilum.dicom import codestream
 from hilum.dicom.codestream import END, Codestream
-from hilum.errors import DecodeError, HilumError
+from hilum.errors import DecodeError
 
 _SOT: Final = b"\xff\x90\x00\x0a"  # and the length of its parameters
 _SOT_BYTES: Final = 12
@@ -71,7 +71,7 @@ def _first(data: bytes) -> int:
     for _, at, length in codestream.segments(data, start + 2):
         if data.startswith(_SOT, at + length):
             return at + length
-    raise HilumError  # segments end only with an exception
+    raise AssertionError  # segments end only with an exception of their own
 
 
 def _data_of(data: bytes, place: int) -> int:
@@ -79,4 +79,4 @@ def _data_of(data: bytes, place: int) -> int:
     for marker, at, _ in codestream.segments(data, place):
         if marker == _SOD:
             return at
-    raise HilumError
+    raise AssertionError
