@@ -145,7 +145,12 @@ def _tones(
         return partial(_between, *_finer(table, max(0, 12 - header.bits_stored)), np.float32(low))
     # Nothing beyond the range should come from a decoder; what does is black or white.
     wide = np.int64 if stored.dtype.itemsize > 2 else np.int32
-    return lambda part: table.take(part.astype(wide) - low if low else part, mode="clip")
+
+    def looked_up(part: StoredValues | Float32Array) -> Float32Array:
+        index: npt.NDArray[Any] = part.astype(wide) - low if low else part
+        return table.take(index, mode="clip")
+
+    return looked_up
 
 
 def _finer(table: Float32Array, finer: int) -> tuple[Float32Array, np.float32]:
