@@ -311,7 +311,7 @@ def resize(pixels: Float32Array | Rows, box: Box | Samples, size: tuple[int, int
     tall = 2 * height > 3 * width  # far from twice as high as wide, where Pillow turns round
     uneven = abs(size[0] * height - size[1] * width) > height + width
     smaller = size[0] < width and size[1] < height
-    if box != (0, 0, width, height) or tall or uneven or not smaller:
+    if box != Extent.whole(pixels).box or tall or uneven or not smaller:
         return _bilinear(_rows(pixels, 0, height), size, box)
     narrow = np.empty((height, size[0]), dtype=np.float32)
     for start in range(0, height, _ROWS_AT_ONCE):
