@@ -241,14 +241,17 @@ def resize(pixels: Float32Array | Rows, box: Box | Samples, size: tuple[int, int
     """What of ``[H, W]`` lies in ``box``, or what it stands for, resized to ``size`` = (width,
     height); the filter widens when shrinking.
 
-    Pillow resizes along rows first, each by itself, then along columns. Of a whole film the first
-    step is done some rows at a time: the bits are the same, and it is never there as floats.
+    Of a whole film that is made smaller, and that is not tall, Pillow resizes each row by itself
+    first, then along columns. There the first step is done some rows at a time: the bits are the
+    same, and the film is never there as floats.
     """
     height, width = pixels.shape
     if isinstance(box, Samples):
         return resample.resize(_rows(pixels, 0, height), box, size)
-    left, top, right, bottom = box
-    if left or top or right != width or bottom != height:
+    tall = 2 * height > 3 * width  # far from twice as high as wide, where Pillow turns round
+    uneven = abs(size[0] * height - size[1] * width) > height + width
+    smaller = size[0] < width and size[1] < height
+    if box != Extent.whole(pixels).box or tall or uneven or not smaller:
         return _bilinear(_rows(pixels, 0, height), size, box)
     narrow = np.empty((height, size[0]), dtype=np.float32)
     for start in range(0, height, _ROWS_AT_ONCE):

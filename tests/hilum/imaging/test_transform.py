@@ -160,7 +160,11 @@ def test_padding_stays_padding_in_the_intermediate() -> None:
 @pytest.mark.parametrize(
     ("shape", "size"),
     [
-        ((300, 260), (187, 224)),
+        *(
+            ((h, w), (round(w * s / max(h, w)), round(h * s / max(h, w))))
+            for h, w in [(300, 260), (260, 300), (449, 300), (451, 300), (900, 300), (150, 900)]
+            for s in (224, 64)
+        ),
         ((300, 260), (260, 100)),
         ((300, 260), (100, 300)),
         ((300, 260), (260, 300)),
