@@ -27,6 +27,7 @@ from pydantic_settings import (
 )
 
 from hilum.errors import ConfigurationError
+from hilum.errors.validation import problems
 
 CamPolicy = Literal["all", "findings", "none"]
 EngineChoice = Literal["auto", "tensorrt", "onnxruntime-cuda", "onnxruntime"]
@@ -221,7 +222,8 @@ class Settings(BaseSettings):
         description="who may sign packages; others are refused",
     )
     cache_dir: Path = Field(
-        default=Path("var/cache"), description="fetched model packages; no patient data"
+        default=Path("var/cache"),
+        description="fetched model packages; films prepared for training; may hold patient data",
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", description="DEBUG also shows tracebacks on the command line"
@@ -267,8 +269,5 @@ def load() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        problems = "; ".join(
-            f"HILUM_{'__'.join(str(part) for part in item['loc']).upper()}: {item['msg']}"
-            for item in error.errors(include_input=False)
-        )
-        raise ConfigurationError(problems) from None
+        text = problems(error, lambda parts: f"HILUM_{'__'.join(parts).upper()}")
+        raise ConfigurationError(text) from None
