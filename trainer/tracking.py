@@ -103,7 +103,7 @@ class _TensorBoard:
 
         self.failed = False
         # What was written after the state that this run goes on from would be shown twice.
-        self._writer: Any = SummaryWriter(str(folder), purge_step=step + 1)  # type: ignore[no-untyped-call]
+        self._writer: Any = SummaryWriter(str(folder), purge_step=step + 1)
 
     def log(self, figures: Mapping[str, float], step: int) -> None:
         for name, value in figures.items():
