@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from export.half import emulated, to_bf16, to_fp16
-from export.int8 import to_int8
+from export.int8 import calibrate, quantise
 from export.onnx import OPSET, export
 from export.session import Session
 from hilum.imaging.spec import PreprocessSpec
@@ -86,7 +86,7 @@ def make(
         "fp32": lambda: graph,
         "fp16": lambda: to_fp16(graph),
         "bf16": lambda: to_bf16(graph),
-        "int8": lambda: to_int8(graph, films(side, 4), target="tensorrt"),
+        "int8": lambda: quantise(calibrate(graph, films(side, 4)), target="tensorrt"),
     }[precision]()
     folder.mkdir(parents=True, exist_ok=True)
     (folder / GRAPH).write_bytes(graph)

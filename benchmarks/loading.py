@@ -92,8 +92,10 @@ def loader_memory(few: int, many: int) -> Iterator[Line]:
 def epoch(path: Path, spec: PreprocessSpec, cache: Path) -> int:
     """Every training image once, in random order, as a tensor of a batch. How many there were."""
     train = data.load(path, SYNTHETIC, spec, cache_dir=cache, processes=1)["train"]
+    order = np.random.default_rng(0).permutation(len(train))
     seen = 0
-    for rows in data.batches(len(train), BATCH, np.random.default_rng(0)):
+    for start in range(0, len(order), BATCH):
+        rows = order[start : start + BATCH]
         images = torch.from_numpy(train.images[rows])
         targets = torch.from_numpy(train.targets[rows])
         assert len(targets) == len(images.float())

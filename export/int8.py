@@ -129,29 +129,6 @@ def quantise(found: Calibrated, *, target: Target, keep: Set[str] = frozenset())
     return serialise(quantizer.model.model)
 
 
-def to_int8(
-    graph: bytes,
-    images: Images,
-    *,
-    target: Target,
-    method: Method = "percentile",
-    keep: Set[str] = frozenset(),
-) -> bytes:
-    """The float32 ``graph`` in int8 for ``target``, calibrated on ``images``.
-
-    Args:
-        graph: of :func:`export.onnx.export`.
-        images: training films, uint8 ``[N, 1, S, S]``; one to two hundred are enough.
-        target: who runs it.
-        method: how ranges are chosen.
-        keep: names of layers that stay float32, as in :attr:`Calibrated.layers`.
-
-    Raises:
-        PrecisionError: there is no image.
-    """
-    return quantise(calibrate(graph, images, method=method), target=target, keep=keep)
-
-
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """ONNX Runtime's quantisation prints, and warns through the root logger."""

@@ -27,6 +27,7 @@ from pydantic_settings import (
 )
 
 from hilum.errors import ConfigurationError
+from hilum.errors.validation import problems
 
 CamPolicy = Literal["all", "findings", "none"]
 EngineChoice = Literal["auto", "tensorrt", "onnxruntime-cuda", "onnxruntime"]
@@ -408,8 +409,5 @@ def load() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        problems = "; ".join(
-            f"HILUM_{'__'.join(str(part) for part in item['loc']).upper()}: {item['msg']}"
-            for item in error.errors(include_input=False)
-        )
-        raise ConfigurationError(problems) from None
+        text = problems(error, lambda parts: f"HILUM_{'__'.join(parts).upper()}")
+        raise ConfigurationError(text) from None

@@ -86,7 +86,7 @@ def postgres_url(services: Path) -> Iterator[str]:
     with warnings.catch_warnings():
         # platformdirs complains of a missing XDG_RUNTIME_DIR, which containers do not have.
         warnings.simplefilter("ignore", RuntimeWarning)
-        from hilum.embedded.postgres import Postgres
+        from support.postgres import Postgres
 
         server = Postgres(services / "postgres")
     yield server.url

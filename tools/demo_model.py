@@ -89,9 +89,9 @@ def main() -> None:
 
 
 def _epoch(begin: float, step: Step) -> None:
-    if step.batch == step.batches:
-        last = "–" if step.validation_auroc is None else f"{step.validation_auroc:.3f}"
-        _say(begin, f"epoch {step.epoch}/{step.epochs}: loss {step.loss:.4f}, AUROC before {last}")
+    if step.judged:
+        auroc = "–" if step.validation_auroc is None else f"{step.validation_auroc:.3f}"
+        _say(begin, f"epoch {step.epoch}/{step.epochs}: loss {step.loss:.4f}, AUROC {auroc}")
 
 
 def _say(begin: float, text: str) -> None:

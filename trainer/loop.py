@@ -52,6 +52,7 @@ class Step:
     batches: int
     loss: float
     validation_auroc: float | None  # of the last finished epoch
+    judged: bool = False  # the epoch is over: its last batch again, with its own AUROC
 
 
 Report = Callable[[Step], None]
@@ -76,7 +77,7 @@ def train(
         config: what to do.
         out: folder of the run: ``best``, ``last``, ``state``, ``tensorboard``.
         settings: of hilum: where prepared images are kept, S3.
-        report: called after every batch, in the first process.
+        report: called after every batch and every epoch, in the first process.
         prepare_progress: called while images are prepared.
         resume: go on with the run in ``out``; if there is none, start.
 
@@ -211,6 +212,7 @@ class _Run:
             "validation_auroc": score,
         }
         state = state.but(history=(*state.history, epoch))
+        self._show(state, judged=True)
         self._write(LAST, state, score)
         better = score is not None and (state.best is None or score > state.best)
         if better:
@@ -274,18 +276,19 @@ class _Run:
             runstate.save(self._out, state, tensors)
             self._saved = time.monotonic()
 
-    def _show(self, state: RunState) -> None:
+    def _show(self, state: RunState, *, judged: bool = False) -> None:
         if self._report is None or not self._processes.first:
             return
         last = state.history[-1]["validation_auroc"] if state.history else None
         self._report(
             Step(
-                epoch=state.epoch + 1,
+                epoch=state.epoch if judged else state.epoch + 1,
                 epochs=sum(stage.epochs for stage in self._config.stages),
                 batch=state.batch,
                 batches=self._learner.feed.steps,
                 loss=state.loss,
                 validation_auroc=last,
+                judged=judged,
             )
         )
 

@@ -25,7 +25,8 @@ def progress_bar() -> Progress:
 
 
 class TrainingProgress:
-    """Training as two bars: preparing the films, and the epoch that runs."""
+    """Training as two bars, preparing the films and the epoch that runs; without a terminal, as
+    one line an epoch on stderr."""
 
     def __init__(self, bar: Progress) -> None:
         self._bar = bar
@@ -39,9 +40,18 @@ class TrainingProgress:
         self._bar.update(self._preparing, completed=done)
 
     def step(self, step: Step) -> None:
-        """A batch is done."""
+        """A batch or an epoch is done."""
+        if not self._bar.console.is_terminal:
+            if step.judged:
+                self._bar.console.print(_line(step), highlight=False)
+            return
         if self._epoch is None:
             self._epoch = self._bar.add_task("", total=step.batches)
-        auroc = "" if step.validation_auroc is None else f", AUROC {step.validation_auroc:.3f}"
-        text = f"epoch {step.epoch}/{step.epochs}, loss {step.loss:.4f}{auroc}"
-        self._bar.update(self._epoch, completed=step.batch, total=step.batches, description=text)
+        self._bar.update(
+            self._epoch, completed=step.batch, total=step.batches, description=_line(step)
+        )
+
+
+def _line(step: Step) -> str:
+    auroc = "" if step.validation_auroc is None else f", AUROC {step.validation_auroc:.3f}"
+    return f"epoch {step.epoch}/{step.epochs}, loss {step.loss:.4f}{auroc}"

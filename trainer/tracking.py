@@ -6,11 +6,8 @@ fail later it goes on without them, after one warning.
 
 from __future__ import annotations
 
-import io
 import logging
-import os
-import socket
-import time
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -96,50 +93,58 @@ def _warn(tracker: Tracker, error: Exception) -> None:
 
 
 class _TensorBoard:
-    """An event file, a record a write. Not torch's SummaryWriter: that one writes from a thread of
-    its own, which ends in a traceback when the disk is full, and raises again when it is closed."""
+    """torch's SummaryWriter, which writes from a thread of its own."""
 
     name = "TensorBoard's event file"
     failures: tuple[type[Exception], ...] = (OSError,)
 
-    def __init__(self, file: io.FileIO, step: int) -> None:
-        from tensorboard.compat.proto import event_pb2, summary_pb2  # noqa: PLC0415 -- slow
+    def __init__(self, folder: Path, step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 -- slow
 
         self.failed = False
-        self._file = file
-        self._event, self._summary = event_pb2.Event, summary_pb2.Summary
-        self._write(file_version="brain.Event:2")
         # What was written after the state that this run goes on from would be shown twice.
-        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-        self._write(step=step + 1, session_log=start)
+        self._writer: Any = SummaryWriter(str(folder), purge_step=step + 1)
 
     def log(self, figures: Mapping[str, float], step: int) -> None:
         for name, value in figures.items():
-            scalar = self._summary.Value(tag=name, simple_value=value)
-            self._write(step=step, summary=self._summary(value=[scalar]))
+            self._writer.add_scalar(name, value, step)
+        self._writer.flush()  # a run that is killed has all its curves; failures come up here
 
-    def _write(self, **fields: Any) -> None:
-        from tensorboard.summary.writer.record_writer import RecordWriter  # noqa: PLC0415
-
-        record = io.BytesIO()
-        event = self._event(wall_time=time.time(), **fields)
-        RecordWriter(record).write(event.SerializeToString())
-        data = record.getvalue()
-        while data:
-            data = data[self._file.write(data) :]
+    def close(self) -> None:
+        # SummaryWriter.close() would leave its thread running on a full disk.
+        self._writer.file_writer.event_writer.close()
 
 
 @contextmanager
 def _tensorboard(folder: Path, step: int) -> Iterator[Tracker]:
-    name = f"events.out.tfevents.{time.time_ns() // 1_000_000_000:010d}"
-    path = folder / f"{name}.{socket.gethostname()}.{os.getpid()}.{time.time_ns()}"
-    with writing(folder, CheckpointWriteError):
-        folder.mkdir(parents=True, exist_ok=True)
-        file = io.FileIO(path, "xb")
-    with file:
+    with _quiet_writer_thread():
         with writing(folder, CheckpointWriteError):
-            tracker = _TensorBoard(file, step)
-        yield tracker
+            tracker = _TensorBoard(folder, step)
+        try:
+            yield tracker
+        finally:
+            _try(tracker, tracker.close)
+
+
+@contextmanager
+def _quiet_writer_thread() -> Iterator[None]:
+    """No traceback of TensorBoard's thread: what ends it is raised again by the next call."""
+    show = threading.excepthook
+
+    def ours(thread: threading.Thread | None) -> bool:
+        return type(thread).__module__.startswith("tensorboard.")
+
+    def hook(arguments: threading.ExceptHookArgs) -> None:
+        if not ours(arguments.thread):
+            show(arguments)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        for thread in filter(ours, threading.enumerate()):
+            thread.join(1.0)  # it may be about to call the hook
+        threading.excepthook = show
 
 
 class _MLflow:
@@ -199,7 +204,7 @@ def _new_run(client: Any, config: TrainConfig) -> str:
     return run_id
 
 
-def _try(tracker: _MLflow, call: Callable[[], object]) -> None:
+def _try(tracker: Tracker, call: Callable[[], object]) -> None:
     """``call``; if it fails, a warning, unless there was one."""
     try:
         call()

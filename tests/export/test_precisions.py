@@ -149,12 +149,11 @@ def test_layers_that_are_kept_stay_float() -> None:
 
 def test_calibration_needs_films() -> None:
     with pytest.raises(PrecisionError, match="training films"):
-        int8.to_int8(graph("resnet18"), np.zeros((0, 1, 64, 64), np.uint8), target="cpu")
+        int8.calibrate(graph("resnet18"), np.zeros((0, 1, 64, 64), np.uint8))
 
 
 def test_quantisation_is_silent(capfd: pytest.CaptureFixture[str]) -> None:
-    int8.to_int8(
-        graph("resnet18"), images("resnet18", 1).numpy(), target="cpu", method="percentile"
-    )
+    films = images("resnet18", 1).numpy()
+    int8.quantise(int8.calibrate(graph("resnet18"), films, method="percentile"), target="cpu")
     captured = capfd.readouterr()
     assert captured.out + captured.err == ""

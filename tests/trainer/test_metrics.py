@@ -22,12 +22,6 @@ def test_auroc_counts_pairs() -> None:
     assert metrics.auroc(_a(1, 0, NAN), _a(0.9, 0.1, 0.0)) == 1.0
 
 
-def test_average_precision_steps() -> None:
-    # By falling score: hit, miss, hit: 1/2 · 1 + 1/2 · 2/3.
-    found = metrics.average_precision(_a(1, 0, 1), _a(0.9, 0.8, 0.7))
-    assert found == pytest.approx(0.5 + 1 / 3)
-
-
 @pytest.mark.parametrize("target", [_a(0, 0), _a(1, 1), _a(NAN, NAN), _a(1, NAN)])
 def test_auroc_is_undefined_where_a_class_is_absent(target: np.ndarray) -> None:
     assert metrics.auroc(target, _a(0.2, 0.7)) is None
@@ -36,7 +30,6 @@ def test_auroc_is_undefined_where_a_class_is_absent(target: np.ndarray) -> None:
 def test_means_leave_out_the_undefined() -> None:
     assert metrics.mean_defined([0.5, None, 1.0]) == 0.75
     assert metrics.mean_defined([None]) is None
-    assert metrics.average_precision(_a(0, 0), _a(0.1, 0.2)) is None
     assert metrics.brier(_a(NAN), _a(0.1)) is None
     assert metrics.calibration_error(_a(NAN), _a(0.1)) is None
 

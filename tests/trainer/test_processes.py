@@ -66,23 +66,6 @@ def _assert_the_same(one: Checkpoint, other: Checkpoint) -> None:
             torch.testing.assert_close(value, states[1][name], rtol=1e-3, atol=2e-4)
 
 
-def test_two_processes_and_three_parts_train_what_one_does(
-    config_file: ConfigFile, settings: Settings, tmp_path: Path, dataset: Path
-) -> None:
-    _unevenly_unknown(dataset)
-    whole = _file(config_file, accumulate=1)
-    alone = checkpoint.load(loop.train(config.load(whole), tmp_path / "one", settings=settings))
-
-    out = tmp_path / "two"
-    done = _in_two("-m", "hilum", "train", whole, "--to", out, cache=tmp_path / "fresh")
-    assert done.stdout.split() == [str(out / "best")], "one of them speaks"
-    _assert_the_same(checkpoint.load(out / "best"), alone)
-
-    parts = _file(config_file, accumulate=3)
-    cut = loop.train(config.load(parts), tmp_path / "three", settings=settings)
-    _assert_the_same(checkpoint.load(cut), alone)
-
-
 # Tells with which statistics each process validates.
 _TELLING = """
 import hashlib, os, sys
@@ -104,19 +87,29 @@ main()
 """
 
 
-def test_all_processes_validate_with_the_statistics_that_are_kept(
-    config_file: ConfigFile, tmp_path: Path
+def test_two_processes_and_three_parts_train_what_one_does(
+    config_file: ConfigFile, settings: Settings, tmp_path: Path, dataset: Path
 ) -> None:
-    """Each has seen its own share; shares scored with different statistics are no model's."""
-    stages = "[[stages]]\nepochs = 1\nsize = 48\nlearning_rate = 1e-3\n"
-    file, out = _file(config_file, accumulate=1, stages=stages), tmp_path / "two"
+    _unevenly_unknown(dataset)
+    whole = _file(config_file, accumulate=1)
+    alone = checkpoint.load(loop.train(config.load(whole), tmp_path / "one", settings=settings))
+
+    out = tmp_path / "two"
     script = tmp_path / "telling.py"
     script.write_text(_TELLING)
-    _in_two(script, "train", file, "--to", out, cache=tmp_path / "cache")
+    done = _in_two(script, "train", whole, "--to", out, cache=tmp_path / "fresh")
+    assert done.stdout.split() == [str(out / "best")], "one of them speaks"
+    _assert_the_same(checkpoint.load(out / "best"), alone)
+
+    # Each process has seen its own share; shares scored with different statistics are no model's.
     kept = checkpoint.load(out / "last").model.state_dict()
     names = [name for name in kept if name.endswith(("running_mean", "running_var"))]
     digest = hashlib.sha256(b"".join(kept[name].numpy().tobytes() for name in names)).hexdigest()
     assert [(tmp_path / f"two.{rank}").read_text() for rank in range(2)] == [digest] * 2
+
+    parts = _file(config_file, accumulate=3)
+    cut = loop.train(config.load(parts), tmp_path / "three", settings=settings)
+    _assert_the_same(checkpoint.load(cut), alone)
 
 
 def test_a_gpu_that_is_not_there_is_said_to_be_missing() -> None:

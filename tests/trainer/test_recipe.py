@@ -38,7 +38,7 @@ def test_precision_changes_the_rounding_not_the_run(
         file = config_file(
             preprocess=_SMALL,
             # The features forward only: fp16 has no quick backward pass on CPUs.
-            stages=_stage(epochs=2, backbone_scale=0),
+            stages=_stage(backbone_scale=0),
             compute=f'[compute]\nprecision = "{precision}"\n',
         )
         best = loop.train(config.load(file), tmp_path / precision, settings=settings)
@@ -84,8 +84,7 @@ def test_a_stage_ends_when_nothing_gets_better(
         preprocess=_SMALL,
         optimiser="[optimiser]\nbatch_size = 12\npatience = 1\n",
         # So slow that the second epoch ranks as the first.
-        stages=_stage(epochs=4, learning_rate=1e-12, batch_norm="frozen")
-        + _stage(epochs=4, learning_rate=1e-12, batch_norm="frozen"),
+        stages=2 * _stage(epochs=4, learning_rate=1e-12, batch_norm="frozen", backbone_scale=0),
     )
     loop.train(config.load(file), tmp_path / "out", settings=settings)
     record = checkpoint.load(tmp_path / "out" / "last").record

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from support.squares import write_config, write_dataset
 
 from export.errors import ExportError
 from export.package import Identity, build
@@ -31,24 +33,33 @@ def _train(file: Path, out: Path, settings: Settings) -> Path:
     return loop.train(config.load(file), out, settings=settings)
 
 
-def test_the_same_seed_gives_the_same_weights_and_it_learns(
-    config_file: ConfigFile, settings: Settings, tmp_path: Path
-) -> None:
-    stages = "[[stages]]\nepochs = 6\nsize = 64\nlearning_rate = 3e-3\n"
-    file = config_file(stages=stages)
+_SIX = "[[stages]]\nepochs = 6\nsize = 64\nlearning_rate = 3e-3\n"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of six epochs with its data, for the tests that only read it: ``run``, ``cache``."""
+    folder = tmp_path_factory.mktemp("trained")
+    file = write_config(folder, write_dataset(folder), stages=_SIX)
+    _train(file, folder / "run", Settings(cache_dir=folder / "cache"))
+    return folder
+
+
+def test_the_same_seed_gives_the_same_weights_and_it_learns(trained: Path, tmp_path: Path) -> None:
+    file = trained / "config.toml"
+    again = _train(file, tmp_path / "two", Settings(cache_dir=trained / "cache"))
     states = [
-        checkpoint.load(_train(file, tmp_path / name, settings)).model.state_dict()
-        for name in ("one", "two")
+        checkpoint.load(best).model.state_dict() for best in (trained / "run" / "best", again)
     ]
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
-    record = checkpoint.load(tmp_path / "one" / "last").record
+    record = checkpoint.load(trained / "run" / "last").record
     assert record.epoch == 6
     assert record.config == config.load(file)
     assert record.history[-1]["loss"] < 0.8 * record.history[0]["loss"]
 
 
-def test_checkpoint_to_package(config_file: ConfigFile, settings: Settings, tmp_path: Path) -> None:
-    best = _train(config_file(), tmp_path / "out", settings)
+def test_checkpoint_to_package(trained: Path, tmp_path: Path) -> None:
+    best, cache = trained / "run" / "best", trained / "cache" / "prepared"
     identity = Identity(
         name="tiny",
         version="0.1",
@@ -63,7 +74,7 @@ def test_checkpoint_to_package(config_file: ConfigFile, settings: Settings, tmp_
         checkpoint.load(best),
         target,
         identity,
-        cache_dir=settings.cache_dir / "prepared",
+        cache_dir=cache,
         weights_dtype="float16",
     )
     package = verify(target)
@@ -87,7 +98,7 @@ def test_checkpoint_to_package(config_file: ConfigFile, settings: Settings, tmp_
     other.mkdir()
     (other / "thesis.txt").write_text("precious")
     with pytest.raises(ExportError, match="not empty"):
-        build(checkpoint.load(best), other, identity, cache_dir=settings.cache_dir)
+        build(checkpoint.load(best), other, identity, cache_dir=cache)
     assert (other / "thesis.txt").read_text() == "precious"
 
 
@@ -136,11 +147,8 @@ def test_unknown_backbone(config_file: ConfigFile, settings: Settings, tmp_path:
         _train(config_file(model=model), tmp_path / "out", settings)
 
 
-def test_damaged_checkpoints_are_refused(
-    config_file: ConfigFile, settings: Settings, tmp_path: Path
-) -> None:
-    stages = "[[stages]]\nepochs = 1\nsize = 64\n"
-    best = _train(config_file(stages=stages), tmp_path / "out", settings)
+def test_damaged_checkpoints_are_refused(trained: Path, tmp_path: Path) -> None:
+    best = Path(shutil.copytree(trained / "run" / "best", tmp_path / "best"))
     record = json.loads((best / checkpoint.RECORD).read_text())
     record["config"]["model"]["backbone"] = "resnet50"
     (best / checkpoint.RECORD).write_text(json.dumps(record))

@@ -141,7 +141,7 @@ def load(path: Path) -> AblationConfig:
         raise ConfigurationError(f"{path} is not TOML: {error}.") from None
     except ValidationError as error:
         raise ConfigurationError(
-            f"{path}: {problems(error, where='ablation')}.",
+            f"{path}: {problems(error, lambda parts: '.'.join(parts) or 'ablation')}.",
             next_step="See docs/use/evaluation.md, Ablation.",
         ) from None
     for cell in cells(config):

@@ -13,7 +13,7 @@ import pytest
 from support import backbones
 
 from export.half import to_bf16, to_fp16
-from export.int8 import to_int8
+from export.int8 import calibrate, quantise
 from hilum.engines.tensorrt.build import build
 from hilum.engines.tensorrt.network import Signature
 from hilum.engines.tensorrt.options import BuildOptions, Profile
@@ -43,7 +43,7 @@ def graph_in(name: str, precision: str) -> bytes:
     graph = backbones.graph(name)
     if precision == "int8":
         films = backbones.images(name, 1).numpy()  # ranges of one film: nobody reads the numbers
-        return to_int8(graph, films, target="tensorrt")
+        return quantise(calibrate(graph, films), target="tensorrt")
     return {"fp32": bytes, "fp16": to_fp16, "bf16": to_bf16}[precision](graph)
 
 

