@@ -10,6 +10,7 @@ from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBea
 
 from api_gateway.errors import ForbiddenError, UnauthenticatedError
 from api_gateway.services import ServicesDep
+from hilum import logs
 from hilum.db import keys
 from hilum.db.keys import ApiKey, Scope
 
@@ -29,6 +30,7 @@ def _key(
         key = keys.find(connection, secret)
     if key is None:
         raise UnauthenticatedError("The API key is not known or has been revoked.")
+    logs.add(tenant=key.tenant, key=key.id)
     return key
 
 

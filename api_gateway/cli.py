@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import socket
 
 import click
@@ -21,9 +20,6 @@ from hilum.errors import ConfigurationError
 def gateway(host: str | None, port: int | None) -> None:
     """Run the HTTP gateway until SIGTERM or Ctrl-C."""
     settings = hilum_settings.load()
-    logging.basicConfig(
-        level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s"
-    )
     with Database(settings.database_url) as database:
         migrate.require_current(database)
     address = (

@@ -10,12 +10,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api_gateway import problems
 from api_gateway.errors import BodyTooLargeError, UnexpectedRequestError
+from hilum import logs
 
 log = logging.getLogger("api_gateway.access")
 
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
 
 class AccessLog:
-    """One line a request: method, route *template*, status, milliseconds, request id.
+    """One line a request: method, route *template*, status, seconds and, as far as they became
+    known, tenant, key, study and job. Every line said meanwhile has them too, and the request id.
 
     Never the path itself, the query or a header: they hold ids and keys.
     """
@@ -28,7 +32,10 @@ class AccessLog:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = secrets.token_hex(8)
+        with logs.bind(request=(request_id := secrets.token_hex(8))):
+            await self._answer(scope, receive, send, request_id)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
         start = time.monotonic()
         status = 500
         started = False
@@ -45,22 +52,21 @@ class AccessLog:
 
         try:
             await self._app(scope, receive, send_with_id)
-        except Exception as error:
-            # The type only: the text of an exception may hold what the request did.
-            log.error("request.failed error=%s id=%s", type(error).__name__, request_id)
+        except Exception:
+            # Type and place only: the text of an exception may hold what the request did.
+            log.error("request.failed", exc_info=True)
             if not started:
-                failure = UnexpectedRequestError("The gateway failed on this request.")
+                failure = UnexpectedRequestError(f"The gateway failed on request {request_id}.")
                 await problems.response(failure)(scope, receive, send_with_id)
         finally:
-            route = getattr(scope.get("route"), "path", "unmatched")
-            spent = (time.monotonic() - start) * 1000
-            log.info(
-                "request method=%s route=%s status=%d ms=%.1f id=%s",
-                scope["method"],
-                route,
-                status,
-                spent,
-                request_id,
+            logs.event(
+                log,
+                logging.INFO,
+                "request",
+                method=scope["method"] if scope["method"] in _METHODS else "other",
+                route=getattr(scope.get("route"), "path", "unmatched"),
+                status=status,
+                seconds=round(time.monotonic() - start, 4),
             )
 
 

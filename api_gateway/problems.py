@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -16,6 +17,8 @@ from api_gateway.errors import (
     status_of,
 )
 from hilum.errors import HilumError
+
+log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 _RETRY_AFTER_S = "5"
@@ -68,7 +71,10 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HilumError)
     def _hilum(_request: Request, error: HilumError) -> JSONResponse:
-        return response(error)
+        answer = response(error)
+        if answer.status_code == 500:
+            log.error("request.failed", exc_info=error)
+        return answer
 
     @app.exception_handler(RequestValidationError)
     def _validation(_request: Request, error: RequestValidationError) -> JSONResponse:

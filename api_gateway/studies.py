@@ -14,6 +14,7 @@ from api_gateway.errors import InvalidRequestError, StudyUnknownError
 from api_gateway.problems import documented
 from api_gateway.schemas import Accepted, ErrorOut, ImagePage, NewStudy, StudyOut
 from api_gateway.services import Services, ServicesDep
+from hilum import logs
 from hilum.db import results, studies
 from hilum.db.studies import Idempotency, StudyState
 from hilum.errors import InvalidURIError
@@ -53,6 +54,7 @@ def create(
         uris=uris,
         idempotency=idempotency,
     )
+    logs.add(study=made.study_id, job=made.job_id)
     if made.created:
         services.publisher.publish(made.job_id, new.priority)
     else:
@@ -112,6 +114,7 @@ def find(services: Services, tenant: str, study_id: str) -> StudyState:
         study = studies.get(connection, tenant=tenant, study_id=study_id)
     if study is None:
         raise StudyUnknownError("There is no such study.")
+    logs.add(study=study.id, job=study.job_id)
     return study
 
 

@@ -132,7 +132,9 @@ class WorkerSettings(_Section):
         default=3, ge=1, description="workers that died over an image, then it alone is given up"
     )
     give_up_after_s: float = Field(
-        default=86_400, gt=0, description="how long transient errors are retried, from acceptance"
+        default=86_400,
+        gt=0,
+        description="how long transient errors are retried, from the first of a row of failures",
     )
     retry_base_s: float = Field(
         default=5.0, gt=0, description="first wait after a transient error; doubles each time"
@@ -226,6 +228,10 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", description="DEBUG also shows tracebacks on the command line"
     )
+    log_format: Literal["auto", "json", "text"] = Field(
+        default="auto",
+        description="one JSON object a line, or text; auto: JSON of the services, text of commands",
+    )
     s3: S3Settings = S3Settings()
     limits: Limits = Limits()
     prepared: PreparedSettings = PreparedSettings()
@@ -233,6 +239,11 @@ class Settings(BaseSettings):
     worker: WorkerSettings = WorkerSettings()
     tensorrt: TensorRTSettings = TensorRTSettings()
     gateway: GatewaySettings = GatewaySettings()
+
+    @property
+    def service_log_style(self) -> Literal["json", "text"]:
+        """How gateway and worker write their log."""
+        return "json" if self.log_format == "auto" else self.log_format
 
     @property
     def engine_dir(self) -> Path:

@@ -6,11 +6,12 @@ import logging
 
 import click
 
+from hilum import logs
 from hilum import settings as settings_module
 from hilum.db.connection import Database
 from hilum.db.migrate import require_current
 from hilum.queue import Queue
-from worker import logs, metrics
+from worker import metrics
 from worker.app import serve
 from worker.model import verify_and_register
 
@@ -43,7 +44,6 @@ def worker(queues: tuple[Queue, ...], processes: int | None) -> int:
     Exits 0 when stopped, 2 when it cannot serve (no or damaged model, schema not current).
     """
     settings = settings_module.load()
-    logs.configure(settings.log_level)
     database = Database(settings.database_url)
     require_current(database)
     manifest, model = verify_and_register(settings, database)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import signal
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from hilum.db.connection import Database
 from hilum.engines.loading import open_engine
 from hilum.errors import PackageDigestError
+from hilum.logs import CarryingThreads
 from hilum.packages.load import verify
 from hilum.pipeline.cache import open_cache
 from hilum.pipeline.load import Fetcher
@@ -56,7 +56,7 @@ class Process:
             films=Fetcher(scorer, store, cache),
             scorer=scorer,
             model_id=model.model_id,
-            fetchers=ThreadPoolExecutor(threads, thread_name_prefix="hilum-fetch"),
+            fetchers=CarryingThreads(threads, thread_name_prefix="hilum-fetch"),
             settings=settings.worker,
         )
         metrics.engine_ready(engine.name, engine.reason)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 
+from hilum import logs
 from hilum.db import jobs
 from hilum.db.claims import Claim, NotScored, PendingImage, Scored
 from hilum.db.connection import Database
@@ -24,12 +25,12 @@ from hilum.errors import (
     PermanentError,
     UnexpectedError,
 )
+from hilum.logs import event
 from hilum.pipeline.load import Fetcher
 from hilum.pipeline.score import Prepared, Score, Scorer, guarded
 from hilum.settings import WorkerSettings
 from worker import lease, metrics
 from worker.batches import Batch, plan
-from worker.logs import event
 from worker.outcomes import not_scored, scored
 
 log = logging.getLogger(__name__)
@@ -86,14 +87,15 @@ def run_job(tools: Tools, job_id: str, *, stop: threading.Event) -> Ending:
     )
     if claim is None:
         return Ending.NOT_TAKEN
-    event(log, logging.INFO, "job.taken", job=job_id, attempt=claim.attempt)
+    logs.add(study=claim.study_id)
+    event(log, logging.INFO, "job.taken", attempt=claim.attempt)
     try:
         with lease.kept(tools.database, claim, lease_s=settings.lease_s) as lost:
             ending = _Run(tools, claim, began=began, stop=stop, lost=lost).to_its_end()
     except LeaseLostError:
         ending = Ending.LEASE_LOST
     seconds = round(time.monotonic() - began, 3)
-    event(log, logging.INFO, f"job.{ending}", job=job_id, attempt=claim.attempt, seconds=seconds)
+    event(log, logging.INFO, f"job.{ending}", attempt=claim.attempt, seconds=seconds)
     return ending
 
 
@@ -180,9 +182,11 @@ class _Run:
         prepared = [future.result() for future in started.prepared]
         ready = [image for image in prepared if isinstance(image, Prepared)]
         began = time.monotonic()
-        scores = iter(self._tools.scorer.score_each(ready) if ready else ())
+        made = self._tools.scorer.score_each(ready) if ready else []
         engine_s = round(time.monotonic() - began, 3)
-        metrics.engine_ran(self._tools.scorer.engine.name, images=len(ready), seconds=engine_s)
+        good = sum(isinstance(score, Score) for score in made)
+        metrics.engine_ran(self._tools.scorer.engine.name, images=good, seconds=engine_s)
+        scores = iter(made)
         results = [next(scores) if isinstance(p, Prepared) else p for p in prepared]
         ended: list[Scored | NotScored] = []
         for image, result in zip(started.batch.images, results, strict=True):
@@ -197,8 +201,8 @@ class _Run:
         if ended:
             self._record(ended)
         self._hopeless = not ended
-        fields = {"images": len(results), "scored": len(ready), "engine_s": engine_s}
-        event(log, logging.INFO, "job.batch", job=self._claim.job_id, **fields)
+        fields = {"images": len(results), "scored": good, "engine_s": engine_s}
+        event(log, logging.INFO, "job.batch", **fields)
 
     def _scored(self, image: PendingImage, score: Score) -> Scored:
         tools = self._tools
@@ -265,7 +269,6 @@ class _Run:
             log,
             logging.WARNING,
             "image.not_scored",
-            job=self._claim.job_id,
             image=image.position,
             code=error.code,
             **detail,

@@ -10,9 +10,9 @@ from typing import Final, Protocol
 from hilum.db import sweeper
 from hilum.db.connection import Database
 from hilum.errors import BrokerUnavailableError, HilumError
+from hilum.logs import event
 from hilum.queue import Queue
 from hilum.settings import WorkerSettings
-from worker.logs import event
 
 log = logging.getLogger(__name__)
 

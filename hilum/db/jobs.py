@@ -46,6 +46,7 @@ def claim(
             lease_until=now + timedelta(seconds=lease_s),
         )
         .returning(
+            jobs.c.study_id,
             jobs.c.tenant,
             jobs.c.attempts,
             jobs.c.unreported,
@@ -58,6 +59,7 @@ def claim(
         return None
     taken = Claim(
         job_id=job_id,
+        study_id=row.study_id,
         tenant=row.tenant,
         attempt=row.attempts,
         deferrals=row.deferrals,
