@@ -8,6 +8,7 @@ import click
 import uvicorn
 
 from api_gateway.app import create_app
+from api_gateway.protocol import MAX_HEADER_BYTES, limited
 from hilum import settings as hilum_settings
 from hilum.db import migrate
 from hilum.db.connection import Database
@@ -31,6 +32,9 @@ def gateway(host: str | None, port: int | None) -> None:
             create_app(settings),
             access_log=False,  # it prints paths and queries; ours does not
             log_config=None,
+            http=limited(settings.gateway),
+            ws="none",
+            h11_max_incomplete_event_size=MAX_HEADER_BYTES,
             timeout_graceful_shutdown=30,
             server_header=False,
         )

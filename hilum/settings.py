@@ -191,10 +191,28 @@ class GatewaySettings(_Section):
     port: int = Field(default=8080, ge=0, le=65535, description="0: any free port")
     max_images_per_study: int = Field(default=2000, ge=1, description="in one request")
     max_body_bytes: int = Field(default=2 * 2**20, gt=0, description="of one request")
+    body_timeout_s: float = Field(
+        default=30.0, gt=0, description="a request body that takes longer to arrive is refused"
+    )
+    header_timeout_s: float = Field(
+        default=10.0, gt=0, description="a connection without a whole request head is closed then"
+    )
+    max_connections: int = Field(
+        default=1000, ge=1, description="open connections; any further one is closed at once"
+    )
     allowed_uri_prefixes: tuple[str, ...] = Field(
-        default=("s3://",), description="only objects below one of these may be asked for"
+        default=("s3://",),
+        description="buckets and folders; only objects below one of these may be asked for",
+    )
+    tenant_uri_prefixes: dict[str, tuple[str, ...]] = Field(
+        default={},
+        description="as JSON, the buckets and folders of a tenant, which no other tenant may name, "
+        "and which are the only ones for that tenant",
     )
     render_threads: int = Field(default=2, ge=1, description="concurrent overlay renderings")
+    render_queue: int = Field(
+        default=16, ge=0, description="overlays that may wait; any further one is answered 503"
+    )
     overlay_max_side: int = Field(default=1024, ge=64, description="of a PNG overlay, pixels")
 
 
