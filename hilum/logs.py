@@ -58,6 +58,8 @@ _TALKATIVE: Final = (
 _VALUE: Final = re.compile(r"\S*(?:://|\d[\d.]{5,}|\^)\S*")
 
 _WARNINGS: Final = "py.warnings"
+# Celery hands its own sentences in as arguments; what is not ours never comes as far as there.
+_SENTENCES: Final = ("celery.worker.consumer.connection", "celery.worker.consumer.consumer")
 _context: ContextVar[dict[str, object] | None] = ContextVar("hilum_log_context", default=None)
 _json = False
 
@@ -81,7 +83,8 @@ def configure(level: str, *, style: Style) -> None:
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(logging.WARNING)
     if _json:
-        warnings.showwarning = _show_warning
+        logging.captureWarnings(True)
+        warnings.formatwarning = _format_warning
         sys.excepthook = _uncaught
         threading.excepthook = lambda caught: _uncaught(
             caught.exc_type, caught.exc_value, caught.exc_traceback
@@ -197,17 +200,20 @@ def _words(record: logging.LogRecord) -> str:
     if not record.args:
         return _VALUE.sub("…", said)
     args: Any = record.args
+    shown = partial(_harmless, sentences=record.name in _SENTENCES)
     try:
         if isinstance(args, Mapping):
-            return said % {name: _harmless(value) for name, value in args.items()}
-        return said % tuple(map(_harmless, args[: len(re.findall(r"%[^%]", said))]))
+            return said % {name: shown(value) for name, value in args.items()}
+        return said % tuple(map(shown, args[: len(re.findall(r"%[^%]", said))]))
     except (TypeError, ValueError, KeyError):
         return said
 
 
-def _harmless(value: object) -> object:
+def _harmless(value: object, *, sentences: bool) -> object:
     if value is None or isinstance(value, int | float):
         return value
+    if sentences and isinstance(value, str):
+        return _Word(_VALUE.sub("…", value.partition("\n")[0]))
     return _Word(type(value).__name__ if isinstance(value, BaseException) else "…")
 
 
@@ -228,18 +234,16 @@ def _number(level: str) -> int:
     return logging.getLevelNamesMapping()[level]
 
 
-def _show_warning(  # noqa: PLR0917 - warnings calls it so
+def _format_warning(
     message: Warning | str,
     category: type[Warning],
     filename: str,
     lineno: int,
-    file: TextIO | None = None,
     line: str | None = None,
-) -> None:
+) -> str:
     """Its kind and place: the text may quote a value."""
     name = filename.replace("\\", "/").partition("site-packages/")[2] or filename.rpartition("/")[2]
-    log = logging.getLogger(_WARNINGS)
-    event(log, logging.WARNING, "warning", category=category.__name__, at=f"{name}:{lineno}")
+    return f"{category.__name__} at {name}:{lineno}"
 
 
 def _uncaught(

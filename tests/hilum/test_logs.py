@@ -132,8 +132,8 @@ def test_a_process_that_ends_by_a_mistake_says_so_in_a_line() -> None:
     )
     assert done.returncode == 1
     said = [json.loads(line) for line in done.stderr.splitlines()]
-    kinds = [line.get("category") or line["exception"] for line in said]
-    assert kinds == ["UserWarning", "ValueError", "KeyError", "ValueError"]
+    kinds = [line.get("exception") or line["event"] for line in said]
+    assert kinds == ["UserWarning at <string>:5", "ValueError", "KeyError", "ValueError"]
     assert SECRET not in done.stderr
 
 
