@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+from anyio.to_thread import current_default_thread_limiter
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi_offline import FastAPIOffline
 
 from api_gateway import images, operations, problems, studies
-from api_gateway.middleware import AccessLog, BodyLimit
+from api_gateway.middleware import AccessLog
+from api_gateway.overlays import Renderer
 from api_gateway.publisher import Publisher
+from api_gateway.readiness import Readiness
 from api_gateway.schemas import CamOut
 from api_gateway.services import Services
 from hilum import __version__
@@ -23,6 +25,7 @@ from hilum.sandbox import Decoders
 from hilum.settings import Settings
 from hilum.storage import open_store
 
+_THREADS = 8  # of all requests together, overlays apart
 _DESCRIPTION = """\
 Chest X-ray inference. Register a study by the S3 keys of its images, poll it, read probabilities,
 findings and Grad-CAM maps. Every failure is `application/problem+json` with a stable `code`.
@@ -33,13 +36,19 @@ def create_app(settings: Settings) -> FastAPI:
     """The gateway. Connects to nothing before its first request."""
     database = Database(settings.database_url)
     publisher = Publisher(settings.broker_url.get_secret_value(), database)
-    decoders = Decoders(
-        settings.gateway.render_threads, settings.limits, tasks="hilum.pipeline.tasks"
-    )
+    gateway = settings.gateway
+    decoders = Decoders(gateway.render_threads, settings.limits, tasks="hilum.pipeline.tasks")
+    renderer = Renderer(threads=gateway.render_threads, queue=gateway.render_queue)
+    readiness = Readiness(settings.database_url, publisher)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        # Threads hand the interpreter on only every few milliseconds: with many that are busy the
+        # event loop, and so the liveness probe, would wait for all of them in turn.
+        current_default_thread_limiter().total_tokens = _THREADS
         yield
+        renderer.close()
+        readiness.close()
         publisher.close()
         decoders.close()
         database.dispose()
@@ -51,20 +60,21 @@ def create_app(settings: Settings) -> FastAPI:
         description=_DESCRIPTION,
         lifespan=lifespan,
         redoc_url=None,
+        redirect_slashes=False,  # a redirect would repeat the Host that the client names
     )
     app.state.services = Services(
         settings=settings,
         database=database,
         store=open_store(settings.s3, settings.limits),
         publisher=publisher,
-        rendering=threading.BoundedSemaphore(settings.gateway.render_threads),
+        overlays=renderer,
+        readiness=readiness,
         decoders=decoders,
         pseudonyms=(open_pseudonyms(settings.deidentify) if settings.deidentify.results else None),
     )
     for router in (studies.router, images.router, operations.router):
         app.include_router(router)
     problems.install(app)
-    app.add_middleware(BodyLimit, limit=settings.gateway.max_body_bytes)
     app.add_middleware(AccessLog)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Annotated
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Annotated, cast
 
-from fastapi import Depends, Security
+from fastapi import Depends, Request, Security
+from fastapi.concurrency import run_in_threadpool
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 
 from api_gateway.errors import ForbiddenError, UnauthenticatedError
-from api_gateway.services import ServicesDep
+from api_gateway.services import Services, services
+from hilum import logs
 from hilum.db import keys
 from hilum.db.keys import ApiKey, Scope
 
@@ -17,28 +19,47 @@ _bearer = HTTPBearer(auto_error=False, description="`hk_…`, from `hilum keys c
 _header = APIKeyHeader(name="X-API-Key", auto_error=False, description="instead of Authorization")
 
 
-def _key(
-    services: ServicesDep,
-    bearer: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
-    header: Annotated[str | None, Security(_header)],
-) -> ApiKey:
-    secret = bearer.credentials if bearer else header
+async def authenticate(request: Request, scopes: Iterable[Scope]) -> None:
+    """Find the key of ``request`` and keep it with the request, before its body is read.
+
+    Raises:
+        UnauthenticatedError: there is none, or no valid one.
+        ForbiddenError: it lacks one of ``scopes``.
+    """
+    bearer = await _bearer(request)
+    secret = bearer.credentials if bearer else await _header(request)
     if not secret:
         raise UnauthenticatedError("The request carries no API key.")
-    with services.database.read() as connection:
-        key = keys.find(connection, secret)
+    key = await run_in_threadpool(_find, services(request), secret)
     if key is None:
         raise UnauthenticatedError("The API key is not known or has been revoked.")
-    return key
-
-
-def requires(scope: Scope) -> Callable[..., ApiKey]:
-    """A dependency: the request's key, if it has ``scope``."""
-
-    def check(key: Annotated[ApiKey, Depends(_key)]) -> ApiKey:
+    logs.add(tenant=key.tenant, key=key.id)
+    for scope in scopes:
         require(key, scope)
+    request.state.key = key
+
+
+def _find(services: Services, secret: str) -> ApiKey | None:
+    with services.database.read() as connection:
+        return keys.find(connection, secret)
+
+
+async def _key(
+    request: Request,
+    _bearer: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
+    _header: Annotated[str | None, Security(_header)],
+) -> ApiKey:
+    """The key that :class:`api_gateway.door.GuardedRoute` has checked; for the OpenAPI too."""
+    return cast(ApiKey, request.state.key)
+
+
+def requires(scope: Scope) -> Callable[..., Awaitable[ApiKey]]:
+    """A dependency: the request's key. The route sees to it that it has ``scope``."""
+
+    async def check(key: Annotated[ApiKey, Depends(_key)]) -> ApiKey:
         return key
 
+    check.scope = scope  # type: ignore[attr-defined] # read by GuardedRoute
     return check
 
 

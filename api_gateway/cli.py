@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import socket
 
 import click
 import uvicorn
 
 from api_gateway.app import create_app
+from api_gateway.protocol import MAX_HEADER_BYTES, limited
 from hilum import settings as hilum_settings
 from hilum.db import version
 from hilum.db.connection import Database
@@ -21,9 +21,6 @@ from hilum.errors import ConfigurationError
 def gateway(host: str | None, port: int | None) -> None:
     """Run the HTTP gateway until SIGTERM or Ctrl-C."""
     settings = hilum_settings.load()
-    logging.basicConfig(
-        level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s"
-    )
     with Database(settings.database_url) as database:
         version.check(database)
     address = (
@@ -35,6 +32,9 @@ def gateway(host: str | None, port: int | None) -> None:
             create_app(settings),
             access_log=False,  # it prints paths and queries; ours does not
             log_config=None,
+            http=limited(settings.gateway),
+            ws="none",
+            h11_max_incomplete_event_size=MAX_HEADER_BYTES,
             timeout_graceful_shutdown=30,
             server_header=False,
         )

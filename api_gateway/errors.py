@@ -45,6 +45,20 @@ class BodyTooLargeError(PermanentError):
     next_step = "Send fewer images a study, or raise HILUM_GATEWAY__MAX_BODY_BYTES."
 
 
+class BodyTimeoutError(PermanentError):
+    """The body did not arrive in time."""
+
+    code = "request.body_timeout"
+    next_step = "Send the body in one go; HILUM_GATEWAY__BODY_TIMEOUT_S is how long it may take."
+
+
+class OverlaysBusyError(TransientError):
+    """More overlays are asked for than may wait."""
+
+    code = "cam.busy"
+    next_step = "Ask again after the time in Retry-After; HILUM_GATEWAY__RENDER_QUEUE may wait."
+
+
 class NoSuchRouteError(PermanentError):
     """No such path, or not with this method."""
 
@@ -109,6 +123,7 @@ _STATUS: Final[tuple[tuple[type[HilumError], HTTPStatus], ...]] = (
     (InvalidURIError, HTTPStatus.UNPROCESSABLE_ENTITY),
     (IdempotencyKeyReusedError, HTTPStatus.UNPROCESSABLE_ENTITY),
     (BodyTooLargeError, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
+    (BodyTimeoutError, HTTPStatus.REQUEST_TIMEOUT),
     (NoSuchRouteError, HTTPStatus.NOT_FOUND),
     (StudyUnknownError, HTTPStatus.NOT_FOUND),
     (ImageUnknownError, HTTPStatus.NOT_FOUND),

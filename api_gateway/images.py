@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import numpy as np
 from fastapi import APIRouter, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
 
 from api_gateway import presenters
 from api_gateway.auth import Reader
+from api_gateway.door import GuardedRoute
 from api_gateway.errors import (
     CamNotKeptError,
     ImageNotScoredError,
@@ -20,7 +23,7 @@ from api_gateway.errors import (
     SourceChangedError,
 )
 from api_gateway.problems import documented
-from api_gateway.schemas import CamOut, ImageOut
+from api_gateway.schemas import CamOut, Id, ImageOut
 from api_gateway.services import Services, ServicesDep
 from api_gateway.studies import find
 from hilum.db import results, studies
@@ -30,14 +33,18 @@ from hilum.imaging import heatmaps, rendering
 from hilum.imaging.transform import Float32Array, Placement
 from hilum.pipeline.admit import sure_doubts, warning
 
-router = APIRouter(prefix="/v1/studies/{study_id}/images/{image_id}", tags=["images"])
+router = APIRouter(
+    prefix="/v1/studies/{study_id}/images/{image_id}", tags=["images"], route_class=GuardedRoute
+)
 
 Format = Literal["png", "json", "npy"]
 _MEDIA = {"png": "image/png", "json": "application/json", "npy": "application/x-npy"}
 
 
-@router.get("", operation_id="getImage", responses=documented(404), summary="An image's result")
-def get(study_id: str, image_id: str, key: Reader, services: ServicesDep) -> ImageOut:
+@router.get(
+    "", operation_id="getImage", responses=documented(404, 422), summary="An image's result"
+)
+def get(study_id: Id, image_id: Id, key: Reader, services: ServicesDep) -> ImageOut:
     """Probabilities and findings, or why there are none."""
     state, result = _image(services, key.tenant, study_id, image_id)
     return presenters.image(state, result, services.pseudonyms)
@@ -61,10 +68,10 @@ def get(study_id: str, image_id: str, key: Reader, services: ServicesDep) -> Ima
     response_class=Response,
     summary="The Grad-CAM map of one label",
 )
-def cam(  # noqa: PLR0917 -- FastAPI calls it, by name
-    study_id: str,
-    image_id: str,
-    label: Annotated[str, Query(description="one of the model's labels")],
+async def cam(  # noqa: PLR0917 -- FastAPI calls it, by name
+    study_id: Id,
+    image_id: Id,
+    label: Annotated[str, Query(max_length=200, description="one of the model's labels")],
     key: Reader,
     services: ServicesDep,
     request: Request,
@@ -78,23 +85,31 @@ def cam(  # noqa: PLR0917 -- FastAPI calls it, by name
 ) -> Response:
     """`png`: the film with the heat on it, rendered now from the object that was scored.
     `json`, `npy`: the raw grid, float32, as the graph gave it."""
-    state, result = _image(services, key.tenant, study_id, image_id)
-    if result is None:
-        raise ImageNotScoredError(f"The image is {state.status.value}; there is no map.")
-    chosen = _Map.of(result, label)
     kind = wanted or _negotiated(request.headers.get("accept", ""))
     masked = mask_text or services.settings.deidentify.results
-    tag = _etag(result, label, f"{kind}/masked" if masked else kind)
-    headers = {"ETag": tag, "Cache-Control": "private, max-age=3600", "Vary": "Accept"}
-    if request.headers.get("if-none-match") == tag:
-        return Response(status_code=304, headers=headers)
-    if kind == "png":
-        content = _overlay(services, state, result, chosen, mask_text=masked)
-    elif kind == "npy":
-        content = _npy(chosen.grid)
-    else:
-        content = _numbers(result, chosen).model_dump_json().encode()
-    return Response(content, media_type=_MEDIA[kind], headers=headers)
+    known = request.headers.get("if-none-match")
+
+    def answer(check: Callable[[], None]) -> Response:
+        state, result = _image(services, key.tenant, study_id, image_id)
+        if result is None:
+            raise ImageNotScoredError(f"The image is {state.status.value}; there is no map.")
+        chosen = _Map.of(result, label)
+        tag = _etag(result, label, f"{kind}/masked" if masked else kind)
+        kept = "no-store" if kind == "png" else "private, max-age=3600"  # a film stays nowhere
+        headers = {"ETag": tag, "Cache-Control": kept, "Vary": "Accept"}
+        if known == tag:
+            return Response(status_code=304, headers=headers)
+        if kind == "png":
+            content = _overlay(services, state, result, chosen, check=check, mask_text=masked)
+        elif kind == "npy":
+            content = _npy(chosen.grid)
+        else:
+            content = _numbers(result, chosen).model_dump_json().encode()
+        return Response(content, media_type=_MEDIA[kind], headers=headers)
+
+    if kind != "png":
+        return await run_in_threadpool(answer, lambda: None)
+    return await services.overlays.render(request, answer)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,27 +149,28 @@ def _overlay(
     result: StoredResult,
     chosen: _Map,
     *,
+    check: Callable[[], None],
     mask_text: bool,
 ) -> bytes:
-    with services.rendering:
-        data = services.store.read(state.uri)
-        if hashlib.sha256(data).digest() != result.content_sha256:
-            raise SourceChangedError("The object has changed since it was scored.")
-        return rendering.render(
-            data,
-            rendering.Heat(
-                grid=chosen.grid,
-                probability=chosen.probability,
-                input_size=result.model.manifest.input.size,
-            ),
-            rendering.Look(
-                max_side=services.settings.gateway.overlay_max_side,
-                caption=heatmaps.caption(warning(result.flags), result.model.manifest.notice),
-                mask_text=mask_text,
-                regions=services.settings.deidentify.regions,
-            ),
-            decoders=services.decoders,
-        )
+    data = services.store.read(state.uri)
+    check()
+    if hashlib.sha256(data).digest() != result.content_sha256:
+        raise SourceChangedError("The object has changed since it was scored.")
+    return rendering.render(
+        data,
+        rendering.Heat(
+            grid=chosen.grid,
+            probability=chosen.probability,
+            input_size=result.model.manifest.input.size,
+        ),
+        rendering.Look(
+            max_side=services.settings.gateway.overlay_max_side,
+            caption=heatmaps.caption(warning(result.flags), result.model.manifest.notice),
+            mask_text=mask_text,
+            regions=services.settings.deidentify.regions,
+        ),
+        decoders=services.decoders,
+    )
 
 
 def _numbers(result: StoredResult, chosen: _Map) -> CamOut:

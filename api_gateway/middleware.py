@@ -1,4 +1,4 @@
-"""Around every request: an id, a line in the log, a bound on the body."""
+"""Around every request: an id, a line in the log, headers for browsers."""
 
 from __future__ import annotations
 
@@ -9,13 +9,30 @@ import time
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api_gateway import problems
-from api_gateway.errors import BodyTooLargeError, UnexpectedRequestError
+from api_gateway.errors import UnexpectedRequestError
+from hilum import logs
 
 log = logging.getLogger("api_gateway.access")
 
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+_HEADERS = (
+    (b"cache-control", b"no-store"),  # unless the route says otherwise: results are about patients
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+)
+_NOTHING = b"default-src 'none'; frame-ancestors 'none'"
+_OWN_PAGE = (  # the documentation's page starts its script in the page
+    b"default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
+    b"img-src 'self' data:; frame-ancestors 'none'"
+)
+
 
 class AccessLog:
-    """One line a request: method, route *template*, status, milliseconds, request id.
+    """One line a request: method, route *template*, status, seconds and, as far as they became
+    known, tenant, key, study and job. Every line said meanwhile has them too, and the request id.
 
     Never the path itself, the query or a header: they hold ids and keys.
     """
@@ -28,80 +45,61 @@ class AccessLog:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = secrets.token_hex(8)
+        with logs.bind(request=(request_id := secrets.token_hex(8))):
+            await self._answer(scope, receive, send, request_id)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
         start = time.monotonic()
         status = 500
         started = False
+        unread = _has_body(scope)
+
+        async def receive_noting() -> Message:
+            nonlocal unread
+            message = await receive()
+            if message["type"] == "http.request" and not message.get("more_body", False):
+                unread = False
+            return message
 
         async def send_with_id(message: Message) -> None:
             nonlocal status, started
             if message["type"] == "http.response.start":
                 started, status = True, message["status"]
+                named = {name.lower() for name, _ in message["headers"]}
+                added = [*_HEADERS, (b"content-security-policy", _policy(scope["path"]))]
+                if unread:  # nobody will read it: the next request cannot follow on this connection
+                    added.append((b"connection", b"close"))
                 message["headers"] = [
                     *message["headers"],
+                    *((name, value) for name, value in added if name not in named),
                     (b"x-request-id", request_id.encode()),
                 ]
             await send(message)
 
         try:
-            await self._app(scope, receive, send_with_id)
-        except Exception as error:
-            # The type only: the text of an exception may hold what the request did.
-            log.error("request.failed error=%s id=%s", type(error).__name__, request_id)
+            await self._app(scope, receive_noting, send_with_id)
+        except Exception:
+            # Type and place only: the text of an exception may hold what the request did.
+            log.error("request.failed", exc_info=True)
             if not started:
-                failure = UnexpectedRequestError("The gateway failed on this request.")
+                failure = UnexpectedRequestError(f"The gateway failed on request {request_id}.")
                 await problems.response(failure)(scope, receive, send_with_id)
         finally:
-            route = getattr(scope.get("route"), "path", "unmatched")
-            spent = (time.monotonic() - start) * 1000
-            log.info(
-                "request method=%s route=%s status=%d ms=%.1f id=%s",
-                scope["method"],
-                route,
-                status,
-                spent,
-                request_id,
+            logs.event(
+                log,
+                logging.INFO,
+                "request",
+                method=scope["method"] if scope["method"] in _METHODS else "other",
+                route=getattr(scope.get("route"), "path", "unmatched"),
+                status=status,
+                seconds=round(time.monotonic() - start, 4),
             )
 
 
-class BodyLimit:
-    """Refuses bodies above ``limit`` bytes, declared or not, before they are in memory."""
+def _policy(path: str) -> bytes:
+    return _OWN_PAGE if path == "/docs" else _NOTHING
 
-    def __init__(self, app: ASGIApp, *, limit: int) -> None:
-        self._app = app
-        self._limit = limit
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        declared = dict(scope["headers"]).get(b"content-length", b"0")
-        if declared.isdigit() and int(declared) > self._limit:
-            await self._refuse(scope, receive, send)
-            return
-        # The body is read here, whole, so that it can be refused before the application starts.
-        body, more = bytearray(), True
-        while more:
-            message = await receive()
-            if message["type"] != "http.request":
-                return  # the client has gone
-            body += message.get("body", b"")
-            more = message.get("more_body", False)
-            if len(body) > self._limit:
-                await self._refuse(scope, receive, send)
-                return
-        replayed = False
-
-        async def replay() -> Message:
-            nonlocal replayed
-            if replayed:
-                return await receive()
-            replayed = True
-            return {"type": "http.request", "body": bytes(body), "more_body": False}
-
-        await self._app(scope, replay, send)
-
-    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        error = BodyTooLargeError(f"The body has more than {self._limit} bytes.")
-        await problems.response(error)(scope, receive, send)
+def _has_body(scope: Scope) -> bool:
+    headers = dict(scope["headers"])
+    return b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"

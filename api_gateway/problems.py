@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -17,8 +18,12 @@ from api_gateway.errors import (
 )
 from hilum.errors import HilumError
 
+log = logging.getLogger(__name__)
+
 MEDIA_TYPE = "application/problem+json"
 _RETRY_AFTER_S = "5"
+_MAX_FIELDS = 20
+_MAX_TEXT = 200
 
 
 class FieldProblem(BaseModel):
@@ -68,12 +73,17 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HilumError)
     def _hilum(_request: Request, error: HilumError) -> JSONResponse:
-        return response(error)
+        answer = response(error)
+        if answer.status_code == 500:
+            log.error("request.failed", exc_info=error)
+        return answer
 
     @app.exception_handler(RequestValidationError)
     def _validation(_request: Request, error: RequestValidationError) -> JSONResponse:
-        fields = [_field(item) for item in error.errors()]
-        raised = InvalidRequestError(f"{len(fields)} field(s) break the schema.")
+        found = error.errors()
+        fields = [_field(item) for item in found[:_MAX_FIELDS]]
+        shown = f"; the first {_MAX_FIELDS} are listed" if len(found) > _MAX_FIELDS else ""
+        raised = InvalidRequestError(f"{len(found)} field(s) break the schema{shown}.")
         return response(raised, errors=fields)
 
     @app.exception_handler(HTTPException)
@@ -96,5 +106,7 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 def _field(item: dict[str, Any]) -> FieldProblem:
     # pydantic's `input` and `ctx` hold the value: they stay out.
-    pointer = "/" + "/".join(str(part) for part in item["loc"])
-    return FieldProblem(pointer=pointer, detail=item["msg"])
+    pointer = "/" + "/".join(str(part)[:_MAX_TEXT] for part in item["loc"])
+    # A name of the client's own may hold half a surrogate pair, which no answer can.
+    pointer = pointer[:_MAX_TEXT].encode(errors="backslashreplace").decode()
+    return FieldProblem(pointer=pointer, detail=item["msg"][:_MAX_TEXT])

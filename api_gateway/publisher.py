@@ -9,6 +9,7 @@ from celery import Celery
 from hilum.db import jobs
 from hilum.db.connection import Database
 from hilum.errors import HilumError
+from hilum.logs import event
 from hilum.queue import BROKER_CONFIG, SCORE_TASK
 
 log = logging.getLogger(__name__)
@@ -38,11 +39,12 @@ class Publisher:
             with self._database.write() as connection:
                 jobs.mark_published(connection, job_id)
         except HilumError as error:
-            log.warning("job.not_marked job=%s code=%s", job_id, error.code)
+            event(log, logging.WARNING, "job.not_marked", job=job_id, code=error.code)
             return False
         except Exception as error:  # kombu lets each transport's own exceptions through
             # Not its text: that may hold the broker's address with its password.
-            log.warning("job.not_published job=%s error=%s", job_id, type(error).__name__)
+            name = type(error).__name__
+            event(log, logging.WARNING, "job.not_published", job=job_id, error=name)
             return False
         return True
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi import Path
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from hilum.db.states import ItemStatus, JobStatus
 from hilum.errors import ErrorBody
 from hilum.queue import Queue
 
+PRINTABLE: Final = r"^[^\x00-\x1f\x7f]+$"  # PostgreSQL's text holds no NUL
+Id = Annotated[str, Path(max_length=64, pattern=r"^[!-~]+$")]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Doubts = Annotated[
     list[str],
@@ -22,8 +25,19 @@ Doubts = Annotated[
 ]
 
 
+_MOST_FIELDS = 20
+
+
 class _Request(BaseModel):
     model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _few(cls, data: Any) -> Any:
+        """Each unknown field is an error of its own: a million of them would take seconds."""
+        if isinstance(data, dict) and len(data) > _MOST_FIELDS:
+            raise ValueError(f"an object has more than {_MOST_FIELDS} fields")
+        return data
 
 
 class ImageReference(_Request):
@@ -32,6 +46,7 @@ class ImageReference(_Request):
     uri: str = Field(
         min_length=1,
         max_length=2048,
+        pattern=PRINTABLE,
         description="s3://bucket/key of one DICOM object",
         examples=["s3://pacs/2026/11/film-1.dcm"],
     )
@@ -42,7 +57,7 @@ class NewStudy(_Request):
 
     priority: Queue = Field(default=Queue.ROUTINE, description="which queue the study waits in")
     images: list[ImageReference] = Field(
-        min_length=1, description="every image once, of any number of series"
+        min_length=1, fail_fast=True, description="every image once, of any number of series"
     )
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
 from typing import Annotated, cast
 
 from fastapi import Depends, Request
 
+from api_gateway.overlays import Renderer
 from api_gateway.publisher import Publisher
+from api_gateway.readiness import Readiness
 from hilum.db.connection import Database
 from hilum.deidentify.pseudonyms import Pseudonyms
 from hilum.sandbox import Decoders
@@ -24,7 +25,8 @@ class Services:
     database: Database
     store: ObjectStore
     publisher: Publisher
-    rendering: threading.BoundedSemaphore  # overlays at a time
+    overlays: Renderer
+    readiness: Readiness
     pseudonyms: Pseudonyms | None  # for UIDs; None: they are given as they are
     decoders: Decoders  # as many
 
@@ -34,4 +36,9 @@ def services(request: Request) -> Services:
     return cast(Services, request.app.state.services)
 
 
-ServicesDep = Annotated[Services, Depends(services)]
+async def _services(request: Request) -> Services:
+    """Not in a thread: it only looks."""
+    return services(request)
+
+
+ServicesDep = Annotated[Services, Depends(_services)]

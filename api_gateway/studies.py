@@ -8,19 +8,20 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Response
 
-from api_gateway import presenters
+from api_gateway import places, presenters
 from api_gateway.auth import Reader, Writer, require
-from api_gateway.errors import InvalidRequestError, StudyUnknownError
+from api_gateway.door import GuardedRoute
+from api_gateway.errors import StudyUnknownError
 from api_gateway.problems import documented
-from api_gateway.schemas import Accepted, ErrorOut, ImagePage, NewStudy, StudyOut
+from api_gateway.schemas import PRINTABLE, Accepted, ErrorOut, Id, ImagePage, NewStudy, StudyOut
 from api_gateway.services import Services, ServicesDep
+from hilum import logs
 from hilum.db import results, studies
 from hilum.db.keys import Scope
 from hilum.db.studies import Idempotency, StudyState
-from hilum.errors import InvalidURIError
 from hilum.queue import Queue
 
-router = APIRouter(prefix="/v1/studies", tags=["studies"])
+router = APIRouter(prefix="/v1/studies", tags=["studies"], route_class=GuardedRoute)
 
 PAGE = 100
 
@@ -29,7 +30,7 @@ PAGE = 100
     "",
     status_code=202,
     operation_id="createStudy",
-    responses=documented(413, 422),
+    responses=documented(408, 413, 422),
     summary="Register a study to be scored",
 )
 def create(
@@ -37,14 +38,16 @@ def create(
     key: Writer,
     services: ServicesDep,
     response: Response,
-    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
+    idempotency_key: Annotated[
+        str | None, Header(min_length=1, max_length=255, pattern=PRINTABLE)
+    ] = None,
 ) -> Accepted:
     """Answers as soon as the study is in SQL. With an `Idempotency-Key`, sending the same request
     again gives the same study."""
     if new.priority is Queue.STAT:
         require(key, Scope.STAT)
     uris = [image.uri for image in new.images]
-    _check(uris, services)
+    places.check(uris, key.tenant, services.settings.gateway)
     idempotency = None
     if idempotency_key is not None:
         canonical = json.dumps(new.model_dump(mode="json"), sort_keys=True).encode()
@@ -57,6 +60,7 @@ def create(
         uris=uris,
         idempotency=idempotency,
     )
+    logs.add(study=made.study_id, job=made.job_id)
     if made.created:
         services.publisher.publish(made.job_id, made.route)
     else:
@@ -69,10 +73,10 @@ def create(
 @router.get(
     "/{study_id}",
     operation_id="getStudy",
-    responses=documented(404),
+    responses=documented(404, 422),
     summary="How a study stands, with its first images",
 )
-def get(study_id: str, key: Reader, services: ServicesDep) -> StudyOut:
+def get(study_id: Id, key: Reader, services: ServicesDep) -> StudyOut:
     """Poll this until `status` is `completed` or `failed`."""
     study = find(services, key.tenant, study_id)
     return StudyOut(
@@ -95,10 +99,12 @@ def get(study_id: str, key: Reader, services: ServicesDep) -> StudyOut:
     summary="A page of a study's images",
 )
 def images(
-    study_id: str,
+    study_id: Id,
     key: Reader,
     services: ServicesDep,
-    after: Annotated[int, Query(ge=-1, description="position of the last image seen")] = -1,
+    after: Annotated[
+        int, Query(ge=-1, le=2**31 - 1, description="position of the last image seen")
+    ] = -1,
     limit: Annotated[int, Query(ge=1, le=1000)] = PAGE,
 ) -> ImagePage:
     """In the order of the request; follow `next` until it is null."""
@@ -116,6 +122,7 @@ def find(services: Services, tenant: str, study_id: str) -> StudyState:
         study = studies.get(connection, tenant=tenant, study_id=study_id)
     if study is None:
         raise StudyUnknownError("There is no such study.")
+    logs.add(study=study.id, job=study.job_id)
     return study
 
 
@@ -139,23 +146,3 @@ def _page(services: Services, study: StudyState, *, after: int, limit: int) -> I
         url = presenters.study_url(study.id)
         following = f"{url}/images?after={page[-1].position}&limit={limit}"
     return ImagePage(images=shown, next=following)
-
-
-def _check(uris: list[str], services: Services) -> None:
-    limit = services.settings.gateway.max_images_per_study
-    if len(uris) > limit:
-        raise InvalidRequestError(f"The study has {len(uris)} images; at most {limit} are taken.")
-    if len(set(uris)) != len(uris):
-        raise InvalidRequestError(f"{len(uris) - len(set(uris))} images are listed twice.")
-    allowed = services.settings.gateway.allowed_uri_prefixes
-    for position, uri in enumerate(uris):
-        _bucket, slash, object_key = uri.removeprefix("s3://").partition("/")
-        if not uri.startswith("s3://") or not (_bucket and slash and object_key):
-            raise InvalidURIError(
-                f"images[{position}].uri is not s3://bucket/key.", next_step="Use s3://bucket/key."
-            )
-        if not uri.startswith(allowed):
-            raise InvalidURIError(
-                f"images[{position}].uri is outside the places this gateway may read.",
-                next_step="Ask the operator: HILUM_GATEWAY__ALLOWED_URI_PREFIXES lists them.",
-            )

@@ -7,15 +7,20 @@ part (see each command); 70 a mistake in hilum; 130 stopped by Ctrl-C.
 from __future__ import annotations
 
 import io
+import logging
 import os
 import sys
+from contextlib import suppress
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Final
 
 import click
 
-from hilum import __version__
+from hilum import __version__, logs
 from hilum.errors import HilumError, MissingExtraError
+from hilum.errors.guarding import place_of
+
+log = logging.getLogger(__name__)
 
 EXIT_USAGE: Final = 2
 EXIT_PARTLY: Final = 3
@@ -51,6 +56,9 @@ _EXTRAS: Final = {"worker": "serve", "gateway": "serve", "demo": "serve,embedded
 )
 
 
+_SERVICES: Final = ("gateway", "worker")  # read by machines; the others by people
+
+
 class _ReaderGone(Exception):  # noqa: N818 - not an error: `| head` has read enough
     """Whoever read stdout has closed it."""
 
@@ -78,7 +86,7 @@ class HilumGroup(click.Group):
         try:
             command: click.Command = point.load()
         except ModuleNotFoundError as error:
-            if error.name is None or error.name.partition(".")[0] in _own_packages():
+            if error.name is None or error.name.partition(".")[0] in OUR_PACKAGES:
                 raise
             extra = _EXTRAS.get(cmd_name, "serve")
             raise MissingExtraError(
@@ -90,6 +98,11 @@ class HilumGroup(click.Group):
         """The command list of ``--help``, without importing any."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, _SUMMARIES.get(name, "")) for name in self._found()])
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        """Find the command; before anything of it is imported, say how this process logs."""
+        _configure_log(args[0])
+        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command, with a closed pipe kept from click, which would exit 1 for it."""
@@ -111,22 +124,25 @@ class HilumGroup(click.Group):
             show_error(error)
             code = EXIT_USAGE
         except click.ClickException as error:
-            error.show()
+            if logs.is_json():
+                logs.event(log, logging.ERROR, "command.failed", detail=error.format_message())
+            else:
+                error.show()
             code = error.exit_code
         except click.Abort:
-            click.echo("Stopped.", err=True)
+            _say("Stopped.")
             code = EXIT_INTERRUPTED
         except (_ReaderGone, BrokenPipeError):
             # The interpreter would flush stdout once more and complain.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             code = EXIT_PIPE
         except Exception as error:
-            if _debugging():
+            if _debugging() and not logs.is_json():
                 raise
-            click.echo(
-                f"hilum made a mistake ({type(error).__name__}). This is a bug: please report it, "
-                "with what HILUM_LOG_LEVEL=DEBUG shows.",
-                err=True,
+            place = f"{type(error).__name__} in {place_of(error.__traceback__)}"
+            _say(
+                f"hilum made a mistake ({place}). This is a bug: please report it, with what "
+                "HILUM_LOG_LEVEL=DEBUG shows."
             )
             code = EXIT_SOFTWARE
         sys.exit(code if isinstance(code, int) else 0)
@@ -139,11 +155,29 @@ class HilumGroup(click.Group):
 def show_error(error: HilumError) -> None:
     """Code, what is wrong, what to do next, on stderr."""
     body = error.body()
+    if logs.is_json():
+        logs.event(log, logging.ERROR, "command.failed", **body)
+        return
     click.echo(f"Error [{body['code']}]: {body['detail']}\n{body['next_step']}", err=True)
 
 
-def _own_packages() -> set[str]:
-    return {"hilum", "worker", "api_gateway", "trainer", "export"}
+def _say(text: str) -> None:
+    if logs.is_json():
+        log.error(text)
+    else:
+        click.echo(text, err=True)
+
+
+def _configure_log(command: str) -> None:
+    from hilum import settings  # noqa: PLC0415 - `hilum --help` imports none of it
+
+    level, style = "INFO", "auto"
+    with suppress(HilumError):  # the command says so, if it needs them
+        loaded = settings.load()
+        level, style = loaded.log_level, loaded.log_format
+    if style == "auto":
+        style = "json" if command in _SERVICES else "text"
+    logs.configure(level, style="json" if style == "json" else "text")
 
 
 def _debugging() -> bool:

@@ -10,6 +10,7 @@ from typing import Final
 
 from hilum.engines.loading import open_engine
 from hilum.engines.tuning import applied
+from hilum.logs import CarryingThreads
 from hilum.packages.load import Package, load
 from hilum.pipeline.cache import open_cache
 from hilum.pipeline.load import Loader
@@ -93,7 +94,7 @@ def open_session(
             preview_side=preview_side,
             identity=settings.identity.store,
         )
-        threads = ThreadPoolExecutor(decode_processes, thread_name_prefix="hilum-load")
+        threads = CarryingThreads(decode_processes, thread_name_prefix="hilum-load")
         try:
             yield Session(
                 settings=applied(package, settings, engine.name),

@@ -305,10 +305,34 @@ class GatewaySettings(_Section):
     max_body_bytes: int = Field(
         default=2 * 2**20, gt=0, description="Largest body of a request, in bytes."
     )
+    body_timeout_s: float = Field(
+        default=30.0,
+        gt=0,
+        description="A request whose body takes longer to arrive is refused, seconds.",
+    )
+    header_timeout_s: float = Field(
+        default=10.0,
+        gt=0,
+        description="A connection that sends no whole request head for so long is closed, seconds.",
+    )
+    max_connections: int = Field(
+        default=1000, ge=1, description="Most open connections. Any further one is closed at once."
+    )
     allowed_uri_prefixes: tuple[str, ...] = Field(
-        default=("s3://",), description="Only objects below one of these prefixes may be scored."
+        default=("s3://",),
+        description="Buckets and folders. Only objects below one of them may be scored.",
+    )
+    tenant_uri_prefixes: dict[str, tuple[str, ...]] = Field(
+        default={},
+        description=(
+            "Buckets and folders of each tenant, as JSON. No other tenant may name objects below "
+            "them, and the tenant may name no others."
+        ),
     )
     render_threads: int = Field(default=2, ge=1, description="Overlays rendered at the same time.")
+    render_queue: int = Field(
+        default=16, ge=0, description="Most overlays that wait. Any further one is answered 503."
+    )
     overlay_max_side: int = Field(
         default=1024, ge=64, description="Longest side of a PNG overlay, pixels."
     )
@@ -356,6 +380,13 @@ class Settings(BaseSettings):
             "line."
         ),
     )
+    log_format: Literal["auto", "json", "text"] = Field(
+        default="auto",
+        description=(
+            "Form of the log: `json` (one object a line) or `text`. `auto`: gateway and worker "
+            "write JSON, commands write text."
+        ),
+    )
     s3: S3Settings = S3Settings()
     limits: Limits = Limits()
     prepared: PreparedSettings = PreparedSettings()
@@ -375,6 +406,11 @@ class Settings(BaseSettings):
                 f"max_pixels and max_object_bytes allow; raise it or lower one of them"
             )
         return limits
+
+    @property
+    def service_log_style(self) -> Literal["json", "text"]:
+        """How gateway and worker write their log."""
+        return "json" if self.log_format == "auto" else self.log_format
 
     @property
     def engine_dir(self) -> Path:

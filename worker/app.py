@@ -14,6 +14,7 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from celery import Celery
+from celery.apps import worker as celery_worker
 from celery.exceptions import OperationalError
 from celery.signals import worker_ready, worker_shutting_down
 from celery.worker import state
@@ -27,6 +28,7 @@ from worker.process_signals import GIVE_UP_SIGNAL, STOP_SIGNAL
 from worker.sweeping import Sweeper
 
 EXIT_CANNOT_SERVE: Final = 2
+_REDIS: Final = ("redis", "rediss")
 
 # Loading a large model and its golden check may take minutes; Celery's own patience is 4 s.
 _PROCESS_START_LIMIT_S: Final = 600.0
@@ -45,7 +47,8 @@ def create_app(settings: Settings, model: ServedModel | None = None) -> Celery:
     app = Celery("hilum", set_as_current=False, include=["worker.tasks"])
     app.conf.update(
         BROKER_CONFIG,
-        broker_url=settings.broker_url.get_secret_value(),
+        broker_url=(url := settings.broker_url.get_secret_value()),
+        **_transport(url),
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         broker_transport_options={
@@ -125,6 +128,10 @@ def serve(
         without_mingle=True,
         without_heartbeat=True,
     )
+    # Celery prints these on its way out, around every log.
+    celery_worker.safe_say = lambda *_: None
+    # With it, pool processes would log by themselves, in Celery's form.
+    os.environ.pop("_MP_FORK_LOGLEVEL_", None)
 
     def start_sweeping(**_: Any) -> None:
         sweeper.start()
@@ -143,6 +150,12 @@ def serve(
     worker.start()
     sweeper.stop()
     return int(worker.exitcode or 0)
+
+
+def _transport(broker_url: str) -> dict[str, str]:
+    """Ours, which reads messages before Celery does, for the brokers it is made for."""
+    scheme = broker_url.partition("://")[0]
+    return {"broker_transport": "worker.transport:Transport"} if scheme in _REDIS else {}
 
 
 def _start_limit_s(settings: Settings) -> float:

@@ -6,12 +6,13 @@ import logging
 
 import click
 
+from hilum import logs
 from hilum import settings as settings_module
 from hilum.db import version
 from hilum.db.connection import Database
 from hilum.db.identity import open_vault
 from hilum.queue import Queue
-from worker import logs, metrics
+from worker import metrics
 from worker.app import serve
 from worker.model import verify_and_register
 
@@ -44,7 +45,6 @@ def worker(queues: tuple[Queue, ...], processes: int | None) -> int:
     Exits 0 when stopped, 2 when it cannot serve (no or damaged model, a schema it must not use).
     """
     settings = settings_module.load()
-    logs.configure(settings.log_level)
     open_vault(settings.identity)  # a missing secret is said before any process is started
     database = Database(settings.database_url)
     version.check(database)

@@ -9,8 +9,11 @@ from nothing. The message itself comes back, and finds its job done.
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 from celery.worker.request import Request as CeleryRequest
+
+from hilum import logs
 
 log = logging.getLogger(__name__)
 
@@ -34,3 +37,13 @@ class Request(CeleryRequest):  # type: ignore[misc] # Celery has no types
         if not self.acknowledged:
             self._on_reject(log, _HARMLESS, requeue)
             self.acknowledged = True
+
+    def on_timeout(self, soft: bool, timeout: float) -> None:
+        """The process took too long, and is killed."""
+        with logs.bind(job=self.args[0]):
+            super().on_timeout(soft, timeout)
+
+    def on_failure(self, exc_info: Any, *arguments: Any, **named: Any) -> None:
+        """The process died over it."""
+        with logs.bind(job=self.args[0]):
+            super().on_failure(exc_info, *arguments, **named)

@@ -11,7 +11,7 @@ from hilum.db import jobs
 from hilum.db.claims import Claim
 from hilum.db.connection import Database
 from hilum.errors import HilumError, LeaseLostError
-from worker.logs import event
+from hilum.logs import carry, event
 
 log = logging.getLogger(__name__)
 
@@ -33,9 +33,9 @@ def kept(database: Database, claim: Claim, *, lease_s: float) -> Iterator[thread
                 lost.set()
                 return
             except HilumError as error:
-                event(log, logging.WARNING, "lease.not_renewed", job=claim.job_id, code=error.code)
+                event(log, logging.WARNING, "lease.not_renewed", code=error.code)
 
-    thread = threading.Thread(target=renew, name="hilum-lease", daemon=True)
+    thread = threading.Thread(target=carry(renew), name="hilum-lease", daemon=True)
     thread.start()
     try:
         yield lost

@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from functools import partial
 
+from hilum import logs
 from hilum.db import jobs
 from hilum.db.claims import Claim, NotScored, PendingImage, Scored
 from hilum.db.connection import Database
@@ -31,6 +32,7 @@ from hilum.errors import (
     PermanentError,
     UnexpectedError,
 )
+from hilum.logs import event
 from hilum.pipeline.execute import Batch, Outcome, Result, execute
 from hilum.pipeline.load import Loader, Seen
 from hilum.pipeline.score import Scorer
@@ -39,7 +41,6 @@ from hilum.settings import WorkerSettings
 from worker import lease, metrics
 from worker.batches import plan
 from worker.instances import new_instance
-from worker.logs import event
 from worker.outcomes import not_scored, scored
 
 log = logging.getLogger(__name__)
@@ -98,14 +99,15 @@ def run_job(tools: Tools, job_id: str, *, stop: threading.Event) -> Ending:
     )
     if claim is None:
         return Ending.NOT_TAKEN
-    event(log, logging.INFO, "job.taken", job=job_id, attempt=claim.attempt)
+    logs.add(study=claim.study_id)
+    event(log, logging.INFO, "job.taken", attempt=claim.attempt)
     try:
         with lease.kept(tools.database, claim, lease_s=settings.lease_s) as lost:
             ending = _Run(tools, claim, began=began, stop=stop, lost=lost).to_its_end()
     except LeaseLostError:
         ending = Ending.LEASE_LOST
     seconds = round(time.monotonic() - began, 3)
-    event(log, logging.INFO, f"job.{ending}", job=job_id, attempt=claim.attempt, seconds=seconds)
+    event(log, logging.INFO, f"job.{ending}", attempt=claim.attempt, seconds=seconds)
     return ending
 
 
@@ -208,7 +210,7 @@ class _Run:
         scored = sum(isinstance(outcome.result, Score) for outcome in batch)
         fields = {"images": len(batch), "scored": scored, "engine_s": self._engine_s}
         self._engine_s = 0.0
-        event(log, logging.INFO, "job.batch", job=self._claim.job_id, **fields)
+        event(log, logging.INFO, "job.batch", **fields)
 
     def _scored(self, image: PendingImage, score: Score) -> Scored:
         tools = self._tools
@@ -278,7 +280,6 @@ class _Run:
             log,
             logging.WARNING,
             "image.not_scored",
-            job=self._claim.job_id,
             image=image.position,
             code=error.code,
             **detail,

@@ -11,8 +11,8 @@ from hilum.db import sweeper
 from hilum.db.connection import Database
 from hilum.db.sweeper import Due
 from hilum.errors import BrokerUnavailableError, HilumError
+from hilum.logs import event
 from hilum.settings import WorkerSettings
-from worker.logs import event
 
 log = logging.getLogger(__name__)
 

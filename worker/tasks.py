@@ -10,10 +10,9 @@ from celery import current_app, shared_task
 from celery.exceptions import Reject
 from celery.signals import setup_logging, worker_process_init
 
-from hilum import settings
+from hilum import logs, settings
 from hilum.errors import HilumError
 from hilum.queue import SCORE_TASK
-from worker import logs
 from worker.process_signals import GIVE_UP_SIGNAL
 
 if TYPE_CHECKING:
@@ -48,20 +47,26 @@ def start_process(**_: Any) -> None:
 
 def configure_logs(**_: Any) -> None:
     """Instead of Celery's own set-up, in the parent and in each pool process."""
-    logs.configure(settings.load().log_level)
+    loaded = settings.load()
+    logs.configure(loaded.log_level, style=loaded.service_log_style)
 
 
 def _score_job(job_id: str) -> None:
     """Score the images of a job. What goes wrong is in SQL or, here, in the log."""
+    with logs.bind(job=job_id):
+        _run_job(job_id)
+
+
+def _run_job(job_id: str) -> None:
     if _process is None or _process.stopping:
         raise Reject(requeue=True)  # for another worker
     try:
         _process.run(job_id)
     except HilumError as error:
-        logs.event(log, logging.ERROR, "job.broken_off", job=job_id, code=error.code)
+        logs.event(log, logging.ERROR, "job.broken_off", code=error.code)
     except Exception:
         # Not re-raised: Celery would log its text, which may be data.
-        log.error("job.broken_off", exc_info=True, extra={"fields": {"job": job_id}})
+        log.error("job.broken_off", exc_info=True)
     if _process.broken:
         # The pool starts another process in its place. The job has been given back in SQL; this
         # delivery of it goes to somebody who finds that it is not due yet.

@@ -166,6 +166,11 @@ def _find(paths: tuple[str, ...], store: ObjectStore) -> tuple[Iterator[str], bo
             )
     rest = chain.from_iterable(store.iter_uris(path) for path in paths)
     first = list(islice(rest, 2))
+    if not first and not any(path.startswith("s3://") for path in paths):
+        raise ObjectMissingError(
+            "The folder has no files; those whose names begin with a dot are not read.",
+            next_step="Check the path.",
+        )
     if not first:
         raise ObjectMissingError(
             "There is no object at that address.", next_step="Check the bucket and prefix, or path."

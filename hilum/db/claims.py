@@ -27,6 +27,7 @@ class Claim:
     """A job held under a lease."""
 
     job_id: str
+    study_id: str
     tenant: str
     attempt: int  # the fence
     deferrals: int  # transient errors in a row before this claim

@@ -38,12 +38,15 @@ class Database:
         url: ``sqlite:///FILE`` or ``postgresql://…``; nothing is connected yet.
         pool_size: connections kept open to PostgreSQL; twice as many more are opened on demand.
         foreign_keys: whether SQLite enforces them; only migrations do without.
+        wait_s: how long to wait for a free connection, or for SQLite's lock.
 
     Raises:
         ConfigurationError: hilum cannot use such a URL. The text holds nothing of it.
     """
 
-    def __init__(self, url: str, *, pool_size: int = 5, foreign_keys: bool = True) -> None:
+    def __init__(
+        self, url: str, *, pool_size: int = 5, foreign_keys: bool = True, wait_s: float = 30
+    ) -> None:
         try:
             parsed = make_url(url)
             if parsed.drivername in {"postgres", "postgresql"}:
@@ -52,9 +55,9 @@ class Database:
         except (ArgumentError, NoSuchModuleError, ValueError):
             raise ConfigurationError("HILUM_DATABASE_URL is not a database URL.") from None
         if self.dialect == "sqlite":
-            self._engine = _sqlite(parsed, foreign_keys=foreign_keys)
+            self._engine = _sqlite(parsed, wait_s, foreign_keys=foreign_keys)
         elif self.dialect == "postgresql":
-            self._engine = _postgresql(parsed, pool_size)
+            self._engine = _postgresql(parsed, pool_size, wait_s)
         else:
             raise ConfigurationError("HILUM_DATABASE_URL: hilum knows sqlite and postgresql.")
 
@@ -130,17 +133,18 @@ def upsert(
     return insert.on_conflict_do_update(index_elements=key, set_=rest)
 
 
-def _postgresql(url: URL, pool_size: int) -> Engine:
+def _postgresql(url: URL, pool_size: int, wait_s: float) -> Engine:
     return create_engine(
         url.update_query_dict({**_PG_TIMEOUTS, **url.query}),
         pool_size=pool_size,
         max_overflow=2 * pool_size,
+        pool_timeout=wait_s,
         pool_pre_ping=True,
         hide_parameters=True,
     )
 
 
-def _sqlite(url: URL, *, foreign_keys: bool) -> Engine:
+def _sqlite(url: URL, wait_s: float, *, foreign_keys: bool) -> Engine:
     if not url.database or url.database == ":memory:":
         raise ConfigurationError("An in-memory SQLite is private to its process; name a file.")
     try:
@@ -149,7 +153,7 @@ def _sqlite(url: URL, *, foreign_keys: bool) -> Engine:
         raise ConfigurationError(
             f"HILUM_DATABASE_URL: its folder cannot be made ({error.strerror})."
         ) from None
-    engine = create_engine(url, hide_parameters=True, connect_args={"timeout": 30})
+    engine = create_engine(url, hide_parameters=True, connect_args={"timeout": wait_s})
 
     @event.listens_for(engine, "connect")
     def _configure(dbapi: Any, _record: object) -> None:

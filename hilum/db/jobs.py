@@ -65,6 +65,7 @@ def claim(
         or_(jobs.c.model_id.is_(None), jobs.c.model_id == model_id),
         lease_s=lease_s,
         returning=(
+            jobs.c.study_id,
             jobs.c.tenant,
             jobs.c.attempts,
             jobs.c.unreported,
@@ -76,6 +77,7 @@ def claim(
         return None
     taken = Claim(
         job_id=job_id,
+        study_id=row.study_id,
         tenant=row.tenant,
         attempt=row.attempts,
         deferrals=row.deferrals,

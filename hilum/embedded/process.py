@@ -46,15 +46,16 @@ class Child:
     ) -> None:
         self.name = name
         self.log = log
-        log.parent.mkdir(parents=True, exist_ok=True)
+        log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         parent = os.getpid()
 
         def die_with_parent() -> None:
+            os.umask(0o077)  # what a server stores is about patients
             _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
             if os.getppid() != parent:  # it died before the line above
                 os._exit(1)
 
-        with log.open("ab") as out:
+        with open(log, "ab", opener=_private) as out:
             self.process = subprocess.Popen(  # noqa: S603 -- commands are ours
                 command,
                 stdin=subprocess.DEVNULL,
@@ -108,6 +109,10 @@ class Child:
     def _tail(self) -> str:
         lines = self.log.read_text(errors="replace").splitlines()[-8:]
         return f"the end of {self.log}:\n" + "\n".join(f"    {line}" for line in lines) + "\n"
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def free_ports(count: int) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 import time
@@ -73,7 +74,7 @@ class Seaweed:
 
     def _start(self, ports: list[int]) -> Child:
         data = self._folder / "data"
-        data.mkdir(parents=True, exist_ok=True)
+        data.mkdir(mode=0o700, parents=True, exist_ok=True)
         config = self._folder / "identities.json"
         config.touch(mode=0o600)
         credentials = [{"accessKey": _ACCESS_KEY, "secretKey": self._secret}]
@@ -96,6 +97,8 @@ class Seaweed:
             # Each bucket grows several volumes, which take space only as they fill.
             "-volume.max=10000",
             "-filer",
+            # Its HTTP side asks for no signature; our S3 needs its gRPC side only.
+            "-filer.disableHttp",
             f"-filer.port={filer}",
             f"-filer.port.grpc={filer_grpc}",
             f"-filer.localSocket={self._folder.resolve() / 'filer.sock'}",
@@ -106,7 +109,12 @@ class Seaweed:
             "-s3.port.lance=0",
             f"-s3.config={config.resolve()}",
         ]
-        child = Child("SeaweedFS", command, log=self._folder / "seaweedfs.log")
+        # Nor would the volumes' HTTP side, to whoever knows a file's number.
+        token = secret(self._folder / "volume-secret")
+        keys = ("WEED_JWT_SIGNING_KEY", "WEED_JWT_SIGNING_READ_KEY")
+        environment = {**os.environ, **dict.fromkeys(keys, token)}
+        log = self._folder / "seaweedfs.log"
+        child = Child("SeaweedFS", command, log=log, env=environment)
         time.sleep(0.3)  # a port that was taken shows at once
         if not child.running:
             raise ServiceFailedError(f"SeaweedFS did not start; see {child.log}.")

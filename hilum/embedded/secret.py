@@ -9,7 +9,7 @@ from pathlib import Path
 
 def secret(path: Path) -> str:
     """The secret in ``path``, made on first use with mode 0600."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:

@@ -35,6 +35,10 @@ class Stack:
 
     def __enter__(self) -> Stack:
         self._var.mkdir(parents=True, exist_ok=True)
+        self._var.chmod(0o700)  # also one made by a release before
+        for file in (self._var / "hilum.db", *self._var.glob("hilum.db-*")):
+            file.touch(mode=0o600)
+            file.chmod(0o600)
         try:
             self._start()
         except BaseException:

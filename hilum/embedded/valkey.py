@@ -42,7 +42,7 @@ class Valkey:
     def _start(self) -> Child:
         config = self._folder / "valkey.conf"
         data = self._folder / "data"
-        data.mkdir(parents=True, exist_ok=True)
+        data.mkdir(mode=0o700, parents=True, exist_ok=True)
         # In a file, because arguments show in process lists.
         config.touch(mode=0o600)
         config.write_text(

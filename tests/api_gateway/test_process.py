@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -66,5 +67,5 @@ def test_a_port_that_is_taken(url: str) -> None:
         with _gateway(url, "--port", str(port)) as process:
             _, errors = process.communicate(timeout=60)
     assert process.returncode == 2
-    assert "[config.invalid]" in errors
+    assert json.loads(errors.splitlines()[-1])["code"] == "config.invalid"
     assert str(port) in errors

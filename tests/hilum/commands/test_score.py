@@ -169,6 +169,7 @@ def test_nothing_to_do_is_wrong_use(hilum: Any, films: Path, tmp_path: Path) -> 
         text = hilum(*arguments)
         assert text.exit_code == 2, arguments
         assert f"[{code}]" in text.stderr
+        assert ("folder has no files" in text.stderr) == (arguments == (tmp_path / "empty",))
         assert text.stdout == ""
         as_json = hilum(*arguments, "--json")
         assert as_json.exit_code == 2

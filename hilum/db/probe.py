@@ -1,0 +1,27 @@
+"""Whether the database takes writes, found by writing."""
+
+from __future__ import annotations
+
+from sqlalchemy import text
+
+from hilum.db.connection import Database
+from hilum.errors import DatabaseUnavailableError
+
+
+def require_writable(database: Database) -> None:
+    """Commit something that no table holds.
+
+    SQLite: the header's user version, which hilum does not use otherwise. PostgreSQL: a message in
+    the write-ahead log, which nobody has to read.
+
+    Raises:
+        DatabaseUnavailableError: the database is full, locked, read-only or away.
+    """
+    with database.write() as connection:
+        if database.dialect == "sqlite":
+            version = connection.execute(text("PRAGMA user_version")).scalar_one()
+            connection.execute(text(f"PRAGMA user_version = {(version + 1) % 2**31}"))
+            return
+        if connection.execute(text("SHOW transaction_read_only")).scalar_one() != "off":
+            raise DatabaseUnavailableError("The database is read-only.")
+        connection.execute(text("SELECT pg_logical_emit_message(true, 'hilum', 'ready')"))
