@@ -18,7 +18,7 @@ import click
 
 from hilum import __version__, logs
 from hilum.errors import HilumError, MissingExtraError
-from hilum.errors.guarding import place_of
+from hilum.errors.guarding import OUR_PACKAGES, place_of
 
 log = logging.getLogger(__name__)
 
