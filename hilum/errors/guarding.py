@@ -13,24 +13,24 @@ T = TypeVar("T")
 def guarded(step: Callable[[], T]) -> T | HilumError:
     """What ``step`` returns, or its failure as a value: one image never stops the others.
 
-    An exception that hilum did not foresee becomes an :class:`UnexpectedError` that names its
-    type and where it was raised; its text could hold anything, so it is left out.
+    Any other exception becomes an :class:`UnexpectedError` with its type and the line that raised
+    it. Its text is left out, because it may contain patient data.
     """
     try:
         return step()
     except HilumError as error:
         failure = error
     except MemoryError:
-        failure = OutOfMemoryError("There was not enough memory for this image.")
+        failure = OutOfMemoryError("There was not enough memory to process this image.")
     except Exception as error:
         failure = UnexpectedError(f"{type(error).__name__} in {_place(error)}.")
-    # Frames in tracebacks hold decoded films; a queue of failures must not.
+    # A traceback keeps its frames alive, and with them the decoded films.
     failure.__traceback__ = failure.__context__ = failure.__cause__ = None
     return failure
 
 
 def _place(error: Exception) -> str:
-    """``module:line`` of the innermost frame of ours."""
+    """Return ``module:line`` of the innermost frame that belongs to hilum."""
     place, step = "?", error.__traceback__
     while step is not None:
         module = step.tb_frame.f_globals.get("__name__", "?")
