@@ -17,7 +17,7 @@ from hilum.pipeline.score import Scorer
 from hilum.sandbox import Decoders
 from hilum.settings import Settings
 from hilum.storage import open_store
-from hilum.tuning import applied
+from hilum.tuning import apply_tuning
 from worker import metrics
 from worker.model import ServedModel
 from worker.process_signals import STOP_SIGNAL
@@ -39,7 +39,7 @@ class Process:
                 next_step="Start the worker again; publish new versions in folders of their own.",
             )
         engine = open_engine(package, settings)
-        settings = applied(package, settings, engine.name)
+        settings = apply_tuning(package, settings, engine.name)
         store = open_store(settings.s3, settings.limits)
         cache = open_cache(store, settings.prepared)
         scorer = Scorer(

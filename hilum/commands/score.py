@@ -42,7 +42,7 @@ from hilum.pipeline.score import Scorer
 from hilum.sandbox import Decoders
 from hilum.settings import Settings
 from hilum.storage import ObjectStore, open_store
-from hilum.tuning import applied
+from hilum.tuning import apply_tuning
 
 
 @click.command()
@@ -142,7 +142,7 @@ def _run(paths: tuple[str, ...], how: _How, config: Settings) -> Counter[Status]
             for outcome in stream(
                 scorer,
                 sources,
-                batch_size=applied(package, config, scorer.engine.name).worker.batch_size,
+                batch_size=apply_tuning(package, config, scorer.engine.name).worker.batch_size,
                 threads=usable_cores(),
             ):
                 name = named(outcome.key, how.pseudonyms)

@@ -124,7 +124,7 @@ def test_where_a_plan_runs(options: dict[str, Any], here: Machine, why: str | No
 
 def test_a_plan_of_the_other_library_does_not_run() -> None:
     rtx = key().model_copy(update={"library": "tensorrt_rtx", "device": "any"})
-    assert "made by tensorrt_rtx" in str(misfit(rtx, machine()))
+    assert "built by tensorrt_rtx" in str(misfit(rtx, machine()))
 
 
 def test_nothing_built_and_nothing_that_fits_are_told_apart(store: PlanStore) -> None:
@@ -132,7 +132,7 @@ def test_nothing_built_and_nothing_that_fits_are_told_apart(store: PlanStore) ->
         store.find(GRAPH, machine(), max_batch=16)
     assert caught.value.code == "engine.missing"
     keep(store, key(machine(A10)), b"plan")
-    with pytest.raises(EngineIncompatibleError, match="made for NVIDIA A10") as caught:
+    with pytest.raises(EngineIncompatibleError, match="built for NVIDIA A10") as caught:
         store.find(GRAPH, machine(), max_batch=16)
     assert "hilum engine build" in caught.value.body()["next_step"]
 
@@ -167,7 +167,7 @@ def test_of_equals_the_newest(store: PlanStore) -> None:
 def test_a_truncated_plan_is_not_loaded(store: PlanStore) -> None:
     kept = keep(store, key(), b"x" * 1000)
     store.path(kept).write_bytes(b"x" * 400)
-    with pytest.raises(EngineDamagedError, match="400 bytes; 1000 were written"):
+    with pytest.raises(EngineDamagedError, match="400 bytes, but 1000 were written"):
         store.read(kept)
 
 
@@ -192,9 +192,9 @@ def test_a_damaged_plan_does_not_hide_an_intact_one(
     new = keep(store, key(optimization_level=5), b"new")
     store.path(new).write_bytes(b"n")
     assert store.find(GRAPH, machine(), max_batch=16) == (old, b"old")
-    assert "1 bytes; 3 were written" in caplog.text
+    assert "1 bytes, but 3 were written" in caplog.text
     store.path(old).unlink()
-    with pytest.raises(EngineDamagedError, match="1 bytes; 3 were written"):
+    with pytest.raises(EngineDamagedError, match="1 bytes, but 3 were written"):
         store.find(GRAPH, machine(), max_batch=16)
 
 
