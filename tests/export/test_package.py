@@ -165,7 +165,7 @@ def test_int8_that_costs_too_much_on_test_names_the_layers_too(
             "labels": {label: {"loss": 0.2, "interval": (0.1, 0.3)}} if label else {},
         },
     }
-    named = r"already in float32: none\. The layers that hurt most .*features\.\d.* \(\d\.\d+\)\.$"
+    named = r"already in float32: none\. The most harmful layers .*features\.\d.* \(\d\.\d+\)\.$"
     with pytest.raises(PrecisionError) as caught:
         variants._check(made, entry)
     assert re.search(named, caught.value.detail)
