@@ -46,9 +46,8 @@ Grad-CAM grid {manifest.cam_grid[0]}×{manifest.cam_grid[1]} |
 
 On the test split ({test["images"]} films of {test["patients"]} patients, none of whom is in
 training or validation), measured with ONNX Runtime on the graph of this package. Calibration and
-thresholds come from the validation split only. *Pointing* (pointing game) is the share of findings
-where the maximum of the map lies in the box; *centre* is the share for a map that always points at
-the centre of the film.
+thresholds come from the validation split only. *Pointing* is the share of findings where the map's
+maximum lies in the box; *centre* is that share for a map that always points at the centre.
 
 | label | positives | AUROC | AP | ECE | sens. | spec. | pointing | centre |
 |---|---|---|---|---|---|---|---|---|

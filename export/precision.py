@@ -51,8 +51,7 @@ class Made:
     reference: Session = field(repr=False)  # runs it, or its emulation, on this machine
     how: str  # how it was run on this machine
     kept: tuple[str, ...] = ()  # layers that stay in float32, the most harmful first
-    # For int8: layers, most harmful first, with the change of the logits by each alone. Measured
-    # on the first call.
+    # For int8, measured on the first call: layers with the change of the logits, worst first.
     ranked: Callable[[], Sequence[tuple[str, float]]] = field(default=tuple, repr=False)
 
     def harmful_layers(self) -> str:
@@ -66,8 +65,7 @@ def parse(text: str) -> dict[Target, Precision]:
     """Parse ``--precision``: ``fp32``, ``fp16``, ``bf16``, ``int8``, or one for each target, as in
     ``cpu=int8,tensorrt=fp16``.
 
-    With ``fp16`` or ``bf16`` for all targets, the CPU runs float32, because its half-precision
-    arithmetic is not worth using.
+    With ``fp16`` or ``bf16`` for all targets, the CPU uses float32, the better choice there.
 
     Raises:
         PrecisionError: ``text`` has another form.

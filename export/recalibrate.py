@@ -109,14 +109,12 @@ def at_prevalence(package: Package, outputs: Outputs, prevalence: Mapping[str, f
         k = _index(label, labels)
         if not 0 < wanted < 1:
             raise ConfigurationError(
-                f"The prevalence of {label} is {wanted:g}, but must be between 0 and 1."
+                f"The prevalence {wanted:g} of {label} is not between 0 and 1."
             )
         known = outputs.targets[:, k][~np.isnan(outputs.targets[:, k])]
         so_far = float(known.mean()) if len(known) else 0.0
         if not 0 < so_far < 1:
-            raise OutputsError(
-                f"The stored outputs do not have both positive and negative films for {label}."
-            )
+            raise OutputsError(f"The outputs have no positive or no negative film for {label}.")
         moved[k] = _logit(wanted) - _logit(so_far)
         shift[k] += moved[k]
     corrected = Calibration(scale=scale, shift=tuple(shift))

@@ -18,11 +18,7 @@ if TYPE_CHECKING:
 
 _LOCATION = click.argument("location", metavar="PATH|s3://…")
 _TO = click.option(
-    "--to",
-    "target",
-    required=True,
-    type=click.Path(path_type=Path),
-    help="Folder of the new package.",
+    "--to", "target", required=True, type=click.Path(path_type=Path), help="New package's folder."
 )
 _VERSION = click.option("--version", required=True, help="Version of the new package.")
 _OUTPUTS = click.option(
@@ -172,6 +168,5 @@ def _number(label: str, text: str) -> float:
         return float(text)
     except ValueError:
         raise ConfigurationError(
-            f"The prevalence of {label} must be a number.",
-            next_step="Give for example Effusion=0.08.",
+            f"The prevalence of {label} must be a number.", next_step="Use for example 0.08."
         ) from None

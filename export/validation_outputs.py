@@ -62,8 +62,7 @@ def read(source: BinaryIO, labels: int, name: str) -> Outputs:
         ) from None
     if raw.ndim != 2 or raw.shape != targets.shape or raw.shape[1] != labels or not len(raw):
         raise OutputsError(
-            f"{name}: raw is {raw.shape} and targets is {targets.shape}, but both must be "
-            f"[films, {labels}]."
+            f"{name}: raw {raw.shape} and targets {targets.shape} must both be [films, {labels}]."
         )
     if raw.dtype.kind not in _NUMBERS or targets.dtype.kind not in _NUMBERS:
         raise OutputsError(f"{name}: raw is {raw.dtype}, targets {targets.dtype}; must be numbers.")

@@ -114,8 +114,6 @@ def apply_tuning(package: Package, settings: Settings, engine: str) -> Settings:
     """Return ``settings`` with the tuning of ``package``, except for what was set explicitly.
 
     Args:
-        package: the package that will be run.
-        settings: the settings in force.
         engine: name of the engine that runs. A tuning of another engine is ignored.
     """
     worker = settings.worker

@@ -31,13 +31,9 @@ def engine() -> None:
 @engine.command()
 @click.argument("location", metavar="PATH|s3://…")
 @click.option(
-    "--batch",
-    type=click.IntRange(min=1),
-    help="Batch size to optimise for.  [default: HILUM_WORKER__BATCH_SIZE]",
+    "--batch", type=click.IntRange(min=1), help="Usual batch; default HILUM_WORKER__BATCH_SIZE."
 )
-@click.option(
-    "--max-batch", type=click.IntRange(min=1), help="Largest batch.  [default: from the package]"
-)
+@click.option("--max-batch", type=click.IntRange(min=1), help="Default: that of the package.")
 @click.option(
     "--hardware",
     type=click.Choice(["none", "same_compute_capability", "ampere_plus"]),
@@ -45,11 +41,7 @@ def engine() -> None:
     show_default=True,
     help="Other GPUs that the plan may run on. Such a plan is slower.",
 )
-@click.option(
-    "--version-compatible",
-    is_flag=True,
-    help="Allow later TensorRT versions of this major version.",
-)
+@click.option("--version-compatible", is_flag=True, help="Run on later minor versions too.")
 @click.option("--refittable", is_flag=True, hidden=True)
 @click.option("--tf32", is_flag=True, help="Compute float32 convolutions in TF32 (10 bits).")
 @click.option(
@@ -59,9 +51,7 @@ def engine() -> None:
     show_default=True,
     help="0 builds fastest, 5 optimises most.",
 )
-@click.option(
-    "--workspace-mb", type=click.IntRange(min=0), default=0, help="Scratch memory.  [0: no limit]"
-)
+@click.option("--workspace-mb", type=click.IntRange(min=0), default=0, help="0: no limit.")
 @click.option("--force", is_flag=True, help="Build even if the plan exists.")
 @click.option("--json", "as_json", is_flag=True, help="Print the record of the plan as JSON.")
 def build(  # noqa: PLR0917 -- click passes them by name

@@ -20,11 +20,7 @@ from hilum.storage import open_store
 @click.command()
 @click.argument("location", metavar="PATH|s3://…", required=False)
 @click.option(
-    "--seconds",
-    default=1.0,
-    show_default=True,
-    type=click.FloatRange(min=0),
-    help="Time for each combination.",
+    "--seconds", default=1.0, show_default=True, type=click.FloatRange(0), help="Per combination."
 )
 @click.option("--dry-run", is_flag=True, help="Measure, but do not store the result.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -33,8 +29,7 @@ def tune(location: str | None, seconds: float, dry_run: bool, as_json: bool) -> 
 
     The default model is HILUM_MODEL_URI. The result is stored beside the package, in
     PACKAGE.tuning.json, for this kind of machine. Workers and `hilum score` apply it when they
-    start, except where HILUM_WORKER__ENGINE_THREADS or HILUM_WORKER__BATCH_SIZE is set. Run this
-    on an idle machine.
+    start, unless the settings give threads or batch size. Run this on an idle machine.
     """
     config = settings.load()
     package = load(

@@ -115,8 +115,7 @@ def api_key(stack: Stack, file: Path) -> str:
 def run(
     client: Client, stack: Stack, wanted: list[Film], *, model_digest: str, progress: Progress
 ) -> list[Outcome]:
-    """Send all films as one study, and wait for its end. The same films and model give the same
-    study.
+    """Send all films as one study (the same for the same films and model), and wait for its end.
 
     Raises:
         ServiceFailedError: a service ended, or the study takes too long.

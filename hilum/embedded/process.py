@@ -27,8 +27,7 @@ class ServiceFailedError(PermanentError):
 class Child:
     """One running server.
 
-    It has its own process group. When this process ends, for whatever reason, the kernel ends the
-    server too.
+    It has its own process group. The kernel ends it when this process ends, for any reason.
 
     Args:
         name: name of the server, for messages.

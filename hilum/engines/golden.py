@@ -56,8 +56,7 @@ def check_golden(engine: Engine, package: Package, target: Target = "cpu") -> No
         difference = float(np.abs(found - expected).max())
         if not difference <= allowed:  # written so that NaN fails too
             raise GoldenCheckError(
-                f"{name} differs from the golden outputs by {difference:.3g}; the limit is "
-                f"{allowed:.3g}."
+                f"{name} differs by {difference:.3g} from the golden outputs (limit {allowed:.3g})."
             )
 
 

@@ -106,8 +106,7 @@ def choose(package: Package, settings: Settings) -> ChosenEngine:
         EngineUnavailableError, EngineMissingError, EngineDamagedError: the configured engine cannot
             run on this machine.
         PackageError: no engine can use the graph or the golden outputs.
-        GoldenCheckError: the configured engine (under ``auto``: every engine) fails the golden
-            check.
+        GoldenCheckError: the configured engine (under ``auto``: every engine) fails the check.
         DeviceLostError, DeviceOutOfMemoryError: the GPU was lost or ran out of memory while an
             engine was loaded or checked. Raised under ``auto`` too.
         MissingExtraError: ONNX Runtime is not installed.

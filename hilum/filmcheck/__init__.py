@@ -1,9 +1,8 @@
 """The film check: does the model input show an upright, frontal chest film?
 
-A header can be wrong, so the check looks at the picture. Its network is small, is trained on
-synthetic distortions, and prefers to stay silent rather than to raise a false doubt. See
-``docs/understand/films.md`` for its error rates. The policy decides what follows from a doubt
-(:mod:`hilum.pipeline.admit`).
+A header can be wrong, so the check looks at the picture. Its network is small, trained on synthetic
+distortions, and rather silent than wrong: ``docs/understand/films.md`` has its error rates. The
+policy decides what follows from a doubt (:mod:`hilum.pipeline.admit`).
 """
 
 from __future__ import annotations

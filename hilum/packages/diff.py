@@ -13,11 +13,9 @@ Change = tuple[Any, Any]
 
 
 def differences(old: Package, new: Package) -> dict[str, Any]:
-    """The differences between two packages, all empty if they are the same package.
-
-    ``manifest`` maps the dotted name of every field that differs to its old and new value (``None``
-    if absent), ``metrics`` does so for every figure, and ``files`` lists the ``added``, ``removed``
-    and ``changed`` files."""
+    """Compare two packages. ``manifest`` and ``metrics`` map the dotted name of every field that
+    differs to its old and new value (``None`` if absent). ``files`` lists the ``added``,
+    ``removed`` and ``changed`` files."""
     before, after = (p.manifest.model_dump(mode="json", exclude={"files"}) for p in (old, new))
     ours, theirs = old.manifest.files, new.manifest.files
     shared = set(ours) & set(theirs)

@@ -128,6 +128,4 @@ def schema(schema_id: str) -> LabelSchema:
         return SCHEMAS[schema_id]
     except KeyError:
         known = ", ".join(sorted(SCHEMAS))
-        raise PackageSchemaError(
-            f"The label schema {schema_id!r} is unknown. Known are {known}."
-        ) from None
+        raise PackageSchemaError(f"Unknown label schema {schema_id!r}; known: {known}.") from None

@@ -48,7 +48,6 @@ class _Frozen(BaseModel):
 
 class Calibration(_Frozen):
     """Platt scaling per label, fitted on the validation split only.
-
     Multi-label: ``p = sigmoid(scale * logit(p_raw) + shift)``.
     Multi-class: ``p = softmax(scale * log(p_raw) + shift)``."""
 
@@ -73,9 +72,8 @@ TARGETS: Final[tuple[Target, ...]] = get_args(Target)
 class Variant(_Frozen):
     """A graph of the same model in another precision, for one target.
 
-    A target without a variant runs ``model.onnx``. A variant is less exact, but has the same
-    calibration and operating points. The export measured its difference and checked it against the
-    limit.
+    A target without a variant runs ``model.onnx``. Calibration and operating points are the same.
+    A variant is less exact; the export has measured and limited the difference.
     """
 
     target: Target
@@ -188,9 +186,7 @@ class Manifest(_Frozen):
         if self.backbone not in BACKBONES:
             known = ", ".join(BACKBONES)
             # Not a ValueError, so that pydantic does not turn it into a ValidationError.
-            raise UnknownBackboneError(
-                f"The backbone {self.backbone!r} is unknown. Known are {known}."
-            )
+            raise UnknownBackboneError(f"Unknown backbone {self.backbone!r}. Known are {known}.")
         if self.preprocess.size != self.input.size:
             raise ValueError("preprocess.size and input.size differ")
         if set(self.operating_points) != set(labels):

@@ -88,9 +88,7 @@ class ZipArchive:
         manifests = [name for name in entries if name.rpartition("/")[2] == MANIFEST]
         shallow = [name for name in manifests if name.count("/") <= 1]
         if len(shallow) != 1:
-            raise PackageMissingError(
-                f"The archive must have exactly one {MANIFEST}, but has {len(shallow)}."
-            )
+            raise PackageMissingError(f"The archive has {len(shallow)} {MANIFEST}; one is needed.")
         self._archive = archive
         self._entries = entries
         self._folder = shallow[0].removesuffix(MANIFEST)

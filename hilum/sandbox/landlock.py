@@ -37,8 +37,7 @@ def version() -> int:
 
 
 def _no_new_privileges() -> bool:
-    """Stop this process from gaining privileges, for example by set-user-id programs. Returns
-    whether that worked."""
+    """Stop this process from gaining privileges (by set-user-id programs). Returns success."""
     if sys.platform != "linux":
         return False
     return bool(ctypes.CDLL(None).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0)
@@ -47,10 +46,9 @@ def _no_new_privileges() -> bool:
 def restrict(*, readable: Iterable[Path]) -> bool:
     """Restrict this thread, and all threads and processes that it starts, for good.
 
-    They can then only read what is below ``readable``. They cannot run programs, or inspect
-    processes outside. If the kernel supports it, they also cannot open TCP connections (Linux 6.7),
-    or reach processes outside by an abstract socket or a signal (Linux 6.12). What is already open
-    stays open.
+    They can then only read what is below ``readable``, run no program, and inspect no process
+    outside. If the kernel supports it, they also cannot open TCP connections (Linux 6.7), or reach
+    processes outside by an abstract socket or a signal (Linux 6.12). Open files stay open.
 
     Returns:
         Whether the restriction holds. If not, the thread still cannot gain privileges.

@@ -95,13 +95,8 @@ class ObjectStore:
     def write_like(
         self, uri: str, data: bytes, *, encryption: Mapping[str, str | bool], tag: str
     ) -> None:
-        """Write ``data`` to ``uri`` in S3, owned by the owner of the bucket.
-
-        Args:
-            uri: ``s3://bucket/key``.
-            data: the content.
-            encryption: from the :meth:`stat` of the object whose encryption is copied.
-            tag: a tag ``name=value``.
+        """Write ``data`` to ``uri`` in S3, owned by the bucket's owner, with the ``encryption`` of
+        another object's :meth:`stat` and a tag ``name=value``.
 
         Raises:
             HilumError: see :meth:`read`.

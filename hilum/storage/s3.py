@@ -118,8 +118,7 @@ class S3:
             )
 
     def below(self, address: str) -> Iterator[tuple[str, datetime]]:
-        """Yield address and modification time of every object whose address begins with
-        ``address``, hidden or not."""
+        """Yield address and modification time of all objects with this prefix, hidden or not."""
         bucket, prefix = _split(address)
         with self._errors():
             pages = self._client().get_paginator("list_objects_v2")

@@ -51,8 +51,7 @@ def build_into(
         on_wait: called if another process is building the same plan.
 
     Raises:
-        EngineUnavailableError, EngineBuildError: see :func:`hilum.engines.tensorrt.build.build`.
-        EngineStoreError: the plan cannot be written.
+        EngineStoreError: the plan cannot be written. For others see :func:`build`.
         PackageError: the graph is damaged.
     """
     machine, manifest = this_machine(), package.manifest

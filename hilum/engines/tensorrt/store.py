@@ -177,7 +177,6 @@ class PlanStore:
         """Lock the key against other processes that build on this machine.
 
         Args:
-            key: the key of the plan to build.
             on_wait: called before waiting, if another process holds the lock.
 
         Raises:
