@@ -42,7 +42,7 @@ class Source(Protocol):
 
 
 class StoreFolder:
-    """A package kept as objects below one prefix. Objects that it does not list are ignored."""
+    """A package kept as objects below one prefix. Objects not in the manifest are ignored."""
 
     def __init__(self, store: ObjectStore, prefix: str) -> None:
         self._store = store
