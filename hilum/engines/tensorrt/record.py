@@ -114,9 +114,7 @@ def misfit(key: PlanKey, machine: Machine) -> str | None:
     if key.library != machine.library:
         return f"it was built by {key.library}, but this is {machine.library}"
     if key.library_version != machine.library_version and not _later_version(key, machine):
-        return (
-            f"it is for version {key.library_version}, but this is {machine.library_version}"
-        )
+        return f"it is for version {key.library_version}, but this is {machine.library_version}"
     return _device_misfit(key, machine.device)
 
 
