@@ -1,7 +1,7 @@
-"""The command ``hilum``: finds its sub-commands, and turns every failure into plain words.
+"""The command ``hilum``: finds its sub-commands, and shows every failure as a readable message.
 
-Exit codes: 0 done; 2 wrong use, or nothing could be done (a typed error says why); 3 done in
-part (see each command); 70 a mistake in hilum; 130 stopped by Ctrl-C.
+Exit codes: 0 success; 2 wrong usage, or an error that stopped the command; 3 partly done (see each
+command); 70 a bug in hilum; 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ EXIT_USAGE: Final = 2
 EXIT_PARTLY: Final = 3
 EXIT_SOFTWARE: Final = 70  # sysexits.h EX_SOFTWARE
 EXIT_INTERRUPTED: Final = 130  # 128 + SIGINT
-EXIT_PIPE: Final = 141  # 128 + SIGPIPE: the reader went away
+EXIT_PIPE: Final = 141  # 128 + SIGPIPE: the reader closed stdout
 
-# For `hilum --help`, which must not import the commands: some are not even installed.
+# For `hilum --help`, which must not import the commands, because some are not installed.
 _SUMMARIES: Final = {
     "score": "Score chest films from files, folders or S3.",
     "package": "Verify, inspect, compare, sign and pack model packages.",
-    "recalibrate": "Make a new version of a package, calibrated to other films or prevalences.",
+    "recalibrate": "Make a new version of a package with another calibration.",
     "rethreshold": "Make a new version of a package with other operating points.",
-    "doctor": "Say what this machine has, which engine it would use, and why.",
-    "engine": "Build and keep TensorRT plans for this machine's GPU.",
-    "tune": "Find this machine's best threads and batch size for a model.",
-    "cache": "Look after the prepared-image cache.",
+    "doctor": "Check this machine, and say which engine it would use and why.",
+    "engine": "Build, list and remove TensorRT plans for this machine's GPU.",
+    "tune": "Measure the best number of threads and batch size on this machine.",
+    "cache": "Manage the prepared-image cache.",
     "db": "Create and upgrade the SQL schema.",
     "keys": "Manage the API keys of the gateway.",
     "audit": "Verify the audit of what operators and readers did.",
@@ -47,9 +47,9 @@ _SUMMARIES: Final = {
     "gateway": "Run the HTTP gateway.",
     "train": "Train a model.",
     "cohort": "Generate the synthetic cohort.",
-    "manifest": "Write the table of a data set, for training.",
+    "manifest": "Write the data-set table for training.",
     "export": "Make a model package from a checkpoint.",
-    "import": "Make a model package from weights of others.",
+    "import": "Make a model package from weights that others have trained.",
 }
 _EXTRAS: Final = {"worker": "serve", "gateway": "serve", "demo": "serve,embedded"} | dict.fromkeys(
     ("train", "cohort", "manifest", "export", "import", "recalibrate", "rethreshold"), "train"
@@ -60,25 +60,25 @@ _SERVICES: Final = ("gateway", "worker")  # read by machines; the others by peop
 
 
 class _ReaderGone(Exception):  # noqa: N818 - not an error: `| head` has read enough
-    """Whoever read stdout has closed it."""
+    """The reader of stdout has closed it."""
 
 
 class HilumGroup(click.Group):
-    """A click group whose commands are the entry points of one group, imported when used."""
+    """A click group whose commands are entry points. Each is imported when it is used."""
 
     def __init__(self, *, entry_point_group: str, **extra: Any) -> None:
         super().__init__(**extra)
         self._entry_point_group = entry_point_group
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Names only, from the installed metadata."""
+        """The names of the commands, from the installed metadata."""
         return sorted(self._found())
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import the command.
 
         Raises:
-            MissingExtraError: it needs something that is not installed.
+            MissingExtraError: a package that the command needs is not installed.
         """
         point = self._found().get(cmd_name)
         if point is None:
@@ -95,7 +95,7 @@ class HilumGroup(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The command list of ``--help``, without importing any."""
+        """Write the list of commands for ``--help``, without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, _SUMMARIES.get(name, "")) for name in self._found()])
 
@@ -105,21 +105,21 @@ class HilumGroup(click.Group):
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command, with a closed pipe kept from click, which would exit 1 for it."""
+        """Run the command, and hide a closed pipe from click, which would exit with 1."""
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
             raise _ReaderGone from None
 
     def main(self, *args: Any, **extra: Any) -> Any:
-        """Run, and exit the process with the code that tells how it went."""
+        """Run the command, and exit the process with the exit code."""
         extra["standalone_mode"] = False
         if isinstance(sys.stdout, io.TextIOWrapper):
-            # A file name that the terminal's encoding lacks must not end a run.
+            # A file name that the terminal cannot encode must not end the command.
             sys.stdout.reconfigure(errors="backslashreplace")
         try:
             code = super().main(*args, **extra)
-            sys.stdout.flush()  # a reader that went away is noticed here, not at interpreter exit
+            sys.stdout.flush()  # raises here, and not at interpreter exit, if the reader is gone
         except HilumError as error:
             show_error(error)
             code = EXIT_USAGE
@@ -133,7 +133,7 @@ class HilumGroup(click.Group):
             _say("Stopped.")
             code = EXIT_INTERRUPTED
         except (_ReaderGone, BrokenPipeError):
-            # The interpreter would flush stdout once more and complain.
+            # At exit the interpreter flushes stdout again, which would print an error.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             code = EXIT_PIPE
         except Exception as error:
@@ -141,8 +141,8 @@ class HilumGroup(click.Group):
                 raise
             place = f"{type(error).__name__} in {place_of(error.__traceback__)}"
             _say(
-                f"hilum made a mistake ({place}). This is a bug: please report it, with what "
-                "HILUM_LOG_LEVEL=DEBUG shows."
+                f"Internal error ({place}). This is a bug: please report it, with what hilum "
+                "prints under HILUM_LOG_LEVEL=DEBUG."
             )
             code = EXIT_SOFTWARE
         sys.exit(code if isinstance(code, int) else 0)
@@ -153,7 +153,7 @@ class HilumGroup(click.Group):
 
 
 def show_error(error: HilumError) -> None:
-    """Code, what is wrong, what to do next, on stderr."""
+    """Print the code, the detail and the next step on stderr."""
     body = error.body()
     if logs.is_json():
         logs.event(log, logging.ERROR, "command.failed", **body)
@@ -181,7 +181,7 @@ def _configure_log(command: str) -> None:
 
 
 def _debugging() -> bool:
-    from hilum import settings  # noqa: PLC0415 - only once something has gone wrong
+    from hilum import settings  # noqa: PLC0415 - needed only after an error
 
     try:
         return settings.load().log_level == "DEBUG"

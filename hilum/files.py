@@ -1,4 +1,4 @@
-"""Files that other processes read: written whole or not at all."""
+"""Write files atomically, and lock them against other processes."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Put ``data`` at ``path``: a reader sees the old content or all of the new one.
+    """Write ``data`` to ``path``. A reader sees either the old or the complete new content.
 
     Raises:
         OSError: the folder does not exist or cannot be written.
     """
-    # Not tempfile: its files are 0600 whatever the umask says.
+    # tempfile is not used, because its files have mode 0600 whatever the umask says.
     temporary = path.with_name(f".{path.name[:64]}.{secrets.token_hex(8)}")
     try:
         with temporary.open("xb") as file:
@@ -33,11 +33,11 @@ def write_atomically(path: Path, data: bytes) -> None:
 def locked(path: Path, *, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
     """Hold the lock file ``path`` against other processes and threads of this machine.
 
-    The lock goes with its holder, so a killed process leaves none behind.
+    The kernel releases the lock when the process ends, even if it is killed.
 
     Args:
-        path: of the lock file, made if it is not there.
-        on_wait: called if somebody else holds it, before the wait.
+        path: the lock file, created if it does not exist.
+        on_wait: called before waiting, if another process or thread holds the lock.
     """
     with path.open("wb") as file:
         try:

@@ -1,4 +1,4 @@
-"""What this process has of its machine."""
+"""The processor and the cores that this process can use."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 
 
 def usable_cores() -> int:
-    """The cores this process may run on; in a container often fewer than the machine has."""
+    """Number of cores this process may run on. A container often has fewer than the machine."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1  # macOS has no affinity
 
 
 def cpu_model() -> str:
-    """The processor, as the system names it."""
+    """The processor's name as the operating system gives it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:  # not Linux

@@ -1,4 +1,4 @@
-"""``hilum cache``: the prepared-image cache."""
+"""``hilum cache``: manage the prepared-image cache."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def cache() -> None:
 
 @cache.command()
 def secret() -> None:
-    """Print a new secret for HILUM_PREPARED__SECRET."""
+    """Print a new random secret, for HILUM_PREPARED__SECRET or HILUM_DEIDENTIFY__SECRET."""
     click.echo(secrets.token_urlsafe(36))
 
 
@@ -31,15 +31,15 @@ def secret() -> None:
     type=click.FloatRange(min=0),
     default=0.0,
     metavar="DAYS",
-    help="Leave what was written since then.",
+    help="Remove only entries that are older than DAYS.",
 )
 @click.option(
-    "--model", metavar="PATH|s3://…", help="Only entries of this model package's preprocessing."
+    "--model", metavar="PATH|s3://…", help="Remove only entries that this package would use."
 )
 def evict(bucket: str, days: float, model: str | None) -> None:
-    """Remove entries from BUCKET: all, those of one preprocessing, or the old ones.
+    """Remove entries from BUCKET: all, old ones, or those of one model.
 
-    Films are never touched. What is removed is made anew when it is next needed.
+    Films are never removed. A removed entry is made again when it is next needed.
     """
     config = settings.load()
     store = open_local_store(config)

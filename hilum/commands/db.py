@@ -1,4 +1,4 @@
-"""``hilum db``: the schema of the SQL database."""
+"""``hilum db``: manage the schema of the SQL database."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from hilum.settings import load
 
 @click.group()
 def db() -> None:
-    """The SQL database named by HILUM_DATABASE_URL."""
+    """Manage the schema of the SQL database HILUM_DATABASE_URL."""
 
 
 @db.command()
 def upgrade() -> None:
-    """Bring the schema to this version's. Safe to run at any time, from many places at once."""
+    """Upgrade the schema to this version. Safe to run at any time, also several times at once."""
     click.echo(migrate.upgrade(load().database_url))
 
 
 @db.command()
 def current() -> None:
-    """Print the schema's revision, or `none`."""
+    """Print the revision of the schema, or `none`."""
     with Database(load().database_url) as database:
         found = version.schema_of(database)
         click.echo(found.revision if found else "none")

@@ -1,4 +1,4 @@
-"""``hilum demo``: the whole system on this machine, with films in it. ``make run`` calls it."""
+"""``hilum demo``: run the whole system on this machine with sample films (``make run``)."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from hilum.session import open_local_store, open_package
 
 
 @click.command()
-@click.option("--once", is_flag=True, help="End after the results: 0 if each is as expected.")
+@click.option("--once", is_flag=True, help="Exit after the results: 0 if all are as expected.")
 @click.option(
     "--var",
     type=click.Path(path_type=Path, file_okay=False),
     default=Path("var"),
     show_default=True,
-    help="Where all state lives; a second start goes on from there.",
+    help="Folder of all state. The next start continues from it.",
 )
-@click.option("--port", type=int, help="Of the gateway; default: a free one.")
+@click.option("--port", type=int, help="Port of the gateway.  [default: a free port]")
 @click.option(
     "--samples",
     type=click.Path(path_type=Path, file_okay=False),
@@ -40,17 +40,17 @@ from hilum.session import open_local_store, open_package
 @click.option(
     "--model",
     metavar="PATH|s3://…",
-    help="Model package; default HILUM_MODEL_URI, else the one that comes with hilum.",
+    help="Model package.  [default: HILUM_MODEL_URI, or the demonstration package]",
 )
 def demo(once: bool, var: Path, port: int | None, samples: Path | None, model: str | None) -> int:
-    """Start the whole system on this machine, with real and synthetic films in it.
+    """Start the whole system on this machine, and score real and synthetic films.
 
-    Starts Valkey, SeaweedFS, a worker and the gateway on free loopback ports, sends films through
-    them, shows what comes out, and serves until Ctrl-C.
+    Starts Valkey, SeaweedFS, a worker and the gateway on free loopback ports, sends films, shows
+    the results, and serves until Ctrl-C.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the children are stopped
     console = Console()
-    if not console.is_terminal:  # a log has no width; the table has one
+    if not console.is_terminal:  # the table needs a width, and a log file has none
         console = Console(width=150)
     begin = time.monotonic()
     loaded = settings.load()
@@ -89,7 +89,7 @@ def demo(once: bool, var: Path, port: int | None, samples: Path | None, model: s
         console.print(f"Logs           {stack.logs}")
         surprises = demonstration.surprises(outcomes)
         for surprise in surprises:
-            console.print(f"[bold red]not as expected:[/] {surprise}")
+            console.print(f"[bold red]Unexpected outcome:[/] {surprise}")
         if once:
             return 1 if surprises else 0
         console.print("Serving until Ctrl-C.")
@@ -98,16 +98,16 @@ def demo(once: bool, var: Path, port: int | None, samples: Path | None, model: s
         except KeyboardInterrupt:
             console.print("Stopping.")
             return 0
-        console.print(f"[bold red]{child.name} ended by itself; see {child.log}[/]")
+        console.print(f"[bold red]{child.name} ended unexpectedly; see {child.log}.[/]")
         return 1
 
 
 def _table(outcomes: list[Outcome], manifest: Manifest) -> Table:
-    """A row a film: probabilities, those at or above their operating point in bold."""
+    """One row per film with its probabilities. Findings are bold."""
     labels = manifest.label_set.labels
     table = Table(title=f"{manifest.name} {manifest.version}", caption=manifest.notice)
     table.add_column("film")
-    table.add_column("what it is")
+    table.add_column("description")
     table.add_column("doubts")
     for label in labels:
         table.add_column(label, justify="right")

@@ -1,4 +1,4 @@
-"""``hilum doctor``: what this machine has, which engine it would use, and why."""
+"""``hilum doctor``: check this machine, and say which engine it would use and why."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ EXIT_NO_ENGINE = 2
 
 
 @click.command()
-@click.option("--model", metavar="PATH|s3://…", help="Default HILUM_MODEL_URI.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+@click.option("--model", metavar="PATH|s3://…", help="Model package.  [default: HILUM_MODEL_URI]")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_context
 def doctor(context: click.Context, model: str | None, as_json: bool) -> None:
-    """Look at this machine as a worker would, and say what is missing.
+    """Check GPU, libraries, model and engine of this machine, and say what is missing.
 
-    Exit 0 if it can score with the model; 2 if it cannot, with the reason.
+    Exits with 0 if the machine can score with the model, and with 2 and the reason if it cannot.
     """
     report = examine(settings.load(), model)
     click.echo(json.dumps(report, indent=2) if as_json else "\n".join(_text(report)))
@@ -32,7 +32,7 @@ def doctor(context: click.Context, model: str | None, as_json: bool) -> None:
 
 
 def examine(config: Settings, model: str | None = None) -> dict[str, Any]:
-    """Facts and findings; whatever fails is there as ``{"error": …}``."""
+    """The report of all checks. A failed check is ``{"error": …}``."""
     return {
         "hilum": __version__,
         "python": platform.python_version(),
@@ -86,7 +86,7 @@ def _onnxruntime() -> dict[str, Any]:
 
 
 def _engine(config: Settings, model: str | None) -> dict[str, Any]:
-    """The model and the engine that would run it, golden check included."""
+    """Load the model, and open the engine that would run it, with the golden check."""
     from hilum.engines.loading import open_engine  # noqa: PLC0415
     from hilum.session import open_package  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""``hilum engine``: build TensorRT plans for this machine, list and remove them."""
+"""``hilum engine``: build, list and remove the TensorRT plans of this machine."""
 
 from __future__ import annotations
 
@@ -25,35 +25,35 @@ from hilum.settings import Settings
 
 @click.group()
 def engine() -> None:
-    """Build and keep TensorRT plans: a package's graph, compiled for one kind of GPU."""
+    """Build, list and remove TensorRT plans: graphs compiled for one kind of GPU."""
 
 
 @engine.command()
 @click.argument("location", metavar="PATH|s3://…")
 @click.option(
-    "--batch", type=click.IntRange(min=1), help="Tuned for; default HILUM_WORKER__BATCH_SIZE."
+    "--batch", type=click.IntRange(min=1), help="Usual batch; default HILUM_WORKER__BATCH_SIZE."
 )
-@click.option("--max-batch", type=click.IntRange(min=1), help="Default: the package's.")
+@click.option("--max-batch", type=click.IntRange(min=1), help="Default: that of the package.")
 @click.option(
     "--hardware",
     type=click.Choice(["none", "same_compute_capability", "ampere_plus"]),
     default="none",
     show_default=True,
-    help="Other GPUs the plan may run on; slower than one made for this GPU alone.",
+    help="Other GPUs that the plan may run on. Such a plan is slower.",
 )
-@click.option("--version-compatible", is_flag=True, help="Also for later TensorRTs of this major.")
+@click.option("--version-compatible", is_flag=True, help="Run on later minor versions too.")
 @click.option("--refittable", is_flag=True, hidden=True)
-@click.option("--tf32", is_flag=True, help="Round float32 convolutions to 10 bits; fp32 only.")
+@click.option("--tf32", is_flag=True, help="Compute float32 convolutions in TF32 (10 bits).")
 @click.option(
     "--optimization-level",
     type=click.IntRange(0, 5),
     default=3,
     show_default=True,
-    help="0 builds fastest, 5 searches longest.",
+    help="0 builds fastest, 5 optimises most.",
 )
-@click.option("--workspace-mb", type=click.IntRange(min=0), default=0, help="0: all there is.")
-@click.option("--force", is_flag=True, help="Build also if there is one.")
-@click.option("--json", "as_json", is_flag=True, help="The plan's record on stdout.")
+@click.option("--workspace-mb", type=click.IntRange(min=0), default=0, help="0: no limit.")
+@click.option("--force", is_flag=True, help="Build even if the plan exists.")
+@click.option("--json", "as_json", is_flag=True, help="Print the record of the plan as JSON.")
 def build(  # noqa: PLR0917 -- click passes them by name
     location: str,
     batch: int | None,
@@ -69,10 +69,10 @@ def build(  # noqa: PLR0917 -- click passes them by name
 ) -> None:
     """Build the plan of a package for this machine's GPU. Takes seconds to many minutes.
 
-    A plan that is there already is left alone; while a new one is built, the old one is in use.
+    An existing plan is kept. With --force it stays in use until the new one is finished.
     """
     if refittable:
-        click.echo("--refittable has no effect any more and goes in the next release.", err=True)
+        click.echo("--refittable has no effect, and will be removed.", err=True)
     config = _settings()
     package = _load(location, config)
     largest = max_batch or package.manifest.input.max_batch
@@ -91,26 +91,26 @@ def build(  # noqa: PLR0917 -- click passes them by name
             options,
             force=force,
             report=report,
-            on_wait=lambda: click.echo("Another process is building this plan; waiting.", err=True),
+            on_wait=lambda: click.echo("Waiting for a process that builds this plan.", err=True),
         )
-    _say(provided, as_json=as_json)
+    _show(provided, as_json=as_json)
 
 
 @engine.command(hidden=True, context_settings={"ignore_unknown_options": True})
 @click.argument("arguments", nargs=-1)
 def refit(arguments: tuple[str, ...]) -> None:
-    """Say that this command is gone."""
+    """Say that this command was removed."""
     raise click.UsageError(
-        "hilum no longer exchanges the weights of a plan. Build the plan of the new package: "
+        "`hilum engine refit` was removed. Build the plan of the new package with "
         "`hilum engine build PACKAGE`."
     )
 
 
 @engine.command(name="list")
 @click.argument("location", metavar="[PATH|s3://…]", required=False)
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a plan and line.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line and plan.")
 def list_command(location: str | None, as_json: bool) -> None:
-    """List the plans kept here, all or those of one package, and whether they run here."""
+    """List all stored plans, or those of one package, and say which run on this machine."""
     config = _settings()
     store = PlanStore(config.engine_dir)
     graph = graph_sha256(_load(location, config).manifest) if location else None
@@ -127,13 +127,13 @@ def list_command(location: str | None, as_json: bool) -> None:
 @engine.command()
 @click.argument("plan", metavar="ID")
 def remove(plan: str) -> None:
-    """Remove a plan, named by its id or the beginning of it."""
+    """Remove the plan whose id is, or begins with, ID."""
     store = PlanStore(_settings().engine_dir)
     found = [record for record in store.records() if record.key.id.startswith(plan)]
     if len(found) != 1:
         raise EngineMissingError(
-            f"{len(found)} plans have an id that begins so.",
-            next_step="`hilum engine list` shows the ids.",
+            f"{len(found)} plans have an id that begins with {plan!r}; it must be exactly one.",
+            next_step="List the ids with `hilum engine list`.",
         )
     store.remove(found[0])
     click.echo(f"removed {found[0].key.id}")
@@ -157,20 +157,20 @@ def _machine() -> Machine | None:
 
 
 def _runs(store: PlanStore, record: PlanRecord, machine: Machine | None) -> str | None:
-    """Why a plan does not run here; ``None``: it does."""
+    """Why a plan does not run on this machine, or ``None`` if it does."""
     try:
         store.read(record)
     except EngineDamagedError as error:
         return error.detail
-    return misfit(record.key, machine) if machine else "there is no TensorRT with a GPU here"
+    return misfit(record.key, machine) if machine else "this machine has no TensorRT or no GPU"
 
 
-def _say(provided: Provided, *, as_json: bool) -> None:
+def _show(provided: Provided, *, as_json: bool) -> None:
     record = provided.record
     if as_json:
         click.echo(json.dumps(_document(record) | {"new": provided.new}))
         return
-    what = f"in {record.build_seconds:.1f} s" if provided.new else "was there already"
+    what = f"built in {record.build_seconds:.1f} s" if provided.new else "already built"
     click.echo(f"{_line(record)}  {what}")
 
 
@@ -189,7 +189,7 @@ def _document(record: PlanRecord) -> dict[str, Any]:
 
 @contextmanager
 def _progress() -> Iterator[Report]:
-    """A bar on a terminal; elsewhere a line for each of the builder's main steps."""
+    """Show a progress bar on a terminal, and elsewhere a line for each main step of the build."""
     from rich.console import Console  # noqa: PLC0415 - slow to import
     from rich.progress import BarColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415
     from rich.progress import Progress as Bar  # noqa: PLC0415

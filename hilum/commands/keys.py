@@ -1,4 +1,4 @@
-"""``hilum keys``: who may use the gateway."""
+"""``hilum keys``: manage the API keys of the gateway."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ def keys() -> None:
 
 
 @keys.command()
-@click.option("--tenant", required=True, help="Whose studies the key sees; nobody else's.")
-@click.option("--name", required=True, help="To recognise the key by, for example the system.")
+@click.option("--tenant", required=True, help="Tenant of the key, which sees no other's studies.")
+@click.option("--name", required=True, help="Name of the key, for example the client's system.")
 @click.option(
     "--scope",
     "scopes",
     multiple=True,
     metavar="SCOPE",
-    help=f"What the key may do, one of {', '.join(store.SCOPE_NAMES)}; all, if none is given.",
+    help=f"What the key may do (repeatable): {', '.join(store.SCOPE_NAMES)}.  [default: all]",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def create(tenant: str, name: str, scopes: tuple[str, ...], as_json: bool) -> None:
-    """Make a key and print its secret, this once."""
+    """Create a key, and print its secret. The secret cannot be shown again."""
     with _database() as database, database.write() as connection:
         key, secret = store.create(
             connection, tenant=tenant, name=name, scopes=scopes or list(Scope), actor=_actor()
@@ -43,7 +43,7 @@ def create(tenant: str, name: str, scopes: tuple[str, ...], as_json: bool) -> No
         click.echo(json.dumps({"id": key.id, "tenant": tenant, "name": name, "secret": secret}))
         return
     click.echo(secret)
-    click.echo(f"Key {key.id} of tenant {tenant}. The line above is not shown again.", err=True)
+    click.echo(f"Created key {key.id} of tenant {tenant}. Save the secret above now.", err=True)
 
 
 @keys.command(name="list")
@@ -59,7 +59,7 @@ def listing() -> None:
 @keys.command()
 @click.argument("key_id")
 def revoke(key_id: str) -> None:
-    """Make the key KEY_ID invalid from now on."""
+    """Revoke the key KEY_ID. It is invalid from now on."""
     with _database() as database, database.write() as connection:
         if not store.revoke(connection, key_id, actor=_actor()):
             raise click.UsageError(f"There is no valid key {key_id}.")

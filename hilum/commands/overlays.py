@@ -71,7 +71,7 @@ class Overlays:
         film = result.preview
         assert film is not None  # the scorer was told to keep it
         if labels and self._deidentify is not None:
-            film = text.masked(film, self._deidentify.regions)
+            film = text.mask(film, self._deidentify.regions)
         return [self._write_one(source, result, film, label) for label in labels]
 
     def _write_one(self, source: str, score: Score, film: Float32Array, label: str) -> str:

@@ -1,6 +1,4 @@
-"""``hilum package``: is this model package whole and whose is it, what is in it, what is different
-in another one, sign it, put it in one file.
-"""
+"""``hilum package``: verify, inspect, compare, sign and pack model packages."""
 
 from __future__ import annotations
 
@@ -33,16 +31,16 @@ def package() -> None:
     "--key",
     "trusted",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Allowed signers, or one public key: refuse what they did not sign.",
+    help="File of allowed signers, or public key. Others' packages are refused.",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def verify(location: str, trusted: Path | None, as_json: bool) -> None:
     """Check a package as a worker does: digests, manifest, signature, graph, golden outputs.
 
-    Without --trusted the signers of HILUM_TRUSTED_SIGNERS are asked for, if it is set. Exit 0 if
-    this machine may score with it, 2 with the reason if not.
+    Without --trusted, HILUM_TRUSTED_SIGNERS applies if it is set. Exits with 0 if this machine can
+    score with the package, and with 2 and the reason if it cannot.
     """
-    from hilum.engines.loading import open_engine  # noqa: PLC0415 - inspect needs no engine
+    from hilum.engines.loading import open_engine  # noqa: PLC0415 - other commands need no engine
 
     config = settings.load()
     if trusted is not None:
@@ -58,12 +56,12 @@ def verify(location: str, trusted: Path | None, as_json: bool) -> None:
         return
     manifest = found.manifest
     click.echo(f"{manifest.name} {manifest.version}  {found.digest}")
-    click.echo(f"{len(manifest.files)} files, graph and golden outputs verified on {engine.name}.")
+    click.echo(f"Verified {len(manifest.files)} files, graph and golden outputs on {engine.name}.")
     if signer:
         click.echo(f"Signed by {signer.name}, {signing.fingerprint(signer.key)}.")
     else:
         click.echo(
-            "It has a signature; whose was not checked (--trusted)." if signed else "Not signed."
+            "Signed; the signature was not checked (use --trusted)." if signed else "Not signed."
         )
 
 
@@ -75,12 +73,12 @@ def verify(location: str, trusted: Path | None, as_json: bool) -> None:
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="OpenSSH private key, Ed25519 (`ssh-keygen -t ed25519`).",
 )
-@click.option("--ask-password", is_flag=True, help="The key has a password; ask for it.")
+@click.option("--ask-password", is_flag=True, help="Ask for the password of the key.")
 def sign(folder: Path, key: Path, ask_password: bool) -> None:
-    """Sign the package in FOLDER: writes manifest.json.sig, as `ssh-keygen -Y sign` would.
+    """Sign the package in FOLDER: write manifest.json.sig, as `ssh-keygen -Y sign` does.
 
-    The digests are checked first. The package's identity does not change. A key in an agent or on
-    a token signs with `ssh-keygen -Y sign -n hilum-package -f KEY manifest.json`.
+    The digests are checked first. The digest of the package does not change. With a key in an agent
+    or on a token, use `ssh-keygen -Y sign -n hilum-package -f KEY manifest.json`.
     """
     found = verify_folder(folder)
     password = (
@@ -97,11 +95,11 @@ def sign(folder: Path, key: Path, ask_password: bool) -> None:
 @package.command()
 @click.argument("old", metavar="OLD")
 @click.argument("new", metavar="NEW")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def diff(old: str, new: str, as_json: bool) -> None:
-    """Show what is different in the package NEW: manifest, files, figures.
+    """Show the differences between two packages: manifest, files, figures.
 
-    Each is a folder, an archive or an s3:// address. Digests are checked, graphs are not run.
+    OLD and NEW are folders, archives or s3:// addresses. Digests are checked, graphs are not run.
     """
     config = settings.load()
     before, after = _load(old, config), _load(new, config)
@@ -116,8 +114,8 @@ def diff(old: str, new: str, as_json: bool) -> None:
         return
     click.echo(f"- {before.manifest.name} {before.manifest.version}  {before.digest}")
     click.echo(f"+ {after.manifest.name} {after.manifest.version}  {after.digest}")
-    kept = "stored raw outputs stay valid" if same else "films have to be scored again"
-    click.echo(f"{'Same graphs' if same else 'Other graphs'}: {kept}.")
+    kept = "stored raw outputs stay valid" if same else "films must be scored again"
+    click.echo(f"{'Same graphs' if same else 'Different graphs'}: {kept}.")
     for part in ("manifest", "metrics"):
         for name, (was, is_now) in found[part].items():
             click.echo(f"  {part}: {name}: {_short(was)} -> {_short(is_now)}")
@@ -128,9 +126,9 @@ def diff(old: str, new: str, as_json: bool) -> None:
 
 @package.command()
 @click.argument("location", metavar="PATH|s3://…")
-@click.option("--json", "as_json", is_flag=True, help="The manifest with its digest, as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest and digest as JSON.")
 def inspect(location: str, as_json: bool) -> None:
-    """Show what a package says of itself. Its digests are checked, its graph is not run."""
+    """Show the manifest of a package. Its digests are checked, its graph is not run."""
     found = _load(location, settings.load())
     if as_json:
         document = {"digest": found.digest, **found.manifest.model_dump(mode="json")}
@@ -145,18 +143,18 @@ def inspect(location: str, as_json: bool) -> None:
 @click.argument("location", metavar="PATH|s3://…")
 @click.argument("archive", type=click.Path(dir_okay=False, path_type=Path), metavar="ARCHIVE.zip")
 def pack_command(location: str, archive: Path) -> None:
-    """Write a package as one zip archive, the form to put on a web page or in S3."""
+    """Write a package as one zip archive, for example to publish it or to store it in S3."""
     if archive.suffix != ".zip":
         raise click.BadParameter("must end in .zip", param_hint="ARCHIVE.zip")
     if not archive.parent.is_dir():
-        raise click.BadParameter("its folder does not exist", param_hint="ARCHIVE.zip")
+        raise click.BadParameter("the folder does not exist", param_hint="ARCHIVE.zip")
     found = _load(location, settings.load())
     pack(found, archive)
     click.echo(f"{archive}  {found.digest}")
 
 
 def _forward(name: str) -> None:
-    """Let ``hilum package NAME`` say that it is ``hilum NAME`` now, and do it all the same."""
+    """Make ``hilum package NAME`` run ``hilum NAME``, with a warning that it was renamed."""
 
     @package.command(
         name,
@@ -167,9 +165,7 @@ def _forward(name: str) -> None:
     @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
     @click.pass_context
     def moved(ctx: click.Context, arguments: tuple[str, ...]) -> None:
-        click.echo(
-            f"Use `hilum {name}`: `hilum package {name}` goes in the next release.", err=True
-        )
+        click.echo(f"Use `hilum {name}` instead: `hilum package {name}` will be removed.", err=True)
         command = main.get_command(ctx, name)
         assert command is not None
         command.main([*arguments], prog_name=f"hilum {name}", standalone_mode=False)
@@ -184,7 +180,7 @@ def _load(location: str, config: settings.Settings) -> Package:
 
 
 def _lines(manifest: Manifest) -> list[str]:
-    """The manifest for a reader at the terminal."""
+    """The manifest as text for the terminal."""
     facts = {
         "name": f"{manifest.name} {manifest.version}",
         "digest": manifest.digest,
@@ -204,7 +200,7 @@ def _lines(manifest: Manifest) -> list[str]:
     lines = [f"{name + ':':<15}{value}" for name, value in facts.items()]
     if manifest.notice:
         lines.insert(0, f"*** {manifest.notice} ***")
-    lines += ["", "label, threshold on calibrated probability, rule"]
+    lines += ["", "label, threshold on the calibrated probability, rule"]
     for label in manifest.label_set.labels:
         point = manifest.operating_points[label]
         lines.append(f"  {label:<28}{point.threshold:.3f}  {point.rule}")
@@ -212,7 +208,7 @@ def _lines(manifest: Manifest) -> list[str]:
 
 
 def _short(value: object) -> str:
-    """A value in one line; ``–`` where there is none."""
+    """The value in one line, or ``–`` if there is none."""
     if value is None:
         return "–"
     text = f"{value:.6g}" if isinstance(value, float) else json.dumps(value)

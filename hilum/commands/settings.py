@@ -1,4 +1,4 @@
-"""``hilum settings``: every setting, its default and what it does."""
+"""``hilum settings``: print all settings with their defaults and meanings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def settings() -> None:
 
 
 def table() -> str:
-    """The table as it stands in ``docs/operate/configuration.md``."""
+    """The table that is part of ``docs/operate/configuration.md``."""
     lines = ["| variable | default | meaning |", "|---|---|---|"]
     for name, default, meaning in _fields(Settings, "HILUM_"):
         lines.append(f"| `{name}` | {default} | {meaning} |")
@@ -36,6 +36,6 @@ def _fields(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str
 
 
 def _plain(value: object) -> str:
-    if isinstance(value, SecretStr):  # a default is no secret
+    if isinstance(value, SecretStr):  # a default is not secret
         return value.get_secret_value()
     return json.dumps(list(value)) if isinstance(value, tuple) else str(value)

@@ -1,4 +1,4 @@
-"""``hilum tune``: threads × batch size, measured on this machine, the best kept for workers."""
+"""``hilum tune``: measure threads × batch size on this machine, and store the best for workers."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from hilum.session import open_package
 @click.command()
 @click.argument("location", metavar="PATH|s3://…", required=False)
 @click.option(
-    "--seconds", default=1.0, show_default=True, type=click.FloatRange(min=0), help="A combination."
+    "--seconds", default=1.0, show_default=True, type=click.FloatRange(0), help="Per combination."
 )
-@click.option("--dry-run", is_flag=True, help="Measure and show; keep nothing.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+@click.option("--dry-run", is_flag=True, help="Measure, but do not store the result.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def tune(location: str | None, seconds: float, dry_run: bool, as_json: bool) -> None:
-    """Find the threads and the batch size that are best for a model here, on the CPU.
+    """Measure the best number of threads and batch size for a model on this CPU.
 
-    Default: HILUM_MODEL_URI. What is found lies beside the package, in PACKAGE.tuning.json, for
-    this kind of machine only; workers and `hilum score` take it up when they start, unless
-    HILUM_WORKER__ENGINE_THREADS or HILUM_WORKER__BATCH_SIZE is set. Run it on a quiet machine.
+    The default model is HILUM_MODEL_URI. The result is stored beside the package, in
+    PACKAGE.tuning.json, for this kind of machine. Workers and `hilum score` apply it when they
+    start, unless the settings give threads or batch size. Run this on an idle machine.
     """
     config = settings.load()
     package = open_package(config, location)
@@ -71,5 +71,5 @@ def tune(location: str | None, seconds: float, dry_run: bool, as_json: bool) -> 
     found = tuned.best
     click.echo(
         f"best: {found.threads} threads, batch {found.batch}: {found.images_per_s:.1f} images/s, "
-        f"{found.batch_s * 1000:.0f} ms a call" + (f"; kept in {path}" if path else "")
+        f"{found.batch_s * 1000:.0f} ms per batch" + (f"; stored in {path}" if path else "")
     )

@@ -1,1 +1,1 @@
-"""What leaves hilum without saying who it was: pseudonyms for UIDs, masks over burnt-in text."""
+"""De-identify what leaves hilum: pseudonyms for UIDs, and masks over burnt-in text."""

@@ -1,10 +1,9 @@
-"""Text that is burnt into a film: found by its look, and covered.
+"""Find text that is burnt into a film by its appearance, and mask it.
 
-Letters are thin strokes of one tone on another, with sharp edges, several of them side by side. A
-cell of the film is *lettered* if it has two tones with hardly anything between them, and rows or
-columns that change from one to the other several times; the edge of a shutter changes once, and
-anatomy has no edges that sharp. It is a help and no guarantee: see
-``docs/operate/patient-data.md``.
+Letters are several thin strokes side by side, in one tone on another, with sharp edges. A cell of
+the film counts as *lettered* if it has two tones with few pixels between them, and rows or columns
+that change between the two several times. The edge of a shutter changes only once, and anatomy has
+no edges as sharp. This helps but guarantees nothing: see ``docs/operate/patient-data.md``.
 """
 
 from __future__ import annotations
@@ -21,15 +20,15 @@ BoolArray = npt.NDArray[np.bool_]
 
 CELL: Final = 12  # pixels
 _STEP: Final = CELL // 2
-_CONTRAST: Final = 0.2  # of the full scale, between the two tones
-_BETWEEN: Final = 0.45  # share of pixels that may lie between them
-_LINES: Final = 4  # rows and columns with several changes
-_BORDER: Final = 0.28  # of each side: text stands there, and lines and clips lie elsewhere
+_CONTRAST: Final = 0.2  # minimum difference of the two tones, of the full scale
+_BETWEEN: Final = 0.45  # maximum share of pixels between the two tones
+_LINES: Final = 4  # minimum number of rows and columns with several changes
+_BORDER: Final = 0.28  # share of the film from each edge where text is searched for
 
 
 @dataclass(frozen=True, kw_only=True)
 class Region:
-    """A part of a film, in shares of its width and height, half-open."""
+    """A half-open rectangle of a film, in fractions of its width and height."""
 
     x0: float
     y0: float
@@ -37,18 +36,18 @@ class Region:
     y1: float
 
     def pixels(self, height: int, width: int) -> tuple[slice, slice]:
-        """Its rows and columns, whole pixels outwards."""
+        """The rows and columns of the region, rounded outwards to whole pixels."""
         rows = slice(max(0, int(self.y0 * height)), min(height, -int(-self.y1 * height // 1)))
         columns = slice(max(0, int(self.x0 * width)), min(width, -int(-self.x1 * width // 1)))
         return rows, columns
 
 
 def find(film: Float32Array) -> tuple[Region, ...]:
-    """Where text seems to stand on ``film`` ``[H, W]`` in [0, 1], near its edges."""
+    """Find the regions near the edges of ``film`` ``[H, W]`` in [0, 1] that seem to show text."""
     height, width = film.shape
     if min(height, width) < 4 * CELL:
         return ()
-    lettered = _lettered(film)
+    lettered = _find_lettered(film)
     rows, columns = lettered.shape
     y, x = np.arange(rows)[:, None] * _STEP + CELL / 2, np.arange(columns)[None] * _STEP + CELL / 2
     edge = np.minimum(np.minimum(y, height - y) / height, np.minimum(x, width - x) / width)
@@ -69,8 +68,8 @@ def find(film: Float32Array) -> tuple[Region, ...]:
     return tuple(found)
 
 
-def covered(film: Float32Array, regions: Sequence[Region]) -> Float32Array:
-    """``film`` with each region in one tone, that of the pixels around it."""
+def cover(film: Float32Array, regions: Sequence[Region]) -> Float32Array:
+    """Return ``film`` with each region filled with the median tone of the pixels around it."""
     out = film.copy()
     for region in regions:
         rows, columns = region.pixels(*film.shape)
@@ -90,16 +89,16 @@ def covered(film: Float32Array, regions: Sequence[Region]) -> Float32Array:
     return out
 
 
-def masked(
+def mask(
     film: Float32Array, declared: Sequence[tuple[float, float, float, float]] = ()
 ) -> Float32Array:
-    """``film`` with the declared regions (x0, y0, x1, y1) and the text that is found covered."""
+    """Return ``film`` with the declared regions (x0, y0, x1, y1) and all text found covered."""
     regions = [Region(x0=x0, y0=y0, x1=x1, y1=y1) for x0, y0, x1, y1 in declared]
-    return covered(film, [*regions, *find(film)])
+    return cover(film, [*regions, *find(film)])
 
 
-def _lettered(film: Float32Array) -> BoolArray:
-    """Which cells, half a cell apart, look like letters."""
+def _find_lettered(film: Float32Array) -> BoolArray:
+    """Find the cells that look like letters. Cells start every half cell."""
     cells = np.lib.stride_tricks.sliding_window_view(film, (CELL, CELL))[::_STEP, ::_STEP]
     low, high = cells.min(axis=(2, 3)), cells.max(axis=(2, 3))
     span = high - low
@@ -118,7 +117,7 @@ def _lettered(film: Float32Array) -> BoolArray:
 
 
 def _groups(cells: BoolArray) -> list[tuple[int, int, int, int, int]]:
-    """Boxes (first and last row and column) and sizes of groups of cells at most two apart."""
+    """Group nearby cells. Returns first row, first column, last row, last column and size."""
     left = {(int(y), int(x)) for y, x in np.argwhere(cells)}
     near = [(y, x) for y in range(-2, 3) for x in range(-3, 4)]
     groups = []

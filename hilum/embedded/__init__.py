@@ -1,1 +1,1 @@
-"""Real services on free loopback ports, for `make run` and the tests."""
+"""Run the services that hilum needs on free loopback ports, for `make run` and the tests."""

@@ -1,4 +1,4 @@
-"""What the wheel brings along: the demonstration package and its films."""
+"""The demonstration package and its films, which are part of the wheel."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
-PACKAGE = "hilum_demo"  # the folder models/ of a checkout
+PACKAGE = "hilum_demo"  # in a checkout: the folder models/
 
 
 def folder(name: Literal["demo", "samples"]) -> Path:
-    """The folder of the model package ``demo``, or of the DICOM films ``samples``."""
+    """The folder of the demonstration package (``demo``) or of the DICOM films (``samples``)."""
     return Path(str(files(PACKAGE))) / name

@@ -1,4 +1,4 @@
-"""The few requests of the demonstration, with nothing but the standard library."""
+"""A client of the gateway for the demonstration, which uses only the standard library."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from hilum.embedded.process import ServiceFailedError
 
 
 class Client:
-    """The gateway at ``url``, as the holder of an API key."""
+    """Sends requests to the gateway at ``url`` with an API key."""
 
     def __init__(self, url: str, secret: str) -> None:
         self._url = url
         self._headers = {"Authorization": f"Bearer {secret}"}
 
     def get(self, path: str) -> dict[str, Any]:
-        """A JSON resource."""
+        """Get a JSON resource."""
         return cast(dict[str, Any], json.loads(self.get_bytes(path)))
 
     def get_bytes(self, path: str) -> bytes:
-        """Any resource."""
+        """Get a resource as bytes."""
         return self._send(urllib.request.Request(self._url + path, headers=self._headers))  # noqa: S310
 
     def post(self, path: str, body: dict[str, Any], *, idempotency_key: str) -> dict[str, Any]:
-        """Create something, once."""
+        """Create a resource. The same ``idempotency_key`` creates it only once."""
         headers = {
             **self._headers,
             "Content-Type": "application/json",
@@ -45,10 +45,10 @@ class Client:
             problem = error.read().decode(errors="replace")
             raise ServiceFailedError(
                 f"The gateway answered {error.code}: {problem}",
-                next_step="Look at gateway.log in the logs folder.",
+                next_step="Read gateway.log in the folder of logs.",
             ) from None
         except urllib.error.URLError as error:
             raise ServiceFailedError(
                 f"The gateway did not answer ({error.reason}).",
-                next_step="Look at gateway.log in the logs folder.",
+                next_step="Read gateway.log in the folder of logs.",
             ) from None

@@ -1,4 +1,4 @@
-"""The demonstration: real and synthetic films through the whole system, and what must come out."""
+"""The demonstration: sends real and synthetic films through the system and checks the outcomes."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Film:
-    """A film of the demonstration and how it has to end."""
+    """A film of the demonstration, and its expected outcome."""
 
     name: str
     path: Path
     origin: str
-    expected: str  # `scored`, or the code of its refusal
+    expected: str  # `scored`, or the expected error code
 
     @property
     def uri(self) -> str:
-        """Where it lies in S3."""
+        """Its address in S3."""
         return f"s3://{BUCKET}/{self.name}.dcm"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """A film and what the gateway says of it."""
+    """A film, and its image as the gateway returns it."""
 
     film: Film
     image: dict[str, Any]
@@ -61,13 +61,13 @@ class Outcome:
 
     @property
     def probabilities(self) -> dict[str, float]:
-        """By label; empty if it was not scored."""
+        """Probability by label, or empty if the film was not scored."""
         result = self.image["result"]
         return {} if result is None else result["probabilities"]
 
 
 def films(samples: Path) -> list[Film]:
-    """Three real films of pydicom-data, and the committed synthetic ones."""
+    """Three real films from pydicom-data, and the synthetic films in the folder ``samples``."""
     real = {
         "RG1_UNCR": ("PA chest, uncompressed", "scored"),
         "RG1_J2KR": ("the same, JPEG 2000 lossless", "scored"),
@@ -77,7 +77,7 @@ def films(samples: Path) -> list[Film]:
     for name, (origin, expected) in real.items():
         file = get_testdata_file(f"{name}.dcm", download=False)
         if file is None:
-            raise ConfigurationError(f"{name} is missing: install `hilum[embedded]`.")
+            raise ConfigurationError(f"The film {name} is missing: install `hilum[embedded]`.")
         found.append(Film(name=name, path=Path(str(file)), origin=origin, expected=expected))
     index = samples / "samples.json"
     if index.is_file():
@@ -89,19 +89,19 @@ def films(samples: Path) -> list[Film]:
 
 
 def upload(stack: Stack, wanted: list[Film]) -> None:
-    """Put the films into S3, unless they are there."""
+    """Upload the films to S3, except those that it has."""
     store = open_store(stack.s3, Limits())
     try:
-        there = set(store.iter_uris(f"s3://{BUCKET}"))
-    except ObjectMissingError:  # no bucket yet; the first film makes it
-        there = set()
+        existing = set(store.iter_uris(f"s3://{BUCKET}"))
+    except ObjectMissingError:  # the first upload creates the bucket
+        existing = set()
     for film in wanted:
-        if film.uri not in there:
+        if film.uri not in existing:
             store.write(film.uri, film.path.read_bytes())
 
 
 def api_key(stack: Stack, file: Path) -> str:
-    """The demonstration's API key, kept in ``file``; a new one if the database knows none."""
+    """Return the API key in ``file``, or create one if the database does not know it."""
     with Database(stack.database_url) as database, database.write() as connection:
         if file.is_file() and keys.find(connection, secret := file.read_text().strip()):
             return secret
@@ -115,10 +115,10 @@ def api_key(stack: Stack, file: Path) -> str:
 def run(
     client: Client, stack: Stack, wanted: list[Film], *, model_digest: str, progress: Progress
 ) -> list[Outcome]:
-    """Send all films as one study and wait for its end; the same films and model, the same study.
+    """Send all films as one study (the same for the same films and model), and wait for its end.
 
     Raises:
-        ServiceFailedError: a service ended, or it takes too long.
+        ServiceFailedError: a service ended, or the study takes too long.
     """
     text = json.dumps([model_digest, [film.uri for film in wanted]])
     accepted = client.post(
@@ -134,19 +134,19 @@ def run(
         if study["status"] in {"completed", "failed"}:
             images = study["images"]["images"]
             return [Outcome(film=f, image=i) for f, i in zip(wanted, images, strict=True)]
-        if (child := stack.ended()) is not None:
-            raise ServiceFailedError(f"{child.name} ended; see {child.log}.")
+        if (child := stack.ended_child()) is not None:
+            raise ServiceFailedError(f"{child.name} ended unexpectedly; see {child.log}.")
         if time.monotonic() > deadline:
             error = study["error"] or {"code": "none"}
             raise ServiceFailedError(
-                f"{left} films had not ended after {_PATIENCE_S} s; last error: {error['code']}.",
-                next_step=f"Look at the logs in {stack.logs}.",
+                f"{left} films are pending after {_PATIENCE_S} s. Last error: {error['code']}.",
+                next_step=f"Read the logs in {stack.logs}.",
             )
         time.sleep(_POLL_S)
 
 
 def overlays(client: Client, outcomes: list[Outcome], folder: Path) -> Iterator[Path]:
-    """Fetch the heat map of every finding as PNG into ``folder``."""
+    """Save the overlay of every finding as PNG in ``folder``, and yield its path."""
     folder.mkdir(parents=True, exist_ok=True)
     for outcome in outcomes:
         result = outcome.image["result"]
@@ -161,7 +161,7 @@ def overlays(client: Client, outcomes: list[Outcome], folder: Path) -> Iterator[
 
 
 def surprises(outcomes: list[Outcome]) -> list[str]:
-    """What did not end as it must; empty if all is well."""
+    """Describe every outcome that differs from the expected one."""
     found = [
         f"{o.film.name} ended as {o.ended_as}, expected {o.film.expected}"
         for o in outcomes
@@ -170,5 +170,5 @@ def surprises(outcomes: list[Outcome]) -> list[str]:
     by_name = {o.film.name: o for o in outcomes}
     one, other = by_name["RG1_UNCR"].probabilities, by_name["RG1_J2KR"].probabilities
     if one != other:
-        found.append("RG1_UNCR and RG1_J2KR have the same pixels and not the same probabilities")
+        found.append("RG1_UNCR and RG1_J2KR have the same pixels but different probabilities")
     return found

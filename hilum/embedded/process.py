@@ -1,4 +1,4 @@
-"""A child process that is a server: started, waited for, stopped by its handle."""
+"""Start a server as a child process, wait until it is ready, and stop it by its handle."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class ServiceFailedError(PermanentError):
-    """A server did not start, or ended by itself."""
+    """A service did not start, or ended unexpectedly."""
 
     code = "embedded.service_failed"
     next_step = "Read the log named above."
@@ -27,13 +27,13 @@ class ServiceFailedError(PermanentError):
 class Child:
     """One running server.
 
-    It leads its own process group, and the kernel ends it with this process, however this ends.
+    It has its own process group. The kernel ends it when this process ends, for any reason.
 
     Args:
-        name: for messages.
+        name: name of the server, for messages.
         command: program and arguments.
-        log: where its output is appended.
-        env: its whole environment; ``None``: ours.
+        log: file to which its output is appended.
+        env: its complete environment, or ``None`` for the environment of this process.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Child:
         def die_with_parent() -> None:
             os.umask(0o077)  # what a server stores is about patients
             _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-            if os.getppid() != parent:  # it died before the line above
+            if os.getppid() != parent:  # the parent ended before the line above
                 os._exit(1)
 
         with open(log, "ab", opener=_private) as out:
@@ -67,10 +67,10 @@ class Child:
             )
 
     def wait_until(self, ready: Callable[[], bool], *, timeout_s: float) -> None:
-        """Return when ``ready()`` is true.
+        """Wait until ``ready()`` is true.
 
         Raises:
-            ServiceFailedError: the process ended, or time is up; it is stopped then.
+            ServiceFailedError: the process ended, or was not ready in time and has been stopped.
         """
         deadline = time.monotonic() + timeout_s
         while not ready():
@@ -86,7 +86,7 @@ class Child:
             time.sleep(0.05)
 
     def stop(self, *, timeout_s: float = 15) -> int:
-        """SIGTERM, then after ``timeout_s`` SIGKILL to its whole group. Returns its status."""
+        """Send SIGTERM, after ``timeout_s`` SIGKILL to its process group. Returns the status."""
         if self.process.poll() is None:
             self.process.terminate()
             try:
@@ -96,14 +96,14 @@ class Child:
         return self.process.wait()
 
     def kill(self) -> None:
-        """SIGKILL to its whole group, as a crash or the out-of-memory killer would."""
+        """Send SIGKILL to its process group, which looks like a crash."""
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
 
     @property
     def running(self) -> bool:
-        """Whether the process lives."""
+        """Whether the process is running."""
         return self.process.poll() is None
 
     def _tail(self) -> str:
@@ -116,7 +116,7 @@ def _private(path: str, flags: int) -> int:
 
 
 def free_ports(count: int) -> list[int]:
-    """``count`` different ports of 127.0.0.1 that nobody listens on now."""
+    """Return ``count`` different ports of 127.0.0.1 that are free now."""
     sockets = [socket.socket() for _ in range(count)]
     try:
         for one in sockets:
@@ -128,7 +128,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def accepts(port: int) -> bool:
-    """Whether somebody listens on this port of 127.0.0.1."""
+    """Whether a server listens on this port of 127.0.0.1."""
     with socket.socket() as probe:
         probe.settimeout(0.5)
         return probe.connect_ex(("127.0.0.1", port)) == 0

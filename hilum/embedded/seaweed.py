@@ -1,4 +1,4 @@
-"""An embedded S3 that checks signatures: SeaweedFS in one process."""
+"""An embedded S3, which checks signatures: SeaweedFS in one process."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from hilum.storage import open_store
 
 _ACCESS_KEY: Final = "hilum"
 _READY_S: Final = 60
-_TRIES: Final = 3  # a port may be taken between choosing and binding it
+_TRIES: Final = 3  # another process may take a port before SeaweedFS binds it
 
 
 class Seaweed:
-    """SeaweedFS on free loopback ports, its data below ``folder``. Usable after :meth:`wait`."""
+    """SeaweedFS on free loopback ports, data below ``folder``. Usable after :meth:`wait`."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -44,10 +44,10 @@ class Seaweed:
         )
 
     def wait(self) -> None:
-        """Return when a signed write and a read go through, not when a port is open.
+        """Wait until a signed write and read succeed: an open port is not enough.
 
         Raises:
-            ServiceFailedError: it ended, or time is up.
+            ServiceFailedError: SeaweedFS ended, or was not ready in time.
         """
         store = open_store(
             self.settings.model_copy(update={"max_attempts": 1, "connect_timeout_s": 1.0}),
@@ -56,7 +56,7 @@ class Seaweed:
 
         def ready() -> bool:
             try:
-                # The identity is an administrator's: writing makes the bucket.
+                # The identity is an administrator, so writing creates the bucket.
                 store.write("s3://hilum-ready/probe", b"ready")
                 return store.read("s3://hilum-ready/probe") == b"ready"
             except HilumError:
@@ -65,10 +65,10 @@ class Seaweed:
         self._child.wait_until(ready, timeout_s=_READY_S)
 
     def stop(self) -> None:
-        """Stop it; the objects stay.
+        """Stop SeaweedFS. The objects stay on disk.
 
-        Asked to end, it stops taking requests and then waits for ever for its own S3 half to let
-        go of its filer half; what was written is in the files by then.
+        After SIGTERM it stops taking requests, but then hangs, because its S3 service waits for its
+        filer. All data is in its files by then, so it can be killed.
         """
         self._child.stop(timeout_s=2)
 
@@ -94,7 +94,7 @@ class Seaweed:
             "-master.volumeSizeLimitMB=1024",
             f"-volume.port={volume}",
             f"-volume.port.grpc={volume_grpc}",
-            # Each bucket grows several volumes, which take space only as they fill.
+            # Each bucket creates several volumes, which take space only as they fill.
             "-volume.max=10000",
             "-filer",
             # Its HTTP side asks for no signature; our S3 needs its gRPC side only.
@@ -109,13 +109,13 @@ class Seaweed:
             "-s3.port.lance=0",
             f"-s3.config={config.resolve()}",
         ]
-        # Nor would the volumes' HTTP side, to whoever knows a file's number.
+        # Without a token, the volumes' HTTP side would serve films to whoever knows their number.
         token = secret(self._folder / "volume-secret")
         keys = ("WEED_JWT_SIGNING_KEY", "WEED_JWT_SIGNING_READ_KEY")
         environment = {**os.environ, **dict.fromkeys(keys, token)}
         log = self._folder / "seaweedfs.log"
         child = Child("SeaweedFS", command, log=log, env=environment)
-        time.sleep(0.3)  # a port that was taken shows at once
+        time.sleep(0.3)  # if a port is taken, SeaweedFS ends at once
         if not child.running:
             raise ServiceFailedError(f"SeaweedFS did not start; see {child.log}.")
         return child

@@ -1,4 +1,4 @@
-"""Passwords of the embedded services: random, kept in the state folder, readable by us only."""
+"""Random passwords of the embedded services, stored in files that only this user can read."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def secret(path: Path) -> str:
-    """The secret in ``path``, made on first use with mode 0600."""
+    """Read the secret in ``path``. On first use, create it with mode 0600."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

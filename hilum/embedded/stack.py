@@ -1,4 +1,4 @@
-"""The whole system on one machine: broker, S3, SQLite, one worker, the gateway."""
+"""Run the whole system on one machine: broker, S3, SQLite, one worker and the gateway."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _START_S = 60
 
 
 class Stack:
-    """Everything below the folder ``var``, on free loopback ports.
+    """The whole system on free loopback ports, with its state below the folder ``var``.
 
-    A context manager: all children are stopped at its end, in the order that loses nothing. State
-    stays in ``var``; the next start goes on from there.
+    A context manager. At its end it stops all children, in an order that loses no work. The state
+    stays in ``var``, and the next start continues from it.
     """
 
     def __init__(self, var: Path, *, port: int | None = None, model_uri: str | None = None) -> None:
@@ -56,26 +56,26 @@ class Stack:
 
     @property
     def url(self) -> str:
-        """Of the gateway."""
+        """URL of the gateway."""
         return f"http://127.0.0.1:{self._port}"
 
     @property
     def s3(self) -> S3Settings:
-        """Of the embedded S3."""
+        """Settings of the embedded S3."""
         return self._seaweed.settings
 
     @property
     def logs(self) -> Path:
-        """Where the children write what they have to say."""
+        """Folder of the logs of worker and gateway."""
         return self._var / "logs"
 
-    def ended(self) -> Child | None:
-        """A child that has ended by itself, if there is one."""
+    def ended_child(self) -> Child | None:
+        """A child that has ended unexpectedly, or ``None``."""
         return next((child for child in self._children if not child.running), None)
 
     def wait(self) -> Child:
-        """Return when a child has ended by itself."""
-        while (child := self.ended()) is None:
+        """Wait until a child ends unexpectedly, and return it."""
+        while (child := self.ended_child()) is None:
             time.sleep(0.5)
         return child
 
@@ -88,14 +88,14 @@ class Stack:
         if self._port is None:
             (self._port,) = free_ports(1)
         environment = self._environment(valkey.url)
-        # They start while SeaweedFS is still getting ready.
+        # Worker and gateway start while SeaweedFS is not ready yet.
         self._hilum("worker", environment)
         gateway = self._hilum("gateway", environment, "--port", str(self._port))
         self._seaweed.wait()
         gateway.wait_until(lambda: accepts(self._port or 0), timeout_s=_START_S)
 
     def _stop(self) -> None:
-        # Gateway, worker, then what they use.
+        # Stops the gateway first, then the worker, then the services they use.
         while self._stops:
             self._stops.pop()()
 
@@ -111,7 +111,7 @@ class Stack:
         return child
 
     def _environment(self, broker_url: str) -> dict[str, str]:
-        """Ours, with the addresses of this stack; other HILUM_* settings are handed on."""
+        """The environment of this process, with the addresses of this stack."""
         s3 = self.s3
         assert s3.endpoint_url is not None
         assert s3.access_key_id is not None

@@ -1,4 +1,4 @@
-"""An embedded Valkey as the broker: append-only file, no eviction, a password."""
+"""An embedded Valkey as the broker, with an append-only file, no eviction and a password."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hilum.embedded.secret import secret
 
 
 class Valkey:
-    """A Valkey on a free loopback port, its data below ``folder``."""
+    """Valkey on a free loopback port, with its data below ``folder``."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -22,20 +22,20 @@ class Valkey:
 
     @property
     def url(self) -> str:
-        """For Celery and redis-py."""
+        """URL for Celery and redis-py."""
         return f"redis://:{self._password}@127.0.0.1:{self.port}/0"
 
     def stop(self) -> None:
-        """Stop it; the append-only file keeps the queues."""
+        """Stop Valkey. The append-only file keeps the queues."""
         self._child.stop()
 
     def start(self) -> None:
-        """Start it again, on the same port and data."""
+        """Start Valkey again, with the same port and data."""
         if not self._child.running:
             self._child = self._start()
 
     def restart(self) -> None:
-        """Stop and start."""
+        """Stop and start Valkey."""
         self.stop()
         self.start()
 
@@ -43,7 +43,7 @@ class Valkey:
         config = self._folder / "valkey.conf"
         data = self._folder / "data"
         data.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # In a file, because arguments show in process lists.
+        # The password is in a file, because process lists show arguments.
         config.touch(mode=0o600)
         config.write_text(
             f"""\
@@ -64,15 +64,15 @@ save ""
         return child
 
     def flush(self) -> None:
-        """Lose everything in it, as a broker without its disk would."""
+        """Delete all data, as if the broker had lost its disk."""
         if self._ask("FLUSHALL") != b"+OK\r\n+OK\r\n":
-            raise ServiceFailedError("Valkey did not let itself be emptied.")
+            raise ServiceFailedError("Valkey refused the command FLUSHALL.")
 
     def _answers(self) -> bool:
         return self._ask("PING") == b"+OK\r\n+PONG\r\n"
 
     def _ask(self, command: str) -> bytes:
-        """The answers to AUTH and ``command``; nothing if it is away."""
+        """Send AUTH and ``command``. Returns the answers, or nothing if Valkey is unavailable."""
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=5) as probe:
                 probe.sendall(f"AUTH {self._password}\r\n{command}\r\n".encode())

@@ -1,4 +1,4 @@
-"""Engines run a model package's graph. One protocol, one module an engine.
+"""Engines run the graph of a package. They share one protocol, and each has its own module.
 
 The graph's contract: input ``image`` uint8 ``[N, 1, S, S]``; outputs ``probability`` float32
 ``[N, K]`` and ``cam`` float32 ``[N, K, h, w]``, the exact Grad-CAM map of every label.
@@ -15,18 +15,18 @@ import numpy.typing as npt
 
 @dataclass(frozen=True, kw_only=True)
 class EngineOutput:
-    """What one engine call yields for a batch of N images and K labels."""
+    """The outputs of one engine call for a batch of N images and K labels."""
 
-    probability: npt.NDArray[np.float32]  # [N, K], in [0, 1], before calibration
+    probability: npt.NDArray[np.float32]  # [N, K] raw outputs in [0, 1], before calibration
     cam: npt.NDArray[np.float32]  # [N, K, h, w], >= 0, Grad-CAM of the logit of each label
 
 
 class Engine(Protocol):
-    """A loaded graph, ready to run. Implementations are safe to call from one thread at a time."""
+    """A loaded graph, ready to run. Only one thread may call it at a time."""
 
     @property
     def name(self) -> str:
-        """Engine and device, for example ``onnxruntime-cpu``; stored with every result."""
+        """Engine and device, for example ``onnxruntime-cpu``. Stored with every result."""
         ...
 
     def run(self, images: npt.NDArray[np.uint8]) -> EngineOutput:

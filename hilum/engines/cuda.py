@@ -1,7 +1,7 @@
-"""CUDA's runtime through ``cuda-bindings``: probed before anything else, every code looked at.
+"""The CUDA runtime through ``cuda-bindings``, with every error code turned into a typed error.
 
-Imports nothing of CUDA until it is called. On a machine with no driver TensorRT's own objects may
-crash the process, so :func:`require_device` comes before any of them.
+CUDA is imported on first use. On a machine with no driver, TensorRT's objects may crash the
+process, so call :func:`require_device` before creating any of them.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from hilum.errors import (
     EngineUnavailableError,
 )
 
-# After these the process's context is unusable for good, or the device is gone (CUDA runtime API,
-# section "cudaError": «the process must be terminated and relaunched»). With their numbers, which
-# is how other libraries quote them.
+# After these errors the process can never use the GPU again (CUDA runtime API, section "cudaError":
+# "the process must be terminated and relaunched"). The numbers are needed because other libraries
+# report errors by number.
 _LOST: Final = {
     "cudaErrorAssert": 710,
     "cudaErrorContained": 226,
@@ -49,39 +49,39 @@ _LOST: Final = {
 _OUT_OF_MEMORY: Final = {"cudaErrorMemoryAllocation": 2}
 _ADVICE: Final = {
     "cudaErrorInsufficientDriver": "there is no NVIDIA driver, or it is older than CUDA needs",
-    "cudaErrorNoDevice": "the driver sees no GPU (in a container: was one assigned to it?)",
-    "cudaErrorSystemDriverMismatch": "driver and kernel module are of different versions",
-    "cudaErrorSystemNotReady": "the GPU's system services are not up",
+    "cudaErrorNoDevice": "the driver sees no GPU (is one assigned to this container?)",
+    "cudaErrorSystemDriverMismatch": "the driver and its kernel module have different versions",
+    "cudaErrorSystemNotReady": "the GPU's system services are not running",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
-    """The GPU this process would use: the first one it is given."""
+    """The GPU that this process uses: the first one that it can see."""
 
     name: str
     compute_capability: tuple[int, int]
     memory_bytes: int
-    driver_cuda: str  # newest CUDA version that the driver runs, for example `13.0`
+    driver_cuda: str  # newest CUDA version that the driver supports, for example `13.0`
 
     @property
     def sm(self) -> str:
-        """For example ``sm_89``."""
+        """The compute capability as a name, for example ``sm_89``."""
         return f"sm_{self.compute_capability[0]}{self.compute_capability[1]}"
 
 
 def require_device() -> Device:
-    """The first GPU.
+    """Return the first GPU.
 
     Raises:
-        EngineUnavailableError: there is none, or no driver, or no ``cuda-bindings``; says which.
+        EngineUnavailableError: there is no GPU, no usable driver, or no ``cuda-bindings``.
     """
     runtime = load_runtime()
     error, count = runtime.cudaGetDeviceCount()
     if error.name != "cudaSuccess" or not count:
         name = error.name if error.name != "cudaSuccess" else "cudaErrorNoDevice"
-        reason = _ADVICE.get(name, "CUDA cannot be started")
-        raise EngineUnavailableError(f"No usable GPU: {reason} ({name}).")
+        reason = _ADVICE.get(name, "CUDA does not start")
+        raise EngineUnavailableError(f"There is no usable GPU: {reason} ({name}).")
     properties = call(runtime.cudaGetDeviceProperties, 0)
     driver = call(runtime.cudaDriverGetVersion)
     return Device(
@@ -93,7 +93,7 @@ def require_device() -> Device:
 
 
 def memory_free() -> int:
-    """Bytes of the GPU's memory that nobody uses.
+    """Free memory of the GPU in bytes.
 
     Raises:
         EngineUnavailableError, EngineFailedError: there is no GPU, or it does not answer.
@@ -104,7 +104,7 @@ def memory_free() -> int:
 
 
 def load_runtime() -> Any:
-    """The module ``cuda.bindings.runtime``.
+    """Import and return the module ``cuda.bindings.runtime``.
 
     Raises:
         EngineUnavailableError: it is not installed or does not load.
@@ -114,42 +114,42 @@ def load_runtime() -> Any:
     except ImportError as error:
         missing = isinstance(error, ModuleNotFoundError)
         raise EngineUnavailableError(
-            "cuda-bindings is not installed." if missing else f"cuda-bindings: {error}.",
-            next_step="Install `hilum[tensorrt]`, or choose engine `onnxruntime`.",
+            "cuda-bindings is not installed." if missing else f"cuda-bindings fails: {error}.",
+            next_step="Install `hilum[tensorrt]`, or set HILUM_ENGINE to `onnxruntime`.",
         ) from None
 
 
 def call(function: Any, *arguments: Any) -> Any:
-    """What a function of the CUDA runtime gives: nothing, a value, or a tuple of them.
+    """Call a function of the CUDA runtime. Returns ``None``, a value, or a tuple of values.
 
     Raises:
-        DeviceOutOfMemoryError, DeviceLostError, EngineFailedError: what its error code means.
+        DeviceOutOfMemoryError, DeviceLostError, EngineFailedError: it failed, see :func:`failure`.
     """
     error, *values = function(*arguments)
     if error.name != "cudaSuccess":
-        # CUDA keeps it as the last error until it is asked: it would be taken for TensorRT's later.
+        # Reading the last error clears it, so that it is not mistaken for one of TensorRT's later.
         load_runtime().cudaGetLastError()
         raise failure(error.name, function.__name__)
     return values[0] if len(values) == 1 else tuple(values) or None
 
 
 def failure(code: str, where: str) -> EngineFailedError:
-    """The typed error for the CUDA error ``code``, met in ``where``."""
+    """The typed error for the CUDA error ``code`` that occurred in ``where``."""
     if code in _OUT_OF_MEMORY:
-        return DeviceOutOfMemoryError(f"The GPU has no memory left ({where}).")
+        return DeviceOutOfMemoryError(f"The GPU ran out of memory ({where}).")
     if code in _LOST:
-        return DeviceLostError(f"The GPU was lost in {where} ({code}).")
+        return DeviceLostError(f"The process lost the GPU in {where} ({code}).")
     return EngineFailedError(f"CUDA failed in {where} ({code}).")
 
 
 def failure_numbered(number: int, where: str) -> EngineFailedError:
-    """:func:`failure` for a library that says no more than CUDA's number."""
+    """Like :func:`failure`, for a library that reports CUDA's errors by number."""
     names = {value: name for name, value in (_LOST | _OUT_OF_MEMORY).items()}
     return failure(names.get(number, f"error {number}"), where)
 
 
 class Stream:
-    """A CUDA stream: work queued on it runs in order, beside that of other streams."""
+    """A CUDA stream. Work queued on it runs in order, concurrently with other streams."""
 
     def __init__(self, runtime: Any) -> None:
         self._runtime = runtime
@@ -161,17 +161,16 @@ class Stream:
         call(self._runtime.cudaMemcpyAsync, target, source, size, kind, self.handle)
 
     def wait(self) -> None:
-        """Until all that is queued has run; its errors come up here."""
+        """Wait until all queued work has run. Raises the errors of that work."""
         call(self._runtime.cudaStreamSynchronize, self.handle)
 
     def close(self) -> None:
-        """Give it back; on a lost device there is nothing left to give."""
+        """Destroy the stream. Errors are ignored: the device may be lost."""
         self._runtime.cudaStreamDestroy(self.handle)
 
 
 class Graph:
-    """Work recorded on a stream, to be queued again as one piece: one launch instead of one for
-    each layer."""
+    """Work recorded on a stream, which is then queued with one launch instead of one per layer."""
 
     def __init__(self, runtime: Any, stream: Stream) -> None:
         self._runtime = runtime
@@ -179,7 +178,7 @@ class Graph:
         self._executable: Any = None
 
     def __enter__(self) -> Graph:
-        # Thread-local: what other threads do with CUDA meanwhile is not our business.
+        # Thread-local, so that other threads may use CUDA meanwhile.
         mode = self._runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         call(self._runtime.cudaStreamBeginCapture, self._stream.handle, mode)
         return self
@@ -187,7 +186,7 @@ class Graph:
     def __exit__(self, kind: object, *_: object) -> None:
         error, graph = self._runtime.cudaStreamEndCapture(self._stream.handle)
         if kind is not None:
-            return  # the exception that ended the recording says more
+            return  # let the exception that ended the recording propagate
         if error.name != "cudaSuccess":
             raise failure(error.name, "cudaStreamEndCapture")
         try:
@@ -200,7 +199,7 @@ class Graph:
         call(self._runtime.cudaGraphLaunch, self._executable, self._stream.handle)
 
     def close(self) -> None:
-        """Give it back."""
+        """Destroy the graph."""
         if self._executable is not None:
             self._runtime.cudaGraphExecDestroy(self._executable)
 
@@ -214,14 +213,14 @@ class DeviceMemory:
         self.address = int(call(runtime.cudaMalloc, size)) if size else 0
 
     def close(self) -> None:
-        """Give it back."""
+        """Free the memory."""
         if self.address:
             self._runtime.cudaFree(self.address)
             self.address = 0
 
 
 class PinnedMemory:
-    """Page-locked host memory, which the GPU reads and writes on its own."""
+    """Page-locked host memory, which the GPU can read and write directly."""
 
     def __init__(self, runtime: Any, size: int) -> None:
         self._runtime = runtime
@@ -229,12 +228,12 @@ class PinnedMemory:
         self._bytes = (ctypes.c_uint8 * size).from_address(self.address)
 
     def array(self, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> npt.NDArray[Any]:
-        """The memory as an array of that type and shape; not to be used after :meth:`close`."""
+        """A view of the memory with this dtype and shape. Do not use it after :meth:`close`."""
         count = int(np.prod(shape))
         return np.ctypeslib.as_array(self._bytes).view(dtype)[:count].reshape(shape)
 
     def close(self) -> None:
-        """Give it back."""
+        """Free the memory."""
         if self.address:
             self._runtime.cudaFreeHost(self.address)
             self.address = 0

@@ -1,4 +1,4 @@
-"""An engine proves itself on the images a package brings before anyone uses it."""
+"""The golden check: an engine must reproduce a package's golden outputs before it serves."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from hilum.errors import (
 from hilum.packages.load import Package
 from hilum.packages.manifest import Manifest, Target
 
-_MAX_GOLDEN_BYTES: Final = 256 * 2**20  # inflated; numpy would trust the file's own word
+_MAX_GOLDEN_BYTES: Final = 256 * 2**20  # after decompression, which numpy does not limit
 
 
 def check_golden(engine: Engine, package: Package, target: Target = "cpu") -> None:
-    """Run the package's golden images and compare with the outputs recorded at export.
+    """Run the golden images and compare the outputs with those recorded at export.
 
-    Passes if |Δprobability| ≤ t and |Δcam| ≤ t' · max(cam), with t and t' the tolerances of the
-    graph that ``target`` runs (:meth:`hilum.packages.manifest.Manifest.graph_for`), for every
-    image, label and cell.
+    The check passes if |Δprobability| ≤ t and |Δcam| ≤ t' · max(cam) for every image, label and
+    cell. t and t' are the tolerances of the graph for ``target``, see
+    :meth:`hilum.packages.manifest.Manifest.graph_for`.
 
     Raises:
-        GoldenCheckError: some value differs by more, is not a number, or the run fails.
-        PackageSchemaError: the golden file does not fit the manifest.
-        DeviceLostError, DeviceOutOfMemoryError: the GPU failed, which says nothing of the package.
+        GoldenCheckError: a value differs by more or is not a number, or the run fails.
+        PackageSchemaError: the file of golden outputs does not match the manifest.
+        DeviceLostError, DeviceOutOfMemoryError: the GPU failed. The package may be fine.
     """
     variant = package.manifest.graph_for(target)
     golden = _read_golden(package, variant.golden)
@@ -42,7 +42,7 @@ def check_golden(engine: Engine, package: Package, target: Target = "cpu") -> No
     except (DeviceLostError, DeviceOutOfMemoryError):
         raise
     except EngineFailedError as error:
-        raise GoldenCheckError(f"The golden images could not be run: {error.detail}") from None
+        raise GoldenCheckError(f"The engine failed on the golden images: {error.detail}") from None
     highest = float(golden["cam"].max())
     for name, found, allowed in (
         ("probability", output.probability, variant.tolerance),
@@ -50,11 +50,13 @@ def check_golden(engine: Engine, package: Package, target: Target = "cpu") -> No
     ):
         expected = golden[name]
         if found.shape != expected.shape:
-            raise GoldenCheckError(f"{name} has shape {found.shape}, recorded {expected.shape}.")
-        difference = float(np.abs(found - expected).max())
-        if not difference <= allowed:  # so that NaN fails too
             raise GoldenCheckError(
-                f"{name} differs by {difference:.3g} from the recorded; {allowed:.3g} is allowed."
+                f"{name} has shape {found.shape}; {expected.shape} was recorded."
+            )
+        difference = float(np.abs(found - expected).max())
+        if not difference <= allowed:  # written so that NaN fails too
+            raise GoldenCheckError(
+                f"{name} differs by {difference:.3g} from the golden outputs (limit {allowed:.3g})."
             )
 
 
@@ -63,7 +65,7 @@ def _read_golden(package: Package, file: str) -> dict[str, npt.NDArray[Any]]:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             if sum(entry.file_size for entry in archive.infolist()) > _MAX_GOLDEN_BYTES:
-                raise PackageSchemaError(f"{file} inflates to over {_MAX_GOLDEN_BYTES} bytes.")
+                raise PackageSchemaError(f"{file} unpacks to over {_MAX_GOLDEN_BYTES} bytes.")
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             golden = {name: arrays[name] for name in arrays.files}
     except (zipfile.BadZipFile, ValueError, OSError, EOFError) as error:
@@ -88,6 +90,6 @@ def _check_shapes(golden: dict[str, npt.NDArray[Any]], manifest: Manifest, file:
         array = golden[name]
         if array.dtype != dtype or array.shape != (count, *shape):
             raise PackageSchemaError(
-                f"{file}: {name} is {array.dtype} {array.shape}; "
-                f"expected {np.dtype(dtype)} {(count, *shape)}."
+                f"{file}: {name} is {array.dtype} {array.shape}, "
+                f"but must be {np.dtype(dtype)} {(count, *shape)}."
             )

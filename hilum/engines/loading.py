@@ -1,4 +1,4 @@
-"""Open the engine that the settings ask for, and say which it is and why."""
+"""Open the engine that the settings choose, and log which it is and why."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ log = logging.getLogger(__name__)
 
 
 def open_engine(package: Package, settings: Settings) -> ChosenEngine:
-    """The engine for ``package``, after it has reproduced the package's golden outputs.
+    """Open the engine for ``package`` and run the golden check.
 
     Raises:
-        PackageUnsignedError, PackageSignatureError: ``trusted_signers`` is set, and nobody whom
-            it names signed the package.
-        As :func:`hilum.engines.selection.choose`.
+        PackageUnsignedError, PackageSignatureError: ``trusted_signers`` is set, and none of these
+            signers signed the package.
+        HilumError: see :func:`hilum.engines.selection.choose`.
     """
     check_signature(package, settings)
     choice = choose(package, settings)
     for passed in choice.passed_over:
-        # No GPU, or no plan yet, is how most machines are; anything else wants looking at.
+        # Most machines have no GPU or no plan yet. Any other reason deserves a warning.
         usual = isinstance(passed.error, EngineUnavailableError | EngineMissingError)
         fields = {"candidate": passed.candidate, **passed.error.body()}
         level = logging.INFO if usual else logging.WARNING

@@ -1,9 +1,9 @@
-"""What has to be known of an ONNX file before a runtime opens it.
+"""Checks of an ONNX file before a runtime opens it.
 
-Reads the protobuf wire format (protobuf.dev/programming-guides/encoding) as far as one question
-needs, so that serving does not depend on the ``onnx`` package. The runtimes read the same bytes
-with protobuf's own parser: whatever that one could take for something else than this one does is
-refused, as is what ONNX has no use for (groups, field 0).
+Reads just enough of the protobuf wire format (protobuf.dev/programming-guides/encoding), so that
+serving does not depend on the ``onnx`` package. The runtimes read the same bytes with protobuf's
+own parser, so bytes that the two parsers might read differently are refused, and so is what ONNX
+never uses (groups, field 0).
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Final
 
 from hilum.errors import PackageError
 
-# Field numbers of onnx.proto3 on the way from ModelProto to a TensorProto's `data_location`,
-# by message. Anything else is skipped over.
+# For each message on the way from ModelProto to TensorProto.data_location: the numbers of the
+# fields to follow (onnx.proto3). All other fields are skipped.
 _CHILDREN: Final[dict[str, dict[int, str]]] = {
     "model": {7: "graph", 20: "training", 25: "function"},
     "training": {1: "graph", 2: "graph"},
@@ -30,24 +30,24 @@ _EXTERNAL_DATA: Final = 13
 _OPSET_IMPORT: Final = 8
 _OWN_DOMAINS: Final = (b"", b"ai.onnx")
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_LARGEST_TAG: Final = 2**32 - 1  # protobuf keeps 32 bits of a tag and drops the others
-_DEEPEST: Final = 100  # protobuf's own limit of messages within messages
+_LARGEST_TAG: Final = 2**32 - 1  # protobuf keeps 32 bits of a tag and drops the rest
+_DEEPEST: Final = 100  # protobuf's own limit on nested messages
 
 
 def has_external_data(model: bytes) -> bool:
-    """Whether any weight of the ONNX ``model`` is to be read from another file.
+    """Whether the ONNX ``model`` reads a weight from another file.
 
-    Such a file is outside the package's digests, and its path is whatever the graph says.
+    No digest of the package covers such a file, and the graph alone decides its path.
 
     Raises:
-        PackageError: ``model`` is not a whole protobuf message.
+        PackageError: ``model`` is not a complete protobuf message.
     """
-    # Of a message that comes in parts, which protobuf merges, each part is looked at.
+    # protobuf merges a message that comes in several parts. Every part is checked.
     waiting = [("model", memoryview(model), 0)]
     while waiting:
         kind, message, depth = waiting.pop()
         if depth > _DEEPEST:
-            raise PackageError("The graph is not an ONNX file.")
+            raise PackageError("The graph is not a valid ONNX file.")
         for field, value in fields(message):
             if isinstance(value, memoryview):
                 if kind == "tensor" and field == _EXTERNAL_DATA:
@@ -60,10 +60,10 @@ def has_external_data(model: bytes) -> bool:
 
 
 def opset(model: bytes) -> int:
-    """The version of ONNX's own operators that the ONNX ``model`` is written in; 0: none named.
+    """The version of the standard ONNX operators that ``model`` uses, or 0 if it names none.
 
     Raises:
-        PackageError: ``model`` is not a whole protobuf message.
+        PackageError: ``model`` is not a complete protobuf message.
     """
     for field, value in fields(memoryview(model)):
         if field == _OPSET_IMPORT and isinstance(value, memoryview):
@@ -77,17 +77,17 @@ def opset(model: bytes) -> int:
 
 
 def fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """Field numbers of one message with their values: integers, or bytes not yet parsed.
+    """Yield the fields of one message: number and value, an integer or bytes not yet parsed.
 
     Raises:
-        PackageError: the message is cut short, or protobuf might read it otherwise.
+        PackageError: the message is incomplete, or protobuf might read it differently.
     """
     at = 0
     while at < len(message):
         tag, at = _varint(message, at)
         field, wire = tag >> 3, tag & 7
         if tag > _LARGEST_TAG or field == 0:
-            raise PackageError("The graph is not an ONNX file.")
+            raise PackageError("The graph is not a valid ONNX file.")
         if wire == _VARINT:
             value, at = _varint(message, at)
             yield field, value
@@ -97,23 +97,23 @@ def fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
         elif wire in (_FIXED64, _FIXED32):
             size = 8 if wire == _FIXED64 else 4
         else:
-            raise PackageError("The graph is not an ONNX file.")
+            raise PackageError("The graph is not a valid ONNX file.")
         if at + size > len(message):
-            raise PackageError("The graph's file is cut short.")
+            raise PackageError("The file of the graph is incomplete.")
         if wire == _BYTES:
             yield field, message[at : at + size]
         at += size
 
 
 def _varint(message: memoryview, at: int) -> tuple[int, int]:
-    """The variable-length integer at ``at`` and the position behind it."""
+    """Return the variable-length integer at ``at`` and the position after it."""
     value = 0
     for shift in range(0, 70, 7):
         if at >= len(message):
-            raise PackageError("The graph's file is cut short.")
+            raise PackageError("The file of the graph is incomplete.")
         byte = message[at]
         at += 1
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
             return value, at
-    raise PackageError("The graph is not an ONNX file.")
+    raise PackageError("The graph is not a valid ONNX file.")

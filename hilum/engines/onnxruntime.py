@@ -1,4 +1,4 @@
-"""ONNX Runtime: sessions of a package's graph, and the engine that runs them on the CPU."""
+"""ONNX Runtime: opens sessions of a package's graph, and runs them on the CPU."""
 
 from __future__ import annotations
 
@@ -31,27 +31,27 @@ _PROVIDERS: Final[dict[Device, str]] = {
     "cpu": "CPUExecutionProvider",
     "cuda": "CUDAExecutionProvider",
 }
-SILENT: Final = 4  # only fatal: ONNX Runtime's own lines would go to the user's terminal
+SILENT: Final = 4  # fatal messages only: ONNX Runtime logs to the user's terminal
 _CUDA_FAILURE: Final = re.compile(r"CUDA failure (\d+)")
 _LIBRARY_FAILURE: Final = re.compile(r"CU[A-Z]+ failure \d+")
-_LEAST_BYTES: Final = 64 * 2**20  # with less no graph gets anywhere
+_LEAST_BYTES: Final = 64 * 2**20  # free memory that every graph needs
 _ARENA_IS_FULL: Final = "Failed to allocate memory for requested buffer"
 _GPU_BUILD: Final = (
-    "Put `onnxruntime-gpu[cuda,cudnn]` in the place of `onnxruntime`, of the major version of CUDA "
-    "that the driver runs, or choose engine `onnxruntime`."
+    "Replace `onnxruntime` by `onnxruntime-gpu[cuda,cudnn]` for the CUDA version of the driver, "
+    "or set HILUM_ENGINE to `onnxruntime`."
 )
 
 
 class OnnxRuntimeEngine:
-    """A package's graph in ONNX Runtime on the CPU, all labels and maps at once.
+    """Runs a package's graph in ONNX Runtime on the CPU.
 
     Args:
-        package: verified.
-        threads: of one run; 0 takes the cores this process may use (in a container that is
-            fewer than the machine has).
+        package: a verified package.
+        threads: number of threads of one run. 0: as many as the cores that this process may use,
+            which in a container are fewer than the machine has.
 
     Raises:
-        As :func:`open_session`.
+        HilumError: see :func:`open_session`.
     """
 
     name: str
@@ -70,16 +70,16 @@ class OnnxRuntimeEngine:
 
 
 def library() -> Any:
-    """The module ``onnxruntime``.
+    """Import and return the module ``onnxruntime``.
 
     Raises:
         MissingExtraError: it is not installed.
     """
     try:
-        import onnxruntime  # noqa: PLC0415 - the core does without it
+        import onnxruntime  # noqa: PLC0415 - optional in the core
     except ImportError:
         raise MissingExtraError(
-            "The onnxruntime engine needs onnxruntime: install `hilum[serve]`."
+            "The engine onnxruntime needs the package onnxruntime: install `hilum[serve]`."
         ) from None
     return onnxruntime
 
@@ -91,40 +91,40 @@ def open_session(
     threads: int = 0,
     options: Mapping[str, str] | None = None,
 ) -> Any:
-    """The ``InferenceSession`` of the graph that ``device`` runs.
+    """Open an ``InferenceSession`` of the graph that the package has for ``device``.
 
     Args:
-        package: verified.
-        device: `cuda` needs ONNX Runtime's GPU build, and runs the graph meant for GPUs.
-        threads: on the CPU, of one run; 0: all this process may use.
-        options: of the execution provider.
+        package: a verified package.
+        device: ``cuda`` needs the GPU build of ONNX Runtime.
+        threads: number of CPU threads of one run. 0: one for each core this process may use.
+        options: options of the execution provider.
 
     Raises:
         MissingExtraError: onnxruntime is not installed.
-        EngineUnavailableError: it has no CUDA, or cannot start it here.
-        DeviceOutOfMemoryError, DeviceLostError: the GPU is full, or gone.
-        PackageError: the graph is damaged, or its weights lie outside the package's file.
-        PackageSchemaError: its inputs and outputs are not those the manifest promises.
+        EngineUnavailableError: it has no CUDA, or cannot start CUDA on this machine.
+        DeviceOutOfMemoryError, DeviceLostError: the GPU ran out of memory, or was lost.
+        PackageError: the graph is damaged, or keeps weights in another file.
+        PackageSchemaError: the inputs or outputs of the graph contradict the manifest.
     """
     onnxruntime, provider = library(), _PROVIDERS[device]
     if provider not in onnxruntime.get_available_providers():
         raise EngineUnavailableError(
-            "The installed ONNX Runtime is not the GPU build (`onnxruntime-gpu`).",
+            "The installed ONNX Runtime has no CUDA: it is not `onnxruntime-gpu`.",
             next_step=_GPU_BUILD,
         )
     file = package.manifest.graph_for(TARGETS[device]).graph
     graph = package.read(file)
     if has_external_data(graph):
-        raise PackageError(f"{file} keeps weights in another file; export it as one file.")
+        raise PackageError(f"{file} keeps weights in another file. Export it as one file.")
     asked = onnxruntime.SessionOptions()
     asked.intra_op_num_threads = threads or usable_cores()
     asked.inter_op_num_threads = 1
     asked.log_severity_level = SILENT
-    # Not ONNX Runtime's own format, which `has_external_data` cannot read.
+    # Refuse ONNX Runtime's own format, which `has_external_data` cannot read.
     asked.add_session_config_entry("session.load_model_format", "ONNX")
     try:
-        # Without its fallback: a session that meets a failure of the GPU would say so on stdout,
-        # and go on upon the CPU for good.
+        # No fallback: after a failure of the GPU, a session would print it to stdout and use the
+        # CPU from then on.
         session = onnxruntime.InferenceSession(
             graph, asked, providers=[(provider, dict(options or {}))], enable_fallback=0
         )
@@ -135,47 +135,47 @@ def open_session(
             f"{opset(graph)} ({type(error).__name__})."
         ) from None
     if provider not in session.get_providers():
-        # It has quietly gone over to the CPU.
+        # ONNX Runtime has silently fallen back to the CPU.
         raise EngineUnavailableError(
             "ONNX Runtime cannot start CUDA on this machine.", next_step=_GPU_BUILD
         )
     if file == GRAPH and (found := opset(graph)) != package.manifest.opset:
         raise PackageSchemaError(
-            f"{file} is of opset {found}, the manifest says {package.manifest.opset}."
+            f"{file} has opset {found}, but the manifest says {package.manifest.opset}."
         )
     _check_signature(session, package.manifest, file)
     return session
 
 
 def run_failed(count: int, error: Exception) -> EngineFailedError:
-    """What a failed run of ``count`` images is."""
+    """The error for a failed run of ``count`` images."""
     return EngineFailedError(f"ONNX Runtime failed on a batch of {count} ({type(error).__name__}).")
 
 
 def gpu_failed(where: str, error: Exception) -> EngineFailedError | None:
-    """The GPU's failure behind ONNX Runtime's ``error``, if it is one."""
-    said = str(error)
-    if number := _CUDA_FAILURE.search(said):
+    """The typed error if a failure of the GPU caused ONNX Runtime's ``error``, else ``None``."""
+    text = str(error)
+    if number := _CUDA_FAILURE.search(text):
         return cuda.failure_numbered(int(number[1]), f"ONNX Runtime, {where}")
-    if _ARENA_IS_FULL in said or _gpu_is_full():
-        return DeviceOutOfMemoryError(f"The GPU has no memory left (ONNX Runtime, {where}).")
-    if library := _LIBRARY_FAILURE.search(said):
+    if _ARENA_IS_FULL in text or _gpu_is_full():
+        return DeviceOutOfMemoryError(f"The GPU ran out of memory (ONNX Runtime, {where}).")
+    if library := _LIBRARY_FAILURE.search(text):
         return EngineFailedError(f"{library[0]} (ONNX Runtime, {where}).")
     return None
 
 
 def _gpu_is_full() -> bool:
-    """cuBLAS and cuDNN each have other words for it, from version to version."""
+    """Whether the GPU is full. cuBLAS and cuDNN word that error differently in each version."""
     try:
         return cuda.memory_free() < _LEAST_BYTES
     except DeviceOutOfMemoryError:
         return True
     except HilumError:
-        return False  # nobody to ask
+        return False  # CUDA does not answer
 
 
 def name_of(manifest: Manifest, device: Device) -> str:
-    """What the engine of that package is called on ``device``."""
+    """The name of the engine that runs this package on ``device``."""
     precision = manifest.graph_for(TARGETS[device]).precision
     return f"onnxruntime-{device}" + ("" if precision == "fp32" else f"-{precision}")
 
@@ -192,17 +192,17 @@ def _check_signature(session: Any, manifest: Manifest, file: str) -> None:
     }
     if set(found) != set(expected):
         raise PackageSchemaError(
-            f"{file} has {', '.join(sorted(found))}; expected {', '.join(sorted(expected))}."
+            f"{file} has {', '.join(sorted(found))}, but must have {', '.join(sorted(expected))}."
         )
     for name, (dtype, shape) in expected.items():
         node = found[name]
         if node.type != dtype or not _batch_of(node.shape, shape):
             raise PackageSchemaError(
-                f"{file}: {name} is {node.type} {node.shape}; expected {dtype} ['N', "
+                f"{file}: {name} is {node.type} {node.shape}, but must be {dtype} ['N', "
                 f"{', '.join(map(str, shape))}]."
             )
 
 
 def _batch_of(shape: Sequence[int | str | None], one: Sequence[int]) -> bool:
-    """Whether ``shape`` is a free batch dimension before exactly ``one``."""
+    """Whether ``shape`` is a dynamic batch dimension followed by exactly ``one``."""
     return len(shape) == len(one) + 1 and not isinstance(shape[0], int) and [*shape[1:]] == [*one]

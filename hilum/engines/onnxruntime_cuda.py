@@ -1,4 +1,4 @@
-"""ONNX Runtime on an NVIDIA GPU, for where there is no TensorRT."""
+"""ONNX Runtime on an NVIDIA GPU, for machines without TensorRT."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ Float32Array = npt.NDArray[np.float32]
 
 
 class OnnxRuntimeCudaEngine:
-    """A package's graph for GPUs in ONNX Runtime's CUDA provider.
+    """Runs a package's graph for GPUs with ONNX Runtime's CUDA provider.
 
-    What is float32 in the graph is computed in float32: ONNX Runtime's default, TF32, keeps ten
-    bits of it. And every run has ``max_batch`` images, fewer being filled up: for a batch of
-    another size than the last, known or not, ONNX Runtime plans each convolution anew, which takes
-    as long as 20 to 400 runs. benchmarks/results/2026-11-26-gpu.md has the figures of both.
+    Float32 operations are computed in float32. ONNX Runtime's default, TF32, would keep ten bits of
+    each input. Every run has ``max_batch`` images, and smaller batches are padded: whenever the
+    batch size changes, ONNX Runtime plans each convolution again, which takes as long as 20 to 400
+    runs. benchmarks/results/2026-11-26-gpu.md has the figures for both.
 
     Args:
-        package: verified.
-        max_batch: images of one run; larger batches go in parts.
+        package: a verified package.
+        max_batch: images of one run. Larger batches are split.
 
     Raises:
-        As :func:`hilum.engines.onnxruntime.open_session`.
+        HilumError: see :func:`hilum.engines.onnxruntime.open_session`.
         DeviceOutOfMemoryError, DeviceLostError, EngineFailedError: the first run failed.
     """
 
@@ -61,27 +61,27 @@ class OnnxRuntimeCudaEngine:
         """See :class:`hilum.engines.Engine`.
 
         Raises:
-            DeviceLostError: now or in an earlier call: this process has no GPU any more.
+            DeviceLostError: this process lost the GPU, in this call or an earlier one.
             DeviceOutOfMemoryError, EngineFailedError: the batch may be tried again.
         """
         if images.dtype != np.uint8 or images.shape[1:] != self._shape:
-            raise EngineFailedError(f"Images are {images.dtype} {images.shape}.")
+            raise EngineFailedError(f"The engine cannot run {images.dtype} {images.shape}.")
         probability = np.empty((len(images), self._labels), dtype=np.float32)
         cam = np.empty((len(images), self._labels, *self._grid), dtype=np.float32)
         for start in range(0, len(images), self.max_batch):
             rows = slice(start, start + self.max_batch)
-            probability[rows], cam[rows] = self._filled_up(images[rows])
+            probability[rows], cam[rows] = self._run_padded(images[rows])
         return EngineOutput(probability=probability, cam=cam)
 
     def close(self) -> None:
-        """Give the GPU's memory back."""
+        """Free the GPU's memory."""
         self._session = None
 
-    def _filled_up(self, images: npt.NDArray[np.uint8]) -> tuple[Float32Array, Float32Array]:
+    def _run_padded(self, images: npt.NDArray[np.uint8]) -> tuple[Float32Array, Float32Array]:
         count = len(images)
         if count < self.max_batch:
-            nobody = np.zeros((self.max_batch - count, *self._shape), dtype=np.uint8)
-            images = np.concatenate([images, nobody])
+            padding = np.zeros((self.max_batch - count, *self._shape), dtype=np.uint8)
+            images = np.concatenate([images, padding])
         probability, cam = self._run(images)
         return probability[:count], cam[:count]
 
@@ -100,19 +100,19 @@ class OnnxRuntimeCudaEngine:
 
 
 def options(manifest: Manifest) -> dict[str, str]:
-    """Of the CUDA provider, for the package's graph."""
+    """Options of the CUDA provider for the package's graph."""
     half = manifest.graph_for(TARGETS["cuda"]).precision in ("fp16", "bf16")
     return {
         "use_tf32": "0",
-        # The default tries every algorithm on every batch size, for seconds, and gains little.
+        # The default tries every algorithm for every batch size: that takes seconds, gains little.
         "cudnn_conv_algo_search": "HEURISTIC",
-        "prefer_nhwc": "1" if half else "0",  # tensor cores read halves in that order
+        "prefer_nhwc": "1" if half else "0",  # tensor cores read half-precision values as NHWC
     }
 
 
 def _load_cuda(onnxruntime: Any) -> None:
-    """Load the CUDA libraries that pip installed: nobody else tells the loader where they are."""
+    """Load the CUDA libraries that pip installed, which the dynamic loader does not find."""
     onnxruntime.set_default_logger_severity(SILENT)
     if hasattr(onnxruntime, "preload_dlls"):
-        with contextlib.redirect_stdout(io.StringIO()):  # it says there what it does not find
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints which libraries are missing
             onnxruntime.preload_dlls()

@@ -1,11 +1,11 @@
-"""Which engine runs a package here, and why that one.
+"""Choose the engine that runs a package on this machine, and say why.
 
-``auto`` prefers TensorRT where there is a GPU and a plan for it, then ONNX Runtime on the GPU,
-then the CPU. Each candidate has to load the package and reproduce its golden outputs; one that
-cannot is passed over, with its reason kept. An engine asked for by name is never replaced. Nor is a
-plan that is there and meets a GPU that is lost or full: that passes, and a process that had gone
-over to the CPU would stay there for good. The error comes out, and whoever keeps the process
-running starts it again.
+``auto`` prefers TensorRT where there is a GPU and a plan for it, then ONNX Runtime on the GPU, then
+the CPU. Each candidate must load the package and pass the golden check. One that cannot is passed
+over, and the reason is kept. An engine configured by name is never replaced by another. Nor does
+``auto`` pass over an engine because the GPU is lost or out of memory: that is temporary, but a
+process that fell back to the CPU would stay there. The error is raised instead, and the supervisor
+of the process restarts it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy.typing as npt
 from hilum.engines import Engine, EngineOutput
 from hilum.engines.golden import check_golden
 from hilum.engines.tensorrt import collector
-from hilum.engines.tuning import applied
+from hilum.engines.tuning import apply_tuning
 from hilum.errors import (
     DeviceLostError,
     DeviceOutOfMemoryError,
@@ -46,7 +46,7 @@ AUTOMATIC: Final[tuple[EngineChoice, ...]] = ("tensorrt", "onnxruntime-cuda", "o
 
 @dataclass(frozen=True, kw_only=True)
 class PassedOver:
-    """A candidate that was preferred and could not be used."""
+    """A preferred candidate that could not be used."""
 
     candidate: EngineChoice
     error: HilumError
@@ -54,7 +54,7 @@ class PassedOver:
 
 @dataclass(frozen=True, kw_only=True)
 class ChosenEngine:
-    """An engine that has proved itself, and how it was chosen. Is itself an engine."""
+    """An engine that passed the golden check, and why it was chosen. It is itself an engine."""
 
     engine: Engine
     automatic: bool
@@ -71,72 +71,72 @@ class ChosenEngine:
 
     @property
     def reason(self) -> str:
-        """``configured``, ``auto`` (the first choice), or ``auto:`` and the code of what kept
-        TensorRT from being used."""
+        """``configured``, ``auto`` (the first choice), or ``auto:`` and the code of the error that
+        ruled out TensorRT."""
         if not self.automatic:
             return CONFIGURED
         return f"auto:{self.passed_over[0].error.code}" if self.passed_over else "auto"
 
     @property
     def because(self) -> str:
-        """Why this engine, for people."""
+        """Why this engine was chosen, for people."""
         if not self.automatic:
-            return "HILUM_ENGINE names it"
+            return "HILUM_ENGINE names this engine"
         if not self.passed_over:
-            return "there is a GPU and a plan for it"
+            return "there is a GPU and a TensorRT plan for it"
         return "; ".join(f"{p.candidate}: {p.error.detail}" for p in self.passed_over)
 
 
 @runtime_checkable
 class _Closable(Protocol):
-    """An engine that holds more than Python's memory."""
+    """An engine that holds memory of the GPU."""
 
     def close(self) -> None: ...
 
 
 def reason_of(engine: Engine) -> str:
-    """Why a result came from ``engine``; see :attr:`ChosenEngine.reason`."""
+    """Why ``engine`` produced a result, see :attr:`ChosenEngine.reason`."""
     return engine.reason if isinstance(engine, ChosenEngine) else CONFIGURED
 
 
 def choose(package: Package, settings: Settings) -> ChosenEngine:
-    """The engine for ``package``.
+    """Open the engine for ``package``.
 
     Raises:
-        EngineUnavailableError, EngineMissingError, EngineDamagedError: the engine asked for
-            cannot run here.
-        PackageError: the graph or the golden file is not usable, on any engine.
-        GoldenCheckError: the engine asked for (or, under ``auto``, each of them) computes
-            something else than the exporting machine did.
-        DeviceLostError, DeviceOutOfMemoryError: the GPU was lost or full while a plan was loaded or
-            proved itself; under ``auto`` too.
+        EngineUnavailableError, EngineMissingError, EngineDamagedError: the configured engine cannot
+            run on this machine.
+        PackageError: no engine can use the graph or the golden outputs.
+        GoldenCheckError: the configured engine (under ``auto``: every engine) fails the check.
+        DeviceLostError, DeviceOutOfMemoryError: the GPU was lost or ran out of memory while an
+            engine was loaded or checked. Raised under ``auto`` too.
         MissingExtraError: ONNX Runtime is not installed.
     """
     if settings.engine != "auto":
-        return ChosenEngine(engine=_proved(settings.engine, package, settings), automatic=False)
+        engine = _open_checked(settings.engine, package, settings)
+        return ChosenEngine(engine=engine, automatic=False)
     passed_over: list[PassedOver] = []
     for candidate in AUTOMATIC[:-1]:
         try:
-            engine = _proved(candidate, package, settings)
+            engine = _open_checked(candidate, package, settings)
         except (DeviceLostError, DeviceOutOfMemoryError):
             raise
         except HilumError as error:
-            collector.release(error)  # it is kept, and must not keep the engine
+            collector.release(error)  # the error is kept, but must not keep the engine alive
             passed_over.append(PassedOver(candidate=candidate, error=error))
         else:
             return ChosenEngine(engine=engine, automatic=True, passed_over=tuple(passed_over))
-    # The last is not passed over: its error is the package's or the installation's.
-    engine = _proved(AUTOMATIC[-1], package, settings)
+    # An error of the last candidate is raised: it lies in the package or the installation.
+    engine = _open_checked(AUTOMATIC[-1], package, settings)
     return ChosenEngine(engine=engine, automatic=True, passed_over=tuple(passed_over))
 
 
-def _proved(candidate: EngineChoice, package: Package, settings: Settings) -> Engine:
+def _open_checked(candidate: EngineChoice, package: Package, settings: Settings) -> Engine:
     engine = _OPENERS[candidate](package, settings)
     try:
         check_golden(engine, package, "cpu" if candidate == "onnxruntime" else "tensorrt")
     except BaseException:
         if isinstance(engine, _Closable):
-            engine.close()  # the GPU's memory is wanted by the next candidate, or another process
+            engine.close()  # the next candidate or another process needs the GPU's memory
         raise
     return engine
 
@@ -144,7 +144,7 @@ def _proved(candidate: EngineChoice, package: Package, settings: Settings) -> En
 def _onnxruntime(package: Package, settings: Settings) -> Engine:
     from hilum.engines.onnxruntime import OnnxRuntimeEngine, name_of  # noqa: PLC0415 - as above
 
-    settings = applied(package, settings, name_of(package.manifest, "cpu"))
+    settings = apply_tuning(package, settings, name_of(package.manifest, "cpu"))
     return OnnxRuntimeEngine(package, settings.worker.engine_threads)
 
 
@@ -163,11 +163,11 @@ def _tensorrt(package: Package, settings: Settings) -> Engine:
     from hilum.engines.tensorrt.store import PlanStore  # noqa: PLC0415
 
     if settings.tensorrt.streams != 1:
-        log.warning("HILUM_TENSORRT__STREAMS has no effect any more and goes in the next release.")
+        log.warning("HILUM_TENSORRT__STREAMS has no effect and will be removed.")
     library.use(settings.tensorrt.library)
     cuda.require_device()
 
-    def opened(record: PlanRecord, plan: bytes) -> Engine:
+    def open_plan(record: PlanRecord, plan: bytes) -> Engine:
         return TensorRTEngine(package, record, plan, cuda_graphs=settings.tensorrt.cuda_graphs)
 
     store, manifest = PlanStore(settings.engine_dir), package.manifest
@@ -177,18 +177,18 @@ def _tensorrt(package: Package, settings: Settings) -> Engine:
             provision.graph_sha256(manifest), this_machine(), max_batch=manifest.input.max_batch
         )
         refused = record.plan_sha256
-        return opened(record, plan)
+        return open_plan(record, plan)
     except (EngineMissingError, EngineDamagedError) as error:
-        # None that fits, none intact, or TensorRT refuses what seemed to fit.
+        # No plan fits, none is intact, or TensorRT refuses one that seemed to fit.
         if settings.tensorrt.on_missing == "error":
             raise
         log.info("engine.building", extra={"fields": {"because": error.code}})
-    provided = _built(store, package, settings, refused)
-    return opened(provided.record, provided.plan)
+    provided = _build(store, package, settings, refused)
+    return open_plan(provided.record, provided.plan)
 
 
-def _built(store: PlanStore, package: Package, settings: Settings, refused: str | None) -> Provided:
-    """A plan built now, which takes minutes: the log says how far it is."""
+def _build(store: PlanStore, package: Package, settings: Settings, refused: str | None) -> Provided:
+    """Build a plan and log the progress. This takes minutes."""
     from hilum.engines.tensorrt import provision  # noqa: PLC0415 - only the one used
     from hilum.engines.tensorrt.options import BuildOptions, profile_of  # noqa: PLC0415
 

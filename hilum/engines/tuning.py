@@ -1,8 +1,8 @@
-"""Threads and batch size that suit a model on this machine, measured once and kept beside it.
+"""Measure the best threads and batch size of a model on this machine, and apply them later.
 
-``<package>.tuning.json`` lies next to the package's folder, never in it: a package's identity does
-not depend on where it runs. It holds a row a machine, so a folder that several kinds of machine
-mount serves them all. Settings that someone made count more than what was measured.
+The tuning is stored in ``<package>.tuning.json`` beside the package's folder, not inside it, so the
+package's digest does not change. The file has one entry for each kind of machine, so that several
+can share the folder. Explicit settings take precedence over the tuning.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from hilum.machine import cpu_model, usable_cores
 from hilum.packages.load import Package
 from hilum.settings import Settings
 
-_NEAR: Final = 0.03  # what is less than this behind the quickest, but smaller, is preferred
-_RUNS: Final = 3  # at least, of each cell
+_NEAR: Final = 0.03  # a smaller batch is preferred if it is slower by less than this share
+_RUNS: Final = 3  # minimum number of runs of each combination
 
 
 class Cell(BaseModel):
-    """One combination, measured."""
+    """The measured speed of one combination of threads and batch size."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -43,7 +43,7 @@ class Cell(BaseModel):
 
 
 class Tuned(BaseModel):
-    """What was found on one machine."""
+    """The tuning of one model on one machine."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -62,14 +62,14 @@ class _File(BaseModel):
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """What decides which setting is best."""
+    """The properties of a machine that decide which combination is fastest."""
 
     text: str  # for people
     key: str
 
 
 def this_machine() -> Machine:
-    """Processor, the cores this process may use, and the runtime's version."""
+    """Processor, cores that this process may use, and version of ONNX Runtime."""
     from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - here alone
 
     try:
@@ -81,21 +81,21 @@ def this_machine() -> Machine:
 
 
 def place(package: Package) -> Path:
-    """Where the findings for ``package`` are kept."""
+    """The path of the tuning file of ``package``."""
     folder = package.folder.resolve()
     return folder.with_name(f"{folder.name}.tuning.json")
 
 
-def stored(package: Package) -> Tuned | None:
-    """What was found for exactly this package on this machine; ``None``: nothing usable."""
+def load_tuning(package: Package) -> Tuned | None:
+    """Load the tuning of exactly this package on this machine, or ``None`` if there is none."""
     return _read(package).machines.get(this_machine().key)
 
 
 def store(package: Package, tuned: Tuned) -> Path:
-    """Keep ``tuned``; findings of other machines stay.
+    """Store ``tuned`` for this machine, beside the entries of other machines.
 
     Raises:
-        ConfigurationError: the folder that holds the package cannot be written.
+        ConfigurationError: the tuning file cannot be written.
     """
     machines = {**_read(package).machines, this_machine().key: tuned}
     text = _File(digest=package.digest, machines=machines).model_dump_json(indent=2)
@@ -110,20 +110,20 @@ def store(package: Package, tuned: Tuned) -> Path:
     return path
 
 
-def applied(package: Package, settings: Settings, engine: str) -> Settings:
-    """``settings`` with what was found for ``package`` here, where nobody set it otherwise.
+def apply_tuning(package: Package, settings: Settings, engine: str) -> Settings:
+    """Return ``settings`` with the tuning of ``package``, except for what was set explicitly.
 
     Args:
-        engine: name of the one that runs; what suits one says nothing of another.
+        engine: name of the engine that runs. A tuning of another engine is ignored.
     """
     worker = settings.worker
     free = {"engine_threads", "batch_size"} - worker.model_fields_set
-    found = stored(package) if free else None
+    found = load_tuning(package) if free else None
     if found is None or found.engine != engine:
         return settings
     update: dict[str, int] = {}
     if "engine_threads" in free:
-        # Each process has an engine; together they have no more cores than one.
+        # Each process has its own engine, and together they share the cores.
         share = max(1, usable_cores() // worker.processes)
         update["engine_threads"] = min(found.best.threads, share)
     if "batch_size" in free:
@@ -139,20 +139,20 @@ def sweep(
     batches: Sequence[int],
     seconds: float,
 ) -> Iterator[Cell]:
-    """Measure every combination.
+    """Measure every combination of threads and batch size.
 
     Args:
-        open_with: an engine with so many threads.
-        images: uint8 ``[N, 1, S, S]``, repeated as often as a batch needs.
-        threads: to try.
-        batches: to try.
-        seconds: for each cell, but at least three runs.
+        open_with: opens an engine with the given number of threads.
+        images: uint8 ``[N, 1, S, S]``, repeated to fill a batch.
+        threads: numbers of threads to try.
+        batches: batch sizes to try.
+        seconds: minimum duration for each combination; there are at least three runs.
     """
     for count in threads:
         engine = open_with(count)
         for batch in batches:
             films = np.resize(images, (batch, *images.shape[1:]))
-            engine.run(films)  # memory is laid out on the first run of a shape
+            engine.run(films)  # the first run of a shape allocates memory
             taken: list[float] = []
             end = time.perf_counter() + seconds
             while len(taken) < _RUNS or time.perf_counter() < end:
@@ -164,15 +164,15 @@ def sweep(
 
 
 def best(cells: Sequence[Cell]) -> Cell:
-    """The quickest; of those hardly behind it the one with the smallest batch, then the fewest
-    threads: results come sooner, and cores stay free for decoding."""
+    """The fastest combination. Of those within 3 % of it, the one with the smallest batch and then
+    the fewest threads, so that results come sooner and cores stay free for decoding."""
     top = max(cell.images_per_s for cell in cells)
     near = [cell for cell in cells if cell.images_per_s >= (1 - _NEAR) * top]
     return min(near, key=lambda cell: (cell.batch, cell.threads))
 
 
 def thread_counts(cores: int) -> list[int]:
-    """Powers of two up to all cores, and all cores."""
+    """Powers of two below ``cores``, and ``cores``."""
     powers = [2**n for n in range(cores.bit_length()) if 2**n < cores]
     return [*powers, cores]
 
@@ -183,10 +183,10 @@ def batch_sizes(largest: int) -> list[int]:
 
 
 def _read(package: Package) -> _File:
-    nothing = _File(digest=package.digest)
+    empty = _File(digest=package.digest)
     try:
         found = _File.model_validate_json(place(package).read_bytes())
     except (OSError, ValidationError):
-        return nothing
-    # Another package lay there before.
-    return found if found.digest == package.digest else nothing
+        return empty
+    # The file may belong to another package that was in this folder before.
+    return found if found.digest == package.digest else empty

@@ -1,4 +1,4 @@
-"""Images that cannot be read, and images that a model must not be asked about."""
+"""Errors for objects that cannot be read, and for films that the policy refuses."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ class DicomError(PermanentError):
 
 
 class EmptyObjectError(DicomError):
-    """The object has no bytes."""
+    """The object is empty (zero bytes)."""
 
     code = "dicom.empty"
-    next_step = "Upload the object again; it has zero bytes."
+    next_step = "Upload the object again: it is empty."
 
 
 class NotDicomError(DicomError):
@@ -26,44 +26,44 @@ class NotDicomError(DicomError):
 
 
 class ExecutablePreambleError(DicomError):
-    """The file is a DICOM object and a program at once; no modality writes such a file."""
+    """The file is both a DICOM object and an executable. No modality writes such a file."""
 
     code = "dicom.executable_preamble"
-    next_step = "Find out where the object came from; hilum does not read it."
+    next_step = "Find out who produced the object. hilum does not read executables."
 
 
 class TruncatedError(DicomError):
     """The file or its pixel data ends before its declared length."""
 
     code = "dicom.truncated"
-    next_step = "Upload the object again; the transfer was cut short."
+    next_step = "Upload the object again: the transfer was incomplete."
 
 
 class NoPixelDataError(DicomError):
-    """The object carries no image (PS3.3 C.7.6.3)."""
+    """The object has no pixel data (PS3.3 C.7.6.3)."""
 
     code = "dicom.no_pixel_data"
-    next_step = "Send image objects only (CR, DX); reports and presentation states have no pixels."
+    next_step = "Send images only (CR, DX). Reports and presentation states have no pixels."
 
 
 class UnsupportedTransferSyntaxError(DicomError):
-    """The pixel data is encoded in a transfer syntax hilum does not decode."""
+    """hilum does not decode the transfer syntax of the pixel data."""
 
     code = "dicom.unsupported_transfer_syntax"
     next_step = "Have the sender transcode to Explicit VR Little Endian or JPEG 2000 Lossless."
 
 
 class UnsupportedPixelsError(DicomError):
-    """The pixel module declares something that is not a single radiograph of integers."""
+    """The image pixel module does not describe a grey radiograph with integer pixels."""
 
     code = "dicom.unsupported_pixels"
 
 
 class ColouredPixelsError(DicomError):
-    """The image has colours: a photograph, an annotated screen, a rendering, but no grey film."""
+    """The image has colours, as a photograph, a screen capture or a rendering has."""
 
     code = "dicom.coloured_pixels"
-    next_step = "Send the film as the modality wrote it, not a capture with colours in it."
+    next_step = "Send the original grey film from the modality, not a coloured capture of it."
 
 
 class InconsistentPixelsError(DicomError):
@@ -89,68 +89,68 @@ class DecodeError(DicomError):
 
 
 class DecoderCrashedError(DicomError):
-    """The decoder crashed over this image; it ran in a process of its own."""
+    """The decode process crashed while it decoded this image."""
 
     code = "dicom.decoder_crashed"
-    next_step = "Have the sender write the image again; report the file if it displays elsewhere."
+    next_step = "Have the sender export the image again. Report the file if other viewers show it."
 
 
 class DecodeTimeoutError(DicomError):
-    """The image took longer to decode than is allowed; its decoder was killed."""
+    """Decoding took longer than the limit, so hilum killed the decode process."""
 
     code = "dicom.decode_timeout"
     next_step = "Raise HILUM_LIMITS__MAX_DECODE_S if such images are expected."
 
 
 class LimitExceededError(DicomError):
-    """The image is larger than the configured limits."""
+    """The image exceeds a configured limit."""
 
     code = "dicom.limit_exceeded"
     next_step = "Raise the limit named above (HILUM_LIMITS__*) if such images are expected."
 
 
-# --- policy: what this model may be asked ---
+# --- refused by the policy of the package ---
 
 
 class NotApplicableError(PermanentError):
-    """A readable image that the model must not score."""
+    """The film can be read, but the policy refuses it."""
 
     code = "policy.not_applicable"
     next_step = "Send frontal chest radiographs only."
 
 
 class WrongModalityError(NotApplicableError):
-    """Modality (0008,0060) is not one the model was made for."""
+    """The policy does not list the film's Modality (0008,0060)."""
 
     code = "policy.wrong_modality"
 
 
 class PlainImageError(NotApplicableError):
-    """A PNG or JPEG file; nothing in it says what it shows, and the model was not made for that."""
+    """The film is a PNG or JPEG file, which has no header, and the policy takes DICOM only."""
 
     code = "policy.plain_image"
     next_step = "Send DICOM, or use a model whose policy lists the modality OTHER."
 
 
 class NotChestError(NotApplicableError):
-    """The header, or the picture itself, says that this is another part of the body."""
+    """The header or the film check says that the film shows another part of the body."""
 
     code = "policy.not_chest"
 
 
 class LateralViewError(NotApplicableError):
-    """The header, or the picture itself, says that the view is not frontal."""
+    """The header or the film check says that the view is not frontal."""
 
     code = "policy.not_frontal"
 
 
 class InvertedFilmError(NotApplicableError):
-    """Black and white are exchanged on the film as it would be shown."""
+    """The film is inverted: bone would be shown dark."""
 
     code = "policy.inverted"
     next_step = (
-        "Correct Photometric Interpretation or Presentation LUT Shape where the film is made; "
-        "bone has to be bright."
+        "Correct Photometric Interpretation or Presentation LUT Shape at the modality: "
+        "bone must be bright."
     )
 
 
@@ -158,46 +158,46 @@ class RotatedFilmError(NotApplicableError):
     """The film lies on its side or upside down."""
 
     code = "policy.rotated"
-    next_step = "Turn the film upright before it is sent; head up."
+    next_step = "Turn the film upright (head up) before sending it."
 
 
 class MirroredFilmError(NotApplicableError):
-    """Left and right seem to be exchanged."""
+    """The film seems to be mirrored (left and right exchanged)."""
 
     code = "policy.mirrored"
-    next_step = "Check the side marker; a film seen from behind has to be flipped."
+    next_step = "Check the side marker, and flip a film that is shown from behind."
 
 
 class BlankFilmError(NotApplicableError):
-    """There is nothing to see on the film."""
+    """The film is blank."""
 
     code = "policy.blank"
-    next_step = "Check the window in the header and the exposure; the film has a single grey."
+    next_step = "Check the exposure and the window in the header: the film has almost one grey."
 
 
 class BurnedInError(NotApplicableError):
-    """The film has text burnt into it, (0028,0301), and the policy takes none."""
+    """Burned In Annotation (0028,0301) is YES, and the policy refuses such films."""
 
     code = "policy.burned_in_annotation"
-    next_step = "Send the film as the modality wrote it, without text in its pixels."
+    next_step = "Send the original film from the modality, without text in its pixels."
 
 
 class ForProcessingError(NotApplicableError):
-    """The raw film, Presentation Intent Type (0008,0068) FOR PROCESSING."""
+    """Presentation Intent Type (0008,0068) is FOR PROCESSING, and the policy refuses raw films."""
 
     code = "policy.for_processing"
-    next_step = "Send the film for presentation that the modality makes of it."
+    next_step = "Send the FOR PRESENTATION film that the modality makes from it."
 
 
 class UnderAgeError(NotApplicableError):
-    """The patient is younger than those the model was made for, or of unknown age."""
+    """The patient is younger than the policy's minimum age, or the age is unknown."""
 
     code = "policy.under_age"
-    next_step = "Use a model that was made for this age; give Patient's Age (0010,1010)."
+    next_step = "Use a model made for this age, or send Patient's Age (0010,1010) if it is missing."
 
 
 class MultiFrameError(NotApplicableError):
-    """Several frames; which of them is the film would be a guess."""
+    """The object has several frames, and the policy does not say to take the first."""
 
     code = "policy.multi_frame"
-    next_step = "Send each film as an object of its own, or let the policy take the first frame."
+    next_step = "Send each film as a separate object, or set the policy's multi_frame to `first`."

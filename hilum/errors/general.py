@@ -1,4 +1,4 @@
-"""Wrong use, and failures of hilum itself."""
+"""Errors of configuration, and failures of hilum itself."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ class ConfigurationError(PermanentError):
 
 
 class MissingExtraError(PermanentError):
-    """A part of hilum was asked for whose dependencies are not installed."""
+    """The dependencies of this part of hilum are not installed."""
 
     code = "config.missing_extra"
     next_step = "Install the extra named above."
 
 
 class UnexpectedError(PermanentError):
-    """A mistake in hilum met one image; the others are not touched by it."""
+    """Internal error on this image. Other images of the study are unaffected."""
 
     code = "internal.unexpected"
-    next_step = "Report this to hilum's maintainers with the place named above."
+    next_step = "Report this to hilum's maintainers, with the line of code named above."
 
 
 class OutOfMemoryError(TransientError):
-    """The machine had no memory left for one image."""
+    """The machine ran out of memory while it processed this image."""
 
     code = "internal.out_of_memory"
     next_step = "Give the process more memory, or lower HILUM_LIMITS__MAX_PIXELS."
 
 
 class DecodersUnavailableError(TransientError):
-    """No decode process could be started; nothing is said about the image."""
+    """No decode process could be started. The image may be fine."""
 
     code = "internal.decoders_unavailable"
-    next_step = "Check that the machine has memory and process slots left; the work is retried."
+    next_step = "Check the machine's free memory and process limit. The work will be retried."

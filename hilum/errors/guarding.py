@@ -14,26 +14,26 @@ OUR_PACKAGES: Final = ("hilum", "worker", "api_gateway", "trainer", "export")
 
 
 def capture_failure(step: Callable[[], T]) -> T | HilumError:
-    """What ``step`` returns, or its failure as a value: one image never stops the others.
+    """Run ``step``, and return its result, or its failure as a value.
 
-    An exception that hilum did not foresee becomes an :class:`UnexpectedError` that names its
-    type and where it was raised; its text could hold anything, so it is left out.
+    Any other exception becomes an :class:`UnexpectedError` with its type and the line that raised
+    it. Its text is left out, because it may contain patient data.
     """
     try:
         return step()
     except HilumError as error:
         failure = error
     except MemoryError:
-        failure = OutOfMemoryError("There was not enough memory for this image.")
+        failure = OutOfMemoryError("There was not enough memory to process this image.")
     except Exception as error:
         failure = UnexpectedError(f"{type(error).__name__} in {place_of(error.__traceback__)}.")
-    # Frames in tracebacks hold decoded films; a queue of failures must not.
+    # A traceback keeps its frames alive, and with them the decoded films.
     failure.__traceback__ = failure.__context__ = failure.__cause__ = None
     return failure
 
 
 def place_of(traceback: TracebackType | None) -> str:
-    """``module:line`` of the innermost frame of ours; of the innermost at all if none is."""
+    """Return ``module:line`` of the innermost frame that is hilum's, else of the innermost."""
     ours = place = "?"
     while traceback is not None:
         module = str(traceback.tb_frame.f_globals.get("__name__", "?"))

@@ -1,4 +1,4 @@
-"""Jobs, the database, the broker."""
+"""Errors of jobs, the database and the broker."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from hilum.errors.tree import PermanentError, TransientError
 
 
 class AttemptsExhaustedError(PermanentError):
-    """A job or image failed as often as it is allowed to; it is quarantined, not lost."""
+    """The job used up its attempts and was quarantined."""
 
     code = "job.attempts_exhausted"
-    next_step = "Look at the last error of the job; send the study again once the cause is gone."
+    next_step = "Read the job's last error, remove its cause, and send the study again."
 
 
 class DatabaseUnavailableError(TransientError):
     """The SQL database did not answer."""
 
     code = "db.unavailable"
-    next_step = "Check HILUM_DATABASE_URL and the server; requests are safe to repeat."
+    next_step = "Check HILUM_DATABASE_URL and the database server. Requests are safe to repeat."
 
 
 class SchemaOutdatedError(ConfigurationError):
@@ -35,35 +35,35 @@ class SchemaTooNewError(ConfigurationError):
 
 
 class IdempotencyKeyReusedError(PermanentError):
-    """The same Idempotency-Key came with another request."""
+    """The Idempotency-Key was used before, with a different request."""
 
     code = "request.idempotency_key_reused"
     next_step = "Use a new Idempotency-Key for a new request, or repeat the first one unchanged."
 
 
 class LeaseLostError(TransientError):
-    """Another worker holds the job by now; what this one still has to say is void."""
+    """Another worker has claimed the job. The pending writes of this worker are discarded."""
 
     code = "job.lease_lost"
-    next_step = "Nothing to do: the job goes on elsewhere."
+    next_step = "Nothing to do: another worker continues the job."
 
 
 class BrokerUnavailableError(TransientError):
-    """The broker did not answer. Jobs stay in SQL and are published when it is back."""
+    """The broker did not answer. Jobs are kept in SQL and published when it answers again."""
 
     code = "queue.unavailable"
-    next_step = "Check HILUM_BROKER_URL and the server; accepted studies are kept in SQL."
+    next_step = "Check HILUM_BROKER_URL and the broker. Accepted studies are kept in SQL."
 
 
 class AuditBrokenError(PermanentError):
-    """The audit's chain of hashes does not hold: somebody changed the database by hand."""
+    """The hash chain of the audit is broken: its rows were changed outside hilum."""
 
     code = "audit.broken"
-    next_step = "Compare the database with its last backup, from the row named above on."
+    next_step = "Compare the database with its last backup, starting at the row named above."
 
 
 class UnknownScopeError(PermanentError):
-    """An API key was to be made with a scope that does not exist."""
+    """The scope of an API key does not exist."""
 
     code = "auth.unknown_scope"
-    next_step = "Use scopes of the list above."
+    next_step = "Use the scopes listed above."

@@ -1,9 +1,9 @@
 """The root of the error tree. Whether a failure may be retried is a type, not a flag.
 
 Every error carries a stable ``code`` (part of the public contract: JSON, metrics, SQL), a
-``detail`` that names the rule broken and what was found, and a ``next_step`` for the reader.
-No text here may contain a patient's name, an ID or a UID; *which* object failed is added by
-whoever shows the error (the CLI its path, the gateway its image id).
+``detail`` that says which rule was broken and what was found, and a ``next_step`` for the reader.
+No text here may contain a patient's name, an ID or a UID. The code that shows the error adds which
+object failed: the CLI its path, the gateway its image id.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class ErrorBody(TypedDict):
 
 
 class HilumError(Exception):
-    """Root of everything hilum raises on purpose. Raise a subclass of one of the two below."""
+    """Base class of all errors of hilum. Raise a subclass of one of the two classes below."""
 
     code: ClassVar[str] = "hilum.error"
     next_step: ClassVar[str] = "Report this with the code above."
@@ -33,7 +33,7 @@ class HilumError(Exception):
         self._next_step = next_step or type(self).next_step
 
     def body(self) -> ErrorBody:
-        """The error as its public JSON object."""
+        """Return the error as its public JSON object."""
         return ErrorBody(
             code=self.code,
             detail=self.detail,
@@ -46,10 +46,10 @@ class HilumError(Exception):
 
 
 class PermanentError(HilumError):
-    """Trying again with the same input gives the same failure."""
+    """The same work would fail again, so it is not retried."""
 
 
 class TransientError(HilumError):
-    """The cause may pass; the same work may succeed later."""
+    """The same work may succeed later, so it is retried."""
 
     transient = True

@@ -1,4 +1,4 @@
-"""What pydantic refuses, in one line."""
+"""Describe pydantic's validation errors in one line."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Callable
 from pydantic import ValidationError
 
 
-def problems(error: ValidationError, named: Callable[[list[str]], str] = ".".join) -> str:
-    """Each field with what is wrong with it, and never its value, which may be a secret.
+def problems(error: ValidationError, name: Callable[[list[str]], str] = ".".join) -> str:
+    """Each invalid field with its problem. Values are left out, because they may be secrets.
 
     Args:
-        error: of a model's validation.
-        named: makes a field's name of the parts of its path; an empty name is left out.
+        error: what pydantic raised.
+        name: makes the name of a field from the parts of its path. An empty name is left out.
     """
     return "; ".join(
-        ": ".join(filter(None, (named([str(part) for part in item["loc"]]), item["msg"])))
+        ": ".join(filter(None, (name([str(part) for part in item["loc"]]), item["msg"])))
         for item in error.errors(include_input=False, include_url=False)
     )

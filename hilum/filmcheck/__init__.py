@@ -1,8 +1,8 @@
-"""«Is it a chest film, the right way up?», from the pixels that the model would see.
+"""The film check: does the model input show an upright, frontal chest film?
 
-A header can be wrong; the check looks at the picture. It is small, trained on what can be
-synthesised, and made to be sure before it says anything: see ``docs/understand/films.md`` for its
-error rates. What follows from a finding is the model's policy (:mod:`hilum.pipeline.admit`).
+A header can be wrong, so the check looks at the picture. Its network is small, trained on synthetic
+distortions, and rather silent than wrong: ``docs/understand/films.md`` has its error rates. The
+policy decides what follows from a doubt (:mod:`hilum.pipeline.admit`).
 """
 
 from __future__ import annotations
@@ -21,35 +21,35 @@ __all__ = ["Doubt", "Name", "doubts"]
 
 Name = Literal["blank", "not_chest", "not_frontal", "inverted", "rotated", "mirrored"]
 
-# Fewer grey values than this are no film.
+# A picture with fewer grey values than this is blank.
 _GREYS: Final = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class Doubt:
-    """Something that seems wrong with a film. Only what is ``sure`` may be refused."""
+    """Something that seems wrong with a film. Only a ``sure`` doubt can lead to a refusal."""
 
     name: Name
     sure: bool
-    turn: int = 0  # of ``rotated``: degrees counterclockwise that the film was turned by
+    turn: int = 0  # for ``rotated``: degrees counterclockwise by which the film is turned
 
 
 def doubts(found: ModelInput) -> tuple[Doubt, ...]:
-    """What is wrong with the film in the model's input, if anything; about half a millisecond.
+    """The doubts about the film in a model input. Takes about half a millisecond.
 
-    A picture is not a chest, or lateral, for sure only if the network is sure of it whichever way
-    the picture is turned or inverted; a film is turned or inverted for sure only if the network
-    takes it for an upright frontal chest once that has been undone.
+    ``not_chest`` and ``not_frontal`` are sure only if the network is sure of them on average over
+    all rotations and inversions of the picture. ``rotated`` and ``inverted`` are sure only if the
+    network takes the corrected film for an upright frontal chest.
     """
     if contrast(found) < _GREYS:
         return (Doubt(name="blank", sure=True),)
-    return judged(view(found), network.bundled(), network.thresholds())
+    return check_view(view(found), network.bundled(), network.thresholds())
 
 
-def judged(
+def check_view(
     seen: Float32Array, net: network.Network, sure_from: dict[str, float]
 ) -> tuple[Doubt, ...]:
-    """As :func:`doubts`, of one view, with another network or other thresholds."""
+    """Like :func:`doubts`, for one view, with the given network and thresholds."""
     first = net(seen[np.newaxis])
     _, lateral, other = (float(p) for p in first.kind[0])
     if max(lateral, other) >= 0.5:
@@ -80,12 +80,12 @@ def _not_a_frontal_chest(
     if frontal >= max(lateral, other):
         return ()
     name: Name = "not_frontal" if lateral > other else "not_chest"
-    # A lateral film taken for no chest, or the other way round, is no frontal chest either way.
+    # A lateral film that is taken for no chest is not a frontal chest either way, and vice versa.
     probability = float(max(lateral, other)) if name == "not_frontal" else float(other)
     return (Doubt(name=name, sure=probability >= sure_from[name]),)
 
 
 def _right(opinion: Opinion) -> float:
-    """How sure the network is that this is an upright frontal chest, bone bright: the least of
+    """How sure the network is that this is an upright, not inverted, frontal chest: the lowest of
     its three probabilities."""
     return min(float(opinion.kind[0, 0]), float(opinion.turn[0, 0]), 1 - float(opinion.inverted[0]))

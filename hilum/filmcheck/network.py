@@ -1,8 +1,8 @@
-"""The small convolutional network of the check, in numpy: it must run wherever a film is decoded,
-in a child process with little memory too, and add no engine to it.
+"""The convolutional network of the film check, in numpy, so that it can run in decode processes,
+which have little memory and no engine.
 
-Four convolutions, each followed by a ReLU, then two dense layers; batch normalisation is folded
-into the weights by :mod:`tools.filmcheck`.
+It has four convolutions, each followed by a ReLU, and two dense layers. Batch normalisation is
+folded into the weights by :mod:`tools.filmcheck`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ LAYERS: Final = ((5, 2, 2), (3, 2, 1), (3, 2, 1), (3, 2, 1))
 
 @dataclass(frozen=True, kw_only=True)
 class Opinion:
-    """What the network makes of N views; each row of the first two adds up to 1."""
+    """The network's probabilities for N views. Each row of the first two adds up to 1."""
 
     kind: Float32Array  # [N, 3], in the order of KINDS
     turn: Float32Array  # [N, 4], turned counterclockwise by 0, 90, 180, 270 degrees
@@ -49,7 +49,7 @@ class Network:
         self._weights = {name: value.astype(np.float32) for name, value in weights.items()}
 
     def __call__(self, views: Float32Array) -> Opinion:
-        """The opinion on views float32 ``[N, SIDE, SIDE]``."""
+        """Run the network on views, float32 ``[N, SIDE, SIDE]``."""
         w = self._weights
         x = views[..., np.newaxis]
         for n, layer in enumerate(LAYERS):
@@ -66,7 +66,7 @@ class Network:
 
 @cache
 def bundled() -> Network:
-    """The network that comes with hilum."""
+    """Load the network that comes with hilum."""
     data = files(__package__).joinpath(WEIGHTS).read_bytes()
     with np.load(BytesIO(data), allow_pickle=False) as arrays:
         return Network({name: arrays[name] for name in arrays.files})
@@ -80,7 +80,7 @@ def digest() -> str:
 
 @cache
 def thresholds() -> dict[str, float]:
-    """The probabilities from which the bundled network counts as sure, by finding."""
+    """For each doubt, the probability from which the bundled network counts as sure."""
     text = files(__package__).joinpath(PROVENANCE).read_text()
     found: dict[str, float] = json.loads(text)["thresholds"]
     return found

@@ -1,7 +1,7 @@
-"""What the check looks at: the model's input, small, square and by rank.
+"""The view that the film check looks at: the model input as a small square of ranks.
 
-Ranks make it blind to exposure, window and tone curve: whatever rises where the film gets brighter
-gives the same view; an inverted film gives the negative of it.
+Ranks do not depend on exposure, window and tone curve: any tone curve that preserves the order of
+the greys gives the same view. An inverted film gives the negative view.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ SIDE: Final = 64
 
 
 def view(found: ModelInput) -> Float32Array:
-    """The film within the model's input as float32 ``[SIDE, SIDE]`` in [−1, 1], squashed to a
-    square; see :func:`ranks`."""
+    """The film within the model input as float32 ``[SIDE, SIDE]`` in [−1, 1], stretched to a
+    square. See :func:`ranks`."""
     place = found.placement
     film = found.image[0, place.y0 : place.y1, place.x0 : place.x1]
     small = Image.fromarray(film).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
@@ -30,8 +30,8 @@ def view(found: ModelInput) -> Float32Array:
 
 
 def ranks(image: UInt8Array) -> Float32Array:
-    """Each value replaced by the share of pixels below it, half of its equals counted, from −1
-    to 1: histogram equalisation in which a plain area stays in the middle of its ranks."""
+    """Replace each value by the share of pixels below it plus half the share of equal pixels,
+    scaled to [−1, 1]: histogram equalisation that puts a plain area in the middle of its ranks."""
     counts = np.bincount(image.ravel(), minlength=256)
     below = np.cumsum(counts) - 0.5 * counts
     table = (below * (2.0 / image.size) - 1).astype(np.float32)
@@ -39,7 +39,7 @@ def ranks(image: UInt8Array) -> Float32Array:
 
 
 def contrast(found: ModelInput) -> int:
-    """The number of different grey values of the film in the model's input; 1: nothing to see."""
+    """The number of different grey values of the film in the model input."""
     place = found.placement
     film = found.image[0, place.y0 : place.y1, place.x0 : place.x1]
     return int(np.count_nonzero(np.bincount(film.ravel(), minlength=256)))

@@ -81,7 +81,7 @@ def drawn(data: bytes, heat: Heat, look: Look, limits: Limits) -> bytes:
     )
     shown = preview(opened, look.max_side)
     if look.mask_text:
-        shown = text.masked(shown, look.regions)
+        shown = text.mask(shown, look.regions)
     spread = heatmaps.upsample(heat.grid, placement, *shown.shape)
     return heatmaps.overlay(shown, spread, probability=heat.probability, caption=look.caption)
 

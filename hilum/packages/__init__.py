@@ -1,1 +1,1 @@
-"""The model package: its manifest, where it comes from, how it is read, compared and signed."""
+"""Model packages: the manifest, and how packages are loaded, compared and signed."""

@@ -1,4 +1,4 @@
-"""What distinguishes two model packages."""
+"""Compare two model packages."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ Change = tuple[Any, Any]
 
 
 def differences(old: Package, new: Package) -> dict[str, Any]:
-    """``manifest``: every field that differs, dotted, old and new value (``None``: not there);
-    ``files``: added, removed and changed ones; ``metrics``: every figure that differs. All empty
-    for the same package."""
+    """Compare two packages. ``manifest`` and ``metrics`` map the dotted name of every field that
+    differs to its old and new value (``None`` if absent). ``files`` lists the ``added``,
+    ``removed`` and ``changed`` files."""
     before, after = (p.manifest.model_dump(mode="json", exclude={"files"}) for p in (old, new))
     ours, theirs = old.manifest.files, new.manifest.files
     shared = set(ours) & set(theirs)
@@ -31,7 +31,7 @@ def differences(old: Package, new: Package) -> dict[str, Any]:
 
 
 def same_graphs(old: Package, new: Package) -> bool:
-    """Whether both compute the same raw outputs, so that stored ones stay valid."""
+    """Whether both packages compute the same raw outputs, so that stored raw outputs stay valid."""
     graphs = [
         {(v.target, v.precision, p.manifest.files[v.graph]) for v in _graphs(p)} for p in (old, new)
     ]
@@ -65,7 +65,7 @@ def _metrics(package: Package) -> Any:
         found = json.loads(package.read(METRICS))
     except ValueError:
         return {}
-    # The history of training is long, and says nothing of the model that came out.
+    # The training history is long, and does not describe the model that came out.
     return (
         {key: value for key, value in found.items() if key != "history"}
         if (isinstance(found, dict))

@@ -1,4 +1,4 @@
-"""Label schemas: what the numbers of a model mean, and in which order they come."""
+"""Label schemas: the labels of a model's outputs, in their order."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ HeadKind = Literal["multi_label", "multi_class"]
 
 @dataclass(frozen=True, kw_only=True)
 class LabelSchema:
-    """An ordered set of labels with a stable identity.
+    """A named list of labels.
 
-    ``multi_label``: independent findings, sigmoid. ``multi_class``: exclusive, softmax.
-    ``normal`` names the label that means «nothing found», if there is one: it is scored, but
-    it is never reported as a finding and has no place on the film.
+    ``multi_label``: labels are independent (sigmoid). ``multi_class``: labels exclude one another
+    (softmax). ``normal`` names the label that means "no finding", if there is one. It gets a
+    probability, but is never reported as a finding and has no place on the film.
     """
 
     id: str
@@ -28,12 +28,12 @@ class LabelSchema:
 
     def __post_init__(self) -> None:
         if len(set(self.labels)) != len(self.labels) or not self.labels:
-            raise PackageSchemaError(f"Label schema {self.id!r} has no or repeated labels.")
+            raise PackageSchemaError(f"Label schema {self.id!r} has no labels, or a label twice.")
         if self.normal is not None and self.normal not in self.labels:
             raise PackageSchemaError(f"{self.normal!r} is not a label of schema {self.id!r}.")
 
     def index(self, label: str) -> int:
-        """Position of ``label`` in every vector of this schema; ``KeyError`` if absent."""
+        """Position of ``label`` in every vector of this schema. Raises ``KeyError`` if absent."""
         try:
             return self.labels.index(label)
         except ValueError:
@@ -90,7 +90,7 @@ CHEXPERT = LabelSchema(
     normal="No Finding",
 )
 
-# The mixed public sets of COVID-19, tuberculosis, pneumonia and normal films.
+# The combined public data sets of COVID-19, tuberculosis, pneumonia and normal films.
 COVID_TB_PNEUMONIA = LabelSchema(
     id="covid-tb-pneumonia-v1",
     kind="multi_class",
@@ -119,10 +119,10 @@ SCHEMAS: Mapping[str, LabelSchema] = MappingProxyType(
 
 
 def schema(schema_id: str) -> LabelSchema:
-    """The built-in schema ``schema_id``.
+    """Return the built-in schema ``schema_id``.
 
     Raises:
-        PackageSchemaError: there is no such schema.
+        PackageSchemaError: the schema does not exist.
     """
     try:
         return SCHEMAS[schema_id]

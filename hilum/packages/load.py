@@ -1,7 +1,7 @@
-"""Model packages on disk: seal a folder, verify it, load it from wherever it is kept.
+"""Seal, verify, pack and load model packages.
 
-A package is the unit of trust. Nothing of it is used before its manifest has been read and the
-sha256 of every file has been found to be the one the manifest gives.
+A package is trusted as a whole or not at all: it is used only after the sha256 of every file has
+been compared with the manifest.
 """
 
 from __future__ import annotations
@@ -59,20 +59,20 @@ class Package:
         return self.manifest.digest
 
     def read(self, name: str) -> bytes:
-        """The content of one listed file, hashed again on the way.
+        """Read one listed file, and check its sha256 again.
 
-        Engines take their graph from here, so that a file exchanged after :func:`verify` is
-        noticed and not run.
+        Engines read their graph with this method, so a file that was replaced after
+        :func:`verify` is not run.
 
         Raises:
-            PackageDigestError: the file is gone, or no longer the one the manifest describes.
+            PackageDigestError: the file is missing, or does not match the manifest any more.
         """
         try:
             data = (self.folder / name).read_bytes()
         except OSError as error:
             raise PackageDigestError(f"{name} cannot be read: {error.strerror}.") from None
         if hashlib.sha256(data).hexdigest() != self.manifest.files[name]:
-            raise PackageDigestError(f"The sha256 of {name} is not the one in the manifest.")
+            raise PackageDigestError(f"The sha256 of {name} differs from the manifest.")
         return data
 
 
@@ -80,28 +80,28 @@ def seal(folder: Path, **fields: Any) -> Manifest:
     """Make a package of the files in ``folder``: hash them and write ``manifest.json``.
 
     Args:
-        folder: holds every file of the package but the manifest; one from an earlier call is
-            replaced. Hidden files are not part of a package.
-        fields: those of :class:`hilum.packages.manifest.Manifest`, without ``files`` and
+        folder: holds every file of the package but the manifest. A manifest from an earlier call
+            is replaced. Hidden files are not part of a package.
+        fields: the fields of :class:`hilum.packages.manifest.Manifest`, without ``files`` and
             ``format``.
 
     Raises:
-        PackageSchemaError: a field is missing or wrong, or a required file is not there.
-        UnknownBackboneError: as its name says.
+        PackageSchemaError: a field or a required file is missing, or a field is invalid.
+        UnknownBackboneError: hilum does not know the backbone.
     """
     files = {name: _sha256(folder / name) for name in _names(folder) if name not in _UNLISTED}
     try:
         manifest = Manifest(**fields, files=files)
     except ValidationError as error:
         raise _schema_error(error) from None
-    (folder / SIGNATURE).unlink(missing_ok=True)  # it was of the manifest before
+    (folder / SIGNATURE).unlink(missing_ok=True)  # it signed the previous manifest
     write_atomically(folder / MANIFEST, manifest.model_dump_json(indent=2).encode() + b"\n")
     return manifest
 
 
 def pack(package: Package, target: Path) -> None:
-    """Write ``package`` as one zip archive, whole or not at all; the same package gives the
-    same bytes."""
+    """Write ``package`` as one zip archive, completely or not at all. The same package always gives
+    the same bytes."""
     with TemporaryDirectory(dir=target.parent, prefix=".zip.") as scratch:
         archive = Path(scratch) / "package.zip"
         names = [MANIFEST, *package.manifest.files]
@@ -112,12 +112,12 @@ def pack(package: Package, target: Path) -> None:
 
 
 def parse_manifest(data: bytes) -> Manifest:
-    """The manifest in ``data``.
+    """Parse and validate a manifest.
 
     Raises:
-        PackageSchemaError: not JSON, not this format, or in contradiction with itself. The
-            text names the fields, never their values.
-        UnknownBackboneError: as its name says.
+        PackageSchemaError: ``data`` is not JSON, has another format, or contradicts itself. The
+            detail names the fields, never their values.
+        UnknownBackboneError: hilum does not know the backbone.
     """
     if len(data) > MAX_MANIFEST_BYTES:
         raise PackageSchemaError(f"{MANIFEST} is larger than {MAX_MANIFEST_BYTES} bytes.")
@@ -128,52 +128,52 @@ def parse_manifest(data: bytes) -> Manifest:
 
 
 def load(location: str, *, store: ObjectStore, cache_dir: Path) -> Package:
-    """The package at ``location``, verified.
+    """Load and verify the package at ``location``.
 
     Args:
         location: a folder, a zip archive, or either of them in S3: ``s3://bucket/prefix`` or
             ``s3://bucket/key.zip``.
         store: reads ``s3://`` locations.
-        cache_dir: what is not a local folder is kept below it, under the package's digest, and
-            shared by all processes of this machine.
+        cache_dir: archives and packages from S3 are unpacked below it, under the package's digest.
+            All processes of this machine share it.
 
     Raises:
         PackageMissingError, PackageDigestError, PackageSchemaError, UnknownBackboneError: the
-            package is refused; see :func:`verify`.
+            package is not valid, see :func:`verify`.
         PackageError: the archive is not a readable zip file, or the package is too large.
         ConfigurationError: ``cache_dir`` cannot be written.
-        StorageUnavailableError, CredentialsRejectedError, AccessDeniedError: of the store.
+        StorageUnavailableError, CredentialsRejectedError, AccessDeniedError: the store failed.
     """
     remote = location.startswith("s3://")
     if remote and not location.endswith(".zip"):
-        return _cached(StoreFolder(store, location), cache_dir)
+        return _load_cached(StoreFolder(store, location), cache_dir)
     if remote:
         with _cache_errors(), TemporaryDirectory(dir=_home(cache_dir), prefix=".zip.") as scratch:
             archive = Path(scratch) / "package.zip"
             try:
                 store.download(location, archive, max_bytes=MAX_PACKAGE_BYTES)
             except ObjectMissingError:
-                raise PackageMissingError("There is no archive at that address.") from None
+                raise PackageMissingError("There is no archive at the s3:// address.") from None
             except ObjectTooLargeError as error:
                 raise PackageError(error.detail) from None
-            return _from_archive(archive, cache_dir)
+            return _load_archive(archive, cache_dir)
     path = Path(location)
     if path.is_dir():
         return verify(path)
     if path.is_file():
-        return _from_archive(path, cache_dir)
+        return _load_archive(path, cache_dir)
     raise PackageMissingError(f"There is no folder or archive {location}.")
 
 
-def _from_archive(path: Path, cache_dir: Path) -> Package:
+def _load_archive(path: Path, cache_dir: Path) -> Package:
     with open_archive(path) as archive:
         manifest = parse_manifest(archive.manifest())
         _check_names(manifest, archive.names)
-        return _cached(archive, cache_dir)
+        return _load_cached(archive, cache_dir)
 
 
-def _cached(source: Source, cache_dir: Path) -> Package:
-    """The package of ``source`` in the cache, put there if it is new or its copy is damaged."""
+def _load_cached(source: Source, cache_dir: Path) -> Package:
+    """Load the package from the cache. If it is new or damaged there, fetch it from ``source``."""
     data = source.manifest()
     manifest = parse_manifest(data)
     with _cache_errors():
@@ -182,12 +182,12 @@ def _cached(source: Source, cache_dir: Path) -> Package:
             if folder.is_dir():
                 try:
                     found = verify(folder)
-                    _fetch_signature(source, folder, data)  # perhaps signed since
+                    _fetch_signature(source, folder, data)  # it may have been signed since
                     return found
                 except PackageError:
                     shutil.rmtree(folder)
             partial = folder.with_name(f".{folder.name}.partial")
-            shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed here
+            shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed here
             partial.mkdir()
             try:
                 (partial / MANIFEST).write_bytes(data)
@@ -203,8 +203,8 @@ def _cached(source: Source, cache_dir: Path) -> Package:
 
 
 def _fetch_signature(source: Source, folder: Path, manifest: bytes) -> None:
-    """Put the signature of ``source`` into ``folder``, if there is one. The manifest's bytes come
-    along: a signature is over bytes, and the same manifest can be written in several ways."""
+    """Copy the signature of ``source``, if there is one, to ``folder``, together with the manifest:
+    the signature covers its bytes, and the same manifest can be written in several ways."""
     part = folder / f".{SIGNATURE}"
     try:
         source.fetch(SIGNATURE, part)
@@ -230,7 +230,7 @@ def _cache_errors() -> Iterator[None]:
 
 
 def verify(folder: Path) -> Package:
-    """The package in ``folder``, every file of it hashed.
+    """Verify the package in ``folder``: check the manifest and hash every file.
 
     Raises:
         PackageMissingError: there is no ``manifest.json``.
@@ -240,23 +240,23 @@ def verify(folder: Path) -> Package:
     try:
         manifest = parse_manifest(_manifest_bytes(folder))
     except OSError as error:
-        raise PackageMissingError(f"No readable {MANIFEST} there: {error.strerror}.") from None
+        raise PackageMissingError(f"{MANIFEST} cannot be read: {error.strerror}.") from None
     _check_names(manifest, set(_names(folder)))
     for name, expected in manifest.files.items():
         if _sha256(folder / name) != expected:
-            raise PackageDigestError(f"The sha256 of {name} is not the one in the manifest.")
+            raise PackageDigestError(f"The sha256 of {name} differs from the manifest.")
     return Package(folder, manifest)
 
 
 def check_signature(package: Package, settings: Settings) -> signing.Signer | None:
-    """Who signed ``package``, where ``HILUM_TRUSTED_SIGNERS`` says whom to trust; else ``None``.
+    """Return the trusted signer of ``package``, or ``None`` if HILUM_TRUSTED_SIGNERS is not set.
 
-    What is signed are the manifest's bytes, so the file is read again; it has to say just what the
-    manifest in use says, or it was exchanged in between.
+    The signature covers the bytes of the manifest, so the file is read again. It must have the same
+    content as the manifest in use; otherwise it was replaced in between.
 
     Raises:
-        PackageUnsignedError, PackageSignatureError: nobody who is trusted.
-        ConfigurationError: the file of trusted signers is not usable.
+        PackageUnsignedError, PackageSignatureError: no trusted signer signed the package.
+        ConfigurationError: the file of trusted signers cannot be used.
     """
     if settings.trusted_signers is None:
         return None
@@ -266,18 +266,18 @@ def check_signature(package: Package, settings: Settings) -> signing.Signer | No
         raise PackageSignatureError(f"{MANIFEST} cannot be read: {error.strerror}.") from None
     signer = signing.require(package.folder, SIGNATURE, message, settings.trusted_signers)
     if parse_manifest(message).digest != package.digest:
-        raise PackageSignatureError(f"The signed {MANIFEST} is not the one that was verified.")
+        raise PackageSignatureError(f"{MANIFEST} was replaced after the package was verified.")
     return signer
 
 
 def _manifest_bytes(folder: Path) -> bytes:
-    """No more than shows that it is too long."""
+    """Read the manifest, at most one byte more than is allowed."""
     with (folder / MANIFEST).open("rb") as file:
         return file.read(MAX_MANIFEST_BYTES + 1)
 
 
 def _check_names(manifest: Manifest, present: set[str]) -> None:
-    """Exactly the files that ``manifest`` lists, and itself."""
+    """Check that the package holds the manifest and exactly the files that it lists."""
     if missing := set(manifest.files) - present:
         raise PackageDigestError(f"The package lacks {', '.join(sorted(missing))}.")
     if extra := present - set(manifest.files) - _UNLISTED:
@@ -285,7 +285,7 @@ def _check_names(manifest: Manifest, present: set[str]) -> None:
 
 
 def _names(folder: Path) -> Iterator[str]:
-    """Paths of all files below ``folder``, relative and with slashes, but for hidden ones."""
+    """Relative paths, with slashes, of all files below ``folder`` that are not hidden."""
     for root, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):

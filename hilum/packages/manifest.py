@@ -1,9 +1,9 @@
-"""The model package: everything needed to run, judge and identify a model, in one folder.
+"""The manifest of a model package: everything needed to run, assess and identify a model.
 
-``manifest.json``, ``model.onnx``, ``MODEL_CARD.md``, ``metrics.json``, ``golden.npz``, and graphs
-of other precisions where an engine should run one (:class:`Variant`). The manifest holds the sha256
-of every other file; the package's digest is the sha256 of the manifest's canonical JSON, and so
-covers all of them. It is the model's identity everywhere.
+A package holds ``manifest.json``, ``model.onnx``, ``MODEL_CARD.md``, ``metrics.json``,
+``golden.npz``, and may hold variants (:class:`Variant`). The manifest holds the sha256 of every
+other file. The digest of the package is the sha256 of the manifest's canonical JSON, so it covers
+all files. It identifies the model everywhere.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ GRAPH = "model.onnx"
 CARD = "MODEL_CARD.md"
 METRICS = "metrics.json"
 GOLDEN = "golden.npz"
-VALIDATION = "validation.npz"  # optional: what recalibration needs
-PARITY = "parity.json"  # optional: how far each graph is from PyTorch
+VALIDATION = "validation.npz"  # optional: raw outputs with labels, for recalibration
+PARITY = "parity.json"  # optional: differences between each graph and PyTorch
 NOTICE: Final = "demonstration only, not for clinical use"
-SIGNATURE = "manifest.json.sig"  # optional and detached: not listed, as it covers the manifest
+SIGNATURE = "manifest.json.sig"  # optional; not listed in the manifest, which it signs
 REQUIRED_FILES = (GRAPH, CARD, METRICS, GOLDEN)
 
 # Side of the Grad-CAM grid of each backbone at its native input size.
 BACKBONES = ("alexnet", "resnet18", "resnet50", "resnet152", "inception_v3")
 
-# Relative, with slashes, nothing hidden, nothing that leads out of the package.
+# A relative path with slashes, with no hidden part and no way out of the package.
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
 
 _LATER: Final = ("variants",)
@@ -47,15 +47,16 @@ class _Frozen(BaseModel):
 
 
 class Calibration(_Frozen):
-    """Platt scaling per label: ``p = sigmoid(scale * logit(p_raw) + shift)``, for multi-label;
-    ``p = softmax(scale * log(p_raw) + shift)`` for multi-class. Fitted on validation only."""
+    """Platt scaling per label, fitted on the validation split only.
+    Multi-label: ``p = sigmoid(scale * logit(p_raw) + shift)``.
+    Multi-class: ``p = softmax(scale * log(p_raw) + shift)``."""
 
     scale: tuple[float, ...]
     shift: tuple[float, ...]
 
 
 class OperatingPoint(_Frozen):
-    """The threshold of one label, on calibrated probability, and what it was chosen for."""
+    """The threshold of one label on the calibrated probability, and the rule it was chosen by."""
 
     threshold: float = Field(ge=0, le=1)
     rule: str = Field(description="For example `youden`, `sensitivity>=0.90`.")
@@ -69,18 +70,18 @@ TARGETS: Final[tuple[Target, ...]] = get_args(Target)
 
 
 class Variant(_Frozen):
-    """A graph of another precision, for one kind of engine. Without one, it runs ``model.onnx``.
+    """A graph of the same model in another precision, for one target.
 
-    It computes the same model less exactly, with the same calibration and operating points; how
-    far it is off was measured and bounded at export.
+    A target without a variant runs ``model.onnx``. Calibration and operating points are the same.
+    A variant is less exact; the export has measured and limited the difference.
     """
 
     target: Target
     precision: Precision
-    graph: str = Field(description="File of the graph, its signature that of model.onnx.")
-    golden: str = Field(description="File of images with the outputs of this graph.")
-    tolerance: float = Field(gt=0, le=0.2, description="of the golden check: |Δp|")
-    cam_tolerance: float = Field(gt=0, le=0.5, description="of the golden check: |Δcam| / max(cam)")
+    graph: str = Field(description="File of the graph. Inputs and outputs are as in model.onnx.")
+    golden: str = Field(description="File of the golden outputs of this graph.")
+    tolerance: float = Field(gt=0, le=0.2, description="Limit of |Δp| in the golden check.")
+    cam_tolerance: float = Field(gt=0, le=0.5, description="Limit of |Δcam| / max(cam).")
 
 
 Action = Literal["refuse", "flag", "off"]
@@ -88,9 +89,10 @@ LookAction = Literal["refuse", "refuse_unless_stated", "flag", "off"]
 
 
 class PixelPolicy(_Frozen):
-    """What follows from what the picture itself looks like (:mod:`hilum.filmcheck`): ``refuse``,
-    ``flag``, ``off``; ``refuse_unless_stated`` flags if the header states the opposite, and else
-    refuses. What the check is not sure of is flagged at most."""
+    """What follows from each doubt of the film check (:mod:`hilum.filmcheck`).
+
+    ``refuse_unless_stated`` flags if the header contradicts the doubt, and refuses otherwise. A
+    doubt that is not sure is only flagged."""
 
     blank: Action = "refuse"
     not_chest: LookAction = "refuse_unless_stated"
@@ -98,12 +100,12 @@ class PixelPolicy(_Frozen):
     inverted: Action = "refuse"
     rotated: Action = "refuse"
     mirrored: Literal["flag", "off"] = Field(
-        default="flag", description="never sure: the heart may lie on the right"
+        default="flag", description="Never sure, because the heart may lie on the right."
     )
 
     @classmethod
     def nothing(cls) -> PixelPolicy:
-        """For models of other pictures than chest films, such as those of tests."""
+        """A policy that ignores all doubts, for models of other pictures than chest films."""
         off: Literal["off"] = "off"
         return cls(
             blank=off, not_chest=off, not_frontal=off, inverted=off, rotated=off, mirrored=off
@@ -111,7 +113,7 @@ class PixelPolicy(_Frozen):
 
 
 class InputPolicy(_Frozen):
-    """Which films the model may be asked about. What does not fit is refused, never scored."""
+    """Which films the model may score, and whether the others are refused or flagged."""
 
     modalities: tuple[str, ...] = ("CR", "DX", "DR")
     body_parts: tuple[str, ...] = ("CHEST", "THORAX", "LUNG")
@@ -120,7 +122,7 @@ class InputPolicy(_Frozen):
     unknown_view: Literal["flag", "refuse"] = "flag"
     min_age_years: float | None = Field(default=None, ge=0, le=120)
     under_age: Literal["flag", "refuse"] = "refuse"
-    unknown_age: Action = Field(default="flag", description="only if there is a min_age_years")
+    unknown_age: Action = Field(default="flag", description="Applies if min_age_years is set.")
     burned_in: Action = "flag"
     for_processing: Action = "flag"
     multi_frame: Literal["refuse", "first"] = "refuse"
@@ -145,14 +147,14 @@ class LabelSet(_Frozen):
 
     @property
     def as_schema(self) -> LabelSchema:
-        """As the core's own type."""
+        """The label set as a :class:`LabelSchema`."""
         return LabelSchema(
             id=self.schema_id, kind=self.kind, labels=self.labels, normal=self.normal
         )
 
 
 class Manifest(_Frozen):
-    """``manifest.json``. Unknown keys are refused: a newer format is not guessed at."""
+    """The content of ``manifest.json``. Unknown keys are refused."""
 
     format: Literal[1] = FORMAT
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
@@ -166,7 +168,7 @@ class Manifest(_Frozen):
     operating_points: dict[str, OperatingPoint]
     policy: InputPolicy = InputPolicy()
     demonstration_only: bool = Field(
-        description="True: «not for clinical use» is shown wherever a number is."
+        description="If true, the notice is shown wherever a number of the model is shown."
     )
     intended_use: str
     licence: str
@@ -183,19 +185,19 @@ class Manifest(_Frozen):
         labels = self.label_set.as_schema.labels
         if self.backbone not in BACKBONES:
             known = ", ".join(BACKBONES)
-            # Not a ValueError: pydantic lets it through with its own code.
-            raise UnknownBackboneError(f"Unknown backbone {self.backbone!r}; known: {known}.")
+            # Not a ValueError, so that pydantic does not turn it into a ValidationError.
+            raise UnknownBackboneError(f"Unknown backbone {self.backbone!r}. Known are {known}.")
         if self.preprocess.size != self.input.size:
             raise ValueError("preprocess.size and input.size differ")
         if set(self.operating_points) != set(labels):
-            raise ValueError("operating_points must name every label, once")
+            raise ValueError("operating_points must have exactly one entry per label")
         if {len(self.calibration.scale), len(self.calibration.shift)} != {len(labels)}:
-            raise ValueError("calibration needs one scale and one shift per label")
+            raise ValueError("calibration must have one scale and one shift per label")
         missing = set(REQUIRED_FILES) - set(self.files)
         if missing:
             raise ValueError(f"files lacks {', '.join(sorted(missing))}")
         if len({variant.target for variant in self.variants}) != len(self.variants):
-            raise ValueError("variants has two graphs for one target")
+            raise ValueError("variants must not have two graphs for one target")
         for variant in self.variants:
             if absent := {variant.graph, variant.golden} - set(self.files):
                 raise ValueError(f"files lacks {', '.join(sorted(absent))} of a variant")
@@ -203,16 +205,16 @@ class Manifest(_Frozen):
             raise ValueError("files must not list the manifest or its signature")
         for name in self.files:
             if not _FILE_NAME.fullmatch(name):
-                raise ValueError("a file of the package has a name that is not portable")
+                raise ValueError("files has a file name that is not portable")
         return self
 
     @property
     def notice(self) -> str | None:
-        """What must stand wherever a number of this model is shown; ``None``: nothing."""
+        """The text that must be shown wherever a number of this model is shown, or ``None``."""
         return NOTICE if self.demonstration_only else None
 
     def graph_for(self, target: Target) -> Variant:
-        """What an engine of kind ``target`` runs: its variant, or the graph of the package."""
+        """The graph for ``target``: its variant, or ``model.onnx`` if it has none."""
         for variant in self.variants:
             if variant.target == target:
                 return variant
@@ -229,8 +231,8 @@ class Manifest(_Frozen):
         """The bytes whose sha256 is the package's digest."""
         document = self.model_dump(mode="json")
         for name in _LATER:
-            # A field that came after format 1 began counts only where it says something, or every
-            # package sealed before would have another identity.
+            # Fields added to format 1 later are left out if they are empty. Otherwise the digests
+            # of older packages would change.
             if not document[name]:
                 del document[name]
         return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()

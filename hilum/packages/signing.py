@@ -1,12 +1,12 @@
-"""Detached signatures of packages, as `ssh-keygen -Y` makes and checks them.
+"""Sign packages and check their signatures, in the format of `ssh-keygen -Y`.
 
-The file ``manifest.json.sig`` is an OpenSSH signature (openssh-portable, PROTOCOL.sshsig) with an
-Ed25519 key over the bytes of ``manifest.json``, which holds the sha256 of every other file. Whom to
-trust stands in an *allowed signers* file (ssh-keygen(1)), a line a signer::
+The file ``manifest.json.sig`` is a detached OpenSSH signature (openssh-portable, PROTOCOL.sshsig)
+of ``manifest.json``, made with an Ed25519 key. The manifest holds the sha256 of every other file.
+An *allowed signers* file (ssh-keygen(1)) has one line for each trusted signer::
 
     radiology-ai@hospital.example namespaces="hilum-package" ssh-ed25519 AAAA…
 
-So a package can be signed and checked with nothing but OpenSSH::
+OpenSSH alone can sign and check a package, too::
 
     ssh-keygen -Y sign -n hilum-package -f KEY manifest.json
     ssh-keygen -Y verify -n hilum-package -f SIGNERS -I WHO -s manifest.json.sig < manifest.json
@@ -58,14 +58,14 @@ class Signer:
     """A key that is trusted to sign packages."""
 
     name: str
-    key: bytes  # as in an OpenSSH public key, decoded
+    key: bytes  # an OpenSSH public key, base64-decoded
     valid_after: datetime | None = None
     valid_before: datetime | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Signature:
-    """What a signature file says, not yet believed."""
+    """The content of a signature file, not yet checked."""
 
     key: bytes
     hash_name: bytes
@@ -73,7 +73,7 @@ class Signature:
 
     @property
     def fingerprint(self) -> str:
-        """Of the key, as ssh-keygen -l shows it."""
+        """Fingerprint of the key, as ``ssh-keygen -l`` shows it."""
         return fingerprint(self.key)
 
 
@@ -84,30 +84,30 @@ def fingerprint(key: bytes) -> str:
 
 
 def sign(message: bytes, private_key: bytes, password: bytes | None = None) -> bytes:
-    """The armoured signature of ``message``.
+    """Sign ``message``, and return the armoured signature.
 
     Args:
         message: the bytes of ``manifest.json``.
-        private_key: Ed25519, as ssh-keygen writes it.
-        password: of the key, if it has one.
+        private_key: an Ed25519 key, as ssh-keygen writes it.
+        password: the password of the key, if it has one.
 
     Raises:
-        ConfigurationError: the key is none of these, or the password is wrong or missing.
+        ConfigurationError: the key cannot be used, or its password is wrong or missing.
     """
     try:
         key = serialization.load_ssh_private_key(private_key, password)
     except (ValueError, TypeError):
         raise ConfigurationError(
             "The private key cannot be read: it is not an OpenSSH key, or its password is wrong.",
-            next_step="Make one with `ssh-keygen -t ed25519`; give its password when asked.",
+            next_step="Use a key from `ssh-keygen -t ed25519`, with --ask-password if needed.",
         ) from None
     if not isinstance(key, ed25519.Ed25519PrivateKey):
         raise ConfigurationError(
-            "Packages are signed with Ed25519 keys.",
-            next_step="Make one with `ssh-keygen -t ed25519`.",
+            "The private key is not an Ed25519 key.",
+            next_step="Create one with `ssh-keygen -t ed25519`.",
         )
     public = _string(_KIND) + _string(key.public_key().public_bytes_raw())
-    value = key.sign(_signed(message, b"sha512"))
+    value = key.sign(_signed_bytes(message, b"sha512"))
     blob = (
         _MAGIC
         + struct.pack(">I", 1)
@@ -123,14 +123,14 @@ def sign(message: bytes, private_key: bytes, password: bytes | None = None) -> b
 
 
 def parse(data: bytes) -> Signature:
-    """The signature in the file ``data``.
+    """Parse the content of a signature file.
 
     Raises:
-        PackageSignatureError: it is none, or made for something else than packages.
+        PackageSignatureError: it is not a signature, or was not made for packages.
     """
     armoured = _ARMOUR.fullmatch(data) if len(data) <= MAX_SIGNATURE_BYTES else None
     if armoured is None:
-        raise PackageSignatureError("The signature file is no OpenSSH signature.")
+        raise PackageSignatureError("The signature file is not an OpenSSH signature.")
     try:
         blob = base64.b64decode(b"".join(armoured[1].split()), validate=True)
         if blob[:6] != _MAGIC or struct.unpack(">I", blob[6:10]) != (1,):
@@ -141,24 +141,24 @@ def parse(data: bytes) -> Signature:
     except (ValueError, struct.error, binascii.Error):
         raise PackageSignatureError("The signature file is damaged.") from None
     if namespace != NAMESPACE.encode():
-        raise PackageSignatureError("The signature was made for another use than packages.")
+        raise PackageSignatureError(f"The signature was not made for use as {NAMESPACE}.")
     if kind != _KIND or key_kind != _KIND or len(value) != 64 or hash_name not in _HASHES:
-        raise PackageSignatureError("The signature is not an Ed25519 one.")
+        raise PackageSignatureError("The signature was not made with an Ed25519 key.")
     return Signature(key=key, hash_name=hash_name, value=value)
 
 
 def check(message: bytes, signature: Signature, signers: list[Signer]) -> Signer:
-    """Who of ``signers`` made ``signature`` over ``message``.
+    """Check ``signature``, and return which of ``signers`` made it.
 
     Raises:
-        PackageSignatureError: none of them, or not over this message.
+        PackageSignatureError: none of them did, or the signature is not for ``message``.
     """
     try:
         _, raw = _strings(signature.key, 2)
         key = ed25519.Ed25519PublicKey.from_public_bytes(raw)
-        key.verify(signature.value, _signed(message, signature.hash_name))
+        key.verify(signature.value, _signed_bytes(message, signature.hash_name))
     except (InvalidSignature, ValueError):
-        raise PackageSignatureError("The signature is not over this manifest.") from None
+        raise PackageSignatureError("The signature does not match this manifest.") from None
     now = datetime.now(UTC)
     for signer in signers:
         if signer.key == signature.key:
@@ -168,23 +168,22 @@ def check(message: bytes, signature: Signature, signers: list[Signer]) -> Signer
                 continue
             return signer
     raise PackageSignatureError(
-        f"The package is signed with {signature.fingerprint}, which is not a trusted key now."
+        f"The package is signed with {signature.fingerprint}, which is not a trusted key today."
     )
 
 
 def read_signers(path: Path) -> list[Signer]:
-    """Those whom the allowed signers file ``path`` trusts with packages. A file with a public key
-    alone (``ssh-ed25519 AAAA… comment``) trusts that key.
+    """Read the signers that the allowed signers file ``path`` trusts with packages. A file that
+    holds only a public key (``ssh-ed25519 AAAA… comment``) trusts that key.
 
     Raises:
-        ConfigurationError: it is not readable, or a line of it is not understood. Trust is not
-            guessed at.
+        ConfigurationError: the file cannot be read, names no signer, or has an invalid line.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(
-            f"The trusted signers in {path} cannot be read ({type(error).__name__})."
+            f"The file of trusted signers {path} cannot be read ({type(error).__name__})."
         ) from None
     found: list[Signer] = []
     for number, line in enumerate(lines, 1):
@@ -192,22 +191,22 @@ def read_signers(path: Path) -> list[Signer]:
         if text and not text.startswith("#"):
             found += _signers(text, f"{path}, line {number}")
     if not found:
-        raise ConfigurationError(f"{path} names nobody who may sign packages.")
+        raise ConfigurationError(f"{path} has no signer that may sign packages.")
     return found
 
 
 def require(folder: Path, signature_file: str, message: bytes, trusted: Path) -> Signer:
-    """Who signed the package in ``folder``.
+    """Check the signature of the package in ``folder``, and return its signer.
 
     Args:
-        folder: of the package.
-        signature_file: its name there.
-        message: the bytes of the manifest, as they are used.
+        folder: the folder of the package.
+        signature_file: file name of the signature.
+        message: the bytes of the manifest in use.
         trusted: the allowed signers file.
 
     Raises:
-        PackageUnsignedError: nobody.
-        PackageSignatureError: nobody whom ``trusted`` names, or the manifest was changed since.
+        PackageUnsignedError: there is no signature.
+        PackageSignatureError: the signer is not in ``trusted``, or the manifest was changed.
         ConfigurationError: see :func:`read_signers`.
     """
     signers = read_signers(trusted)
@@ -215,7 +214,7 @@ def require(folder: Path, signature_file: str, message: bytes, trusted: Path) ->
         with (folder / signature_file).open("rb") as file:
             data = file.read(MAX_SIGNATURE_BYTES + 1)
     except FileNotFoundError:
-        raise PackageUnsignedError(f"The package has no {signature_file}.") from None
+        raise PackageUnsignedError(f"The package has no signature {signature_file}.") from None
     except OSError as error:
         raise PackageSignatureError(f"The signature cannot be read: {error.strerror}.") from None
     return check(message, parse(data), signers)
@@ -224,29 +223,29 @@ def require(folder: Path, signature_file: str, message: bytes, trusted: Path) ->
 def _signers(text: str, where: str) -> Iterator[Signer]:
     parts = text.split()
     if parts[0] == _KIND.decode() and len(parts) > 1:  # a public key file
-        yield Signer(name=" ".join(parts[2:]) or "key", key=_decoded(parts[1], where))
+        yield Signer(name=" ".join(parts[2:]) or "key", key=_decode_key(parts[1], where))
         return
     matched = _SIGNER.fullmatch(text)
     if matched is None:
-        raise ConfigurationError(f"{where} is no line of an allowed signers file.")
+        raise ConfigurationError(f"{where} is not a valid line of an allowed signers file.")
     options = {
         name: quoted or plain for name, quoted, plain in _OPTION.findall(matched["options"] or "")
     }
     if unknown := set(options) - {"namespaces", "valid-after", "valid-before"}:
-        raise ConfigurationError(f"{where}: option {', '.join(sorted(unknown))} is not supported.")
+        raise ConfigurationError(f"{where}: unsupported option {', '.join(sorted(unknown))}.")
     if "namespaces" in options and NAMESPACE not in options["namespaces"].split(","):
         return
     if matched["kind"] != _KIND.decode():
-        return  # for other uses; packages are signed with Ed25519
+        return  # a key for other uses: packages are signed with Ed25519
     yield Signer(
         name=matched["who"].strip('"'),
-        key=_decoded(matched["key"], where),
-        valid_after=_time(options.get("valid-after"), where),
-        valid_before=_time(options.get("valid-before"), where),
+        key=_decode_key(matched["key"], where),
+        valid_after=_parse_time(options.get("valid-after"), where),
+        valid_before=_parse_time(options.get("valid-before"), where),
     )
 
 
-def _time(text: str | None, where: str) -> datetime | None:
+def _parse_time(text: str | None, where: str) -> datetime | None:
     if text is None:
         return None
     digits = text.removesuffix("Z")
@@ -256,21 +255,21 @@ def _time(text: str | None, where: str) -> datetime | None:
             raise ValueError
         moment = datetime.strptime(digits, layout)
     except ValueError:
-        raise ConfigurationError(f"{where}: {text!r} is no time.") from None
+        raise ConfigurationError(f"{where}: {text!r} is not a valid timestamp.") from None
     return moment.replace(tzinfo=UTC) if text.endswith("Z") else moment.astimezone()
 
 
-def _decoded(text: str, where: str) -> bytes:
+def _decode_key(text: str, where: str) -> bytes:
     try:
         key = base64.b64decode(text, validate=True)
         if _strings(key, 2)[0] != _KIND:
             raise ValueError
     except (ValueError, struct.error, binascii.Error):
-        raise ConfigurationError(f"{where} holds no Ed25519 public key.") from None
+        raise ConfigurationError(f"{where} does not have a valid Ed25519 public key.") from None
     return key
 
 
-def _signed(message: bytes, hash_name: bytes) -> bytes:
+def _signed_bytes(message: bytes, hash_name: bytes) -> bytes:
     digest = _HASHES[hash_name](message).digest()
     parts = (NAMESPACE.encode(), b"", hash_name, digest)
     return _MAGIC + b"".join(_string(part) for part in parts)
@@ -281,7 +280,7 @@ def _string(data: bytes) -> bytes:
 
 
 def _strings(data: bytes, count: int) -> list[bytes]:
-    """``count`` length-prefixed strings, and nothing after them."""
+    """Parse exactly ``count`` length-prefixed strings."""
     found: list[bytes] = []
     for _ in range(count):
         (size,) = struct.unpack(">I", data[:4])

@@ -1,6 +1,6 @@
-"""Where the files of a package come from when it is not a local folder.
+"""Read the files of a package from S3 or from a zip archive.
 
-A source only hands out bytes; whether they may be trusted is judged in :mod:`hilum.packages.load`.
+A source only returns bytes. :mod:`hilum.packages.load` checks whether they can be trusted.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from hilum.packages.manifest import MANIFEST
 from hilum.storage import ObjectStore
 
 MAX_MANIFEST_BYTES: Final = 2**20
-MAX_PACKAGE_BYTES: Final = 4 * 2**30  # an ONNX file has at most 2 GiB
+MAX_PACKAGE_BYTES: Final = 4 * 2**30  # a single ONNX file has at most 2 GiB
 
 _ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError)
 
@@ -33,16 +33,16 @@ class Source(Protocol):
     """The files of one package."""
 
     def manifest(self) -> bytes:
-        """``manifest.json``; ``PackageMissingError`` if there is none."""
+        """Read ``manifest.json``. Raises ``PackageMissingError`` if there is none."""
         ...
 
     def fetch(self, name: str, target: Path) -> None:
-        """Put the file ``name`` at ``target``; ``PackageDigestError`` if there is none."""
+        """Copy the file ``name`` to ``target``. Raises ``PackageDigestError`` if there is none."""
         ...
 
 
 class StoreFolder:
-    """A package kept as objects below one prefix. Others below it are not looked at."""
+    """A package kept as objects below one prefix. Objects not in the manifest are ignored."""
 
     def __init__(self, store: ObjectStore, prefix: str) -> None:
         self._store = store
@@ -54,7 +54,7 @@ class StoreFolder:
         try:
             return self._store.read(f"{self._prefix}/{MANIFEST}", max_bytes=MAX_MANIFEST_BYTES)
         except ObjectMissingError:
-            raise PackageMissingError(f"There is no {MANIFEST} at that address.") from None
+            raise PackageMissingError(f"There is no {MANIFEST} at the s3:// address.") from None
         except ObjectTooLargeError as error:
             raise PackageError(error.detail) from None
 
@@ -70,32 +70,32 @@ class StoreFolder:
 
 
 class ZipArchive:
-    """A package as one zip file, its files at the top or in one folder there.
+    """A package as one zip file, with its files at the top level or in one folder.
 
-    Only files that the manifest lists are ever extracted, each to the name it has there, so
-    no entry can land elsewhere. Use :func:`open_archive`.
+    Only files that the manifest lists are extracted, under the names that it gives them, so no
+    entry can be written elsewhere. Open one with :func:`open_archive`.
     """
 
     def __init__(self, archive: zipfile.ZipFile) -> None:
         entries = {
             entry.filename: entry
             for entry in archive.infolist()
-            if not entry.is_dir() and not _hidden(entry.filename)
+            if not entry.is_dir() and not _is_hidden(entry.filename)
         }
-        # zipfile never inflates an entry beyond its declared size.
+        # zipfile never decompresses an entry beyond its declared size.
         if sum(entry.file_size for entry in entries.values()) > MAX_PACKAGE_BYTES:
             raise _too_large()
         manifests = [name for name in entries if name.rpartition("/")[2] == MANIFEST]
         shallow = [name for name in manifests if name.count("/") <= 1]
         if len(shallow) != 1:
-            raise PackageMissingError(f"The archive holds {len(shallow)} {MANIFEST}, not one.")
+            raise PackageMissingError(f"The archive has {len(shallow)} {MANIFEST}; one is needed.")
         self._archive = archive
         self._entries = entries
         self._folder = shallow[0].removesuffix(MANIFEST)
 
     @property
     def names(self) -> set[str]:
-        """Every file of the archive as the manifest would name it."""
+        """The names of all files in the archive, as a manifest would give them."""
         return {name.removeprefix(self._folder) for name in self._entries}
 
     def manifest(self) -> bytes:
@@ -114,23 +114,23 @@ class ZipArchive:
 
 @contextmanager
 def open_archive(path: Path) -> Iterator[ZipArchive]:
-    """The package in the zip file ``path``.
+    """Open the package in the zip file ``path``.
 
     Raises:
-        PackageError: not a zip file, damaged, encrypted, or over ``MAX_PACKAGE_BYTES``.
-        PackageMissingError: it holds no manifest, or several.
+        PackageError: the file is not a zip file, damaged, encrypted, or too large.
+        PackageMissingError: it has no manifest, or several.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             yield ZipArchive(archive)
     except _ZIP_ERRORS as error:
-        raise PackageError(f"Not a readable zip archive ({type(error).__name__}).") from None
+        raise PackageError(f"The zip archive cannot be read ({type(error).__name__}).") from None
 
 
 def write_archive(folder: Path, names: list[str], target: Path) -> None:
     """Write the files ``names`` of ``folder`` to the zip file ``target``.
 
-    The same files give the same bytes. They are stored as they are: weights do not compress.
+    The same files give the same bytes. They are not compressed, because weights do not compress.
     """
     with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
         for name in sorted(names):
@@ -140,11 +140,11 @@ def write_archive(folder: Path, names: list[str], target: Path) -> None:
                 shutil.copyfileobj(source, file)
 
 
-def _hidden(name: str) -> bool:
-    # __MACOSX is what the Finder adds to every archive it makes.
+def _is_hidden(name: str) -> bool:
+    # The Finder of macOS adds a folder __MACOSX to every archive.
     parts = name.split("/")
     return parts[0] == "__MACOSX" or any(p.startswith(".") and p != ".." for p in parts)
 
 
 def _too_large() -> PackageError:
-    return PackageError(f"The package holds more than {MAX_PACKAGE_BYTES} bytes.")
+    return PackageError(f"The package is larger than the limit of {MAX_PACKAGE_BYTES} bytes.")

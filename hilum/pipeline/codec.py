@@ -15,7 +15,7 @@ from hilum.dicom import FilmHeader
 from hilum.filmcheck import Doubt
 from hilum.imaging.transform import Grey, ModelInput, Placement
 from hilum.pipeline.stages import Examination
-from hilum.sandbox.wire import failure, raised
+from hilum.sandbox.wire import error_in, failure
 
 Array: TypeAlias = npt.NDArray[Any]
 _HEADER: Final = TypeAdapter(FilmHeader)
@@ -72,7 +72,7 @@ def unpack(fields: dict[str, Any], arrays: Sequence[Array | bytes]) -> Examinati
         grey=grey,
         doubts=tuple(Doubt(**doubt) for doubt in fields.get("doubts", ())),
         preview=np.asarray(_next(rest), dtype=np.float32) if fields.get("preview") else None,
-        failure=raised(fields.get("failure", {})),
+        failure=error_in(fields.get("failure", {})),
     )
 
 

@@ -1,15 +1,15 @@
 """Decoding in processes of its own.
 
-What these do is their caller's to say (:class:`~hilum.sandbox.tasks.Tasks`).
+The caller says what these processes do (:class:`~hilum.sandbox.tasks.Tasks`).
 
-Decoders are C libraries fed with what strangers send. Here they run in children that are given no
-credentials, cannot write a file, have a bound on memory and on time, and can be killed: a crash, a
-hang or a blow-up costs the image it happened to, with a typed error, and nothing else. A child that
-was taken over runs as its parent's user; where the kernel has Landlock, it can open nothing but
-Python's modules all the same, and where it has not, whatever that user can. It is also how all
-cores decode, since some decoders hold the interpreter's lock.
+Decoders are C libraries that read untrusted data. Here they run in child processes that have no
+credentials, cannot write files, have limited memory and time, and can be killed. A crash, a hang or
+a memory explosion fails only the image that caused it, with a typed error. An attacker who takes
+over a child has the rights of its user. With Landlock in the kernel, the child can still open only
+Python's modules; without it, everything that the user can. Several processes are also needed to
+decode on all cores, because some decoders hold the interpreter's lock.
 
-:class:`~hilum.sandbox.pool.Decoders` is the whole of it for callers.
+Callers use :class:`~hilum.sandbox.pool.Decoders`.
 """
 
 from hilum.sandbox.pool import Decoders

@@ -17,12 +17,12 @@ from hilum.sandbox import confinement, wire
 from hilum.sandbox.tasks import Tasks
 from hilum.sandbox.wire import Message
 
-# So much more memory than before the first image, after an image: something leaks.
+# If memory has grown by this much since before the first image, a decoder leaks.
 _GROWN: Final = 96 * 2**20
 
 
 def main() -> None:
-    """Serve until the parent is gone."""
+    """Answer requests until the parent closes the link."""
     link = socket.socket(fileno=int(sys.argv[1]))
     max_bytes = int(sys.argv[3])
     tasks: Tasks = importlib.import_module(sys.argv[4]).TASKS
@@ -36,7 +36,7 @@ def main() -> None:
         except wire.BrokenMessageError:
             return
         except MemoryError:  # the rest of the request is still in the link
-            wire.send(link, _failed(_too_large(max_bytes), retire=True))
+            wire.send(link, _failure(_too_large(max_bytes), retire=True))
             return
         answer = _answer(tasks, request, max_bytes)
         del request  # an object of its size is no leak
@@ -49,22 +49,22 @@ def main() -> None:
 
 
 def _answer(tasks: Tasks, request: Message, max_bytes: int) -> Message:
-    """The answer to one request; it says ``retire`` if another process had better go on."""
+    """Answer one request. The field ``retire`` tells the parent to replace this process."""
     made = capture_failure(lambda: tasks.answers[request.fields["task"]](request))
-    # After these nobody knows what state the process is in.
+    # After these errors the state of the process is unknown.
     suspect = isinstance(made, UnexpectedError | OutOfMemoryError)
     if isinstance(made, OutOfMemoryError):
         made = _too_large(max_bytes)
     if isinstance(made, HilumError):
-        return _failed(made, retire=suspect)
+        return _failure(made, retire=suspect)
     return Message(fields={**made.fields, "retire": False}, arrays=made.arrays)
 
 
 def _too_large(max_bytes: int) -> LimitExceededError:
-    return LimitExceededError(f"Decoding needs more than max_decode_bytes, which is {max_bytes}.")
+    return LimitExceededError(f"Decoding needs more than max_decode_bytes ({max_bytes} bytes).")
 
 
-def _failed(error: HilumError, *, retire: bool) -> Message:
+def _failure(error: HilumError, *, retire: bool) -> Message:
     return Message(fields={**wire.failure(error), "retire": retire})
 
 

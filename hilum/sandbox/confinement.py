@@ -1,4 +1,4 @@
-"""What a decode process may not do. Called in the child, once, before its first image."""
+"""Restrict what a decode process may do. The child does this once, before its first image."""
 
 from __future__ import annotations
 
@@ -17,36 +17,36 @@ import hilum
 from hilum.sandbox import landlock
 
 _STATM: Final = Path("/proc/self/statm")
-# Address space that is reserved and never used: stacks, arenas.
+# Address space that stacks and arenas reserve and never use.
 _UNUSED: Final = 256 * 2**20
-# Where shared libraries are.
+# The folders of shared libraries.
 _LIBRARIES: Final = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache")
 
 
 def confine(*, lifeline: int, max_bytes: int) -> Memory:
-    """Bind this process to its parent and take away what decoding does not need.
+    """Bind this process to its parent, and give up every right that decoding does not need.
 
-    - It dies with its parent, even inside C code that holds the interpreter's lock: the kernel
-      signals the end of ``lifeline``, whose other end only the parent has.
-    - It cannot write a file: no temporary ones, no core dump, both would hold patient data.
-    - An allocation that would take it beyond ``max_bytes`` fails.
-    - If the whole machine runs out of memory, it is the first to go.
-    - It gains no privileges and, where the kernel has Landlock, opens nothing but Python's modules
-      and libraries, which are loaded as they are needed; :func:`hilum.sandbox.landlock.restrict`
-      says what else that takes away. Where it has not, files and what ``/proc`` says of other
-      processes, their environment for one, are as open to it as to its parent.
+    - It ends with its parent, even inside C code that holds the interpreter's lock: the kernel
+      sends a signal when ``lifeline`` closes, whose other end only the parent has.
+    - It cannot write files: temporary files and core dumps would contain patient data.
+    - An allocation beyond ``max_bytes`` fails.
+    - If the machine runs out of memory, the kernel kills this process first.
+    - It cannot gain privileges. If the kernel has Landlock, it can open only Python's modules and
+      libraries, which are loaded when needed, and has the other limits of
+      :func:`hilum.sandbox.landlock.restrict`. Without Landlock it can read all that its parent
+      can: files, and in ``/proc`` for example the environment of other processes.
 
     Returns:
-        What tells its memory, which it could not look at any more.
+        A reader of its own memory use, which it could not open later.
     """
     memory = Memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
-    signal.signal(signal.SIGIO, signal.SIG_DFL)  # which ends the process
+    signal.signal(signal.SIGIO, signal.SIG_DFL)  # the default ends the process
     fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
     flags = fcntl.fcntl(lifeline, fcntl.F_GETFL)
     fcntl.fcntl(lifeline, fcntl.F_SETFL, flags | os.O_ASYNC | os.O_NONBLOCK)
     with suppress(BlockingIOError):
-        if os.read(lifeline, 1) == b"":  # it ended before the line above
+        if os.read(lifeline, 1) == b"":  # the parent ended before the line above
             os._exit(0)
     _lower(resource.RLIMIT_CORE, 0)
     _lower(resource.RLIMIT_FSIZE, 0)
@@ -61,7 +61,7 @@ def confine(*, lifeline: int, max_bytes: int) -> Memory:
 
 
 class Memory:
-    """This process's own, from a file that stays open."""
+    """Reads the memory use of this process from a file that stays open."""
 
     def __init__(self) -> None:
         self._statm = -1
@@ -69,17 +69,17 @@ class Memory:
             self._statm = os.open(_STATM, os.O_RDONLY | os.O_CLOEXEC)
 
     def data_bytes(self) -> int:
-        """How much there is, bytes; 0 where that cannot be told."""
+        """Size of the data segment in bytes, or 0 if it is unknown."""
         if self._statm < 0:
             return 0
         return int(os.pread(self._statm, 256, 0).split()[5]) * resource.getpagesize()
 
 
 def _modules() -> list[Path]:
-    """Where Python loads modules and libraries from; no folder that anything else is kept in."""
+    """The folders of Python's modules and libraries, without folders that hold other files."""
     paths = sysconfig.get_paths()
     found = [paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")]
-    # The packages hilum needs may lie elsewhere: beside numpy.
+    # The packages that hilum needs may be in another folder, beside numpy.
     packages = [Path(hilum.__file__).parent, Path(np.__file__).parents[1]]
     return [*map(Path, (*found, *_LIBRARIES)), *packages]
 

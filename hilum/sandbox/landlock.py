@@ -1,6 +1,6 @@
 """Landlock (Linux 5.13): a process gives up for good what it may open, connect to and signal.
 
-Through system calls, since neither Python nor libc has functions for them. See the kernel's
+Uses system calls, because neither Python nor libc has functions for Landlock. See the kernel's
 ``Documentation/userspace-api/landlock.rst`` and ``include/uapi/linux/landlock.h``.
 """
 
@@ -22,35 +22,36 @@ _PR_SET_NO_NEW_PRIVS: Final = 38
 _VERSION_FLAG: Final = 1
 _PATH_BENEATH: Final = 1
 _READ_FILE, _READ_DIR = 1 << 2, 1 << 3
-# How many rights on files each version of the interface knows; later ones know more.
+# The number of file rights that each version of the interface has. Later versions have more.
 _FILE_RIGHTS: Final = {1: 13, 2: 14, 3: 15, 4: 15}
 _LATER_FILE_RIGHTS: Final = 16
 _TCP: Final = 0b11  # bind and connect, from version 4
-_OUTSIDE: Final = 0b11  # abstract sockets and signals of processes outside, from version 6
+_OUTSIDE: Final = 0b11  # abstract sockets and signals to processes outside, from version 6
 
 
 def version() -> int:
-    """Of the kernel's interface; 0: it has none."""
+    """Version of the kernel's Landlock interface, or 0 if it has none."""
     if sys.platform != "linux" or platform.machine() not in _MACHINES:
         return 0
     return max(0, _call(_CREATE_RULESET, None, 0, _VERSION_FLAG))
 
 
 def _no_new_privileges() -> bool:
-    """Set-user-id programs and the like give this process nothing any more. Whether that holds."""
+    """Stop this process from gaining privileges (by set-user-id programs). Returns success."""
     if sys.platform != "linux":
         return False
     return bool(ctypes.CDLL(None).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0)
 
 
 def restrict(*, readable: Iterable[Path]) -> bool:
-    """From now on this thread, and all that it starts, can open nothing but to read what is below
-    ``readable``, run no program, and look into no process outside. Where the kernel knows how, it
-    also can open no TCP connection (Linux 6.7), and reach no process outside by an abstract socket
-    or a signal (6.12). What is open stays open.
+    """Restrict this thread, and all threads and processes that it starts, for good.
+
+    They can then only read what is below ``readable``, run no program, and inspect no process
+    outside. If the kernel supports it, they also cannot open TCP connections (Linux 6.7), or reach
+    processes outside by an abstract socket or a signal (Linux 6.12). Open files stay open.
 
     Returns:
-        Whether that holds now. If not, it gains no privileges all the same.
+        Whether the restriction holds. If not, the thread still cannot gain privileges.
     """
     held, known = _no_new_privileges(), version()
     if not held or not known:
@@ -62,18 +63,18 @@ def restrict(*, readable: Iterable[Path]) -> bool:
     if rules < 0:
         return False
     try:
-        if not all(_allowed(rules, path) for path in readable):
+        if not all(_allow(rules, path) for path in readable):
             return False
         return _call(_RESTRICT_SELF, rules, 0) == 0
     finally:
         os.close(rules)
 
 
-def _allowed(rules: int, path: Path) -> bool:
-    """Add ``path`` to the rules; false if the kernel cannot do that."""
+def _allow(rules: int, path: Path) -> bool:
+    """Add ``path`` to the rules. Returns ``False`` if the kernel refuses."""
     try:
         below = os.open(path, os.O_PATH | os.O_CLOEXEC)
-    except OSError:  # there is none
+    except OSError:  # the path does not exist
         return True
     try:
         rights = _READ_FILE | (_READ_DIR if path.is_dir() else 0)

@@ -1,4 +1,4 @@
-"""Decode processes, kept ready."""
+"""A pool of decode processes."""
 
 from __future__ import annotations
 
@@ -16,14 +16,13 @@ from hilum.settings import Limits
 class Decoders:
     """``count`` decode processes, for any number of threads.
 
-    Each is started when it is first needed, or by :meth:`warm`. One that failed, or that had better
-    not go on, is replaced at once.
+    Each process starts when it is first needed, or with :meth:`warm`. A process that failed, or
+    asks to be retired, is replaced at once.
 
     Args:
-        count: images decoded at a time.
-        limits: ``max_decode_bytes`` and ``max_decode_s`` bound each image.
-        tasks: name of the module with the table of what they can be asked, see
-            :class:`hilum.sandbox.tasks.Tasks`.
+        count: number of images decoded at the same time.
+        limits: ``max_decode_bytes`` and ``max_decode_s`` limit each image.
+        tasks: name of the module with the table of tasks, see :class:`hilum.sandbox.tasks.Tasks`.
         program: what the children run; for tests.
     """
 
@@ -39,32 +38,32 @@ class Decoders:
             self._idle.put(None)
 
     def warm(self) -> None:
-        """Start all processes that are not there yet, without waiting for them.
+        """Start all processes that are not running yet, without waiting for them.
 
         Raises:
-            DecodersUnavailableError: the machine does not let one start.
+            DecodersUnavailableError: a process cannot be started.
         """
         taken = [self._idle.get() for _ in range(self._count)]
         for child in taken:
             self._idle.put(child or self._start())
 
     def ask(self, request: Message) -> Message:
-        """Have one process answer ``request``; waits for one to be free.
+        """Send ``request`` to a free process, waiting for one, and return its answer.
 
         Raises:
-            DecoderCrashedError: the decoder crashed over this image.
-            DecodeTimeoutError: it took too long, and was killed.
-            OutOfMemoryError: the machine has no memory left.
+            DecoderCrashedError: the decode process crashed.
+            DecodeTimeoutError: it took too long and was killed.
+            OutOfMemoryError: the machine ran out of memory.
             DecodersUnavailableError: no process could be started.
-            HilumError: whatever the task itself raises.
+            HilumError: the task itself failed.
         """
         child = self._idle.get()
         try:
-            if child is None or not child.alive:  # it died idle: no image is to blame
-                child = self._replaced(child)
+            if child is None or not child.alive:  # it ended while idle: not because of an image
+                child = self._replace(child)
             answer, goes_on = child.ask(request)
             if not goes_on:
-                child = self._replaced(child)
+                child = self._replace(child)
         except BaseException:
             if child is not None:
                 child.close()
@@ -77,7 +76,7 @@ class Decoders:
         return answer
 
     def close(self) -> None:
-        """End all processes, once they are idle."""
+        """Wait until all processes are idle, and end them."""
         for _ in range(self._count):
             if (child := self._idle.get()) is not None:
                 child.close()
@@ -97,7 +96,7 @@ class Decoders:
     def _start(self) -> DecodeProcess:
         return DecodeProcess(self.limits, tasks=self._tasks, program=self._program)
 
-    def _replaced(self, child: DecodeProcess | None) -> DecodeProcess:
+    def _replace(self, child: DecodeProcess | None) -> DecodeProcess:
         if child is not None:
             child.close()
         return self._start()

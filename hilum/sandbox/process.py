@@ -1,4 +1,4 @@
-"""A decode process as its parent sees it."""
+"""The parent's side of a decode process."""
 
 from __future__ import annotations
 
@@ -25,22 +25,21 @@ from hilum.settings import Limits
 PROGRAM: Final = ("-m", "hilum.sandbox.child")
 
 _START_LIMIT_S: Final = 60.0
-_MAX_ANSWER_BYTES: Final = 64 * 2**20  # previews and inputs are a few
-# What Python needs to find hilum, and no credentials. Those of its parent are out of reach only
-# where the kernel has Landlock (:mod:`hilum.sandbox.confinement`).
+_MAX_ANSWER_BYTES: Final = 64 * 2**20  # previews and model inputs have a few MiB
+# The variables that Python needs to find hilum, and no credentials. Only Landlock keeps the child
+# from reading the parent's environment (:mod:`hilum.sandbox.confinement`).
 _ENVIRONMENT: Final = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "LANG", "LC_ALL")
-# One decode process is one thread; a pool of BLAS threads is memory that it would not use.
+# A decode process has one thread. More BLAS threads would only take memory.
 _SINGLE: Final = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
 
 
 class DecodeProcess:
-    """One child; from one thread at a time.
+    """One decode process. Only one thread may use it at a time.
 
     Args:
-        limits: of an image.
-        tasks: name of the module with the table of what it can be asked, see
-            :class:`hilum.sandbox.tasks.Tasks`.
-        program: what to run, arguments of Python.
+        limits: limits on decoding one image.
+        tasks: name of the module with the table of tasks, see :class:`hilum.sandbox.tasks.Tasks`.
+        program: the arguments of Python that start the child.
     """
 
     def __init__(self, limits: Limits, *, tasks: str, program: Sequence[str] = PROGRAM) -> None:
@@ -73,14 +72,14 @@ class DecodeProcess:
 
     @property
     def alive(self) -> bool:
-        """Whether it runs."""
+        """Whether the process is running."""
         return self._process.poll() is None
 
     def ask(self, request: Message) -> tuple[Message | HilumError, bool]:
-        """The answer, or what became of the image; and whether this process can go on.
+        """Send ``request``. Returns the answer or an error, and whether this process can go on.
 
         Raises:
-            DecodersUnavailableError: it did not start. Nothing is said about the image.
+            DecodersUnavailableError: the process did not start. The image may be fine.
         """
         if not self._ready:
             self._await_start()
@@ -90,20 +89,20 @@ class DecodeProcess:
             self._link.settimeout(limit_s)
             wire.send(self._link, request)
         except TimeoutError:
-            return self._too_slow(), False
+            return self._stop_slow(), False
         except OSError:
-            pass  # it ended, or had said all it had to say before it read everything
+            pass  # the child ended, or answered before it read the whole request
         try:
             answer = wire.receive(self._link, max_bytes=_MAX_ANSWER_BYTES, deadline=deadline)
         except TimeoutError:
-            return self._too_slow(), False
+            return self._stop_slow(), False
         except (wire.BrokenMessageError, OSError):
-            return self._crashed(deadline), False
+            return self._explain_crash(deadline), False
         goes_on = not answer.fields.pop("retire", False)
-        return wire.raised(answer.fields) or answer, goes_on
+        return wire.error_in(answer.fields) or answer, goes_on
 
     def close(self) -> None:
-        """End it, whatever it does."""
+        """Kill the process."""
         self._process.kill()
         self._process.wait()
         self._link.close()
@@ -123,20 +122,20 @@ class DecodeProcess:
             ) from None
         self._ready = True
 
-    def _too_slow(self) -> HilumError:
+    def _stop_slow(self) -> HilumError:
         self._process.kill()
         return DecodeTimeoutError(
-            f"Decoding took longer than max_decode_s, which is {self._limits.max_decode_s:g}."
+            f"Decoding took longer than max_decode_s ({self._limits.max_decode_s:g} s)."
         )
 
-    def _crashed(self, deadline: float) -> HilumError:
-        """The link broke: how the process ended says why."""
+    def _explain_crash(self, deadline: float) -> HilumError:
+        """Return the error for a broken link, from the exit status of the process."""
         try:
             status = self._process.wait(max(0.1, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             self._process.kill()
-            return DecoderCrashedError("The decoder's process closed its link.")
-        if status == -signal.SIGKILL:  # nobody here did; the kernel does, out of memory
-            return OutOfMemoryError("The decoder's process was killed from outside.")
+            return DecoderCrashedError("The decode process closed its link.")
+        if status == -signal.SIGKILL:  # by the kernel, when the machine is out of memory
+            return OutOfMemoryError("The decode process was killed from outside.")
         how = f"signal {signal.Signals(-status).name}" if status < 0 else f"status {status}"
-        return DecoderCrashedError(f"The decoder's process ended with {how}.")
+        return DecoderCrashedError(f"The decode process ended with {how}.")

@@ -1,6 +1,6 @@
-"""What goes between a process and its decoders: fields as JSON, arrays as their bytes.
+"""Messages between a process and its decode processes: fields as JSON, arrays as their bytes.
 
-Not pickle: a decoder that has been taken over must not be able to run code in its parent.
+Pickle is not used, because an attacker in a decode process could run code in the parent with it.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ class Message:
 
 
 class BrokenMessageError(Exception):
-    """The other side ended, or does not speak like a decoder."""
+    """The other side ended, or sent something that is not a message."""
 
 
 def send(link: socket.socket, message: Message) -> None:
-    """Write one message; the timeout of ``link`` bounds it as a whole.
+    """Send one message. The timeout of ``link`` applies to the whole message.
 
     Raises:
-        OSError: of the socket; ``TimeoutError`` is one.
+        OSError: the socket failed, or (``TimeoutError``) timed out.
     """
     shapes, parts = [], []
     for array in message.arrays:
@@ -59,16 +59,16 @@ def send(link: socket.socket, message: Message) -> None:
 
 
 def receive(link: socket.socket, *, max_bytes: int, deadline: float | None = None) -> Message:
-    """Read one message.
+    """Receive one message.
 
     Args:
-        link: a connected stream.
-        max_bytes: of all arrays together.
-        deadline: of :func:`time.monotonic`; ``None``: wait for ever.
+        link: a connected stream socket.
+        max_bytes: limit on the size of all arrays together.
+        deadline: latest time by :func:`time.monotonic`, or ``None`` to wait for ever.
 
     Raises:
         TimeoutError: the deadline has passed.
-        BrokenMessageError: the other side closed ``link``, or sent what is no message.
+        BrokenMessageError: the other side closed ``link``, or sent something else than a message.
     """
     (length,) = _LENGTH.unpack(_read(link, _LENGTH.size, deadline))
     if length > MAX_HEAD_BYTES:
@@ -94,12 +94,12 @@ def receive(link: socket.socket, *, max_bytes: int, deadline: float | None = Non
 
 
 def failure(error: HilumError) -> dict[str, Any]:
-    """The fields that carry an error."""
+    """The fields of an answer that carries ``error``."""
     return {"error": {**error.body()}}
 
 
-def raised(fields: dict[str, Any]) -> HilumError | None:
-    """The error that an answer carries, of its own class; ``None`` if it carries none."""
+def error_in(fields: dict[str, Any]) -> HilumError | None:
+    """The error that an answer carries, as an instance of its class, or ``None``."""
     body = fields.get("error")
     if body is None:
         return None
@@ -109,13 +109,13 @@ def raised(fields: dict[str, Any]) -> HilumError | None:
 
 @lru_cache(maxsize=1)
 def _kinds() -> dict[str, type[HilumError]]:
-    """By code; those of the core alone, for other packages may give a code a second class."""
+    """Error classes by code. Only those of the core: other packages may use a code again."""
     found = (kind for kind in vars(errors).values() if isinstance(kind, type))
     return {kind.code: kind for kind in found if issubclass(kind, HilumError)}
 
 
 def _read(link: socket.socket, size: int, deadline: float | None) -> bytes:
-    if deadline is None:  # in one piece, without a copy
+    if deadline is None:  # one call, which copies nothing
         link.settimeout(None)
         data = link.recv(size, socket.MSG_WAITALL) if size else b""
         if len(data) != size:

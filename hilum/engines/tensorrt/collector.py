@@ -1,4 +1,4 @@
-"""TensorRT and Python's garbage collector."""
+"""Keep Python's garbage collector from blocking TensorRT or keeping its objects alive."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from contextlib import contextmanager
 
 @contextmanager
 def paused() -> Iterator[None]:
-    """No garbage collection within.
+    """Disable garbage collection within the block.
 
-    TensorRT calls its logger while it makes a builder or a runtime, and holds a lock meanwhile that
-    their destructors take as well. If that call of Python code starts a collection, and there is
-    another builder among the garbage, the thread waits for itself for ever (seen with TensorRT-RTX
-    1.7.1).
+    While TensorRT creates a builder or a runtime, it calls its logger, which is Python code, and
+    holds a lock that the destructors of these objects need too. A garbage collection at that moment
+    that finds another builder would deadlock the thread (seen with TensorRT-RTX 1.7.1).
     """
     enabled = gc.isenabled()
     gc.disable()
@@ -27,10 +26,9 @@ def paused() -> Iterator[None]:
 
 
 def release(error: BaseException) -> None:
-    """Let go of what the frames that ``error`` came through still hold.
+    """Clear the frames in the traceback of ``error``.
 
-    An error that is kept would otherwise keep TensorRT's objects, gigabytes of them, until the
-    collector comes by.
+    Otherwise an error that is kept would keep TensorRT's objects alive, which hold gigabytes.
     """
     link: BaseException | None = error
     while link is not None:

@@ -1,9 +1,9 @@
-"""The one way to TensorRT's Python bindings: which library, loaded when it is first used.
+"""Choose and load TensorRT's Python bindings. No other module imports them.
 
-``trt`` stands for the module ``tensorrt`` or, once :func:`use` has said so, for ``tensorrt_rtx``,
-whose interface is the same. Importing either loads several hundred megabytes and touches the
-driver, so it waits for the first attribute. A process uses one of the two, never both: it is the
-process's setting, not a call's.
+``trt`` stands for the module ``tensorrt`` or, after ``use("tensorrt_rtx")``, for ``tensorrt_rtx``,
+which has the same interface. Importing either loads several hundred megabytes and touches the
+driver, so ``trt`` imports it when an attribute is first used. A process uses one of the two, never
+both.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _OLDEST: Final[dict[str, tuple[int, int]]] = {"tensorrt": (10, 16), "tensorrt_rt
 
 
 class _Bindings:
-    """The chosen library's module, not loaded until something of it is asked for."""
+    """The module of the chosen library, imported when an attribute is first used."""
 
     def __init__(self) -> None:
         self.chosen: Library = "tensorrt"
@@ -53,19 +53,19 @@ else:
 
 
 def use(library: Library, *, module: Any = None) -> None:
-    """Make ``trt`` stand for ``library``, from now on and in the whole process.
+    """Make ``trt`` stand for ``library`` in this process from now on.
 
     Args:
-        library: which one.
-        module: the bindings themselves, if they are not to be imported by that name.
+        library: the library to use.
+        module: the bindings, instead of the module imported by that name.
 
     Raises:
-        ConfigurationError: the process has already loaded the other one. Both bring functions of
-            the same names, and mixing them ends in crashes.
+        ConfigurationError: the process has already loaded the other library. Both define symbols
+            of the same names, so using both crashes.
     """
     if module is None and _bindings.loaded is not None and _bindings.chosen != library:
         raise ConfigurationError(
-            f"This process already runs {_bindings.chosen}; it cannot also run {library}."
+            f"This process has already loaded {_bindings.chosen}, so it cannot load {library}."
         )
     if module is not None or _bindings.chosen != library:
         _bindings.chosen, _bindings.loaded = library, module
@@ -86,28 +86,28 @@ def version() -> str:
 
 
 def label() -> str:
-    """Name and version, for people."""
+    """Name and version of the library, for people."""
     return f"{'TensorRT-RTX' if chosen() == 'tensorrt_rtx' else 'TensorRT'} {version()}"
 
 
 def builds_without_gpu() -> bool:
-    """Whether the library's builder may be created on a machine with no driver."""
+    """Whether the library can create a builder on a machine with no driver."""
     return chosen() == "tensorrt_rtx"
 
 
 def keeps_timings() -> bool:
-    """Whether builds go faster with the timings of earlier ones; TensorRT-RTX takes none."""
+    """Whether the library has a timing cache, which makes later builds faster."""
     return chosen() == "tensorrt"
 
 
 def shape_of(dims: trt.Dims) -> tuple[int, ...]:
-    """The dimensions as plain numbers; -1 is a free one."""
+    """The dimensions as integers. A dynamic dimension is -1."""
     return tuple(int(dims[i]) for i in range(len(dims)))
 
 
 def bytes_of(memory: trt.IHostMemory) -> bytes:
-    """What TensorRT has put into memory of its own."""
-    # A buffer, though its type does not say so.
+    """Copy TensorRT's host memory into bytes."""
+    # It supports the buffer protocol, although its type does not say so.
     return bytes(memoryview(memory))  # type: ignore[arg-type,unused-ignore]
 
 
@@ -118,12 +118,12 @@ def _load(library: Library) -> Any:
         missing = isinstance(error, ModuleNotFoundError)
         raise EngineUnavailableError(
             f"{library} is not installed." if missing else f"{library} does not load: {error}.",
-            next_step=f"Install `hilum[{_EXTRAS[library]}]`, or choose engine `onnxruntime`.",
+            next_step=f"Install `hilum[{_EXTRAS[library]}]`, or set HILUM_ENGINE to `onnxruntime`.",
         ) from None
     found = str(module.__version__)
     oldest = _OLDEST[library]
     if tuple(int(part) for part in found.split(".")[:2]) < oldest:
         raise EngineUnavailableError(
-            f"{library} {found} is too old; hilum needs {'.'.join(map(str, oldest))} or newer."
+            f"{library} {found} is too old. hilum needs {'.'.join(map(str, oldest))} or newer."
         )
     return module

@@ -1,4 +1,4 @@
-"""TensorRT's own objects: made, or a typed error that says why not."""
+"""Create TensorRT's objects, with a typed error that gives the reason if that fails."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ T = TypeVar("T")
 
 
 def make(kind: Callable[..., T], *arguments: Any, messages: Messages) -> T:
-    """``kind(*arguments, logger)``: a builder, a runtime, or a parser.
+    """Return ``kind(*arguments, logger)``: a builder, a runtime, or a parser.
 
-    Where TensorRT makes none (a driver that is too old, no memory), its bindings raise a
-    ``TypeError`` about a factory function, and the reason goes to the logger only.
+    If TensorRT cannot create it (the driver is too old, no memory is left), its bindings raise a
+    ``TypeError`` about a factory function, and only the logger learns the reason.
 
     Raises:
-        EngineUnavailableError: TensorRT makes none here; its own words are quoted.
-        DeviceOutOfMemoryError: for want of the GPU's memory.
+        EngineUnavailableError: TensorRT cannot create it here. The detail quotes TensorRT.
+        DeviceOutOfMemoryError: the GPU has too little memory.
     """
     try:
         with collector.paused():
@@ -32,21 +32,21 @@ def make(kind: Callable[..., T], *arguments: Any, messages: Messages) -> T:
         pass
     raise_if_out_of_memory(messages, f"a {kind.__name__}")
     raise EngineUnavailableError(
-        f"{label()} makes no {kind.__name__} here: {messages.quote()}",
-        next_step="Install a driver that this TensorRT runs on, or choose engine `onnxruntime`.",
+        f"{label()} cannot create a {kind.__name__} on this machine: {messages.quote()}",
+        next_step="Install a newer GPU driver, or set HILUM_ENGINE to `onnxruntime`.",
     )
 
 
 def raise_if_out_of_memory(messages: Messages, what: str) -> None:
-    """``what`` may have failed for want of memory, and that is no fault of plan or machine.
+    """Raise if ``what`` failed because the GPU has too little memory.
 
     Raises:
-        DeviceOutOfMemoryError: CUDA's last error or TensorRT's words say so.
+        DeviceOutOfMemoryError: CUDA's last error or TensorRT's messages say so.
     """
     code = ""
     with contextlib.suppress(EngineUnavailableError):  # TensorRT-RTX builds without CUDA
         (error, *_) = cuda.load_runtime().cudaGetLastError()
         code = error.name
-    said = messages.quote("").lower()
-    if code == "cudaErrorMemoryAllocation" or "outofmemory" in said or "out of memory" in said:
-        raise DeviceOutOfMemoryError(f"The GPU has no memory left for {what}.")
+    text = messages.quote("").lower()
+    if code == "cudaErrorMemoryAllocation" or "outofmemory" in text or "out of memory" in text:
+        raise DeviceOutOfMemoryError(f"The GPU has too little free memory for {what}.")

@@ -1,4 +1,4 @@
-"""From the bytes of a plan to an engine whose inputs and outputs are the promised ones."""
+"""Load a plan into TensorRT, and check its inputs and outputs."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ class Loaded:
 
 
 def load(plan: bytes, promised: Signature, *, host_code: bool) -> Loaded:
-    """The engine of ``plan``.
+    """Load ``plan``.
 
     Args:
-        plan: bytes whose digest has been checked: loading them runs what is in them.
-        promised: inputs and outputs.
-        host_code: the plan is version compatible, and brings the runtime it needs as code.
+        plan: content of the plan, with its digest checked: loading a plan runs code in it.
+        promised: its expected inputs and outputs.
+        host_code: the plan is version compatible, so it contains the runtime code it needs.
 
     Raises:
-        EngineUnavailableError: no TensorRT, or no GPU or driver it can use.
-        EngineIncompatibleError: this TensorRT does not load it on this GPU; its words are quoted.
-        DeviceOutOfMemoryError: there is no room for it.
-        EngineDamagedError: what loads is not an engine of the promised inputs and outputs.
+        EngineUnavailableError: there is no TensorRT, or no GPU or driver that it can use.
+        EngineIncompatibleError: TensorRT cannot load the plan on this GPU. The detail quotes it.
+        DeviceOutOfMemoryError: the GPU has too little memory.
+        EngineDamagedError: the inputs or outputs of the plan are not ``promised``.
     """
-    cuda.require_device()  # without a driver the runtime is an object that crashes
+    cuda.require_device()  # without a driver, using a runtime crashes the process
     messages = Messages()
     runtime = make(trt.Runtime, messages=messages)
     runtime.engine_host_code_allowed = host_code
@@ -44,8 +44,8 @@ def load(plan: bytes, promised: Signature, *, host_code: bool) -> Loaded:
     if engine is None:
         raise_if_out_of_memory(messages, "the plan")
         raise EngineIncompatibleError(
-            f"{label()} does not load the plan: {messages.quote()}",
-            next_step="Build it again on this machine: `hilum engine build PACKAGE --force`.",
+            f"{label()} cannot load the plan: {messages.quote()}",
+            next_step="Build it again on this machine with `hilum engine build PACKAGE --force`.",
         )
     return Loaded(
         engine=engine,
@@ -56,7 +56,7 @@ def load(plan: bytes, promised: Signature, *, host_code: bool) -> Loaded:
 
 
 def _check(engine: trt.ICudaEngine, promised: Signature) -> int:
-    """The largest batch of ``engine``, whose inputs and outputs are the promised ones."""
+    """Check the inputs and outputs of ``engine``, and return its largest batch."""
     inputs: dict[str, tuple[str, tuple[int, ...]]] = {}
     outputs: dict[str, tuple[str, tuple[int, ...]]] = {}
     for position in range(engine.num_io_tensors):
@@ -67,7 +67,7 @@ def _check(engine: trt.ICudaEngine, promised: Signature) -> int:
         with_batch = {n: (dtype, (-1, *shape)) for n, (dtype, shape) in expected.items()}
         if found != with_batch:
             raise EngineDamagedError(
-                f"The plan has {_text(found)}; this package needs {_text(with_batch)}."
+                f"The plan has {_text(found)}, but the package needs {_text(with_batch)}."
             )
     _, _, largest = engine.get_tensor_profile_shape("image", 0)
     return int(largest[0])

@@ -1,4 +1,4 @@
-"""A package's plan for this machine: the one in the store, or a new one."""
+"""Provide a package's plan for this machine: find it in the store, or build it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Provided:
 
     record: PlanRecord
     plan: bytes = field(repr=False)
-    new: bool  # built by this call; False: it was there already
+    new: bool  # whether this call built it
 
 
 def build_into(
@@ -36,31 +36,31 @@ def build_into(
     report: Report | None = None,
     on_wait: Callable[[], None] | None = None,
 ) -> Provided:
-    """Build the plan of ``package`` for this machine, if it is not there.
+    """Build the plan of ``package`` for this machine, unless the store has it.
 
-    Of several processes that ask for the same plan at once, one builds and the others wait.
+    If several processes need the same plan at once, one builds it and the others wait.
 
     Args:
-        store: where plans are kept.
-        package: verified.
+        store: keeps the plans.
+        package: a verified package.
         options: how to build.
-        force: build also if it is there; the old one is in use until the new one is written.
-        refused: sha256 of a plan that does not load here, though it looks right: if it is the one
-            that is there, it is built again.
-        report: told of the progress, from another thread.
+        force: build even if the plan exists, which stays in use until the new one is written.
+        refused: sha256 of a plan that matches this machine but does not load. If the store has that
+            plan, it is built again.
+        report: called with the progress, on another thread.
         on_wait: called if another process is building the same plan.
 
     Raises:
-        EngineUnavailableError, EngineBuildError, EngineStoreError: see there.
+        EngineStoreError: the plan cannot be written. For others see :func:`build`.
         PackageError: the graph is damaged.
     """
     machine, manifest = this_machine(), package.manifest
     variant = manifest.graph_for("tensorrt")
     key = key_for(graph_sha256(manifest), variant.precision, machine, options)
     with store.lock(key, on_wait=on_wait):
-        there = None if force else _there(store, key)
-        if there is not None and there.record.plan_sha256 != refused:
-            return there
+        existing = None if force else _find_intact(store, key)
+        if existing is not None and existing.record.plan_sha256 != refused:
+            return existing
         built = build(
             package.read(variant.graph),
             signature(manifest),
@@ -82,8 +82,8 @@ def build_into(
     return Provided(record=record, plan=built.plan, new=True)
 
 
-def _there(store: PlanStore, key: PlanKey) -> Provided | None:
-    """The plan that is there, unless it is damaged."""
+def _find_intact(store: PlanStore, key: PlanKey) -> Provided | None:
+    """Return the stored plan, or ``None`` if there is none or it is damaged."""
     record = store.get(key)
     if record is None:
         return None
@@ -94,5 +94,5 @@ def _there(store: PlanStore, key: PlanKey) -> Provided | None:
 
 
 def graph_sha256(manifest: Manifest) -> str:
-    """Of the graph that TensorRT runs."""
+    """The sha256 of the graph that TensorRT runs."""
     return manifest.files[manifest.graph_for("tensorrt").graph]

@@ -1,4 +1,4 @@
-"""What a plan was made from and for. Kept beside the plan; decides where it may run."""
+"""The record of a plan: what it was built from, and where it may run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hilum.engines.tensorrt.options import BuildOptions, Hardware
 from hilum.errors import EngineUnavailableError
 from hilum.packages.manifest import Sha256
 
-ANY_DEVICE = "any"  # TensorRT-RTX without a GPU builds for all that it supports
+ANY_DEVICE = "any"  # without a GPU, TensorRT-RTX builds for all GPUs that it supports
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,14 +26,14 @@ class Machine:
 
     library: Library
     library_version: str
-    device: Device | None  # None: TensorRT-RTX on a machine with no GPU, which can only build
+    device: Device | None  # None: TensorRT-RTX without a GPU, which can only build plans
 
 
 def this_machine() -> Machine:
-    """What plans are built for and run on here.
+    """The library and GPU that plans are built for and run on in this process.
 
     Raises:
-        EngineUnavailableError: no TensorRT; or no GPU, where TensorRT needs one.
+        EngineUnavailableError: there is no TensorRT, or no GPU and the library needs one.
     """
     try:
         device = cuda.require_device()
@@ -49,16 +49,16 @@ class _Frozen(BaseModel):
 
 
 class PlanKey(_Frozen):
-    """All that a plan depends on. Two builds with equal keys are the same build."""
+    """Everything a plan depends on. Builds with equal keys are interchangeable."""
 
     graph_sha256: Sha256
-    precision: str = Field(description="of the graph's arithmetic")
+    precision: str = Field(description="precision of the graph")
     library: Library
     library_version: str
     device: str = Field(description="name of the GPU, or `any`")
     sm: str = Field(description="compute capability, for example `sm_89`, or `any`")
-    cuda: str = Field(description="newest CUDA of the driver, or `any`")
-    profile: tuple[int, int, int] = Field(description="batch: smallest, tuned for, largest")
+    cuda: str = Field(description="newest CUDA version that the driver supports, or `any`")
+    profile: tuple[int, int, int] = Field(description="batch sizes: minimum, optimum, maximum")
     optimization_level: int
     hardware: Hardware
     version_compatible: bool
@@ -68,7 +68,7 @@ class PlanKey(_Frozen):
 
     @property
     def id(self) -> str:
-        """32 hex digits, the names of the plan's files."""
+        """32 hex digits, with which the names of the plan's files begin."""
         text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
@@ -76,7 +76,7 @@ class PlanKey(_Frozen):
 class PlanRecord(_Frozen):
     """A plan in the store."""
 
-    model_config = ConfigDict(extra="ignore")  # release 0.1 wrote two fields more
+    model_config = ConfigDict(extra="ignore")  # release 0.1 wrote two more fields
 
     format: Literal[1] = 1
     key: PlanKey
@@ -89,7 +89,7 @@ class PlanRecord(_Frozen):
 
 
 def key_for(graph_sha256: str, precision: str, machine: Machine, options: BuildOptions) -> PlanKey:
-    """The key of a plan built here."""
+    """The key of a plan built on ``machine``."""
     device = machine.device
     batches = options.profile
     return PlanKey(
@@ -110,27 +110,27 @@ def key_for(graph_sha256: str, precision: str, machine: Machine, options: BuildO
 
 
 def misfit(key: PlanKey, machine: Machine) -> str | None:
-    """Why a plan does not run on ``machine``; ``None``: it does."""
+    """Why a plan does not run on ``machine``, or ``None`` if it does."""
     if key.library != machine.library:
-        return f"it was made by {key.library}, this is {machine.library}"
+        return f"it was built by {key.library}, but this is {machine.library}"
     if key.library_version != machine.library_version and not _later_version(key, machine):
-        return f"it was made by version {key.library_version}, this is {machine.library_version}"
+        return f"it is for version {key.library_version}, but this is {machine.library_version}"
     return _device_misfit(key, machine.device)
 
 
 def _later_version(key: PlanKey, machine: Machine) -> bool:
-    """Version-compatible plans run on later versions of the same major one."""
-    made, here = (_numbers(v) for v in (key.library_version, machine.library_version))
-    return key.version_compatible and made[0] == here[0] and made <= here
+    """Whether the plan runs on this later version: it is version compatible, same major version."""
+    built, here = (_numbers(v) for v in (key.library_version, machine.library_version))
+    return key.version_compatible and built[0] == here[0] and built <= here
 
 
 def _device_misfit(key: PlanKey, device: Device | None) -> str | None:
     if device is None:
-        return "there is no GPU here"
+        return "this machine has no GPU"
     if key.device == ANY_DEVICE:
         return None
     if key.cuda.partition(".")[0] != device.driver_cuda.partition(".")[0]:
-        return f"it was made under CUDA {key.cuda}, this is {device.driver_cuda}"
+        return f"it was built for CUDA {key.cuda}, but this is {device.driver_cuda}"
     fits = {
         "none": (key.device, key.sm) == (device.name, device.sm),
         "same_compute_capability": key.sm == device.sm,
@@ -138,7 +138,7 @@ def _device_misfit(key: PlanKey, device: Device | None) -> str | None:
     }[key.hardware]
     if fits:
         return None
-    return f"it was made for {key.device} ({key.sm}), this is {device.name} ({device.sm})"
+    return f"it was built for {key.device} ({key.sm}), but this is {device.name} ({device.sm})"
 
 
 def _numbers(version: str) -> tuple[int, ...]:

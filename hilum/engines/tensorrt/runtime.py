@@ -1,4 +1,4 @@
-"""The TensorRT engine: one plan on one GPU."""
+"""The TensorRT engine, which runs one plan on one GPU."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ Float32Array = npt.NDArray[np.float32]
 
 
 class TensorRTEngine:
-    """A package's plan on this process's GPU.
+    """Runs a package's plan on the GPU of this process.
 
-    :meth:`run` takes more images than the plan's profile does. Several threads may call it; they
-    wait for one another.
+    :meth:`run` splits batches that are larger than the plan allows. Several threads may call it;
+    the calls run one after the other.
 
     Args:
-        package: verified; the plan is of its graph.
-        record: of the plan.
-        plan: its bytes, the digest checked (see :meth:`PlanStore.read`).
-        cuda_graphs: record each bucket's run and launch it as one.
+        package: a verified package.
+        record: the record of the plan, which was built from the package's graph.
+        plan: content of the plan, with its digest checked (see :meth:`PlanStore.read`).
+        cuda_graphs: record the run of each bucket as a CUDA graph, and launch that.
 
     Raises:
-        EngineUnavailableError: no TensorRT, or no GPU.
-        EngineIncompatibleError, EngineDamagedError: the plan is not of this package, or does not
-            load here.
-        DeviceOutOfMemoryError: the GPU has no room for it.
+        EngineUnavailableError: there is no TensorRT, or no GPU.
+        EngineIncompatibleError, EngineDamagedError: the plan belongs to another graph, or does not
+            load on this machine.
+        DeviceOutOfMemoryError: the GPU has too little memory.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class TensorRTEngine:
     ) -> None:
         manifest = package.manifest
         if record.key.graph_sha256 != manifest.files[manifest.graph_for("tensorrt").graph]:
-            raise EngineIncompatibleError("The TensorRT plan was made of another graph.")
+            raise EngineIncompatibleError("The TensorRT plan was built from another graph.")
         device = cuda.require_device()
         runtime = cuda.load_runtime()
         promised = signature(manifest)
@@ -72,13 +72,13 @@ class TensorRTEngine:
         """See :class:`hilum.engines.Engine`.
 
         Raises:
-            DeviceLostError: now or in an earlier call: this process has no GPU any more.
+            DeviceLostError: this process lost the GPU, in this call or an earlier one.
             DeviceOutOfMemoryError, EngineFailedError: the batch may be tried again.
         """
         if self._lost is not None:
             raise DeviceLostError(self._lost.detail)
         if images.dtype != np.uint8 or images.shape[1:] != self._shape:
-            raise EngineFailedError(f"Images are {images.dtype} {images.shape}.")
+            raise EngineFailedError(f"The engine cannot run {images.dtype} {images.shape}.")
         shapes = self._outputs
         probability: Float32Array = np.empty((len(images), *shapes[0]), dtype=np.float32)
         cam: Float32Array = np.empty((len(images), *shapes[1]), dtype=np.float32)
@@ -94,11 +94,11 @@ class TensorRTEngine:
         return EngineOutput(probability=probability, cam=cam)
 
     def close(self) -> None:
-        """Give the GPU's memory back. Nothing may be running."""
+        """Free the GPU's memory. No call of :meth:`run` may be in progress."""
         self._slot.close()
 
     def _settle(self, error: BaseException) -> None:
-        """Wait for whatever was started, as its memory is used again; note a lost GPU."""
+        """Wait for the work in progress, because its memory is reused, and note a lost GPU."""
         if isinstance(error, DeviceLostError):
             self._lost = error
         try:
@@ -106,4 +106,4 @@ class TensorRTEngine:
         except DeviceLostError as lost:
             self._lost = self._lost or lost
         except HilumError:
-            pass  # of a run whose results nobody wants any more
+            pass  # the results of that run are discarded anyway

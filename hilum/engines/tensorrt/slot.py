@@ -1,9 +1,9 @@
-"""One stream with all that a batch needs on its way through the GPU, allocated once.
+"""A slot: one CUDA stream with everything a batch needs on the GPU, allocated once.
 
-Memory is laid out for the largest batch of the profile and never grows. Batches go in buckets
-(1, 2, 4, … largest): each has an execution context of its own, for a recorded CUDA graph stays
-valid only while its context's shapes stay as they were; all contexts of a slot share its scratch
-memory, which they use one after the other.
+Memory is allocated for the largest batch of the profile and never grows. Batches run in buckets
+(1, 2, 4, … largest). Each bucket has its own execution context, because a recorded CUDA graph is
+valid only as long as the shapes of its context do not change. All contexts share the scratch memory
+of the slot, since they run one after the other.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _DTYPES: Final[dict[str, type[np.generic]]] = {"UINT8": np.uint8, "FLOAT": np.fl
 
 
 def buckets(largest: int) -> tuple[int, ...]:
-    """The batch sizes that run: powers of two, and the largest."""
+    """The batch sizes that run: powers of two, and ``largest``."""
     return (*(1 << i for i in range(largest.bit_length()) if 1 << i < largest), largest)
 
 
 class _Tensor:
-    """An input or output: on the device and, pinned, on the host."""
+    """An input or output: memory on the device, and pinned memory on the host."""
 
     def __init__(
         self, runtime: Any, name: str, dtype: str, shape: tuple[int, ...], batch: int
@@ -58,7 +58,7 @@ class _Tensor:
 
 
 class _Lane:
-    """A slot's way for batches of exactly ``count``."""
+    """Runs batches of exactly ``count`` images of a slot."""
 
     def __init__(self, slot: Slot, loaded: Loaded, count: int) -> None:
         self._slot = slot
@@ -73,8 +73,8 @@ class _Lane:
             trt.ExecutionContextAllocationStrategy.USER_MANAGED
         )
         if context is None:
-            raise self._failed("create_execution_context")
-        # Profile 0 is chosen by itself only in an engine's first context.
+            raise self._failure("create_execution_context")
+        # TensorRT selects profile 0 by default only in the first context of an engine.
         self._check(
             context.set_optimization_profile_async(0, slot.stream.handle),
             "set_optimization_profile_async",
@@ -92,13 +92,13 @@ class _Lane:
             )
         missing = context.infer_shapes()
         if missing:
-            raise EngineFailedError(f"TensorRT does not know the shape of {', '.join(missing)}.")
+            raise EngineFailedError(f"TensorRT cannot infer the shape of {', '.join(missing)}.")
         return context
 
     def record(self) -> None:
-        """Run once, then record the run as a CUDA graph. What cannot be recorded runs unrecorded:
-        slower, with the same numbers."""
-        self._enqueue()  # the first run sets things up that may not be recorded
+        """Run once, then record the run as a CUDA graph. If it cannot be recorded, batches run
+        without a graph: slower, with the same numbers."""
+        self._enqueue()  # the first run does set-up work that cannot be recorded
         self._slot.stream.wait()
         graph = Graph(self._slot.runtime, self._slot.stream)
         try:
@@ -108,12 +108,12 @@ class _Lane:
             raise
         except EngineFailedError as error:
             graph.close()
-            log.warning("batches of %d run without a CUDA graph: %s", self._count, error.detail)
+            log.warning("Batches of %d run without a CUDA graph: %s", self._count, error.detail)
             return
         self._graph = graph
 
     def launch(self) -> None:
-        """Queue copies in, the network, and copies out."""
+        """Queue the copies to the GPU, the network, and the copies from the GPU."""
         if self._graph is not None:
             self._graph.launch()
         else:
@@ -130,16 +130,16 @@ class _Lane:
             slot.stream.copy(tensor.host_address, tensor.device.address, size)
 
     def close(self) -> None:
-        """Give back the graph; the context goes with its last reference."""
+        """Destroy the graph. The context is freed with its last reference."""
         if self._graph is not None:
             self._graph.close()
 
     def _check(self, worked: bool, where: str) -> None:
         if not worked:
-            raise self._failed(where)
+            raise self._failure(where)
 
-    def _failed(self, where: str) -> EngineFailedError:
-        """Why TensorRT said no: CUDA's own error if there is one, else TensorRT's words."""
+    def _failure(self, where: str) -> EngineFailedError:
+        """The error of a failed call: CUDA's last error if there is one, else TensorRT's."""
         (error, *_) = self._slot.runtime.cudaGetLastError()
         if error.name != "cudaSuccess":
             return cuda.failure(error.name, where)
@@ -147,16 +147,16 @@ class _Lane:
 
 
 class Slot:
-    """See the module. Used by one thread at a time."""
+    """See the module. Only one thread may use a slot at a time."""
 
     def __init__(
         self, runtime: Any, loaded: Loaded, promised: Signature, *, cuda_graphs: bool
     ) -> None:
-        """Allocate, and run every bucket once, so that no batch meets a first time.
+        """Allocate memory, and run every bucket once, so that no batch pays for the first run.
 
         Raises:
-            DeviceOutOfMemoryError, DeviceLostError, EngineFailedError: as they say; whatever was
-                allocated has been given back.
+            DeviceOutOfMemoryError, DeviceLostError, EngineFailedError: the GPU or TensorRT failed.
+                All memory has been freed.
         """
         self.runtime = runtime
         self.max_batch = loaded.max_batch
@@ -176,16 +176,16 @@ class Slot:
             raise
 
     def start(self, images: npt.NDArray[np.uint8]) -> None:
-        """Queue ``[n, 1, S, S]``, n at most :attr:`max_batch`; returns at once."""
+        """Queue ``[n, 1, S, S]`` with n ≤ :attr:`max_batch`, without waiting for the outputs."""
         count = len(images)
         bucket = next(b for b in self._lanes if b >= count)
         (image,) = self.inputs
         image.host[:count] = images
-        image.host[count:bucket] = 0  # not the last caller's films
+        image.host[count:bucket] = 0  # overwrite the films of the last batch
         self._lanes[bucket].launch()
 
     def finish(self, *targets: npt.NDArray[Any]) -> None:
-        """Wait for what was started, and copy the first rows of each output to its target.
+        """Wait for the batch started, and copy the first rows of each output to its target.
 
         Raises:
             DeviceLostError, EngineFailedError: the run failed.
@@ -195,7 +195,7 @@ class Slot:
             target[...] = tensor.host[: len(target)]
 
     def close(self) -> None:
-        """Give everything back, the last first."""
+        """Free everything, in reverse order of allocation."""
         self._lanes.clear()
         while self._closing:
             self._closing.pop().close()

@@ -1,8 +1,8 @@
-"""Plans on disk: ``<id>.json`` says what ``<id>.<digits>.plan`` is, and points to it.
+"""Plans on disk: the record ``<id>.json`` describes and names ``<id>.<digits>.plan``.
 
-A plan is code: nothing is handed out whose sha256 is not the recorded one. A new plan is written
-beside the old one and the record changes over to it in one step, so whatever goes wrong on the
-way (a full disk, a killed process), the last good plan stays in use.
+A plan is code, so its sha256 is checked on every read. A new plan is written beside the old one,
+and then the record is replaced atomically. Whatever goes wrong before that (a full disk, a killed
+process), the old plan stays in use.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ log = logging.getLogger(__name__)
 
 
 class PlanStore:
-    """The plans in one folder, shared by all processes of the machine."""
+    """The plans in one folder, which all processes of the machine share."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def records(self) -> list[PlanRecord]:
-        """All plans, newest first. A record that cannot be read is passed over."""
+        """The records of all plans, newest first. Records that cannot be read are left out."""
         found = []
         for path in sorted(self.folder.glob("*.json")):
             try:
                 found.append(PlanRecord.model_validate_json(path.read_bytes()))
             except (OSError, ValidationError):
-                log.warning("the record %s of a TensorRT plan is not readable", path.name)
+                log.warning("The record %s of a TensorRT plan cannot be read.", path.name)
         return sorted(found, key=lambda record: record.built_at, reverse=True)
 
     def get(self, key: PlanKey) -> PlanRecord | None:
-        """The plan built with exactly this key."""
+        """The record of the plan with exactly this key, or ``None``."""
         try:
             record = PlanRecord.model_validate_json((self.folder / f"{key.id}.json").read_bytes())
         except (OSError, ValidationError):
@@ -54,26 +54,26 @@ class PlanStore:
     def find(
         self, graph_sha256: str, machine: Machine, *, max_batch: int
     ) -> tuple[PlanRecord, bytes]:
-        """The best plan of a graph for ``machine`` that is intact, with its bytes.
+        """Return the best intact plan of a graph for ``machine``: its record and content.
 
         Raises:
-            EngineMissingError: none was built.
-            EngineIncompatibleError: those that were built do not run here; says why.
-            EngineDamagedError: none that would run here is intact.
+            EngineMissingError: no plan of the graph was built.
+            EngineIncompatibleError: no plan of the graph runs on ``machine``.
+            EngineDamagedError: no plan that runs on ``machine`` is intact.
         """
         return self.first_intact(lambda: self.candidates(graph_sha256, machine, max_batch))
 
     def first_intact(
         self, candidates: Callable[[], Sequence[PlanRecord]]
     ) -> tuple[PlanRecord, bytes]:
-        """The first of ``candidates`` that can be read, with its bytes.
+        """Return the first of ``candidates`` that can be read: its record and content.
 
-        They are listed twice at most: who builds a plan again takes the old file away, perhaps
-        between our look at its record and at it.
+        ``candidates`` is called at most twice: another process may have built a plan again and
+        removed the old file after its record was read here.
 
         Raises:
-            EngineDamagedError: none of them can; the first one's error.
-            Whatever ``candidates`` raises.
+            EngineDamagedError: none can be read. This is the error of the first.
+            HilumError: whatever ``candidates`` raises.
         """
         damaged: dict[str, EngineDamagedError] = {}
         for _ in range(2):
@@ -85,22 +85,22 @@ class PlanStore:
                     damaged[record.key.id] = error
                     continue
                 for passed_over in damaged.values():
-                    log.warning("passed over: %s", passed_over.detail)
+                    log.warning("A damaged TensorRT plan was skipped: %s", passed_over.detail)
                 return record, plan
         raise next(iter(damaged.values()))
 
     def candidates(self, graph_sha256: str, machine: Machine, max_batch: int) -> list[PlanRecord]:
-        """The plans of a graph that run on ``machine``, the best first: made for this very GPU
-        before those for several, made by this version before an older one, for larger batches (up
-        to ``max_batch``) before smaller ones, which take a large batch in parts, then the newest.
+        """The plans of a graph that run on ``machine``, best first. Plans for this GPU alone come
+        before plans for several, plans of this library version before older ones, plans for larger
+        batches (up to ``max_batch``) before smaller ones, and then newer before older.
 
         Raises:
-            EngineMissingError: none was built.
-            EngineIncompatibleError: those that were built do not run here; says why.
+            EngineMissingError: no plan of the graph was built.
+            EngineIncompatibleError: no plan of the graph runs on ``machine``.
         """
         plans = [r for r in self.records() if r.key.graph_sha256 == graph_sha256]
         if not plans:
-            raise EngineMissingError("No TensorRT plan of this model has been built here.")
+            raise EngineMissingError("No TensorRT plan of this model was built on this machine.")
         reasons: dict[str, str] = {}
         fitting = []
         for record in plans:
@@ -112,11 +112,11 @@ class PlanStore:
         if not fitting:
             first = "; ".join(f"{name[:8]}: {why}" for name, why in [*reasons.items()][:3])
             raise EngineIncompatibleError(
-                f"{len(plans)} TensorRT plan(s) of this model do not run here ({first})."
+                f"No TensorRT plan of this model runs on this machine ({first})."
             )
         version = machine.library_version
         return sorted(
-            fitting,  # newest first, and equals stay in order
+            fitting,  # newest first; sorting keeps the order of equal plans
             key=lambda r: (
                 r.key.hardware != "none",
                 r.key.library_version != version,
@@ -125,10 +125,10 @@ class PlanStore:
         )
 
     def read(self, record: PlanRecord) -> bytes:
-        """The plan, its digest checked on the very bytes that are handed out.
+        """Read the content of a plan, with its digest checked.
 
         Raises:
-            EngineDamagedError: it is gone, cut short or changed.
+            EngineDamagedError: the file is missing, incomplete or changed.
         """
         try:
             data = self.path(record).read_bytes()
@@ -138,20 +138,20 @@ class PlanStore:
             ) from None
         if len(data) != record.plan_bytes:
             raise EngineDamagedError(
-                f"The TensorRT plan {record.key.id[:8]} has {len(data)} bytes; "
+                f"The TensorRT plan {record.key.id[:8]} has {len(data)} bytes, but "
                 f"{record.plan_bytes} were written."
             )
         if hashlib.sha256(data).hexdigest() != record.plan_sha256:
             raise EngineDamagedError(
-                f"The sha256 of the TensorRT plan {record.key.id[:8]} is not the recorded one."
+                f"The sha256 of the TensorRT plan {record.key.id[:8]} differs from its record."
             )
         return data
 
     def save(self, record: PlanRecord, plan: bytes) -> None:
-        """Put a plan in the place of the one with the same key; hold :meth:`lock` meanwhile.
+        """Write a plan, replacing the one with the same key. The caller must hold :meth:`lock`.
 
         Raises:
-            EngineStoreError: it cannot be written; the old one is still there.
+            EngineStoreError: the plan cannot be written. The old plan is unchanged.
         """
         with self._writing():
             write_atomically(self.path(record), plan)
@@ -162,22 +162,22 @@ class PlanStore:
                 path.unlink(missing_ok=True)
 
     def remove(self, record: PlanRecord) -> None:
-        """Forget a plan: first its record, so that nobody finds half of it."""
+        """Remove a plan. Its record is removed first, so that no process finds half a plan."""
         with self._writing():
             (self.folder / f"{record.key.id}.json").unlink(missing_ok=True)
             for path in self.folder.glob(f"{record.key.id}.*.plan"):
                 path.unlink(missing_ok=True)
 
     def path(self, record: PlanRecord) -> Path:
-        """Where the plan lies."""
+        """The path of the plan."""
         return self.folder / f"{record.key.id}.{record.plan_sha256[:16]}.plan"
 
     @contextmanager
     def lock(self, key: PlanKey, *, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
-        """Hold the key against other builders of this machine.
+        """Lock the key against other processes that build on this machine.
 
         Args:
-            on_wait: called if another one holds it, before the wait.
+            on_wait: called before waiting, if another process holds the lock.
 
         Raises:
             EngineStoreError: the folder cannot be written.
@@ -189,20 +189,20 @@ class PlanStore:
             yield
 
     def timings(self, machine: Machine) -> bytes:
-        """What earlier builds on this GPU measured; empty if there were none."""
+        """The timing cache of earlier builds on this GPU, or empty bytes."""
         try:
             return self._timings_path(machine).read_bytes()
         except OSError:
             return b""
 
     def save_timings(self, machine: Machine, content: bytes) -> None:
-        """Keep measurements for later builds. They only save time: a full disk is no error."""
+        """Keep the timing cache for later builds. It only saves time, so a failure is logged."""
         if not content:
             return
         try:
             write_atomically(self._timings_path(machine), content)
         except OSError as error:
-            log.warning("the timing cache was not written: %s", error.strerror)
+            log.warning("The timing cache could not be written: %s.", error.strerror)
 
     def _timings_path(self, machine: Machine) -> Path:
         device = machine.device.name if machine.device else "any"

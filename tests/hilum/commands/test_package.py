@@ -149,7 +149,7 @@ def test_the_signature_is_over_the_manifest_that_is_used(copy_of_tiny: Path, key
     (copy_of_tiny / MANIFEST).write_bytes(signed)
     (copy_of_tiny / SIGNATURE).write_bytes(signature)
     config = Settings(trusted_signers=key.with_name("key.pub"))
-    with pytest.raises(PackageSignatureError, match="not the one that was verified"):
+    with pytest.raises(PackageSignatureError, match="replaced after"):
         check_signature(package, config)
     assert check_signature(verify(copy_of_tiny), config)
     (copy_of_tiny / MANIFEST).unlink()

@@ -45,7 +45,7 @@ def test_names_are_found_and_covered(at: tuple[int, int], size: int, tone: int) 
     marked, letters = written(at, size=size, tone=tone)
     if not letters.any():
         pytest.fail("the name is invisible there, choose another place")
-    covered = text.masked(marked)
+    covered = text.mask(marked)
     changed = np.abs(covered - marked) > 0.1
     assert (changed & letters).sum() > 0.93 * letters.sum()
     assert (covered != marked).mean() < 0.06, "and little else"
@@ -74,10 +74,10 @@ def test_edges_of_shutters_are_no_text() -> None:
 def test_declared_regions() -> None:
     shown = np.full((100, 200), 0.25, dtype=np.float32)
     shown[:10] = np.random.default_rng(0).random((10, 200))
-    out = text.masked(shown, [(0.0, 0.0, 1.0, 0.1), (0.5, 0.5, 0.6, 0.6)])
+    out = text.mask(shown, [(0.0, 0.0, 1.0, 0.1), (0.5, 0.5, 0.6, 0.6)])
     assert np.ptp(out[:10]) == 0
     assert np.array_equal(out[10:], shown[10:])
-    whole = text.covered(shown, [Region(x0=0, y0=0, x1=1, y1=1)])
+    whole = text.cover(shown, [Region(x0=0, y0=0, x1=1, y1=1)])
     assert not whole.any()
     for wrong in ((0.5, 0, 0.5, 1), (0, 0, 1, 1.5), (-0.1, 0, 1, 1)):
         with pytest.raises(ValidationError):

@@ -65,7 +65,7 @@ def test_a_code_becomes_an_error_that_says_whether_to_retry(
         (0, "cudaErrorNoDevice", "the driver sees no GPU"),
         (0, "cudaErrorInsufficientDriver", "there is no NVIDIA driver"),
         (0, "cudaErrorSystemDriverMismatch", "different versions"),
-        (1, "cudaErrorUnknown", "CUDA cannot be started (cudaErrorUnknown)"),
+        (1, "cudaErrorUnknown", "CUDA does not start (cudaErrorUnknown)"),
     ],
 )
 def test_what_is_missing_is_said(
@@ -108,7 +108,7 @@ def test_the_real_runtime_answers_without_a_driver() -> None:
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
-    assert done.stdout.startswith("No usable GPU: ")
+    assert done.stdout.startswith("There is no usable GPU: ")
 
 
 def test_importing_the_engines_touches_neither_cuda_nor_tensorrt() -> None:

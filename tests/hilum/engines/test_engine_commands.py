@@ -28,7 +28,7 @@ def test_the_doctor_sees_the_gpu_and_the_engine(trt: Any, package: Package, conf
     assert report["tensorrt"]["library"] == "TensorRT 11.4.0.106"
     assert report["tensorrt"]["plans"] == 1
     assert report["engine"]["name"] == "tensorrt-11.4.0.106-sm89-fp32"
-    assert report["engine"]["because"] == "there is a GPU and a plan for it"
+    assert report["engine"]["because"] == "there is a GPU and a TensorRT plan for it"
 
 
 def test_the_doctor_says_what_is_missing(

@@ -59,7 +59,7 @@ def test_padding_and_parts_change_no_number(
 def test_images_of_another_kind_are_refused(
     build: GpuBuild, tiny: Package, wrong: np.ndarray
 ) -> None:
-    with pytest.raises(EngineFailedError, match="Images are"):
+    with pytest.raises(EngineFailedError, match="cannot run"):
         OnnxRuntimeCudaEngine(tiny, max_batch=2).run(wrong)
 
 

@@ -58,7 +58,7 @@ def test_a_plan_that_tensorrt_refuses_is_built_again_once(
 ) -> None:
     """It is intact and fits by its key: nothing but loading it tells."""
     put_plan(ordinary, config().engine_dir, plan=b"of a TensorRT with another patch")
-    with pytest.raises(EngineIncompatibleError, match="does not load the plan"):
+    with pytest.raises(EngineIncompatibleError, match="cannot load the plan"):
         open_engine(ordinary, config("tensorrt"))
     settings = config("tensorrt", on_missing="build")
     with caplog.at_level(logging.INFO):

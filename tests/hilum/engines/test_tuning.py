@@ -15,7 +15,7 @@ from hilum.cli import main
 from hilum.engines import tuning
 from hilum.engines.loading import open_engine
 from hilum.engines.onnxruntime import OnnxRuntimeEngine
-from hilum.engines.tuning import Cell, Tuned, applied, best, stored
+from hilum.engines.tuning import Cell, Tuned, apply_tuning, best, load_tuning
 from hilum.errors import ConfigurationError
 from hilum.machine import usable_cores
 from hilum.packages.load import Package, verify
@@ -39,12 +39,12 @@ def test_the_command_measures_every_combination_and_keeps_the_best(copy_of_tiny:
     assert tried == {(count, batch) for count in threads for batch in batches}
     assert document["best"] in document["cells"]
     assert verify(copy_of_tiny).digest == before  # nothing of it lies in the package
-    kept = stored(verify(copy_of_tiny))
+    kept = load_tuning(verify(copy_of_tiny))
     assert kept is not None
     assert kept.best.model_dump() == document["best"]
     shown = CliRunner().invoke(main, ["tune", str(copy_of_tiny), "--seconds", "0", "--dry-run"])
     assert "images/s" in shown.stdout
-    assert "kept in" not in shown.stdout
+    assert "stored in" not in shown.stdout
 
 
 def test_best_prefers_small_where_it_hardly_matters() -> None:
@@ -58,16 +58,16 @@ def test_best_prefers_small_where_it_hardly_matters() -> None:
 
 def test_settings_that_someone_made_count_more(copy_of_tiny: Path) -> None:
     package = verify(copy_of_tiny)
-    assert applied(package, Settings(), CPU) == Settings()
+    assert apply_tuning(package, Settings(), CPU) == Settings()
     tuning.store(package, found(1, 4))
-    worker = applied(package, Settings(), CPU).worker
+    worker = apply_tuning(package, Settings(), CPU).worker
     assert (worker.engine_threads, worker.batch_size) == (1, 4)
-    mine = applied(package, Settings(worker=WorkerSettings(batch_size=8)), CPU).worker
+    mine = apply_tuning(package, Settings(worker=WorkerSettings(batch_size=8)), CPU).worker
     assert (mine.engine_threads, mine.batch_size) == (1, 8)
     both = WorkerSettings(batch_size=8, engine_threads=0)
-    assert applied(package, Settings(worker=both), CPU).worker == both
+    assert apply_tuning(package, Settings(worker=both), CPU).worker == both
     tuning.store(package, found(64, 4))
-    many = applied(package, Settings(worker=WorkerSettings(processes=64)), CPU).worker
+    many = apply_tuning(package, Settings(worker=WorkerSettings(processes=64)), CPU).worker
     assert many.engine_threads == 1
 
 
@@ -75,7 +75,7 @@ def test_what_suits_one_engine_is_not_used_for_another(copy_of_tiny: Path) -> No
     package = verify(copy_of_tiny)
     tuning.store(package, found(1, 1))
     for engine in ("tensorrt-11.4.0.106-sm89-fp16", "onnxruntime-cuda", "onnxruntime-cpu-int8"):
-        assert applied(package, Settings(), engine) == Settings()
+        assert apply_tuning(package, Settings(), engine) == Settings()
     # The CPU's engine has its threads from the start, before anyone asks for its batch size.
     opened: list[int] = []
     with pytest.MonkeyPatch.context() as patch:
@@ -88,7 +88,7 @@ def test_what_suits_one_engine_is_not_used_for_another(copy_of_tiny: Path) -> No
         patch.setattr(OnnxRuntimeEngine, "__init__", init)
         engine = open_engine(package, Settings(engine="onnxruntime"))
     assert opened == [1]
-    assert applied(package, Settings(), engine.name).worker.batch_size == 1
+    assert apply_tuning(package, Settings(), engine.name).worker.batch_size == 1
 
 
 def test_another_package_or_machine_is_another_matter(
@@ -97,16 +97,16 @@ def test_another_package_or_machine_is_another_matter(
     tuning.store(verify(copy_of_tiny), found(1, 4))
     with monkeypatch.context() as patch:
         patch.setattr("hilum.engines.tuning.cpu_model", lambda: "another")
-        assert stored(verify(copy_of_tiny)) is None
+        assert load_tuning(verify(copy_of_tiny)) is None
         tuning.store(verify(copy_of_tiny), found(2, 2))
-    first = stored(verify(copy_of_tiny))
+    first = load_tuning(verify(copy_of_tiny))
     assert first is not None
     assert first.best.batch == 4  # both machines are there
     shutil.rmtree(copy_of_tiny)
     tiny_package.build(copy_of_tiny, version="2.0.0")
-    assert stored(verify(copy_of_tiny)) is None
+    assert load_tuning(verify(copy_of_tiny)) is None
     tuning.place(verify(copy_of_tiny)).write_text("{not json")
-    assert stored(verify(copy_of_tiny)) is None
+    assert load_tuning(verify(copy_of_tiny)) is None
 
 
 def test_a_folder_that_cannot_be_written(tiny: Package, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -209,7 +209,7 @@ def test_an_archive_that_inflates_beyond_bounds_is_not_extracted(
 ) -> None:
     monkeypatch.setattr("hilum.packages.source.MAX_PACKAGE_BYTES", 1000)
     (tmp_path / "p.zip").write_bytes(archive_of(tiny))
-    with pytest.raises(PackageError, match="more than 1000 bytes"):
+    with pytest.raises(PackageError, match="larger than the limit of 1000 bytes"):
         load(str(tmp_path / "p.zip"), store=local_store, cache_dir=tmp_path / "c")
     assert not (tmp_path / "c").exists()
 

@@ -115,7 +115,7 @@ def test_errors_are_of_their_own_class_and_the_process_goes_on(
 
 FAULTS: dict[int, tuple[type[HilumError], str]] = {
     67: (DecoderCrashedError, "SIGSEGV"),
-    68: (DecodeTimeoutError, r"max_decode_s, which is 1\.5"),
+    68: (DecodeTimeoutError, r"max_decode_s \(1\.5 s\)"),
     69: (LimitExceededError, "max_decode_bytes"),
     70: (DecoderCrashedError, "SIGSEGV"),
     71: (OutOfMemoryError, "from outside"),

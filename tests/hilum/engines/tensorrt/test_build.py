@@ -153,7 +153,7 @@ def test_a_profile_of_another_size_than_the_graph_is_noticed_before_the_build() 
 
 def test_outputs_under_other_names_are_noticed() -> None:
     other = Signature(inputs=PROMISED.inputs, outputs={"p": ("FLOAT", (COUNT,))})
-    with pytest.raises(EngineBuildError, match="has as outputs cam, probability; expected p"):
+    with pytest.raises(EngineBuildError, match="has the outputs cam, probability, but must have p"):
         build(tiny(), other, OPTIONS)
 
 
@@ -188,7 +188,7 @@ def test_a_timing_cache_of_something_else_is_ignored() -> None:
 
 
 def test_an_optimization_level_outside_the_scale_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="0 to 5"):
+    with pytest.raises(ConfigurationError, match="between 0 and 5"):
         BuildOptions(profile=OPTIONS.profile, optimization_level=6)
 
 

@@ -73,14 +73,14 @@ def test_without_any_timing_cache_the_build_goes_on(trt: Any) -> None:
 @pytest.mark.parametrize(
     ("method", "answer", "said"),
     [
-        ("create_network", None, "makes no network: it is what it is"),
-        ("create_builder_config", None, "makes no configuration: it is what it is"),
-        ("create_optimization_profile", None, "makes no optimisation profile: it is what it is"),
+        ("create_network", None, "cannot create a network: it is what it is"),
+        ("create_builder_config", None, "cannot create a configuration: it is what it is"),
+        ("create_optimization_profile", None, "cannot create a batch profile: it is what it is"),
         ("parse", False, "node conv1 (Conv): it is what it is [INVALID_NODE]"),
         ("add_optimization_profile", -1, "batch profile 1, 8, 16: it is what it is"),
         ("build_serialized_network", None, "cannot build the network: it is what it is"),
-        ("set_flag", None, "does not take the flag VERSION_COMPATIBLE"),
-        ("clear_flag", None, "does not take the flag TF32"),
+        ("set_flag", None, "does not accept the flag VERSION_COMPATIBLE"),
+        ("clear_flag", None, "does not accept the flag TF32"),
         ("hardware_compatibility_level", None, "hardware compatibility AMPERE_PLUS"),
     ],
 )
@@ -97,7 +97,9 @@ def test_what_cannot_be_made_is_said_with_tensorrts_words(trt: Any, kind: str) -
     """The bindings raise a bare TypeError: «factory function returned nullptr»."""
     trt.state.failing[kind] = [None]
     trt.state.said = "CUDA initialization failure with error: 35"
-    with pytest.raises(EngineUnavailableError, match=f"no {kind} here: .*error: 35"):
+    with pytest.raises(
+        EngineUnavailableError, match=f"cannot create a {kind} on this machine: .*error: 35"
+    ):
         run()
 
 

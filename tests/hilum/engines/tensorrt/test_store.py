@@ -100,12 +100,12 @@ def test_every_part_of_the_key_counts() -> None:
     ("options", "here", "why"),
     [
         ({}, machine(), None),
-        ({}, machine(ADA), "made for NVIDIA L4 (sm_89), this is NVIDIA L40S (sm_89)"),
-        ({}, machine(OLD), "under CUDA 13.0, this is 12.9"),
+        ({}, machine(ADA), "built for NVIDIA L4 (sm_89), but this is NVIDIA L40S (sm_89)"),
+        ({}, machine(OLD), "built for CUDA 13.0, but this is 12.9"),
         ({}, machine(None), "no GPU"),
-        ({}, machine(version="11.5.0.1"), "version 11.4.0.106, this is 11.5.0.1"),
+        ({}, machine(version="11.5.0.1"), "version 11.4.0.106, but this is 11.5.0.1"),
         ({"hardware": "same_compute_capability"}, machine(ADA), None),
-        ({"hardware": "same_compute_capability"}, machine(A10), "(sm_89), this is NVIDIA A10"),
+        ({"hardware": "same_compute_capability"}, machine(A10), "(sm_89), but this is NVIDIA A10"),
         ({"hardware": "ampere_plus"}, machine(A10), None),
         ({"hardware": "ampere_plus"}, machine(T4), "this is Tesla T4"),
         ({"version_compatible": True}, machine(version="11.5.0.1"), None),
@@ -124,7 +124,7 @@ def test_where_a_plan_runs(options: dict[str, Any], here: Machine, why: str | No
 
 def test_a_plan_of_the_other_library_does_not_run() -> None:
     rtx = key().model_copy(update={"library": "tensorrt_rtx", "device": "any"})
-    assert "made by tensorrt_rtx" in str(misfit(rtx, machine()))
+    assert "built by tensorrt_rtx" in str(misfit(rtx, machine()))
 
 
 def test_nothing_built_and_nothing_that_fits_are_told_apart(store: PlanStore) -> None:
@@ -132,7 +132,7 @@ def test_nothing_built_and_nothing_that_fits_are_told_apart(store: PlanStore) ->
         store.find(GRAPH, machine(), max_batch=16)
     assert caught.value.code == "engine.missing"
     keep(store, key(machine(A10)), b"plan")
-    with pytest.raises(EngineIncompatibleError, match="made for NVIDIA A10") as caught:
+    with pytest.raises(EngineIncompatibleError, match="built for NVIDIA A10") as caught:
         store.find(GRAPH, machine(), max_batch=16)
     assert "hilum engine build" in caught.value.body()["next_step"]
 
@@ -167,7 +167,7 @@ def test_of_equals_the_newest(store: PlanStore) -> None:
 def test_a_truncated_plan_is_not_loaded(store: PlanStore) -> None:
     kept = keep(store, key(), b"x" * 1000)
     store.path(kept).write_bytes(b"x" * 400)
-    with pytest.raises(EngineDamagedError, match="400 bytes; 1000 were written"):
+    with pytest.raises(EngineDamagedError, match="400 bytes, but 1000 were written"):
         store.read(kept)
 
 
@@ -192,9 +192,9 @@ def test_a_damaged_plan_does_not_hide_an_intact_one(
     new = keep(store, key(optimization_level=5), b"new")
     store.path(new).write_bytes(b"n")
     assert store.find(GRAPH, machine(), max_batch=16) == (old, b"old")
-    assert "1 bytes; 3 were written" in caplog.text
+    assert "1 bytes, but 3 were written" in caplog.text
     store.path(old).unlink()
-    with pytest.raises(EngineDamagedError, match="1 bytes; 3 were written"):
+    with pytest.raises(EngineDamagedError, match="1 bytes, but 3 were written"):
         store.find(GRAPH, machine(), max_batch=16)
 
 
