@@ -1,4 +1,4 @@
-"""One film with the findings asked for, and what of them is to be seen on it."""
+"""Makes one film with the wanted findings, labelled with those that are visible on it."""
 
 from __future__ import annotations
 
@@ -33,12 +33,18 @@ def make(
 ) -> LabelledFilm:
     """A film of ``chest`` with ``labels``: ``Cardiomegaly``, or keys of ``inserts``.
 
-    A finding that the anatomy has no room for, or that collimation cuts off, is not labelled.
+    A finding for which the anatomy has no room, or which collimation cuts off, is not labelled.
 
     Args:
-        base: line integrals ``[X, Z]`` of the chest and all before and behind it.
+        chest: of the patient.
+        labels: the wanted findings.
+        rng: draws sides, sizes and exposure.
+        inserts: makers of the findings.
+        side: pixels along the longer side of the film.
+        base: line integrals ``[X, Z]`` of the chest and of everything before and behind it.
+        device: the detector; ``None``: an average one.
     """
-    # Every heart is scaled, so that scaling by itself says nothing.
+    # Every heart is scaled, so that scaling alone says nothing about disease.
     enlarged = "Cardiomegaly" in labels
     factor = rng.uniform(1.28, 1.55) if enlarged else rng.uniform(1.0, 1.08)
     change, silhouette = findings.heart(chest, factor, rng)
