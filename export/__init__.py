@@ -1,1 +1,1 @@
-"""Checkpoint to model package. Needs the `train` extra."""
+"""Make model packages from checkpoints. Needs the `train` extra."""

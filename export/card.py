@@ -1,4 +1,4 @@
-"""MODEL_CARD.md, written from the same figures as metrics.json."""
+"""Write MODEL_CARD.md, from the same figures as metrics.json."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from hilum.packages.manifest import Manifest
 
 
 def write(manifest: Manifest, test: dict[str, Any], *, data: str, training: str) -> str:
-    """The card of a package.
+    """Return the text of the card.
 
     Args:
-        manifest: of the package; its ``files`` may still be those of a draft.
+        manifest: the manifest of the package, or of its draft.
         test: the report on the test split, see :func:`export.evaluate.report`.
         data: a paragraph on where the data comes from.
         training: a paragraph on how the model was trained.
@@ -31,7 +31,7 @@ Grad-CAM grid {manifest.cam_grid[0]}×{manifest.cam_grid[1]} |
 | labels | {manifest.label_set.schema_id} ({manifest.label_set.kind}) |
 | weights stored as | {manifest.weights_dtype}; all arithmetic is float32 |
 | licence | {manifest.licence} |
-| training data | sha256 of the manifest: `{manifest.training_data_digest}` |
+| training data | sha256 of the data-set table: `{manifest.training_data_digest}` |
 | code | `{manifest.code_revision}` |
 
 ## Data
@@ -46,8 +46,8 @@ Grad-CAM grid {manifest.cam_grid[0]}×{manifest.cam_grid[1]} |
 
 On the test split ({test["images"]} films of {test["patients"]} patients, none of whom is in
 training or validation), measured with ONNX Runtime on the graph of this package. Calibration and
-thresholds come from the validation split only. Pointing game: the maximum of the map lies in the
-finding's box, no tolerance; *centre* is what a map gets that always points at the middle.
+thresholds come from the validation split only. *Pointing* is the share of findings where the map's
+maximum lies in the box; *centre* is that share for a map that always points at the centre.
 
 | label | positives | AUROC | AP | ECE | sens. | spec. | pointing | centre |
 |---|---|---|---|---|---|---|---|---|
@@ -57,12 +57,13 @@ finding's box, no tolerance; *centre* is what a map gets that always points at t
 
 ## Limits
 
-- A probability is about films like those of the training data. Nothing here says how the model
-  does on other machines, populations or findings.
-- A Grad-CAM map shows what moved the number, coarsely ({manifest.cam_grid[0]}×\
-{manifest.cam_grid[1]} cells). It is no segmentation and no proof.
-- Refused, by policy: modalities other than {", ".join(manifest.policy.modalities)}; body parts
-  other than {", ".join(manifest.policy.body_parts)}; views other than \
+- A probability is valid for films like those of the training data. These figures do not say how the
+  model performs on other machines, populations or findings.
+- A Grad-CAM map shows which parts of the film raised the probability, coarsely \
+({manifest.cam_grid[0]}×\
+{manifest.cam_grid[1]} cells). It is neither a segmentation nor a proof.
+- The policy refuses modalities other than {", ".join(manifest.policy.modalities)}, body parts
+  other than {", ".join(manifest.policy.body_parts)}, and views other than \
 {", ".join(manifest.policy.views)}.
 """
 

@@ -19,44 +19,44 @@ from hilum.session import open_local_store
 @click.option(
     "--to", "target", required=True, type=click.Path(path_type=Path), help="Folder of the package."
 )
-@click.option("--name", required=True, help="Of the model: lower case letters, digits, . _ -")
-@click.option("--version", required=True, help="Of the model.")
+@click.option("--name", required=True, help="Name of the model: lower case letters, digits, . _ -")
+@click.option("--version", required=True, help="Version of the model.")
 @click.option("--intended-use", required=True, help="One or two sentences for manifest and card.")
-@click.option("--licence", required=True, help="Of the weights.")
-@click.option("--data", default="Not described.", help="Where the data comes from, for the card.")
+@click.option("--licence", required=True, help="Licence of the weights.")
+@click.option("--data", default="Not described.", help="Origin of the data, for the card.")
 @click.option(
     "--precision",
     "wanted",
     default="fp32",
     show_default=True,
     metavar="fp32|fp16|bf16|int8|TARGET=…,…",
-    help="What engines compute in; per target: cpu=int8,tensorrt=fp16. float32 is always there.",
+    help="One precision for all targets, or cpu=int8,tensorrt=fp16. fp32 is always included.",
 )
 @click.option(
     "--calibration-films",
     default=128,
     show_default=True,
     type=click.IntRange(min=1),
-    help="Training films that int8 takes the ranges of its activations from.",
+    help="Number of training films on which int8 measures its activations.",
 )
 @click.option(
     "--calibration-method",
     type=click.Choice(["percentile", "entropy"]),
     default="percentile",
     show_default=True,
-    help="How int8 chooses them.",
+    help="How int8 chooses the ranges of its activations.",
 )
-@click.option("--half", is_flag=True, help="Store the weights as float16: half the size.")
+@click.option("--half", is_flag=True, help="Store the weights as float16, in half the space.")
 @click.option(
     "--demonstration-only",
     is_flag=True,
-    help="Show «demonstration only, not for clinical use» wherever a number of it is shown.",
+    help='Show "demonstration only, not for clinical use" with every number of the model.',
 )
 @click.option(
     "--manifest",
     "manifest_path",
     type=click.Path(path_type=Path),
-    help="The data set, if it is no longer where the training configuration says.",
+    help="The data-set table, if it is not where the training configuration says.",
 )
 def export(  # noqa: PLR0917 -- click passes them by name
     checkpoint: Path,
@@ -73,12 +73,12 @@ def export(  # noqa: PLR0917 -- click passes them by name
     demonstration_only: bool,
     manifest_path: Path | None,
 ) -> None:
-    """Make a model package of CHECKPOINT, a folder that `hilum train` wrote.
+    """Make a model package from CHECKPOINT, a folder that `hilum train` wrote.
 
-    The graph is checked against PyTorch; calibration and thresholds are fitted on the validation
-    split and all figures measured on the test split, with the exported graph. How far every graph
-    of the package is from PyTorch stands in its parity.json. A precision that costs more than it
-    may (fp16: |Δp| 0.005; int8: AUROC 0.005) is refused.
+    The graph is compared with PyTorch. Calibration and thresholds are fitted on the validation
+    split, and all figures are measured on the test split, with the exported graph. parity.json says
+    how far each graph differs from PyTorch. A precision that loses too much (fp16: |Δp| 0.005,
+    int8: AUROC 0.005) is refused.
     """
     # torch takes seconds to import; `hilum export --help` should not.
     from export import precision  # noqa: PLC0415
@@ -116,14 +116,14 @@ def export(  # noqa: PLR0917 -- click passes them by name
 
 
 def describe(backbone: str, weights: str, epoch: int) -> str:
-    """A sentence on the training, for the card."""
+    """Describe the training in one sentence, for the card."""
     start = "random weights" if weights == "random" else "pretrained weights"
     return f"`hilum train`, {backbone} from {start}, {epoch} epochs."
 
 
 def parity_lines(document: dict[str, Any]) -> Iterator[str]:
-    """parity.json for the terminal."""
-    yield f"against {document['reference']}, {document['films']} test films:"
+    """Show ``parity.json`` as text for the terminal."""
+    yield f"Compared with {document['reference']} on {document['films']} test films:"
     for graph in document["graphs"]:
         text = (
             f"  {graph['precision']:5} {graph['target']:9} {graph['bytes'] / 2**20:6.1f} MB  "

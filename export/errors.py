@@ -1,4 +1,4 @@
-"""Errors that only the export raises. The tree and its rules are in :mod:`hilum.errors`."""
+"""Errors that only ``export`` raises. :mod:`hilum.errors` has the tree and its rules."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from hilum.errors import PermanentError
 
 
 class PrecisionError(PermanentError):
-    """The model cannot be had in the precision asked for."""
+    """The model cannot be exported in this precision, or loses too much in it."""
 
     code = "export.precision"
-    next_step = "Export with another --precision; fp32 is always possible."
+    next_step = "Export with another --precision. fp32 is always possible."
 
 
 class WriteError(PermanentError):
-    """A package could not be written; what was there before is unchanged."""
+    """The package cannot be written. The previous content of its folder is unchanged."""
 
     code = "export.write"
     next_step = "Free some space or choose another folder, and run the command again."
 
 
 class OutputsError(PermanentError):
-    """Stored outputs cannot be used to calibrate."""
+    """The stored raw outputs cannot be used for calibration."""
 
     code = "export.outputs"
     next_step = "Give --outputs with raw outputs and labels of this model (docs/use/packages.md)."

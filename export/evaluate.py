@@ -1,7 +1,7 @@
-"""What the exported graph is worth: run by the serving engine on held-out films.
+"""Evaluate the exported graph on held-out films, with the serving engine.
 
-Everything here is measured on the file that ships, not on the checkpoint it came from; how is the
-business of :mod:`trainer.evaluation`, which `hilum train evaluate` uses as well.
+The figures are measured with the exported file, not with the checkpoint. They are computed by
+:mod:`trainer.evaluation`, as those of `hilum train evaluate`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def report(
 ) -> dict[str, Any]:
     """The figures of ``metrics.json``, see :func:`trainer.evaluation.assess.assess`.
 
-    ``points`` were chosen on validation.
+    ``points`` must have been chosen on the validation split.
     """
     return assess(
         Scored(

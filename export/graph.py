@@ -1,10 +1,10 @@
-"""What the precisions have in common: which part of a graph they may touch.
+"""Find the parts of a graph whose precision can be reduced.
 
-A graph of :func:`export.onnx.export` has three parts. *Entry*: uint8 to normalised floats. *Body*:
-the backbone, nearly all of the arithmetic. *Exit*: the last weighted layer on the way to each
-output and everything behind it: the logits, the Grad-CAM sums over channels and cells. Entry and
-exit are small and full of values that reduced precision treats badly (255 × scale, weights divided
-by the number of cells, sums), so they stay float32 in every precision.
+A graph from :func:`export.onnx.export` has three parts. *Entry*: uint8 to normalised floats.
+*Body*: the backbone, with nearly all of the arithmetic. *Exit*: the last weighted layer before each
+output and everything after it, that is the logits and the Grad-CAM sums over channels and cells.
+Entry and exit are small and need the full precision (255 × scale, weights divided by the number of
+cells, sums), so they always stay float32.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from onnx import ModelProto, NodeProto
 from onnxscript import ir
 
 WEIGHTED: Final = ("Conv", "Gemm", "MatMul")
-#: Float32 wherever they stand: saturating, dividing, summing over many values.
+#: Operations that stay float32 everywhere: they saturate, divide, or sum many values.
 EXACT_OPS: Final = frozenset(
     ("Sigmoid", "Softmax", "Clip", "Div", "ReduceMax", "ReduceMean", "ReduceSum", "Resize")
 )
-_FOLD_LIMIT: Final = 2**28  # values; above any weight here
+_FOLD_LIMIT: Final = 2**28  # number of values; no weight has as many
 _GRADIENT: Final = "gradient"
 
 
 def parse(graph: bytes) -> ModelProto:
-    """The model in ``graph``, every node named."""
+    """Parse ``graph``, and give every node a name."""
     model = onnx.load_model_from_string(graph)
     for position, node in enumerate(model.graph.node):
         node.name = node.name or f"{node.op_type}_{position}"
@@ -35,14 +35,14 @@ def parse(graph: bytes) -> ModelProto:
 
 
 def serialise(model: ModelProto) -> bytes:
-    """The bytes of ``model``, once onnx's own checker has found nothing wrong with it."""
+    """Check ``model`` with onnx's own checker, and serialise it."""
     onnx.checker.check_model(model, full_check=True)
     return bytes(model.SerializeToString())
 
 
-def folded(graph: bytes) -> ModelProto:
-    """``graph`` with everything computed that depends on weights alone, in float32: AlexNet's
-    weights summed over cells, for one, which would be summed in reduced precision otherwise."""
+def fold(graph: bytes) -> ModelProto:
+    """Compute in float32 everything in ``graph`` that depends on weights alone. AlexNet's weights
+    are summed over cells, for example, which would lose precision later."""
     model = ir.serde.deserialize_model(parse(graph))
     onnxscript.optimizer.fold_constants(
         model, input_size_limit=_FOLD_LIMIT, output_size_limit=_FOLD_LIMIT
@@ -74,8 +74,8 @@ def exact_nodes(model: ModelProto) -> set[str]:
 
 
 def layers(model: ModelProto) -> dict[str, str]:
-    """Weighted layers that are not :func:`exact_nodes`: node name to the layer's name in the
-    PyTorch model, for people (``features.4.0.conv1``)."""
+    """Weighted layers that are not in :func:`exact_nodes`: the name of the node, and the name of
+    its layer in the PyTorch model (``features.4.0.conv1``)."""
     exact = exact_nodes(model)
     weights = {tensor.name for tensor in model.graph.initializer}
     return {
@@ -88,5 +88,5 @@ def layers(model: ModelProto) -> dict[str, str]:
 def _layer_name(node: NodeProto, weights: Iterable[str]) -> str:
     name = next((name for name in node.input if name in weights), node.name)
     name = name.removeprefix("model.").removesuffix(".weight")
-    # AlexNet's gradient multiplies by the weights of a layer that has a forward pass too.
+    # AlexNet's gradient uses the weights of a layer that also has a forward pass.
     return f"{name} ({_GRADIENT})" if node.op_type == "MatMul" else name

@@ -1,9 +1,9 @@
-"""Graphs whose body computes in float16 or bfloat16, for engines that take types from the graph.
+"""Make graphs whose body computes in float16 or bfloat16, for engines that use the graph's types.
 
-TensorRT 11 has strongly typed networks only: what is float16 in the graph runs as float16, and
-nothing else does. Input and outputs keep their types (uint8, float32); entry and exit of the graph
-and every operation of :data:`export.graph.EXACT_OPS` stay float32 (see :mod:`export.graph`). The
-masks of AlexNet's closed form are comparisons with zero and lose nothing.
+TensorRT 11 has only strongly typed networks: exactly what is float16 in the graph runs as float16.
+Input and outputs keep their types (uint8, float32). Entry, exit and every operation of
+:data:`export.graph.EXACT_OPS` stay float32 (see :mod:`export.graph`). The masks of AlexNet's maps
+are comparisons with zero, so they lose nothing.
 """
 
 from __future__ import annotations
@@ -16,37 +16,37 @@ import onnx
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from export.errors import PrecisionError
-from export.graph import exact_nodes, folded, parse, serialise
+from export.graph import exact_nodes, fold, parse, serialise
 
-#: The first opset whose Conv and pooling take bfloat16.
+#: The first opset whose Conv and pooling accept bfloat16.
 _BFLOAT16_OPSET: Final = 22
 _LARGEST: Final = {TensorProto.FLOAT16: 65504.0, TensorProto.BFLOAT16: 3.3895e38}
 
 
 def to_fp16(graph: bytes) -> bytes:
-    """``graph`` with its body in float16.
+    """Convert the body of ``graph`` to float16.
 
     Raises:
-        PrecisionError: a weight does not fit.
+        PrecisionError: a weight is too large for float16.
     """
-    return serialise(_retyped(folded(graph), TensorProto.FLOAT16))
+    return serialise(_convert(fold(graph), TensorProto.FLOAT16))
 
 
 def to_bf16(graph: bytes) -> bytes:
-    """``graph`` with its body in bfloat16, raised to opset 22."""
-    model = folded(graph)
-    # The operations used here did not change between 20 and 22 but in the types they take.
+    """Convert the body of ``graph`` to bfloat16, and the graph to opset 22."""
+    model = fold(graph)
+    # Between opsets 20 and 22, the operations used here changed only in the types they accept.
     model.opset_import[0].version = max(_BFLOAT16_OPSET, model.opset_import[0].version)
-    return serialise(_retyped(model, TensorProto.BFLOAT16))
+    return serialise(_convert(model, TensorProto.BFLOAT16))
 
 
-def emulated(graph: bytes) -> bytes:
-    """A float32 graph that computes what the half-precision ``graph`` computes on hardware that
-    multiplies halves and accumulates in float32, as tensor cores do.
+def emulate(graph: bytes) -> bytes:
+    """Make a float32 graph that computes what the half-precision ``graph`` computes on tensor
+    cores, which multiply half-precision values and accumulate in float32.
 
-    Every half-precision tensor becomes a float32 tensor that went through a cast to the half type
-    and back. ONNX Runtime's CPU provider has no half-precision convolutions: handed ``graph``
-    itself it refuses (bfloat16) or computes in float32 and may skip the rounding (float16).
+    Every half-precision tensor becomes a float32 tensor that is cast to the half type and back.
+    This is needed because ONNX Runtime has no half-precision convolutions on the CPU: it refuses
+    bfloat16, and computes float16 in float32, where it may skip the rounding.
     """
     model = parse(graph)
     types = _types(model)
@@ -73,13 +73,13 @@ def emulated(graph: bytes) -> bytes:
     return serialise(model)
 
 
-def _retyped(model: ModelProto, kind: int) -> ModelProto:
-    """``model`` with every float32 tensor of its body of type ``kind``, casts at the borders."""
+def _convert(model: ModelProto, kind: int) -> ModelProto:
+    """Convert every float32 tensor in the body of ``model`` to ``kind``, with casts around it."""
     exact = exact_nodes(model)
     types = _types(model)
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     outputs = {output.name for output in model.graph.output}
-    wanted: dict[str, set[int]] = {}  # of each float initialiser, the types its users want
+    wanted: dict[str, set[int]] = {}  # for each float initialiser, the types that its users need
     half_tensors = {
         name
         for node in model.graph.node
@@ -108,14 +108,14 @@ def _retyped(model: ModelProto, kind: int) -> ModelProto:
                 cast.add((name, target))
             node.input[at] = other
         nodes.append(node)
-    assert not outputs & half_tensors, "the exit of the graph is float32"
+    assert not outputs & half_tensors, "the exit of the graph must be float32"
     _replace(model, nodes)
     kept = [
         tensor if target == TensorProto.FLOAT else _as_half(tensor, target)
         for name, tensor in weights.items()
         for target in sorted(wanted.get(name, {TensorProto.FLOAT}))
     ]
-    # Not `remove`: it would compare whole weights to find the one.
+    # `remove` is not used, because it would compare whole weights.
     del model.graph.initializer[:]
     model.graph.initializer.extend(kept)
     return model
@@ -138,7 +138,7 @@ def _types(model: ModelProto) -> dict[str, int]:
 
 
 def _replace(model: ModelProto, nodes: list[NodeProto]) -> None:
-    """Give ``model`` other nodes; recorded types of tensors inside would contradict them."""
+    """Replace the nodes of ``model``, and drop the recorded types, which may not fit them."""
     del model.graph.value_info[:]
     del model.graph.node[:]
     model.graph.node.extend(nodes)

@@ -1,4 +1,4 @@
-"""``hilum import``: models that others have trained."""
+"""``hilum import``: make packages from models that others have trained."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import click
 
 from hilum.embedded import bundled
 
-_USE = "Not stated by who imported it. Not for clinical use until evaluated locally."
+_USE = "Not stated by the importer. Not for clinical use until evaluated locally."
 
 
 @click.group(name="import")
 def import_() -> None:
-    """Make a model package of weights that others have trained."""
+    """Make a model package from weights that others have trained."""
 
 
 @import_.command()
@@ -22,13 +22,13 @@ def import_() -> None:
     "--to", "target", required=True, type=click.Path(path_type=Path), help="Folder of the package."
 )
 @click.option("--name", default="torchxrayvision-resnet50-512", show_default=True)
-@click.option("--version", default="1.5.7", show_default=True, help="Of the package.")
+@click.option("--version", default="1.5.7", show_default=True, help="Version of the package.")
 @click.option("--intended-use", default=_USE, help="One or two sentences for manifest and card.")
-@click.option("--licence", help="Of the weights.  [default: torchxrayvision's]")
+@click.option("--licence", help="Licence of the weights.  [default: torchxrayvision's]")
 @click.option(
     "--films",
     type=click.Path(path_type=Path),
-    help="A film or a folder of them, for the check at every load.  "
+    help="A film or a folder of films, for the golden outputs.  "
     "[default: those that come with hilum]",
 )
 def xrv(  # noqa: PLR0917 -- click passes them by name
@@ -42,8 +42,8 @@ def xrv(  # noqa: PLR0917 -- click passes them by name
 ) -> None:
     """Import torchxrayvision's resnet50-res512-all from the file WEIGHTS.
 
-    The file is yours to bring; torchxrayvision's documentation says where it is. Sixteen labels
-    with torchxrayvision's operating points, 512 px, and the Grad-CAM map of each in the graph.
+    Download the file first; torchxrayvision's documentation says where. The package has sixteen
+    labels with torchxrayvision's operating points and Grad-CAM maps, and an input of 512 px.
     """
     from export import xrv as importing  # noqa: PLC0415 -- torch takes seconds to import
 

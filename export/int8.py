@@ -1,17 +1,17 @@
-"""Graphs whose body computes in int8, with QDQ pairs that carry the scales.
+"""Make graphs whose body computes in int8, with scales in QDQ pairs.
 
-Per channel for weights, per tensor for activations; the ranges of activations come from training
-films by percentile or entropy (ONNX Runtime's calibrators). The two targets want graphs of their
-own:
+Weights are quantised per channel, activations per tensor. The ranges of activations are measured on
+training films, by percentile or entropy (ONNX Runtime's calibrators). Each target has its own
+graph:
 
-- *cpu*: unsigned activations × signed weights, which is what x86 multiplies; the weights have 7
-  bits, because without VNNI the sum of two 8-bit products saturates in 16 bits and two machines
-  would give different answers.
-- *tensorrt*: signed × signed, symmetric, every zero point 0, biases in float32: nothing else is
-  parsed.
+- *cpu*: unsigned activations × signed weights, as x86 multiplies them. Weights have 7 bits: without
+  VNNI the sum of two 8-bit products saturates in 16 bits, so that two machines would compute
+  different outputs.
+- *tensorrt*: signed × signed, symmetric, all zero points 0, biases in float32. TensorRT parses
+  nothing else.
 
-Entry, exit and the gradient of AlexNet's maps stay float32 (:mod:`export.graph`), and so does
-every layer named in ``keep``.
+Entry, exit and the gradient of AlexNet's maps stay float32 (:mod:`export.graph`), and so do all
+layers in ``keep``.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ from onnxruntime.quantization.calibrate import create_calibrator
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from export.errors import PrecisionError
-from export.graph import exact_nodes, folded, layers, serialise
+from export.graph import exact_nodes, fold, layers, serialise
 
 Target = Literal["cpu", "tensorrt"]
 Method = Literal["percentile", "entropy"]
 Images = npt.NDArray[np.uint8]  # [N, 1, S, S]
 
 _OPS: Final = ["Conv", "Gemm", "Add", "MaxPool", "AveragePool", "Concat"]
-_CHUNK: Final = 4  # images whose every activation is held at once
-_PERCENTILE: Final = 99.999  # of the values of a tensor that are inside its range
+_CHUNK: Final = 4  # number of images whose activations are held in memory at once
+_PERCENTILE: Final = 99.999  # percentage of a tensor's values that its range covers
 _OPTIONS: Final[dict[Target, dict[str, Any]]] = {
     "cpu": {"ActivationSymmetric": False, "WeightSymmetric": True},
     "tensorrt": {
@@ -63,7 +63,7 @@ class Calibrated:
 
     @property
     def layers(self) -> dict[str, str]:
-        """Node name to layer name of what can be quantised."""
+        """The layers that can be quantised: name of the node → name of the layer."""
         found = layers(self.model)
         types = {node.name: node.op_type for node in self.model.graph.node}
         return {node: layer for node, layer in found.items() if types[node] in _OPS}
@@ -84,8 +84,8 @@ def calibrate(graph: bytes, images: Images, *, method: Method = "percentile") ->
         PrecisionError: there is no image.
     """
     if not len(images):
-        raise PrecisionError("int8 needs training films to calibrate on; there is none.")
-    model = folded(graph)
+        raise PrecisionError("int8 needs training films for calibration, but there are none.")
+    model = fold(graph)
     extra = {"percentile": _PERCENTILE} if method == "percentile" else {}
     kind = CalibrationMethod.Percentile if method == "percentile" else CalibrationMethod.Entropy
     with tempfile.TemporaryDirectory(prefix="hilum-int8-") as scratch, _quiet():
@@ -105,7 +105,7 @@ def calibrate(graph: bytes, images: Images, *, method: Method = "percentile") ->
 
 
 def quantise(found: Calibrated, *, target: Target, keep: Set[str] = frozenset()) -> bytes:
-    """The int8 graph of ``found`` for ``target``; the layers in ``keep`` stay float32."""
+    """Make the int8 graph for ``target``. The layers in ``keep`` stay float32."""
     model = ModelProto()
     model.CopyFrom(found.model)
     exact = exact_nodes(model)
@@ -131,7 +131,7 @@ def quantise(found: Calibrated, *, target: Target, keep: Set[str] = frozenset())
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """ONNX Runtime's quantisation prints, and warns through the root logger."""
+    """Silence ONNX Runtime's quantisation, which prints and warns through the root logger."""
     root = logging.getLogger()
     level = root.level
     root.setLevel(logging.ERROR)

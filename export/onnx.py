@@ -1,4 +1,4 @@
-"""Checkpoint to ONNX: one graph, image in, probabilities and all Grad-CAM maps out."""
+"""Export a model to ONNX: one graph from the image to the raw outputs and all Grad-CAM maps."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from trainer.gradcam import WithMaps
 
 OPSET: Final = 20
 PARITY: Final = 1e-4  # ONNX Runtime against PyTorch, both float32
-_SMALL: Final = 256  # initialisers below this many values stay float32
+_SMALL: Final = 256  # initialisers with fewer values stay float32
 
 WeightsDtype = Literal["float32", "float16"]
 
 
 def export(model: Classifier, kind: Kind, *, size: int) -> bytes:
-    """The graph of ``model`` for inputs of side ``size``, float32, batch dynamic.
+    """Export ``model`` for inputs of side ``size``, in float32 and with a dynamic batch size.
 
-    Inputs: ``image`` uint8 ``[N, 1, S, S]``. Outputs: ``probability`` float32 ``[N, K]``, ``cam``
+    Input: ``image`` uint8 ``[N, 1, S, S]``. Outputs: ``probability`` float32 ``[N, K]`` and ``cam``
     float32 ``[N, K, h, w]``.
 
     Raises:
-        ExportError: ONNX Runtime gives other numbers than PyTorch.
+        ExportError: ONNX Runtime and PyTorch compute different outputs.
     """
     graph = _trace(WithMaps(model, kind).eval(), size)
     check_parity(graph, model, kind, size=size)
@@ -39,11 +39,12 @@ def export(model: Classifier, kind: Kind, *, size: int) -> bytes:
 
 
 def check_parity(graph: bytes, model: Classifier, kind: Kind, *, size: int) -> float:
-    """The largest difference between ``graph`` in ONNX Runtime and ``model`` in PyTorch, on noise
-    in batches of one and three; maps relative to their maximum.
+    """Return the largest difference between ``graph`` in ONNX Runtime and ``model`` in PyTorch.
+
+    Measured on noise in batches of one and three. Maps are compared relative to their maximum.
 
     Raises:
-        ExportError: it is above :data:`PARITY`.
+        ExportError: the difference is larger than :data:`PARITY`.
     """
     wrapped = WithMaps(model, kind).eval()
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
@@ -60,19 +61,19 @@ def check_parity(graph: bytes, model: Classifier, kind: Kind, *, size: int) -> f
             float(np.abs(probability - expected_p).max()),
             float(np.abs(cam - expected_cam).max()) / scale,
         )
-    if not worst <= PARITY:  # so that NaN fails too
+    if not worst <= PARITY:  # written so that NaN fails too
         raise ExportError(
-            f"ONNX Runtime and PyTorch differ by {worst:.1e}; {PARITY:g} is allowed.",
+            f"ONNX Runtime and PyTorch differ by {worst:.1e}; the limit is {PARITY:g}.",
             next_step="Report this with the versions of torch and onnxruntime.",
         )
     return worst
 
 
 def store_in_half(graph: bytes) -> bytes:
-    """The same graph with its large weights kept as float16 and cast to float32 on loading.
+    """Return the graph with its large weights stored as float16 and cast to float32 on loading.
 
-    Half the size; the arithmetic stays float32 (ONNX Runtime folds the casts). The weights are
-    rounded by this, so whatever is claimed of the model has to be measured afterwards.
+    It takes half the space. The arithmetic stays float32, because ONNX Runtime folds the casts. The
+    weights are rounded, so all figures of the model must be measured afterwards.
     """
     model = onnx.load_model_from_string(graph)
     casts = []
@@ -82,12 +83,12 @@ def store_in_half(graph: bytes) -> bytes:
         name = tensor.name
         half: npt.NDArray[np.float16] = numpy_helper.to_array(tensor).astype(np.float16)
         if not np.isfinite(half).all():
-            raise ExportError("A weight is too large for half precision; export as float32.")
+            raise ExportError("A weight is too large for float16.", next_step="Omit --half.")
         tensor.CopyFrom(numpy_helper.from_array(half, f"{name}.half"))
         casts.append(helper.make_node("Cast", [f"{name}.half"], [name], to=TensorProto.FLOAT))
     for position, node in enumerate(casts):
         model.graph.node.insert(position, node)
-    # Shape information recorded for the old initialisers would contradict the new ones.
+    # The types recorded for the old initialisers would contradict the new ones.
     names = {cast.output[0] for cast in casts}
     kept = [value for value in model.graph.value_info if value.name not in names]
     del model.graph.value_info[:]
@@ -103,7 +104,7 @@ def _trace(module: WithMaps, size: int) -> bytes:
     noisy.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
-            # The exporter warns of its own future; the parity check judges what comes out.
+            # The exporter emits deprecation warnings. The parity check tests its output.
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 module,

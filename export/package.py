@@ -1,4 +1,4 @@
-"""A checkpoint becomes a model package: graph, calibration, thresholds, figures, golden outputs."""
+"""Make a model package from a checkpoint, with calibration, thresholds, figures, golden outputs."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _GOLDEN_IMAGES = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
-    """What a package says of itself and no checkpoint knows."""
+    """The fields of a package that do not come from the checkpoint."""
 
     name: str
     version: str
@@ -57,10 +57,10 @@ class Identity:
 
 @dataclass(frozen=True, kw_only=True)
 class Precisions:
-    """Which graphs go into the package beside the float32 one."""
+    """The variants that the package gets, beside the float32 graph."""
 
     wanted: Mapping[Target, Precision] = field(default_factory=dict)  # export.precision.parse
-    films: int = precision.CALIBRATION_FILMS  # of training, to calibrate int8 on
+    films: int = precision.CALIBRATION_FILMS  # number of training films that calibrate int8
     method: int8.Method = "percentile"
 
 
@@ -75,28 +75,28 @@ def build(
     precisions: Precisions | None = None,
     store: ObjectStore | None = None,
 ) -> Manifest:
-    """Write the package of ``found`` to the folder ``target``, whole or not at all.
+    """Write the package of ``found`` to the folder ``target``, completely or not at all.
 
     Args:
         found: the checkpoint.
-        target: replaced if it is there.
-        identity: what goes into manifest and card.
-        cache_dir: of prepared images.
-        weights_dtype: how the float32 graph stores its weights.
-        manifest_path: the data set, if it is no longer where the checkpoint's configuration says.
-        precisions: further graphs; none by default.
-        store: of the films; ``None``: files, and S3 by boto3's own configuration.
+        target: replaced if it exists.
+        identity: fields of manifest and card.
+        cache_dir: the training cache.
+        weights_dtype: type in which the float32 graph stores its weights.
+        manifest_path: the data-set table, if it is not where the checkpoint's configuration says.
+        precisions: variants to add; none by default.
+        store: reads the films. ``None``: local files, and S3 with boto3's own configuration.
 
     Raises:
-        ExportError: the graph does not reproduce the checkpoint, or ``target`` is something else
-            than a package.
-        PrecisionError: a further graph loses too much.
-        WriteError: the disk is full, or ``target`` cannot be written. What was there is still.
+        ExportError: the graph does not reproduce the checkpoint, or ``target`` is a folder that is
+            neither empty nor a package.
+        PrecisionError: a variant loses too much.
+        WriteError: the disk is full, or ``target`` cannot be written. Its content is unchanged.
         DataError: a split cannot be read.
     """
     if target.exists() and not (target / GRAPH).is_file() and any(target.iterdir()):
         raise ExportError(
-            f"{target} is not empty and no model package.", next_step="Choose another folder."
+            f"{target} is neither empty nor a model package.", next_step="Choose another folder."
         )
     config = found.record.config
     size = config.preprocess.size
@@ -124,8 +124,8 @@ def _fill(  # noqa: PLR0917 -- one call, every name the same on both sides
     weights_dtype: WeightsDtype,
     precisions: Precisions,
 ) -> Manifest:
-    """Everything beside the graph. The package is sealed twice: a draft, so that the serving
-    engine can run it and be measured, and the real one with what was measured."""
+    """Write everything beside the graph. The package is first sealed as a draft, so that the
+    serving engine can run and measure it, and then with the measured figures."""
     schema = found.schema
     neutral = Calibration(scale=(1.0,) * len(schema.labels), shift=(0.0,) * len(schema.labels))
     undefined = OperatingPoint(threshold=1.0, rule="draft")
@@ -212,7 +212,7 @@ def _fields(found: Checkpoint, identity: Identity, weights_dtype: WeightsDtype) 
 
 
 def _grid(found: Checkpoint) -> tuple[int, int]:
-    """The Grad-CAM grid at the configured input size."""
+    """The size (h, w) of the Grad-CAM grid at the configured input size."""
     size = found.record.config.preprocess.size
     with torch.no_grad():
         shape = found.model.activation(torch.zeros((1, 1, size, size), dtype=torch.uint8)).shape

@@ -1,4 +1,4 @@
-"""How far one way to compute a model is from another, on the same films."""
+"""Measure how far the outputs of two engines or graphs differ on the same films."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ FloatArray = npt.NDArray[np.floating]
 
 
 def differences(found: Run, reference: Run) -> dict[str, float]:
-    """Largest and 99th percentile of |Δp| over films and labels, and of |Δcam| over films, labels
-    and cells, each cam in units of the largest value among the maps of its film."""
+    """Maximum and 99th percentile of |Δp| over films and labels, and of |Δcam| over films, labels
+    and cells. Maps are divided by the largest value among all maps of their film."""
     p = np.abs(found.raw - reference.raw)
     scale = np.maximum(reference.cam.max(axis=(1, 2, 3), keepdims=True), 1e-12)
     cam = np.abs(found.cam - reference.cam) / scale
@@ -38,8 +38,8 @@ def decisions_changed(
     calibration: Calibration,
     points: dict[str, OperatingPoint],
 ) -> int:
-    """Over all films and labels of raw ``[N, K]``: calibrated probabilities that come to lie on
-    the other side of their threshold."""
+    """Count the calibrated probabilities that change sides of their threshold, over all films and
+    labels of the raw outputs ``[N, K]``."""
     threshold = np.array([points[label].threshold for label in schema.labels])
     raw = (np.asarray(found, np.float32), np.asarray(reference, np.float32))
     ours, theirs = (calibrate(values, calibration, schema.kind) >= threshold for values in raw)
@@ -55,16 +55,16 @@ def auroc_loss(
     patients: list[str],
     replicates: int = 500,
 ) -> dict[str, Any]:
-    """AUROC of ``reference`` minus that of ``found``, raw ``[N, K]``, per label and macro over the
-    findings, with 95 % intervals over resampled patients (the same for both, so what all films
-    have in common cancels). ``None`` where a label has one class only."""
+    """AUROC of ``reference`` minus AUROC of ``found``, both raw outputs ``[N, K]``, for each label
+    and as the mean over the findings, with 95 % intervals from resampling patients. Both use the
+    same samples. ``None`` where a label has only one class."""
     pairs = [
         (Ranking(targets[:, k], found[:, k]), Ranking(targets[:, k], reference[:, k]))
         for k in range(len(schema.labels))
     ]
 
     def loss(weights: npt.NDArray[np.float32]) -> FloatArray:
-        """``[b, K + 1]``: of each label, then macro."""
+        """``[b, K + 1]``: the loss of each label, then the macro loss."""
         each = np.stack(
             [theirs.areas(weights)[:, 0] - ours.areas(weights)[:, 0] for ours, theirs in pairs],
             axis=1,

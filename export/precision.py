@@ -1,8 +1,8 @@
-"""Graphs of another precision, made, measured and judged; refused where they cost too much.
+"""Make graphs in other precisions, and refuse those that lose too much.
 
-int8 first quantises every layer of the body. If validation loses more than allowed, the layers that
-hurt most, each quantised by itself, go back to float32, a few more at a time, up to a quarter of
-them. What decides lies in the validation split; test is measured afterwards and never chosen by.
+int8 first quantises every layer of the body. If the loss on the validation split is too large, the
+layers that do the most harm when quantised alone stay in float32: first one, then two, four and so
+on, up to a quarter of the layers. The test split is measured afterwards and decides nothing.
 """
 
 from __future__ import annotations
@@ -28,47 +28,47 @@ MAX_FP16_DP: Final = 0.005
 CALIBRATION_FILMS: Final = 128
 _SENSITIVITY_FILMS: Final = 12
 _KEPT_SHARE: Final = 0.25
-_NAMED: Final = 5  # layers in the text of a refusal
+_NAMED: Final = 5  # number of layers that an error names
 
-#: Tolerances of the golden check, |Δp| and |Δcam| / max(cam). The CPU's int8 arithmetic is exact
-#: in integers; TensorRT fuses and rounds in other places than the emulation that recorded.
+#: Tolerances of the golden check, |Δp| and |Δcam| / max(cam). On the CPU, int8 sums are exact.
+#: TensorRT fuses and rounds at other places than the emulation that recorded the golden outputs.
 TOLERANCES: Final[Mapping[tuple[Target, Precision], tuple[float, float]]] = {
     ("cpu", "int8"): (0.01, 0.05),
     ("tensorrt", "fp16"): (0.005, 0.05),
     ("tensorrt", "bf16"): (0.03, 0.2),
     ("tensorrt", "int8"): (0.05, 0.3),
 }
-Judge = Callable[[FloatArray], float]  # of raw [N, K] on validation: loss of macro AUROC
+Judge = Callable[[FloatArray], float]  # raw outputs [N, K] on validation -> loss of macro AUROC
 
 
 @dataclass(frozen=True, kw_only=True)
 class Made:
-    """A graph of another precision."""
+    """A graph in another precision."""
 
     target: Target
     precision: Precision
     graph: bytes
     reference: Session = field(repr=False)  # runs it, or its emulation, on this machine
-    how: str  # what ran it here
-    kept: tuple[str, ...] = ()  # layers left in float32, the most harmful first
-    # Layers by what each does to the logits alone, measured when first asked; none but of int8.
+    how: str  # how it was run on this machine
+    kept: tuple[str, ...] = ()  # layers that stay in float32, the most harmful first
+    # For int8, measured on the first call: layers with the change of the logits, worst first.
     ranked: Callable[[], Sequence[tuple[str, float]]] = field(default=tuple, repr=False)
 
-    def blamed(self) -> str:
-        """For the text of a refusal: what was kept, and which layers hurt most."""
+    def harmful_layers(self) -> str:
+        """For an error: which layers stayed in float32, and which do the most harm."""
         worst = _worst(self.ranked())
         kept = ", ".join(self.kept) or "none"
         return f" Layers already in float32: {kept}.{worst}" if worst else ""
 
 
 def parse(text: str) -> dict[Target, Precision]:
-    """What ``--precision`` asks for: ``fp32``, ``fp16``, ``bf16``, ``int8``, or per target
+    """Parse ``--precision``: ``fp32``, ``fp16``, ``bf16``, ``int8``, or one for each target, as in
     ``cpu=int8,tensorrt=fp16``.
 
-    The CPU has no half-precision arithmetic worth using: it runs float32 where a half is asked.
+    With ``fp16`` or ``bf16`` for all targets, the CPU uses float32, the better choice there.
 
     Raises:
-        PrecisionError: it is none of these.
+        PrecisionError: ``text`` has another form.
     """
     wanted: dict[Target, Precision] = {}
     plain = "=" not in text and "," not in text
@@ -78,7 +78,7 @@ def parse(text: str) -> dict[Target, Precision]:
             not plain and target not in ("cpu", "tensorrt")
         ):
             raise PrecisionError(
-                f"--precision {text!r} is not known.",
+                f"--precision {text!r} is not valid.",
                 next_step="Use fp32, fp16, bf16, int8, or for example cpu=int8,tensorrt=fp16.",
             )
         targets: tuple[Target, ...] = ("cpu", "tensorrt") if plain else (target,)  # type: ignore[assignment]
@@ -86,7 +86,7 @@ def parse(text: str) -> dict[Target, Precision]:
             wanted[name] = precision  # type: ignore[assignment]
     if not plain and wanted.get("cpu") in ("fp16", "bf16"):
         raise PrecisionError(
-            f"The CPU engine has no {wanted['cpu']} arithmetic.",
+            f"The CPU engine does not support {wanted['cpu']}.",
             next_step="Use cpu=fp32 or cpu=int8.",
         )
     return {
@@ -105,19 +105,19 @@ def make(
     judge: Judge,
     method: int8.Method = "percentile",
 ) -> list[Made]:
-    """The graphs that ``wanted`` asks for.
+    """Make the graphs of ``wanted``.
 
     Args:
-        graph: float32, of :func:`export.onnx.export`.
-        wanted: of :func:`parse`.
-        films: of the training split, uint8 ``[N, 1, S, S]``, to calibrate int8 on.
-        validation: films that ``judge`` knows the labels of.
-        judge: what a graph's outputs on ``validation`` lose.
+        graph: the float32 graph from :func:`export.onnx.export`.
+        wanted: from :func:`parse`.
+        films: films of the training split that calibrate int8, uint8 ``[N, 1, S, S]``.
+        validation: films of the validation split, uint8 ``[N, 1, S, S]``.
+        judge: returns the loss of macro AUROC for a graph's outputs on ``validation``.
         method: how int8 chooses ranges.
 
     Raises:
         PrecisionError: int8 loses more than :data:`MAX_AUROC_LOSS` even with a quarter of its
-            layers kept in float32; the text names those that hurt most. A weight does not fit.
+            layers in float32 (the detail names the most harmful layers), or a weight is too large.
     """
     calibrated = int8.calibrate(graph, films, method=method) if "int8" in wanted.values() else None
     made = []
@@ -132,7 +132,7 @@ def make(
                 target=target,
                 precision=precision,
                 graph=halved,
-                reference=Session(half.emulated(halved)),
+                reference=Session(half.emulate(halved)),
                 how=f"ONNX Runtime, {precision} emulated: rounded tensors, float32 accumulation",
             )
         )
@@ -145,8 +145,8 @@ def sensitivity(
     graph: bytes,
     films: npt.NDArray[np.uint8],
 ) -> dict[str, float]:
-    """What quantising each layer alone does: root mean square of the change of the logits on
-    ``films``, worst layer first."""
+    """For each layer, the root mean square change of the logits on ``films`` if only this layer is
+    quantised. The most harmful layer comes first."""
     exact = _logit(run(Session(graph), films).raw)
     layers = set(calibrated.layers.values())
     harm = {}
@@ -158,7 +158,7 @@ def sensitivity(
 
 
 def _as_on(target: Target, quantised: bytes) -> Session:
-    """An int8 graph with the sums that its target makes."""
+    """Open an int8 graph so that it computes sums as its target does."""
     return Session(quantised, as_written=target == "tensorrt")
 
 
@@ -197,10 +197,10 @@ def _int8(
             break
         kept = min(max(1, 2 * kept), most)
     raise PrecisionError(
-        f"int8 for {target} costs {losses[0]:.4f} of macro AUROC on validation, and "
-        f"{losses[-1]:.4f} with {kept} of {len(layers)} layers in float32; {MAX_AUROC_LOSS} is "
-        f"allowed.{_worst(ranked())}",
-        next_step="Export in fp16 or fp32, or give more calibration films (--calibration-films).",
+        f"int8 for {target} loses {losses[0]:.4f} of macro AUROC on validation, and "
+        f"{losses[-1]:.4f} with {kept} of {len(layers)} layers in float32; the limit is "
+        f"{MAX_AUROC_LOSS}.{_worst(ranked())}",
+        next_step="Export in fp16 or fp32, or use more calibration films (--calibration-films).",
     )
 
 
@@ -208,11 +208,11 @@ def _worst(ranking: Sequence[tuple[str, float]]) -> str:
     if not ranking:
         return ""
     named = ", ".join(f"{name} ({harm:.3f})" for name, harm in ranking[:_NAMED])
-    return f" The layers that hurt most (RMS change of the logits): {named}."
+    return f" The most harmful layers (RMS change of the logits): {named}."
 
 
 def summary(made: Made) -> dict[str, Any]:
-    """What is said of a graph in parity.json."""
+    """The description of a graph in ``parity.json``."""
     return {
         "target": made.target,
         "precision": made.precision,

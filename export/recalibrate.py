@@ -1,12 +1,12 @@
-"""A new version of a package with another calibration or other operating points, and no inference.
+"""Make a new version of a package with another calibration or other operating points.
 
-Both follow from raw outputs that were stored with their labels: the package's own
-``validation.npz``, or a site's own results. The graphs and golden files go over as they are, so raw
-outputs in SQL stay valid: new probabilities follow from them (decision 0005).
+Both are computed, without inference, from raw outputs that were stored with their labels: the
+package's ``validation.npz``, or a site's own results. Graphs and golden outputs do not change, so
+raw outputs in SQL stay valid, and new probabilities can be computed from them (decision 0005).
 
-Prevalence: a calibrated probability is right for the prevalence it was fitted at. At a site where a
-finding is rarer by odds of r, the odds of every probability are multiplied by r (Saerens, Latinne
-and Decaestecker 2002, equation 4), which is a shift of the calibration by log r.
+A calibrated probability is correct only at the prevalence of the data it was fitted on. If the
+odds of the prevalence at a site are r times as high, the odds of every probability are multiplied
+by r (Saerens, Latinne and Decaestecker 2002, equation 4): the calibration is shifted by log r.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ FloatArray = npt.NDArray[np.floating]
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """What a new version has of its own."""
+    """What differs between the new version and the old one."""
 
     calibration: Calibration
     points: dict[str, OperatingPoint]
@@ -57,10 +57,10 @@ class Change:
 
 
 def stored_outputs(package: Package, given: Path | None) -> Outputs:
-    """The raw outputs with labels in ``given``, or in the package itself.
+    """Read the raw outputs with labels from ``given``, or from the package.
 
     Raises:
-        OutputsError: there are none, or they are not of this model.
+        OutputsError: there are none, or they belong to another model.
     """
     labels = len(package.manifest.label_set.labels)
     if given is not None:
@@ -70,14 +70,14 @@ def stored_outputs(package: Package, given: Path | None) -> Outputs:
         except OSError as error:
             raise OutputsError(f"{given} cannot be read: {error.strerror}.") from None
     if VALIDATION not in package.manifest.files:
-        raise OutputsError(f"The package was exported without {VALIDATION}.")
-    package.read(VALIDATION)  # its digest
+        raise OutputsError(f"The package has no {VALIDATION}.")
+    package.read(VALIDATION)  # checks its digest
     with (package.folder / VALIDATION).open("rb") as file:
         return validation_outputs.read(file, labels, VALIDATION)
 
 
 def fit(package: Package, outputs: Outputs, *, method: Method, rules: Mapping[str, Rule]) -> Change:
-    """Fit calibration and operating points again on ``outputs``."""
+    """Fit calibration and operating points on ``outputs``."""
     kind = package.manifest.label_set.kind
     found = fitting.fit(outputs.raw, outputs.targets, kind, method)
     return Change(
@@ -89,30 +89,32 @@ def fit(package: Package, outputs: Outputs, *, method: Method, rules: Mapping[st
 
 
 def at_prevalence(package: Package, outputs: Outputs, prevalence: Mapping[str, float]) -> Change:
-    """Correct the calibration of some labels from the prevalence of ``outputs`` to ``prevalence``.
+    """Correct the calibration of some labels from the prevalence in ``outputs`` to ``prevalence``.
 
-    Their thresholds move along, so that the same films are called: what was chosen for a
-    sensitivity or specificity keeps it, at any prevalence.
+    Their thresholds are shifted too, so that the findings, and with them sensitivity and
+    specificity, stay the same.
 
     Raises:
-        ConfigurationError: a label is not the model's, a prevalence not between 0 and 1, or the
-            labels exclude one another.
-        OutputsError: the outputs do not tell the prevalence so far.
+        ConfigurationError: the model does not have a label, a prevalence is not between 0 and 1,
+            or the labels exclude one another.
+        OutputsError: the prevalence in ``outputs`` is 0, 1 or unknown.
     """
     manifest = package.manifest
     labels = manifest.label_set.labels
     if manifest.label_set.kind != "multi_label":
-        raise ConfigurationError("The prevalence of labels that exclude one another is not known.")
+        raise ConfigurationError("--prevalence cannot be used if labels exclude one another.")
     scale, shift = manifest.calibration.scale, [*manifest.calibration.shift]
     moved: dict[int, float] = {}
     for label, wanted in prevalence.items():
         k = _index(label, labels)
         if not 0 < wanted < 1:
-            raise ConfigurationError(f"A prevalence of {wanted:g} for {label} is not possible.")
+            raise ConfigurationError(
+                f"The prevalence {wanted:g} of {label} is not between 0 and 1."
+            )
         known = outputs.targets[:, k][~np.isnan(outputs.targets[:, k])]
         so_far = float(known.mean()) if len(known) else 0.0
         if not 0 < so_far < 1:
-            raise OutputsError(f"The stored outputs do not tell the prevalence of {label}.")
+            raise OutputsError(f"The outputs have no positive or no negative film for {label}.")
         moved[k] = _logit(wanted) - _logit(so_far)
         shift[k] += moved[k]
     corrected = Calibration(scale=scale, shift=tuple(shift))
@@ -123,7 +125,7 @@ def at_prevalence(package: Package, outputs: Outputs, prevalence: Mapping[str, f
         point = points[labels[k]]
         if 0 < point.threshold < 1:
             raised = 1 / (1 + math.exp(-(_logit(point.threshold) + by)))
-            # A threshold is a film's own probability: rounding must not turn that film round.
+            # A threshold is the probability of a film. Rounding must not change its finding.
             called = after[:, k][before[:, k] >= point.threshold]
             lowest = min(raised, float(called.min(initial=1.0)))
             points[labels[k]] = point.model_copy(update={"threshold": lowest})
@@ -139,10 +141,10 @@ def at_prevalence(package: Package, outputs: Outputs, prevalence: Mapping[str, f
 def choose(
     package: Package, outputs: Outputs, calibration: Calibration, rules: Mapping[str, Rule]
 ) -> dict[str, OperatingPoint]:
-    """Operating points on ``outputs``: by ``rules``, else by the rule each label has now.
+    """Choose operating points on ``outputs``, by ``rules`` or else by the present rule of a label.
 
     Raises:
-        ConfigurationError: a label is not the model's.
+        ConfigurationError: the model does not have a label of ``rules``.
     """
     manifest = package.manifest
     labels = manifest.label_set.labels
@@ -157,17 +159,17 @@ def choose(
 
 
 def write(package: Package, target: Path, version: str, change: Change) -> Manifest:
-    """Write the new version to the folder ``target``, whole or not at all.
+    """Write the new version to the folder ``target``, completely or not at all.
 
     Raises:
-        ConfigurationError: ``version`` is that of ``package``, or ``target`` is not empty.
-        PackageSchemaError: ``parity.json`` is not what an export writes.
+        ConfigurationError: ``package`` already has this version, or ``target`` is not empty.
+        PackageSchemaError: ``parity.json`` is not as an export writes it.
         WriteError: the disk is full, or ``target`` cannot be written.
     """
     manifest = package.manifest
     if version == manifest.version:
         raise ConfigurationError(
-            f"The package has version {version} already.", next_step="Give another --version."
+            f"The package already has version {version}.", next_step="Give another --version."
         )
     if target.exists() and any(target.iterdir()):
         raise ConfigurationError(f"{target} is not empty.", next_step="Choose another folder.")
@@ -199,16 +201,16 @@ def write(package: Package, target: Path, version: str, change: Change) -> Manif
 
 
 def _card(package: Package, version: str, change: Change) -> str:
-    """The old one's card under the new name, its figures marked as the old one's."""
+    """The card of the old version under the new title, with its figures marked as outdated."""
     manifest = package.manifest
     card = package.read(CARD).decode("utf-8", "replace").rstrip()
     first, _, rest = card.partition("\n")
     body = rest if first.startswith("# ") else card
     stale = (
         f"## Figures of version {manifest.version}\n\n"
-        f"**Not of this version**: sensitivities, specificities and calibration errors below were "
-        f"measured with the calibration and thresholds of {manifest.version}. What this version "
-        f"gives on the outputs it was fitted on is in {METRICS}."
+        f"**Not for this version**: the sensitivities, specificities and calibration errors below "
+        f"were measured with the calibration and thresholds of {manifest.version}. {METRICS} has "
+        f"the figures of this version on the outputs it was fitted on."
     )
     body = re.sub(r"^## Figures[ \t]*$", lambda _: stale, body, count=1, flags=re.MULTILINE)
     note = f"Version {version}, from {package.digest}: {change.note}."
@@ -216,20 +218,20 @@ def _card(package: Package, version: str, change: Change) -> str:
 
 
 def _parity(package: Package) -> dict[str, Any]:
-    """Without the decisions that other graphs changed, which were counted at the old thresholds."""
+    """``parity.json`` without the counts of changed decisions, which used the old thresholds."""
     try:
         document: dict[str, Any] = json.loads(package.read(PARITY))
         for graph in document["graphs"]:
             for stale in ("decisions_changed", "decisions"):
                 graph.pop(stale, None)
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise PackageSchemaError(f"{PARITY} is not what an export writes.") from None
+        raise PackageSchemaError(f"{PARITY} does not have the format of an export.") from None
     return document
 
 
 def _figures(package: Package, change: Change) -> dict[str, Any]:
-    """metrics.json with what the new calibration and thresholds give on the outputs used. Those of
-    the test split were measured with the old ones and would mislead."""
+    """``metrics.json`` with the figures of the new calibration and thresholds on the outputs used.
+    The figures on the test split are left out, because the old calibration gave them."""
     manifest, outputs = package.manifest, change.outputs
     probability = calibrate(outputs.raw, change.calibration, manifest.label_set.kind)
     labels = {}
@@ -256,7 +258,7 @@ def _figures(package: Package, change: Change) -> dict[str, Any]:
 
 
 def _rule_of(point: OperatingPoint) -> Rule:
-    """The rule that ``point`` was chosen by; Youden's where it names none, as `fixed` does."""
+    """The rule that ``point`` was chosen by, or Youden's if it has none (such as `fixed`)."""
     try:
         return Rule.parse(point.rule.partition(":")[0])
     except ConfigurationError:
@@ -266,7 +268,7 @@ def _rule_of(point: OperatingPoint) -> Rule:
 def _index(label: str, labels: tuple[str, ...]) -> int:
     if label not in labels:
         raise ConfigurationError(
-            f"The model has no label {label!r}.", next_step=f"Its labels: {', '.join(labels)}."
+            f"The model has no label {label!r}.", next_step=f"Its labels are {', '.join(labels)}."
         )
     return labels.index(label)
 

@@ -18,21 +18,21 @@ if TYPE_CHECKING:
 
 _LOCATION = click.argument("location", metavar="PATH|s3://…")
 _TO = click.option(
-    "--to", "target", required=True, type=click.Path(path_type=Path), help="Folder of the new one."
+    "--to", "target", required=True, type=click.Path(path_type=Path), help="New package's folder."
 )
-_VERSION = click.option("--version", required=True, help="Of the new package.")
+_VERSION = click.option("--version", required=True, help="Version of the new package.")
 _OUTPUTS = click.option(
     "--outputs",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Raw outputs with labels (.npz: raw, targets [N, K]); else the package's own.",
+    help="Raw outputs with labels (.npz: raw, targets [N, K]).  [default: the package's own]",
 )
 _RULE = click.option(
     "--rule",
     "rules",
     multiple=True,
     metavar="[LABEL=]RULE",
-    help="youden, f1, sensitivity>=0.90, specificity>=0.95, ppv>=0.30; for one label or all. "
-    "Without it each label keeps its rule.",
+    help="youden, f1, sensitivity>=0.90, specificity>=0.95 or ppv>=0.30, for one label or all. "
+    "Labels without a rule keep theirs.",
 )
 
 
@@ -46,14 +46,14 @@ _RULE = click.option(
     type=click.Choice(["platt", "temperature", "none"]),
     default="platt",
     show_default=True,
-    help="How calibration is fitted.",
+    help="How to fit the calibration.",
 )
 @_RULE
 @click.option(
     "--prevalence",
     multiple=True,
     metavar="LABEL=P",
-    help="Instead of fitting: correct LABEL to the prevalence P of the site.",
+    help="Do not fit, but correct LABEL to the prevalence P at the site.",
 )
 def recalibrate(  # noqa: PLR0917 -- click passes them by name
     location: str,
@@ -64,18 +64,18 @@ def recalibrate(  # noqa: PLR0917 -- click passes them by name
     rules: tuple[str, ...],
     prevalence: tuple[str, ...],
 ) -> None:
-    """Make a new version of a package, calibrated anew; no film is scored.
+    """Make a new version of a package with another calibration. No film is scored.
 
-    Fits on the stored validation outputs, or on a site's own (--outputs), and chooses operating
-    points there. With --prevalence nothing is fitted: calibration and thresholds move to where the
-    site's prevalence puts them, and the same films are called.
+    Fits calibration and operating points on the stored validation outputs, or on a site's own
+    (--outputs). With --prevalence, calibration and thresholds are shifted for the prevalence of the
+    site instead, and findings do not change.
     """
     from export import recalibrate as work  # noqa: PLC0415 - scikit-learn takes a second
 
     if prevalence and rules:
         raise ConfigurationError(
-            "--prevalence moves thresholds itself; --rule chooses them anew.",
-            next_step="Use one of the two, or one after the other.",
+            "--prevalence and --rule both set thresholds, so they cannot be used together.",
+            next_step="Use one of the two, or run the command twice.",
         )
     package = _package(location)
     found = work.stored_outputs(package, outputs)
@@ -96,9 +96,9 @@ def recalibrate(  # noqa: PLR0917 -- click passes them by name
 def rethreshold(
     location: str, target: Path, version: str, outputs: Path | None, rules: tuple[str, ...]
 ) -> None:
-    """Make a new version of a package with other operating points; no film is scored.
+    """Make a new version of a package with other operating points. No film is scored.
 
-    The calibration stays; thresholds are chosen on the stored validation outputs or on --outputs.
+    Thresholds are chosen on the stored validation outputs or on --outputs. The calibration stays.
     """
     from export import recalibrate as work  # noqa: PLC0415 - scikit-learn takes a second
 
@@ -143,7 +143,7 @@ def _rules(package: Package, given: tuple[str, ...]) -> dict[str, Rule]:
     labels = package.manifest.label_set.labels
     found: dict[str, Rule] = {}
     for text in given:
-        # `LABEL=sensitivity>=0.9`: the label ends at the first = that no > stands before.
+        # In `LABEL=sensitivity>=0.9` the label ends at the first `=` that does not follow a `>`.
         label, equals, rule = text.partition("=")
         if not equals or label.endswith(">"):
             found |= {name: Rule.parse(text) for name in labels if name not in found}
@@ -156,7 +156,7 @@ def _pair(text: str) -> tuple[str, str]:
     label, equals, value = text.rpartition("=")
     if not equals or not label:
         raise ConfigurationError(
-            f"--prevalence {text!r} is not LABEL=P.", next_step="For example Effusion=0.08."
+            f"--prevalence {text!r} must be LABEL=P.", next_step="Give for example Effusion=0.08."
         )
     return label, value
 
@@ -166,5 +166,5 @@ def _number(label: str, text: str) -> float:
         return float(text)
     except ValueError:
         raise ConfigurationError(
-            f"The prevalence of {label} is no number.", next_step="For example Effusion=0.08."
+            f"The prevalence of {label} must be a number.", next_step="Use for example 0.08."
         ) from None

@@ -1,4 +1,4 @@
-"""A graph's bytes as an engine, and bare arrays as films, before there is a package."""
+"""Run a graph that is not in a package yet, on arrays of model inputs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trainer.evaluation.scorer import Run
 
 @dataclass(frozen=True, kw_only=True)
 class Films:
-    """Model inputs ``[N, 1, S, S]`` of which nothing else is known."""
+    """Model inputs ``[N, 1, S, S]`` without further information."""
 
     images: npt.NDArray[np.uint8]
 
@@ -25,28 +25,28 @@ class Films:
         return len(self.images)
 
     def placement(self, index: int) -> Placement:
-        """As if the input were the film."""
+        """The placement of a film that fills the whole model input."""
         side = int(self.images.shape[-1])
         return Placement.letterbox(height=side, width=side, size=side)
 
 
 def run(engine: Engine, images: npt.NDArray[np.uint8]) -> Run:
-    """The outputs of ``engine`` for any number of images."""
+    """Run ``engine`` on any number of images."""
     return scorer.run(engine, Films(images=images))
 
 
 class Session:
-    """``graph`` in ONNX Runtime on the CPU; see :class:`hilum.engines.Engine`.
+    """Runs ``graph`` in ONNX Runtime on the CPU. See :class:`hilum.engines.Engine`.
 
     Args:
-        graph: of an ONNX file.
-        threads: 0: one for each core.
-        as_written: node by node, which computes int8 in float32: every sum is exact below 2²⁴, as
-            TensorRT's are. What ONNX Runtime makes of a signed graph otherwise saturates at 16 bits
+        graph: content of an ONNX file.
+        threads: number of threads. 0: one for each core.
+        as_written: run the graph without optimisations. Then int8 is computed in float32, where
+            sums below 2²⁴ are exact, as in TensorRT. An optimised signed graph saturates at 16 bits
             on CPUs without VNNI.
     """
 
-    name = "onnxruntime-cpu"  # as in results
+    name = "onnxruntime-cpu"  # as stored with results
 
     def __init__(self, graph: bytes, threads: int = 0, *, as_written: bool = False) -> None:
         options = onnxruntime.SessionOptions()
@@ -59,6 +59,6 @@ class Session:
         )
 
     def run(self, images: npt.NDArray[np.uint8]) -> EngineOutput:
-        """uint8 ``[N, 1, S, S]`` to probabilities and maps."""
+        """Compute raw outputs and maps of images, uint8 ``[N, 1, S, S]``."""
         probability, cam = self._session.run(["probability", "cam"], {"image": images})
         return EngineOutput(probability=probability, cam=cam)

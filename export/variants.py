@@ -1,4 +1,4 @@
-"""Puts the graphs of other precisions into a package, and how far each is off into parity.json."""
+"""Add variants to a package, and write how far each graph differs to ``parity.json``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from export import parity, precision
 from export.errors import PrecisionError
-from export.graph import folded, serialise
+from export.graph import fold, serialise
 from export.precision import Made
 from export.session import run
 from export.writing import write_golden
@@ -32,7 +32,7 @@ _SEED: Final = 0
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What is known of the float32 graph."""
+    """The outputs, calibration and operating points of the float32 graph."""
 
     splits: dict[Split, Prepared]
     validation: Run
@@ -49,10 +49,10 @@ def add(
     *,
     golden_images: npt.NDArray[np.uint8],
 ) -> tuple[Variant, ...]:
-    """Make what ``precisions`` asks for, write graphs, golden files and ``parity.json``.
+    """Make the variants of ``precisions``, and write graphs, golden outputs and ``parity.json``.
 
     Raises:
-        PrecisionError: a graph is too far off.
+        PrecisionError: a variant loses too much.
     """
     schema, splits = found.schema, measured.splits
     validation, test = splits["val"], splits["test"]
@@ -76,7 +76,7 @@ def add(
     def judge(raw: precision.FloatArray) -> float:
         return _macro_loss(_losses(raw, measured.validation, validation, found, replicates=1))
 
-    graph = serialise(folded((folder / GRAPH).read_bytes())) if precisions.wanted else b""
+    graph = serialise(fold((folder / GRAPH).read_bytes())) if precisions.wanted else b""
     added = []
     for made in precision.make(
         graph,
@@ -106,20 +106,20 @@ def add(
 
 
 def _check(made: Made, entry: dict[str, Any]) -> None:
-    """Refuse what breaks the promise of its precision on held-out films."""
+    """Refuse a variant that differs or loses too much on the test split."""
     if made.precision == "fp16" and not entry["max_dp"] <= precision.MAX_FP16_DP:
         raise PrecisionError(
-            f"In fp16 a probability differs by {entry['max_dp']:.4f} from float32 PyTorch; "
-            f"{precision.MAX_FP16_DP} is allowed."
+            f"In fp16 a raw output differs by {entry['max_dp']:.4f} from float32 PyTorch; "
+            f"the limit is {precision.MAX_FP16_DP}."
         )
     if not np.isfinite(entry["max_dp"]):
-        raise PrecisionError(f"In {made.precision} some output is not a number.")
+        raise PrecisionError(f"In {made.precision} an output is not a finite number.")
     losses = entry["auroc_loss_test"]
     limit = precision.MAX_AUROC_LOSS
     if not (loss := _macro_loss(losses)) <= limit:
         raise PrecisionError(
-            f"{made.precision} for {made.target} costs {loss:.4f} of macro AUROC on test; {limit} "
-            f"is allowed.{made.blamed()}"
+            f"{made.precision} for {made.target} loses {loss:.4f} of macro AUROC on test; the "
+            f"limit is {limit}.{made.harmful_layers()}"
         )
     certain = [
         label
@@ -128,8 +128,8 @@ def _check(made: Made, entry: dict[str, Any]) -> None:
     ]
     if certain:
         raise PrecisionError(
-            f"{made.precision} for {made.target} costs more than {limit} of the AUROC of "
-            f"{', '.join(certain)} on test, beyond what chance explains.{made.blamed()}"
+            f"{made.precision} for {made.target} loses more than {limit} AUROC for "
+            f"{', '.join(certain)} on test (95 % interval).{made.harmful_layers()}"
         )
 
 
@@ -163,12 +163,12 @@ def _losses(
 
 
 def _macro_loss(losses: dict[str, Any]) -> float:
-    """Macro loss; 0 where no label has both classes, so nothing is known."""
+    """The loss of macro AUROC, or 0 if it is unknown because no label has both classes."""
     return float(losses["macro"]["loss"] or 0.0)
 
 
 def _calibration_films(train: Prepared, count: int) -> npt.NDArray[np.uint8]:
-    """``count`` films of training, drawn once and for all; every patient before any twice."""
+    """Draw ``count`` training films with a fixed seed, one per patient before any second film."""
     order = np.random.default_rng(_SEED).permutation(len(train))
     seen: set[str] = set()
     first: list[int] = []

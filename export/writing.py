@@ -1,4 +1,4 @@
-"""Packages appear whole or not at all, and what was there before stays until then."""
+"""Write packages atomically: the old folder is replaced when the new one is complete."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hilum.engines import Engine
 
 @contextmanager
 def replacing(target: Path) -> Iterator[Path]:
-    """An empty folder that takes the place of ``target`` when the block ends well.
+    """Provide an empty folder that replaces ``target`` when the block ends without an error.
 
     Raises:
         WriteError: the disk is full, or the folder cannot be written.
@@ -38,15 +38,15 @@ def replacing(target: Path) -> Iterator[Path]:
                     old.replace(target)
                 raise
     except OSError as error:
-        where = shutil.disk_usage(_existing(target)).free
+        free = shutil.disk_usage(_existing(target)).free
         raise WriteError(
-            f"{target} could not be written: {error.strerror or type(error).__name__} "
-            f"({where // 2**20} MiB free). What was there before is unchanged."
+            f"{target} cannot be written: {error.strerror or type(error).__name__} "
+            f"({free // 2**20} MiB free). Its previous content is unchanged."
         ) from None
 
 
 def write_golden(path: Path, images: npt.NDArray[np.uint8], engine: Engine) -> None:
-    """Record what ``engine`` gives for ``images``, uint8 ``[N, 1, S, S]``, at ``path``."""
+    """Write the outputs of ``engine`` for ``images``, uint8 ``[N, 1, S, S]``, to ``path``."""
     output = engine.run(images)
     np.savez_compressed(path, image=images, probability=output.probability, cam=output.cam)
 

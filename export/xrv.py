@@ -1,9 +1,9 @@
-"""torchxrayvision's ResNet-50 for 512 px becomes a model package, from its weights file.
+"""Make a model package from the weights of torchxrayvision's ResNet-50 for 512 px.
 
-What is known of ``resnet50-res512-all`` is that of torchxrayvision 1.5.7 (Cohen et al., MIDL 2022):
-one grey channel in [-1024, 1024], eighteen outputs of which two have no operating point and no
-use, independent sigmoids, thresholds that its forward pass maps to one half. The package keeps the
-plain sigmoid and those thresholds, so it calls the same findings.
+``resnet50-res512-all`` of torchxrayvision 1.5.7 (Cohen et al., MIDL 2022) has one grey channel in
+[-1024, 1024] and eighteen outputs with independent sigmoids, two of which were not trained and have
+no operating point. Its forward pass maps the operating points to 0.5. The package keeps the plain
+sigmoid and the operating points, so it gives the same findings.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ from trainer.errors import WeightsMissingError
 from trainer.loop import code_revision
 
 SOURCE: Final = "torchxrayvision 1.5.7, resnet50-res512-all"
-LICENCE: Final = "Apache-2.0 (torchxrayvision); its training sets have terms of their own"
-# Every output in its order, with its operating point; None: the label was not trained.
+LICENCE: Final = "Apache-2.0 (torchxrayvision); its training sets have their own terms"
+# All outputs in order, with their operating points. None: the label was not trained.
 OUTPUTS: Final[tuple[tuple[str, float | None], ...]] = (
     ("Atelectasis", 0.51570356),
     ("Consolidation", 0.50444704),
@@ -73,14 +73,14 @@ THRESHOLDS: Final = {label: point for label, point in OUTPUTS if point is not No
 SCHEMA: Final = LabelSchema(
     id="torchxrayvision-all-v1", kind="multi_label", labels=tuple(THRESHOLDS)
 )
-# From the film's darkest to its brightest, as torchxrayvision reads DICOM.
+# Stretched from the minimum to the maximum of the film, as torchxrayvision reads DICOM.
 SPEC: Final = PreprocessSpec(size=512, stretch_percentiles=(0.0, 100.0))
 _GOLDEN_FILMS: Final = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
-    """What the importer says of the package."""
+    """The fields of the package that the importer chooses."""
 
     name: str
     version: str
@@ -89,31 +89,31 @@ class Identity:
 
 
 def build(source: Path, target: Path, identity: Identity, *, films: Path) -> Manifest:
-    """Write the package of the weights file ``source`` to the folder ``target``, whole or not at
-    all.
+    """Write the package of the weights file ``source`` to the folder ``target``, completely or not
+    at all.
 
     Args:
-        source: state dict, as torchxrayvision publishes it, or of its ``ResNet`` module.
-        target: replaced if it is there.
-        identity: what goes into the manifest.
-        films: file or folder; the first readable ones become the golden inputs.
+        source: a state dict, as torchxrayvision publishes it, or of its ``ResNet`` module.
+        target: replaced if it exists.
+        identity: fields of the manifest.
+        films: a file or folder. The first readable films become the inputs of the golden outputs.
 
     Raises:
-        WeightsMissingError: there is no such file, or it is no state dict.
-        ExportError: it is another model's, the graph does not reproduce it, there is no film, or
-            ``target`` is something else than a package.
+        WeightsMissingError: the file does not exist, or is not a state dict.
+        ExportError: the weights belong to another model, the graph does not reproduce the model,
+            there is no film, or ``target`` is neither empty nor a package.
         WriteError: the disk is full, or ``target`` cannot be written.
     """
     if target.exists() and not (target / GRAPH).is_file() and any(target.iterdir()):
         raise ExportError(
-            f"{target} is not empty and no model package.", next_step="Choose another folder."
+            f"{target} is neither empty nor a model package.", next_step="Choose another folder."
         )
     try:
         data = source.read_bytes()
     except OSError as error:
         raise WeightsMissingError(
-            f"There are no weights at {source} ({error.strerror or type(error).__name__}).",
-            next_step="torchxrayvision's documentation says where to get them.",
+            f"The weights {source} cannot be read ({error.strerror or type(error).__name__}).",
+            next_step="Download them first; torchxrayvision's documentation says where.",
         ) from None
     model = classifier(weights.parse(data, str(source)))
     images = golden_images(films)
@@ -125,10 +125,10 @@ def build(source: Path, target: Path, identity: Identity, *, films: Path) -> Man
 
 
 def classifier(state: dict[str, Tensor]) -> Classifier:
-    """The model of torchxrayvision's ``state``, without the labels it never learned.
+    """Load the model of torchxrayvision's ``state``, without the labels that were not trained.
 
     Raises:
-        ExportError: it is another model's.
+        ExportError: the weights belong to another model.
     """
     net = models.resnet50(weights=None, num_classes=len(OUTPUTS))
     net.conv1 = nn.Conv2d(1, 64, kernel_size=7, stride=2, padding=3, bias=False)
@@ -139,8 +139,8 @@ def classifier(state: dict[str, Tensor]) -> Classifier:
         net.load_state_dict(plain)
     except RuntimeError:
         raise ExportError(
-            f"These are not the weights of {SOURCE}.",
-            next_step="Give the file of resnet50-res512-all; other models are not imported.",
+            f"The file does not hold the weights of {SOURCE}.",
+            next_step="Use the file of resnet50-res512-all. Other models are not supported.",
         ) from None
     rows = [n for n, (_, point) in enumerate(OUTPUTS) if point is not None]
     head = PooledHead(net.fc.in_features, len(rows))
@@ -153,10 +153,10 @@ def classifier(state: dict[str, Tensor]) -> Classifier:
 
 
 def golden_images(films: Path) -> npt.NDArray[np.uint8]:
-    """uint8 ``[N, 1, 512, 512]`` of the first films at ``films`` that can be read.
+    """Model inputs, uint8 ``[N, 1, 512, 512]``, of the first readable films at ``films``.
 
     Raises:
-        ExportError: there is none.
+        ExportError: there is no readable film.
     """
     paths = sorted(films.rglob("*")) if films.is_dir() else [films]
     images = []
@@ -165,19 +165,19 @@ def golden_images(films: Path) -> npt.NDArray[np.uint8]:
             opened = dicom.open_film(path.read_bytes(), Limits())
             images.append(model_input(opened, SPEC).image)
         except (OSError, HilumError):
-            continue  # whatever else lies there
+            continue  # other files in the folder
         if len(images) == _GOLDEN_FILMS:
             break
     if not images:
         raise ExportError(
             f"There is no readable film at {films}.",
-            next_step="Give one with --films: its outputs are checked at every load.",
+            next_step="Give a film with --films. The golden outputs need one.",
         )
     return np.stack(images)
 
 
 def _fill(folder: Path, identity: Identity, digest: str, images: npt.NDArray[np.uint8]) -> Manifest:
-    """Everything beside the graph; sealed as a draft first, for the serving engine to run it."""
+    """Write everything beside the graph. It is first sealed as a draft, so that it can be run."""
     count = len(SCHEMA.labels)
     fields: dict[str, Any] = {
         "name": identity.name,
@@ -195,7 +195,7 @@ def _fill(folder: Path, identity: Identity, digest: str, images: npt.NDArray[np.
         "demonstration_only": False,
         "intended_use": identity.intended_use,
         "licence": identity.licence,
-        # The data is not ours to digest; the file of weights stands for it.
+        # The data is not available, so the digest of the weights file stands for it.
         "training_data_digest": digest,
         "code_revision": code_revision(),
         "opset": OPSET,
@@ -206,7 +206,7 @@ def _fill(folder: Path, identity: Identity, digest: str, images: npt.NDArray[np.
         "source": SOURCE,
         "weights_sha256": digest,
         "test": None,
-        "measured": "Nothing: hilum has no film to measure this model on.",
+        "measured": "Nothing: hilum has no films on which to measure this model.",
     }
     (folder / METRICS).write_text(json.dumps(figures, indent=2) + "\n")
     (folder / CARD).write_text(_card(identity, digest))
@@ -228,19 +228,18 @@ def _card(identity: Identity, digest: str) -> str:
 | imported from | {SOURCE} |
 | sha256 of the weights | `{digest}` |
 | licence | {identity.licence} |
-| input | 512×512, grey, from the film's darkest to its brightest as [-1024, 1024] |
+| input | 512×512, grey, stretched from the film's minimum and maximum to [-1024, 1024] |
 
 ## Figures
 
-None. The figures of its authors are in their publications; hilum has not measured this package on
-anything. Do that on films of your own before its numbers mean something to you
-(`hilum train evaluate`).
+None. hilum has not measured this package. Its authors' figures are in their publications. Measure
+it on your own films before you rely on its numbers (`hilum train evaluate`).
 
 ## Thresholds
 
-torchxrayvision's operating points, on the plain sigmoid. torchxrayvision's own forward pass maps
-them to 0.5; the findings are the same, the numbers are not. Two outputs of the network, Lung Lesion
-and Enlarged Cardiomediastinum, were not trained and are left out.
+These are torchxrayvision's operating points, on the plain sigmoid. torchxrayvision's forward pass
+maps them to 0.5, so the findings are the same but the numbers differ. Two outputs of the network,
+Lung Lesion and Enlarged Cardiomediastinum, were not trained and are left out.
 
 | label | threshold |
 |---|---|
@@ -248,7 +247,8 @@ and Enlarged Cardiomediastinum, were not trained and are left out.
 
 ## Limits
 
-- Films are letterboxed; torchxrayvision crops their centre. The black borders are new to the model.
-- A film is stretched from its minimum to its maximum after resizing, there before.
-- Not calibrated: a probability is a score. Recalibrate on films of your own.
+- hilum letterboxes films, and torchxrayvision crops their centre. The model was not trained with
+  the black borders.
+- hilum stretches a film to its minimum and maximum after resizing, torchxrayvision before.
+- The probabilities are not calibrated. Recalibrate the package on your own films.
 """

@@ -156,7 +156,7 @@ def test_int8_that_costs_too_much_on_test_names_the_layers_too(graph: bytes) -> 
         graph, {"cpu": "int8"}, films=films, validation=films[:1], judge=lambda _raw: 0.0
     )
     certain = {"Effusion": {"loss": 0.2, "interval": (0.1, 0.3)}}
-    named = r"already in float32: none\. The layers that hurt most .*features\.\d.* \(\d\.\d+\)\.$"
+    named = r"already in float32: none\. The most harmful layers .*features\.\d.* \(\d\.\d+\)\.$"
     for macro, labels in ((0.2, {}), (0.0, certain)):
         losses = {"macro": {"loss": macro}, "labels": labels}
         with pytest.raises(PrecisionError) as caught:

@@ -12,7 +12,7 @@ from support.small_backbones import graph, images
 
 from export import half, int8
 from export.errors import PrecisionError
-from export.graph import EXACT_OPS, exact_nodes, folded, layers
+from export.graph import EXACT_OPS, exact_nodes, fold, layers
 from export.session import Session
 
 Outputs = list[np.ndarray]
@@ -37,7 +37,7 @@ def calibrated() -> int8.Calibrated:
 
 
 def test_entry_and_exit_are_exact_and_the_backbone_is_not() -> None:
-    model = folded(graph("resnet18"))
+    model = fold(graph("resnet18"))
     exact = exact_nodes(model)
     kinds = [node.op_type for node in model.graph.node if node.name in exact]
     assert sorted(kinds) == sorted(
@@ -50,7 +50,7 @@ def test_entry_and_exit_are_exact_and_the_backbone_is_not() -> None:
 
 def test_weights_alone_are_computed_once_in_float32() -> None:
     """AlexNet's first hidden layer, summed over its cells."""
-    model = folded(graph("alexnet"))
+    model = fold(graph("alexnet"))
     assert "ReduceSum" not in {node.op_type for node in model.graph.node}
     exact = {
         node.name: node.op_type for node in model.graph.node if node.name in exact_nodes(model)
@@ -85,14 +85,14 @@ def test_half_precision(name: str, convert: object, kind: int, limits: tuple[flo
     assert {types[node.output[0]] for node in convolutions[:-1]} == {kind}
     large = [t for t in model.graph.initializer if np.prod(t.dims) > 2**16]
     assert {t.data_type for t in large} == {kind} or name == "alexnet"
-    p, cam = difference(half.emulated(made), name)
+    p, cam = difference(half.emulate(made), name)
     assert 0 < p <= limits[0], "no difference at all would mean that nothing was rounded"
     assert 0 < cam <= limits[1]
 
 
 def test_emulation_rounds_where_onnx_runtime_itself_does_not() -> None:
     made = half.to_fp16(graph("resnet18"))
-    emulated, direct = run(half.emulated(made)), run(made)
+    emulated, direct = run(half.emulate(made)), run(made)
     assert np.abs(emulated[1] - direct[1]).max() > 0
 
 

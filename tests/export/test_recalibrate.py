@@ -226,7 +226,7 @@ def test_outputs_of_another_model(package: Package, tmp_path: Path) -> None:
     with pytest.raises(OutputsError):
         stored_outputs(package, tmp_path / "o.npz")
     tiny_package.build(tmp_path / "without")
-    with pytest.raises(OutputsError, match="without"):
+    with pytest.raises(OutputsError, match="has no validation"):
         stored_outputs(verify(tmp_path / "without"), None)
 
 
