@@ -72,11 +72,7 @@ def differences(
 ) -> list[str]:
     """Sentences on what differs from the publication: figures on such a copy are not comparable.
 
-    Args:
-        table: the bytes of ``Data_Entry_2017….csv``.
-        found: its records, see :func:`entries`.
-        train_val: file names of the train+val list.
-        test: file names of the test list.
+    ``table`` is the file ``Data_Entry_2017….csv``, ``found`` its records; lists hold file names.
     """
     said = []
     if hashlib.sha256(table).hexdigest() != real_tables.SHA256["Data_Entry_2017_v2020"]:
@@ -114,8 +110,6 @@ def records(
         train_val: file names of the official train+val list.
         test: file names of the official test list.
         boxed: see :func:`boxes`.
-        val_share: share of the train+val list that becomes the validation split.
-        seed: of the random split.
 
     Raises:
         DataError: an image is in neither or both of the lists, or a patient is in both.

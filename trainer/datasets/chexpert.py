@@ -62,14 +62,10 @@ def records(
     ``uncertain``: elsewhere an uncertain label is unknown, because it measures nothing.
 
     Args:
-        train: the entries of ``train.csv``.
-        valid: the entries of ``valid.csv``.
         uncertain: what ``-1`` becomes, for all labels or by label (others: ``ignore``). ``soft``
             is 0.7, the middle of 0.55 … 0.85 of Pham et al. 2021.
         unmentioned: what an empty label becomes; publications count it as negative.
         laterals: whether to keep lateral films.
-        val_share: share of ``train.csv`` that becomes the validation split.
-        seed: of the random split.
 
     Raises:
         DataError: a label is not in the schema, or no film is left.

@@ -8,6 +8,7 @@ import re
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,6 @@ from trainer.progress import progress_bar
 
 _FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
-_SCHEMAS = click.Choice(sorted(labels.SCHEMAS))
 
 _to = click.option(
     "--to",
@@ -34,6 +34,19 @@ _to = click.option(
     required=True,
     type=click.Path(path_type=Path, dir_okay=False),
     help="The data-set table to write: .csv or .parquet.",
+)
+_schema = partial(
+    click.option,
+    "--schema",
+    "schema_id",
+    type=click.Choice(sorted(labels.SCHEMAS)),
+    help="Label schema of the table.",
+)
+_val_share = partial(
+    click.option,
+    "--val-share",
+    show_default=True,
+    help="Share of the training list that becomes the validation split.",
 )
 _seed = click.option("--seed", default=0, show_default=True, help="Seed of the random splits.")
 
@@ -50,12 +63,7 @@ def manifest() -> None:
 @manifest.command("chestxray14")
 @click.argument("folder", type=_FOLDER)
 @_to
-@click.option(
-    "--val-share",
-    default=0.125,
-    show_default=True,
-    help="Share of the train+val list that becomes the validation split.",
-)
+@_val_share(default=0.125)
 @click.option("--allow-missing", is_flag=True, help="Leave out images whose file is missing.")
 @_seed
 def from_chestxray14(
@@ -118,12 +126,7 @@ def from_chestxray14(
     help="What an empty label becomes: 0, or unknown.",
 )
 @click.option("--laterals", is_flag=True, help="Keep lateral films.")
-@click.option(
-    "--val-share",
-    default=0.05,
-    show_default=True,
-    help="Share of train.csv that becomes the validation split.",
-)
+@_val_share(default=0.05)
 @_seed
 def from_chexpert(
     *, folder: Path, target: Path, uncertain: Any, uncertain_label: tuple[str, ...], **options: Any
@@ -146,14 +149,7 @@ def from_chexpert(
 @manifest.command("folders")
 @click.argument("roots", nargs=-1, required=True, type=_FOLDER)
 @_to
-@click.option(
-    "--schema",
-    "schema_id",
-    default="covid-tb-pneumonia-v1",
-    show_default=True,
-    type=_SCHEMAS,
-    help="Label schema of the table.",
-)
+@_schema(default="covid-tb-pneumonia-v1", show_default=True)
 @click.option(
     "--class",
     "classes",
@@ -201,7 +197,7 @@ def from_folders(
 @click.argument("prefix")
 @click.argument("labels_csv", metavar="LABELS.CSV", type=_FILE)
 @_to
-@click.option("--schema", "schema_id", required=True, type=_SCHEMAS)
+@_schema(required=True)
 @click.option("--site", default="", help="Site of films for which the table names none.")
 @click.option("--allow-missing", is_flag=True, help="Leave out rows that have no film.")
 @click.option(
@@ -248,7 +244,7 @@ def from_dicom(
 
 @manifest.command("show")
 @click.argument("path", type=_FILE)
-@click.option("--schema", "schema_id", required=True, type=_SCHEMAS)
+@_schema(required=True)
 @click.option(
     "--to",
     "target",

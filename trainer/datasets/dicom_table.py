@@ -103,12 +103,9 @@ def records(
 
     Args:
         films: see :func:`scan`.
-        table: the rows of the table of labels.
-        schema: of the labels.
         name: makes the pseudonyms of the patients that the table names.
         site: the site of films for which the table names none.
         allow_missing: whether rows without a film are left out; else they are an error.
-        seed: of the random splits.
 
     Raises:
         DataError: a column is missing, or the format does not allow a value.

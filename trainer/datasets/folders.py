@@ -65,8 +65,6 @@ def find(
     """Every film below ``roots``. Each root is a site, so that sources can be told apart.
 
     Args:
-        roots: the folders to read.
-        schema: of the labels.
         classes: the label of class folders whose own name does not say it.
         skip: class folders to leave out.
         patient: matched in the name of each file; its first group is the patient.

@@ -43,9 +43,7 @@ def assess(
     for k, label in enumerate(scored.schema.labels):
         curve = metrics.reliability(scored.targets[:, k], scored.probability[:, k])
         found["labels"][label] |= where[label] | {"reliability": [asdict(part) for part in curve]}
-    for name in _LOCALISED:
-        values = [found["labels"][label][name] for label in scored.schema.findings]
-        found["macro"][name] = metrics.mean_defined(values)
+    found["macro"] |= scored.macro(found["labels"], _LOCALISED)
     return {
         **found,
         "subgroups": subgroups(scored, bootstrap),

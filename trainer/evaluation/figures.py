@@ -93,18 +93,13 @@ def figures(scored: Scored, bootstrap: Bootstrap) -> dict[str, Any]:
             if scored.undefined[k]
             else dict(zip(_COUNTS, (int(n) for n in counts[:, k]), strict=True)),
         }
-    macro_over = [labels[label] for label in schema.findings]
-    macro = _beside(value[-2], samples[:, -2])
-    macro |= {
-        name: metrics.mean_defined([found[name] for found in macro_over])
-        for name in ("brier", "ece")
-    }
+    macro = _beside(value[-2], samples[:, -2]) | scored.macro(labels, ("brier", "ece"))
     return {
         "images": len(scored),
         "patients": len(set(patients)),
         "replicates": bootstrap.replicates,
         "macro_over": list(schema.findings),
-        "macro_defined": sum(found["auroc"] is not None for found in macro_over),
+        "macro_defined": sum(labels[label]["auroc"] is not None for label in schema.findings),
         "macro": macro,
         "micro": _beside(value[-1], samples[:, -1]),
         "labels": labels,

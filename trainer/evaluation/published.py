@@ -24,7 +24,6 @@ from trainer.manifest import Record
 OFFICIAL_TEST_IMAGES: Final = 25_596
 # Shares in the table have two decimals of a per cent; our labels must agree with them to that.
 _PERCENT: Final = 0.0051
-_TABLE: Final = "chestxray14.csv"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,26 +32,15 @@ class Source:
 
     key: str
     title: str
-    split: Literal["official", "own"] = "official"
+    split: Literal["official", "own"]
 
 
-SOURCES: Final = (
-    Source(
-        key="wang2017",
-        title="Wang et al. 2017 (the data set's paper, CVPR; arXiv 1705.02315), ResNet-50",
-    ),
-    Source(
-        key="guendel2018",
-        title="Gündel et al. 2018 (arXiv 1803.04565), location-aware DenseNet",
-    ),
-    Source(key="aecnn", title="AE-CNN, DenseNet-201"),
-    Source(key="chexnet", title="CheXNet (Rajpurkar et al. 2017, arXiv 1711.05225)", split="own"),
-    Source(
-        key="torchxrayvision",
-        title="torchxrayvision resnet50-res512-all (Cohen et al. 2022, arXiv 2111.00595)",
-        split="own",
-    ),
-)
+def _rows(name: str) -> list[dict[str, str]]:
+    text = resources.files(__package__).joinpath(name).read_text("utf-8")
+    return list(csv.DictReader(text.splitlines()))
+
+
+SOURCES: Final = tuple(Source(**row) for row in _rows("published.csv"))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,13 +54,12 @@ class Row:
 @cache
 def table() -> Mapping[str, Row]:
     """Every label of the table, with `No Finding`."""
-    text = resources.files(__package__).joinpath(_TABLE).read_text("utf-8")
     return {
         line["label"]: Row(
             percent_test=float(line["percent_test"]),
             auroc={s.key: float(line[s.key]) for s in SOURCES if line[s.key]},
         )
-        for line in csv.DictReader(text.splitlines())
+        for line in _rows("chestxray14.csv")
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from hilum.packages.labels import LabelSchema
 from hilum.packages.manifest import OperatingPoint
+from trainer import metrics
 from trainer.manifest import Record
 
 FloatArray = npt.NDArray[np.floating]
@@ -57,6 +58,13 @@ class Scored:
     def findings(self) -> tuple[int, ...]:
         """Columns of the labels that can be findings."""
         return tuple(self.schema.index(label) for label in self.schema.findings)
+
+    def macro(
+        self, labels: Mapping[str, Mapping[str, float | None]], names: Iterable[str]
+    ) -> dict[str, float | None]:
+        """The mean of each figure in ``names`` over the findings for which it is defined."""
+        of = [labels[label] for label in self.schema.findings]
+        return {name: metrics.mean_defined([row[name] for row in of]) for name in names}
 
     def only(self, rows: npt.NDArray[np.intp]) -> Scored:
         """The films ``rows``."""

@@ -70,7 +70,7 @@ def corner_figures(scored: Scored, masked: FloatArray, alone: FloatArray) -> dic
         }
         for k, label in enumerate(scored.schema.labels)
     }
-    return {"corner": CORNER, "macro": _macro(scored, labels, tuple(seen)), "labels": labels}
+    return {"corner": CORNER, "macro": scored.macro(labels, seen), "labels": labels}
 
 
 def view_figures(scored: Scored) -> dict[str, Any] | None:
@@ -97,7 +97,7 @@ def view_figures(scored: Scored) -> dict[str, Any] | None:
             "view_only": metrics.auroc(target[frontal], (views[frontal] == "AP").astype(float)),
         }
     names = ("pooled", *_VIEWS, "matched", "view_only")
-    return {"macro": _macro(scored, labels, names), "labels": labels}
+    return {"macro": scored.macro(labels, names), "labels": labels}
 
 
 def _matched(
@@ -112,12 +112,3 @@ def _matched(
     if not total:
         return None
     return sum((area or 0.0) * pairs[view] for view, area in within.items()) / total
-
-
-def _macro(
-    scored: Scored, labels: dict[str, dict[str, float | None]], names: tuple[str, ...]
-) -> dict[str, float | None]:
-    return {
-        name: metrics.mean_defined([labels[label][name] for label in scored.schema.findings])
-        for name in names
-    }

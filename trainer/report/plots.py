@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib import resources
 from io import StringIO
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup
-from matplotlib import rc_context
+from matplotlib import rc_context, rc_params_from_file
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from sklearn.metrics import precision_recall_curve, roc_curve
@@ -25,22 +26,9 @@ FloatArray = npt.NDArray[np.floating]
 
 _POINTS: Final = 200  # of a curve; more would not be visible
 BLUE, ORANGE, GREY, GREEN = "#0b62a4", "#d95f02", "#8a8f98", "#1b7a4b"
-_STYLE: Final = {
-    "svg.fonttype": "none",  # text stays text, in the page's own font
-    "svg.hashsalt": "hilum",  # the same figure gives the same bytes
-    "font.family": "sans-serif",
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": GREY,
-    "axes.labelcolor": "#333333",
-    "xtick.color": "#333333",
-    "ytick.color": "#333333",
-    "axes.grid": True,
-    "grid.color": "#e6e8eb",
-    "grid.linewidth": 0.6,
-    "axes.axisbelow": True,
-}
+_STYLE: Final = rc_params_from_file(
+    str(resources.files(__package__).joinpath("report.mplstyle")), use_default_template=False
+)
 
 
 def roc(target: FloatArray, score: FloatArray, threshold: float | None) -> Markup:

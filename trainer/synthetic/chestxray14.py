@@ -7,11 +7,11 @@ the bedside view are real; only the pixels are synthetic.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Final, cast
+from typing import Final, TypeVar, cast
 
 import numpy as np
 
@@ -35,6 +35,7 @@ _SITE_SHARE: Final = (0.65, 0.35)
 _LEADS: Final = {"PA": 0.02, "AP": 0.6}  # share of films that show monitor leads
 _FEWEST: Final = 16  # films: enough patients for three splits
 _MARKED: Final = 0.8  # share of films with a side marker
+_S = TypeVar("_S", bound=Hashable)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,26 +74,26 @@ def plan(images: int, *, seed: int, cache_dir: Path) -> list[Patient]:
         )
     table = chestxray14.entries(real_tables.rows("Data_Entry_2017_v2020", cache_dir))
     stretches = list(_stretches(table))
-    drawn = _draw(stretches, images, seed)
-    kept = [stretch for stretch, keep in zip(stretches, drawn, strict=True) if keep]
+    if images < len(table):
+        shares = {True: float(images), False: float(len(table) - images)}
+        drawn = _deal(stretches, shares, seed, everywhere=False)
+        stretches = [stretch for stretch, keep in zip(stretches, drawn, strict=True) if keep]
     rng = np.random.default_rng([seed, 14])
-    rng.shuffle(kept)
-    films = [(str(n), entry) for n, stretch in enumerate(kept) for entry in stretch]
-    names, rows = [name for name, _ in films], [_features(entry) for _, entry in films]
-    split_of = dict(zip(names, splits.by_patient(names, rows, SHARES, seed=seed), strict=True))
+    rng.shuffle(stretches)
+    split_of = _deal(stretches, SHARES, seed)
     order = {split: n for n, split in enumerate(SHARES)}
-    ranked = sorted(range(len(kept)), key=lambda n: order[split_of[str(n)]])
-    sites = rng.choice(list(DEVICES), size=len(kept), p=_SITE_SHARE)
+    ranked = sorted(range(len(stretches)), key=lambda n: order[split_of[n]])
+    sites = rng.choice(list(DEVICES), size=len(stretches), p=_SITE_SHARE)
     return [
         Patient(
             number=number,
-            split=split_of[str(n)],
-            sex=kept[n][0].sex,
-            age=kept[n][0].age,
+            split=split_of[n],
+            sex=stretches[n][0].sex,
+            age=stretches[n][0].age,
             site=str(sites[n]),
             visits=tuple(
                 Visit(view=cast(pose.View, entry.view), labels=present(entry, CHESTXRAY14))
-                for entry in kept[n]
+                for entry in stretches[n]
             ),
         )
         for number, n in enumerate(ranked)
@@ -137,17 +138,15 @@ def _stretches(table: list[Record]) -> Iterator[list[Record]]:
             yield entries[start : start + FILMS_A_PATIENT]
 
 
-def _draw(stretches: list[list[Record]], images: int, seed: int) -> list[bool]:
-    """Whether each of ``stretches`` is in the cohort, which has about ``images`` films."""
-    total = sum(map(len, stretches))
-    if images == total:
-        return [True] * len(stretches)
+def _deal(
+    stretches: list[list[Record]], shares: Mapping[_S, float], seed: int, *, everywhere: bool = True
+) -> list[_S]:
+    """The share to which each of ``stretches`` goes, see :func:`trainer.splits.by_patient`."""
     films = [(str(n), entry) for n, stretch in enumerate(stretches) for entry in stretch]
     names, rows = [name for name, _ in films], [_features(entry) for _, entry in films]
-    shares = {True: float(images), False: float(total - images)}
-    drawn = splits.by_patient(names, rows, shares, seed=seed, everywhere=False)
-    kept = dict(zip(names, drawn, strict=True))
-    return [kept[str(n)] for n in range(len(stretches))]
+    dealt = splits.by_patient(names, rows, shares, seed=seed, everywhere=everywhere)
+    of_stretch = dict(zip(names, dealt, strict=True))
+    return [of_stretch[str(n)] for n in range(len(stretches))]
 
 
 def _features(entry: Record) -> tuple[float, ...]:

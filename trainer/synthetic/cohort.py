@@ -56,8 +56,6 @@ def generate(
     Args:
         folder: its subfolder ``images`` is replaced.
         images: number of films; with ``chestxray14-v1`` approximately.
-        seed: of everything random.
-        processes: number of processes.
         schema: ``synthetic-v1`` draws five findings independently at :data:`PREVALENCE`;
             ``chestxray14-v1`` takes labels, view, sex and age from the real table
             (:mod:`trainer.synthetic.chestxray14`).

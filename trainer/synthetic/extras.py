@@ -27,8 +27,6 @@ def breasts(chest: Anatomy, rng: np.random.Generator) -> Float32Array:
     total = np.zeros(shape)
     for organ in (LUNG_LEFT, LUNG_RIGHT):
         lung = np.argwhere(np.isin(chest.organs, organ).any(axis=1)) * COARSE
-        if not len(lung):
-            continue
         across = lung[:, 0].mean() + rng.normal(0, 3)
         centre = lung[:, 1].min() + 0.32 * np.ptp(lung[:, 1]) + rng.normal(0, 4)
         away = ((x - across) / width) ** 2 + ((z - centre) / height) ** 2

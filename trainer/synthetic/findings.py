@@ -2,8 +2,8 @@
 
 Projection is linear: the film of a chest with a finding is the film of the chest plus the
 projection of what the finding changes. Each function returns that change, ``[X, Z]`` in
-attenuation × mm on the detector grid (positive: brighter), or ``None`` if the anatomy leaves no
-room for the finding. Shapes, sides and sizes are drawn from ``rng``.
+attenuation × mm on the detector grid (positive: brighter). Shapes, sides and sizes are drawn from
+``rng``. The chest has a heart and all five lobes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from trainer.synthetic.anatomy import (
 Float32Array = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.floating]
-Insert = Callable[[Anatomy, np.random.Generator], Float32Array | None]
+Insert = Callable[[Anatomy, np.random.Generator], Float32Array]
 Crop = tuple[slice, ...]  # of the grid of the organs
 
 TISSUE = 1.03 * WATER_PER_MM  # per mm
@@ -71,12 +71,9 @@ def heart(
     return project(change), silhouette.repeat(COARSE, axis=0).repeat(COARSE, axis=1)
 
 
-def effusion(chest: Anatomy, rng: np.random.Generator) -> Float32Array | None:
+def effusion(chest: Anatomy, rng: np.random.Generator) -> Float32Array:
     """Fluid in the dependent pleural space, with a meniscus rising to the lateral wall."""
-    side = one_lung(chest, rng)
-    if side is None:
-        return None
-    mask, outward = side
+    mask, outward = one_lung(chest, rng)
     x, _, z = np.nonzero(mask)
     lateral = np.where(outward > 0, x.max() - x, x - x.min()) * COARSE_MM
     height = (z - z.min()) * COARSE_MM
@@ -87,15 +84,12 @@ def effusion(chest: Anatomy, rng: np.random.Generator) -> Float32Array | None:
     return solid(chest, filled)
 
 
-def pneumothorax(chest: Anatomy, rng: np.random.Generator) -> Float32Array | None:
+def pneumothorax(chest: Anatomy, rng: np.random.Generator) -> Float32Array:
     """Air between the chest wall and a retracted lung, widest at the apex, with a pleural line;
     the rest of the lung is slightly denser."""
-    side = one_lung(chest, rng)
-    if side is None:
-        return None
-    mask = side[0]
+    mask, outward = one_lung(chest, rng)
     z = np.nonzero(mask)[2]
-    depth = wall_distance(*side)
+    depth = wall_distance(mask, outward)
     up = np.clip((np.arange(mask.shape[2]) - z.min()) / max(1, np.ptp(z)), 0, 1)
     rim = rng.uniform(14, 38) * (0.25 + 0.75 * up ** rng.uniform(0.7, 1.6))
     air = mask & (depth < rim)
@@ -107,7 +101,7 @@ def pneumothorax(chest: Anatomy, rng: np.random.Generator) -> Float32Array | Non
     return project(change)
 
 
-def nodule(chest: Anatomy, rng: np.random.Generator) -> Float32Array | None:
+def nodule(chest: Anatomy, rng: np.random.Generator) -> Float32Array:
     """A round or lobulated soft-tissue nodule or mass, 18 to 54 mm wide, within a lung."""
     return ball(chest, rng, smallest_mm=9, largest_mm=27)
 
@@ -134,12 +128,9 @@ def ball(
     return np.asarray(chord * contrast, dtype=np.float32)
 
 
-def consolidation(chest: Anatomy, rng: np.random.Generator) -> Float32Array | None:
+def consolidation(chest: Anatomy, rng: np.random.Generator) -> Float32Array:
     """A patchy, ill-defined opacity of about 50 to 100 mm within one lung."""
-    side = one_lung(chest, rng)
-    if side is None:
-        return None
-    mask, _ = side
+    mask, _ = one_lung(chest, rng)
     places = np.argwhere(mask)
     centre = places[rng.integers(len(places))]
     away = distance(mask, centre, rng.uniform(26, 52, 3) / COARSE_MM)
@@ -156,12 +147,10 @@ INSERTS: dict[str, Insert] = {
 }
 
 
-def one_lung(anatomy: Anatomy, rng: np.random.Generator) -> tuple[BoolArray, int] | None:
-    """One lung, bool ``[X/2, Y/2, Z/2]``, and the direction of its lateral wall along x (1, -1);
-    ``None`` if that lung is missing."""
+def one_lung(anatomy: Anatomy, rng: np.random.Generator) -> tuple[BoolArray, int]:
+    """One lung, bool ``[X/2, Y/2, Z/2]``, and the direction of its lateral wall along x (1, -1)."""
     organ, outward = ((LUNG_LEFT, 1), (LUNG_RIGHT, -1))[int(rng.integers(2))]
-    mask: BoolArray = np.isin(anatomy.organs, organ)
-    return (mask, outward) if mask.any() else None
+    return np.isin(anatomy.organs, organ), outward
 
 
 def wall_distance(mask: BoolArray, outward: int) -> FloatArray:

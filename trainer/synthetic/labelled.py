@@ -33,12 +33,9 @@ def make(
 ) -> LabelledFilm:
     """A film of ``chest`` with ``labels``: ``Cardiomegaly``, or keys of ``inserts``.
 
-    A finding for which the anatomy has no room, or which collimation cuts off, is not labelled.
+    A finding that collimation cuts off is not labelled.
 
     Args:
-        chest: of the patient.
-        labels: the wanted findings.
-        rng: draws sides, sizes and exposure.
         inserts: makers of the findings.
         side: pixels along the longer side of the film.
         base: line integrals ``[X, Z]`` of the chest and of everything before and behind it.
@@ -53,13 +50,9 @@ def make(
     if enlarged:
         seen["Cardiomegaly"] = silhouette.astype(np.float32)
     for label, insert in inserts.items():
-        if label not in labels:
-            continue
-        added = insert(chest, rng)
-        if added is None:
-            continue
-        integrals = integrals + added
-        seen[label] = added
+        if label in labels:
+            seen[label] = insert(chest, rng)
+            integrals = integrals + seen[label]
     lungs = chest.lungs.any(axis=1).repeat(anatomy.COARSE, 0).repeat(anatomy.COARSE, 1)
     field = film.collimate(lungs, rng)
     exposed = film.expose(np.maximum(integrals, 0), field, rng, side=side, device=device)

@@ -36,13 +36,11 @@ from trainer.synthetic.findings import (
 )
 
 
-def atelectasis(chest: Anatomy, rng: np.random.Generator) -> Float32Array | None:
+def atelectasis(chest: Anatomy, rng: np.random.Generator) -> Float32Array:
     """Lung without air: one to three plates at a base, or a wedge with its tip at the hilum."""
-    side = one_lung(chest, rng)
-    if side is None:
-        return None
-    near = around(side[0])
-    mask = side[0][near]
+    lung, outward = one_lung(chest, rng)
+    near = around(lung)
+    mask = lung[near]
     x, y, z = np.nonzero(mask)
     grid = findings.grid(mask)
     fill = np.zeros(mask.shape)
@@ -57,7 +55,6 @@ def atelectasis(chest: Anatomy, rng: np.random.Generator) -> Float32Array | None
             away = np.hypot(grid[0] - centre[0], (grid[1] - centre[1]) / 2)
             fill = np.maximum(fill, np.exp(-((off / half) ** 2)) * expit(2 * (reach - away)))
     else:
-        outward = side[1]
         tip = (x.min() if outward > 0 else x.max(), np.median(y), np.quantile(z, 0.55))
         along = np.abs(grid[0] - tip[0]) * COARSE_MM
         down = (tip[2] - grid[2]) * COARSE_MM
@@ -69,7 +66,7 @@ def atelectasis(chest: Anatomy, rng: np.random.Generator) -> Float32Array | None
     return solid(chest, fill, near)
 
 
-def infiltration(chest: Anatomy, rng: np.random.Generator) -> Float32Array | None:
+def infiltration(chest: Anatomy, rng: np.random.Generator) -> Float32Array:
     """Ill-defined, mottled patches of denser lung that still holds air, often on both sides."""
     near = around(chest.lungs)
     mask = chest.lungs[near]
@@ -84,12 +81,10 @@ def infiltration(chest: Anatomy, rng: np.random.Generator) -> Float32Array | Non
     return solid(chest, np.clip(fill, 0, 1), near)
 
 
-def pneumonia(chest: Anatomy, rng: np.random.Generator) -> Float32Array | None:
+def pneumonia(chest: Anatomy, rng: np.random.Generator) -> Float32Array:
     """Most of a lobe, filled up to its fissure, with air in its bronchi."""
     lobe = LOBES[int(rng.integers(len(LOBES)))]
     whole = chest.organs == lobe
-    if not whole.any():
-        return None
     near = around(whole)
     mask = whole[near]
     places = np.argwhere(mask)
@@ -101,7 +96,7 @@ def pneumonia(chest: Anatomy, rng: np.random.Generator) -> Float32Array | None:
     return solid(chest, fill, near)
 
 
-def edema(chest: Anatomy, rng: np.random.Generator) -> Float32Array | None:
+def edema(chest: Anatomy, rng: np.random.Generator) -> Float32Array:
     """Haze around both hila that fades outwards, and short septal lines at the bases."""
     near = around(chest.lungs)
     mask = chest.lungs[near]
@@ -112,8 +107,6 @@ def edema(chest: Anatomy, rng: np.random.Generator) -> Float32Array | None:
     fill = np.zeros(mask.shape)
     for organ in (LUNG_LEFT, LUNG_RIGHT):
         lung = np.isin(chest.organs[near], organ)
-        if not lung.any():
-            continue
         inner = np.nonzero(lung)[0]
         hilum = inner.min() if inner.mean() > middle[0] else inner.max()
         distance = ((grid[0] - hilum) / spread) ** 2 + ((grid[2] - middle[2]) / spread) ** 2
@@ -126,7 +119,7 @@ def edema(chest: Anatomy, rng: np.random.Generator) -> Float32Array | None:
     return solid(chest, np.clip(fill, 0, 1), near)
 
 
-def emphysema(chest: Anatomy, rng: np.random.Generator) -> Float32Array | None:
+def emphysema(chest: Anatomy, rng: np.random.Generator) -> Float32Array:
     """Destroyed lung: darker, with fewer vessels, more so in the apices; bullae with thin walls."""
     near = around(chest.lungs)
     mask, tissue = chest.lungs[near], chest.coarse[near]
@@ -147,7 +140,7 @@ def emphysema(chest: Anatomy, rng: np.random.Generator) -> Float32Array | None:
     return project(change, chest, near)
 
 
-def fibrosis(chest: Anatomy, rng: np.random.Generator) -> Float32Array | None:
+def fibrosis(chest: Anatomy, rng: np.random.Generator) -> Float32Array:
     """A net of fine lines under the pleura of both lungs, thickest at the bases or the apices."""
     near = around(chest.lungs)
     mask = chest.lungs[near]
@@ -161,13 +154,11 @@ def fibrosis(chest: Anatomy, rng: np.random.Generator) -> Float32Array | None:
     return solid(chest, fill, near)
 
 
-def pleural_thickening(chest: Anatomy, rng: np.random.Generator) -> Float32Array | None:
+def pleural_thickening(chest: Anatomy, rng: np.random.Generator) -> Float32Array:
     """A rim of soft tissue along the lateral wall of one lung, or a cap over its apex."""
-    side = one_lung(chest, rng)
-    if side is None:
-        return None
-    near = around(side[0])
-    mask, outward = side[0][near], side[1]
+    lung, outward = one_lung(chest, rng)
+    near = around(lung)
+    mask = lung[near]
     z = np.nonzero(mask)[2]
     grid = findings.grid(mask)
     up = (grid[2] - z.min()) / max(1, np.ptp(z))
@@ -187,12 +178,10 @@ def pleural_thickening(chest: Anatomy, rng: np.random.Generator) -> Float32Array
     return solid(chest, fill * rng.uniform(0.8, 1.0), near)
 
 
-def hernia(chest: Anatomy, rng: np.random.Generator) -> Float32Array | None:
+def hernia(chest: Anatomy, rng: np.random.Generator) -> Float32Array:
     """Stomach in the chest: a round shadow behind the heart, with an air–fluid level."""
     heart = np.argwhere(chest.organs == HEART)
     spine = np.argwhere(chest.organs == LOWER_LEFT)
-    if not len(heart) or not len(spine):
-        return None
     radius = rng.uniform(24, 42) / COARSE_MM
     across = np.quantile(heart[:, 0], rng.uniform(0.35, 0.65))
     centre = np.array(
