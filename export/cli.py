@@ -58,20 +58,16 @@ from hilum.session import open_local_store
     type=click.Path(path_type=Path),
     help="The data-set table, if it is not where the training configuration says.",
 )
-def export(  # noqa: PLR0917 -- click passes them by name
+def export(
+    *,
     checkpoint: Path,
     target: Path,
-    name: str,
-    version: str,
-    intended_use: str,
-    licence: str,
-    data: str,
     wanted: str,
     calibration_films: int,
     calibration_method: Literal["percentile", "entropy"],
     half: bool,
-    demonstration_only: bool,
     manifest_path: Path | None,
+    **chosen: Any,
 ) -> None:
     """Make a model package from CHECKPOINT, a folder that `hilum train` wrote.
 
@@ -85,20 +81,13 @@ def export(  # noqa: PLR0917 -- click passes them by name
     from export.package import Identity, Precisions, build  # noqa: PLC0415
     from trainer import checkpoint as checkpoints  # noqa: PLC0415
 
-    chosen = Precisions(
+    precisions = Precisions(
         wanted=precision.parse(wanted), films=calibration_films, method=calibration_method
     )
     found = checkpoints.load(checkpoint)
     config = found.record.config
-    identity = Identity(
-        name=name,
-        version=version,
-        intended_use=intended_use,
-        licence=licence,
-        demonstration_only=demonstration_only,
-        data=data,
-        training=describe(config.model.backbone, config.model.weights, found.record.epoch),
-    )
+    training = describe(config.model.backbone, config.model.weights, found.record.epoch)
+    identity = Identity(training=training, **chosen)
     configured = settings.load()
     manifest = build(
         found,
@@ -108,7 +97,7 @@ def export(  # noqa: PLR0917 -- click passes them by name
         store=open_local_store(configured),
         weights_dtype="float16" if half else "float32",
         manifest_path=manifest_path,
-        precisions=chosen,
+        precisions=precisions,
     )
     for line in parity_lines(json.loads((target / PARITY).read_text())):
         click.echo(line)

@@ -9,7 +9,9 @@ cells, sums), so they always stay float32.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import onnx
@@ -90,3 +92,15 @@ def _layer_name(node: NodeProto, weights: Iterable[str]) -> str:
     name = name.removeprefix("model.").removesuffix(".weight")
     # AlexNet's gradient uses the weights of a layer that also has a forward pass.
     return f"{name} ({_GRADIENT})" if node.op_type == "MatMul" else name
+
+
+@contextmanager
+def mute(logger: str | None = None) -> Iterator[None]:
+    """Keep the warnings of ``logger`` (``None``: the root logger) from the terminal."""
+    found = logging.getLogger(logger)
+    level = found.level
+    found.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        found.setLevel(level)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -31,27 +32,17 @@ def import_() -> None:
     help="A film or a folder of films, for the golden outputs.  "
     "[default: those that come with hilum]",
 )
-def xrv(  # noqa: PLR0917 -- click passes them by name
-    weights: Path,
-    target: Path,
-    name: str,
-    version: str,
-    intended_use: str,
-    licence: str | None,
-    films: Path | None,
+def xrv(
+    *, weights: Path, target: Path, licence: str | None, films: Path | None, **chosen: Any
 ) -> None:
     """Import torchxrayvision's resnet50-res512-all from the file WEIGHTS.
 
     Download the file first; torchxrayvision's documentation says where. The package has sixteen
     labels with torchxrayvision's operating points and Grad-CAM maps, and an input of 512 px.
     """
-    from export import xrv as importing  # noqa: PLC0415 -- torch takes seconds to import
+    from export import package  # noqa: PLC0415 -- torch takes seconds to import
+    from export import xrv as importing  # noqa: PLC0415
 
-    identity = importing.Identity(
-        name=name,
-        version=version,
-        intended_use=intended_use,
-        licence=licence or importing.LICENCE,
-    )
+    identity = package.Identity(licence=licence or importing.LICENCE, **chosen)
     manifest = importing.build(weights, target, identity, films=films or bundled.folder("samples"))
     click.echo(f"{target}  {manifest.digest}")

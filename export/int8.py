@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import logging
 import tempfile
 from collections.abc import Iterator, Set
 from dataclasses import dataclass
@@ -34,7 +33,7 @@ from onnxruntime.quantization.calibrate import create_calibrator
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from export.errors import PrecisionError
-from export.graph import exact_nodes, fold, layers, serialise
+from export.graph import exact_nodes, fold, layers, mute, serialise
 
 Target = Literal["cpu", "tensorrt"]
 Method = Literal["percentile", "entropy"]
@@ -132,11 +131,5 @@ def quantise(found: Calibrated, *, target: Target, keep: Set[str] = frozenset())
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Silence ONNX Runtime's quantisation, which prints and warns through the root logger."""
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.ERROR)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        root.setLevel(level)
+    with mute(), contextlib.redirect_stdout(io.StringIO()):
+        yield

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 from typing import Final, Literal
 
@@ -14,6 +13,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from export.errors import ExportError
+from export.graph import mute
 from trainer.backbones import Classifier, Kind
 from trainer.gradcam import WithMaps
 
@@ -99,24 +99,18 @@ def store_in_half(graph: bytes) -> bytes:
 
 def _trace(module: WithMaps, size: int) -> bytes:
     example = torch.zeros((2, 1, size, size), dtype=torch.uint8)
-    noisy = logging.getLogger("torch.onnx")
-    level = noisy.level
-    noisy.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            # The exporter emits deprecation warnings. The parity check tests its output.
-            warnings.simplefilter("ignore")
-            program = torch.onnx.export(
-                module,
-                (example,),
-                dynamo=True,
-                input_names=["image"],
-                output_names=["probability", "cam"],
-                dynamic_shapes={"image": {0: torch.export.Dim("batch", min=1)}},
-                opset_version=OPSET,
-                verbose=False,
-            )
-    finally:
-        noisy.setLevel(level)
+    with mute("torch.onnx"), warnings.catch_warnings():
+        # The exporter emits deprecation warnings. The parity check tests its output.
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            module,
+            (example,),
+            dynamo=True,
+            input_names=["image"],
+            output_names=["probability", "cam"],
+            dynamic_shapes={"image": {0: torch.export.Dim("batch", min=1)}},
+            opset_version=OPSET,
+            verbose=False,
+        )
     assert program is not None
     return bytes(program.model_proto.SerializeToString())

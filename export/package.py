@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from export import card, evaluate, int8, precision, validation_outputs, variants
-from export.errors import ExportError
+from export import card, int8, precision, validation_outputs, variants
 from export.onnx import OPSET, WeightsDtype, store_in_half
 from export.onnx import export as export_graph
-from export.writing import replacing, write_golden
+from export.writing import check_target, replacing, write_golden
 from hilum.engines.onnxruntime import OnnxRuntimeEngine
+from hilum.imaging.spec import PreprocessSpec
 from hilum.packages.findings import calibrate
+from hilum.packages.labels import LabelSchema
 from hilum.packages.load import seal, verify
 from hilum.packages.manifest import (
     CARD,
@@ -37,6 +38,8 @@ from trainer import calibration as fitting
 from trainer import data
 from trainer.checkpoint import Checkpoint
 from trainer.data import Prepared
+from trainer.evaluation.assess import assess
+from trainer.evaluation.scorer import run, scored
 from trainer.manifest import Split
 
 _GOLDEN_IMAGES = 3
@@ -44,15 +47,15 @@ _GOLDEN_IMAGES = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
-    """The fields of a package that do not come from the checkpoint."""
+    """The fields of a package that do not come from the model."""
 
     name: str
     version: str
     intended_use: str
     licence: str
-    demonstration_only: bool
-    data: str  # paragraph for the card
-    training: str  # paragraph for the card
+    demonstration_only: bool = False
+    data: str = ""  # paragraph for the card
+    training: str = ""  # paragraph for the card
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,10 +97,7 @@ def build(
         WriteError: the disk is full, or ``target`` cannot be written. Its content is unchanged.
         DataError: a split cannot be read.
     """
-    if target.exists() and not (target / GRAPH).is_file() and any(target.iterdir()):
-        raise ExportError(
-            f"{target} is neither empty nor a model package.", next_step="Choose another folder."
-        )
+    check_target(target)
     config = found.record.config
     size = config.preprocess.size
     graph = export_graph(found.model, found.schema.kind, size=size)
@@ -129,12 +129,15 @@ def _fill(  # noqa: PLR0917 -- one call, every name the same on both sides
     schema = found.schema
     neutral = Calibration(scale=(1.0,) * len(schema.labels), shift=(0.0,) * len(schema.labels))
     undefined = OperatingPoint(threshold=1.0, rule="draft")
-    fields = _fields(found, identity, weights_dtype)
+    config, digest = found.record.config, found.record.manifest_digest
+    known = fields(
+        identity, schema, config.preprocess, config.model.backbone, digest, weights_dtype
+    ) | {"code_revision": found.record.code_revision}
     for name in (CARD, METRICS, GOLDEN):
         (folder / name).write_bytes(b"draft")
     seal(
         folder,
-        **fields,
+        **known,
         cam_grid=_grid(found),
         calibration=neutral,
         operating_points=dict.fromkeys(schema.labels, undefined),
@@ -142,17 +145,20 @@ def _fill(  # noqa: PLR0917 -- one call, every name the same on both sides
     engine = OnnxRuntimeEngine(verify(folder))
 
     validation, test = splits["val"], splits["test"]
-    on_validation, on_test = evaluate.run(engine, validation), evaluate.run(engine, test)
+    on_validation, on_test = (run(engine, split.images) for split in (validation, test))
     calibration = fitting.fit(on_validation.raw, validation.targets, schema.kind)
     calibrated = calibrate(on_validation.raw, calibration, schema.kind)
     points = {
         label: fitting.operating_point(validation.targets[:, k], calibrated[:, k])
         for k, label in enumerate(schema.labels)
     }
-    tested = evaluate.report(on_test, test, schema, calibration, points)
+    validated, tested = (
+        assess(scored(films, outputs, schema, calibration, points, chosen=True))
+        for films, outputs in ((validation, on_validation), (test, on_test))
+    )
     figures = {
         "notice": NOTICE if identity.demonstration_only else None,
-        "validation": evaluate.report(on_validation, validation, schema, calibration, points),
+        "validation": validated,
         "test": tested,
         "history": list(found.record.history),
     }
@@ -175,37 +181,43 @@ def _fill(  # noqa: PLR0917 -- one call, every name the same on both sides
     )
     made = variants.add(folder, found, measured, precisions, golden_images=images)
     final = {
-        **fields,
+        **known,
         "cam_grid": on_test.cam.shape[2:],
         "calibration": calibration,
         "operating_points": points,
         "variants": made,
     }
     draft = seal(folder, **final)
-    text = card.write(draft, tested, data=identity.data, training=identity.training)
-    (folder / CARD).write_text(text)
+    prose = {"data": identity.data, "training": identity.training}
+    (folder / CARD).write_text(card.write("card.md", m=draft, test=tested, **prose))
     return seal(folder, **final)
 
 
-def _fields(found: Checkpoint, identity: Identity, weights_dtype: WeightsDtype) -> dict[str, Any]:
-    config, schema = found.record.config, found.schema
+def fields(  # noqa: PLR0917 -- one call each for the two kinds of package
+    identity: Identity,
+    schema: LabelSchema,
+    preprocess: PreprocessSpec,
+    backbone: str,
+    data_digest: str,
+    weights_dtype: WeightsDtype = "float32",
+) -> dict[str, Any]:
+    """The fields of the manifest that need no outputs of the graph."""
     return {
         "name": identity.name,
         "version": identity.version,
-        "backbone": config.model.backbone,
+        "backbone": backbone,
         "label_set": {
             "schema_id": schema.id,
             "kind": schema.kind,
             "labels": schema.labels,
             "normal": schema.normal,
         },
-        "input": {"size": config.preprocess.size},
-        "preprocess": config.preprocess,
+        "input": {"size": preprocess.size},
+        "preprocess": preprocess,
         "demonstration_only": identity.demonstration_only,
         "intended_use": identity.intended_use,
         "licence": identity.licence,
-        "training_data_digest": found.record.manifest_digest,
-        "code_revision": found.record.code_revision,
+        "training_data_digest": data_digest,
         "opset": OPSET,
         "weights_dtype": weights_dtype,
     }

@@ -10,7 +10,9 @@ import numpy.typing as npt
 from hilum.packages.findings import calibrate
 from hilum.packages.labels import LabelSchema
 from hilum.packages.manifest import Calibration, OperatingPoint
+from trainer.data import Prepared
 from trainer.evaluation.bootstrap import Bootstrap, interval
+from trainer.evaluation.figures import mean_defined
 from trainer.evaluation.ranking import Ranking, whole
 from trainer.evaluation.scorer import Run
 
@@ -49,15 +51,17 @@ def decisions_changed(
 def auroc_loss(
     found: FloatArray,
     reference: FloatArray,
-    targets: FloatArray,
+    films: Prepared,
     schema: LabelSchema,
     *,
-    patients: list[str],
     replicates: int = 500,
 ) -> dict[str, Any]:
-    """AUROC of ``reference`` minus AUROC of ``found``, both raw outputs ``[N, K]``, for each label
-    and as the mean over the findings, with 95 % intervals from resampling patients. Both use the
-    same samples. ``None`` where a label has only one class."""
+    """AUROC of ``reference`` minus AUROC of ``found``, both raw outputs ``[N, K]`` on ``films``.
+
+    Given for each label and as the mean over the findings, with 95 % intervals from resampling
+    patients. Both use the same samples. ``None`` where a label has only one class.
+    """
+    targets = films.targets
     pairs = [
         (Ranking(targets[:, k], found[:, k]), Ranking(targets[:, k], reference[:, k]))
         for k in range(len(schema.labels))
@@ -70,13 +74,10 @@ def auroc_loss(
             axis=1,
         )
         chosen = each[:, [schema.labels.index(label) for label in schema.findings]]
-        defined = ~np.isnan(chosen)
-        total = np.where(defined, chosen, 0).sum(axis=1)
-        count = defined.sum(axis=1)
-        macro = np.where(count > 0, total / np.maximum(count, 1), np.nan)
-        return np.concatenate([each, macro[:, None]], axis=1)
+        return np.concatenate([each, mean_defined(chosen)[:, None]], axis=1)
 
     points = loss(whole(len(targets)))[0]
+    patients = [record.patient for record in films.records]
     samples = Bootstrap(replicates=replicates).samples(patients, loss)
     rows = [
         {"loss": None if np.isnan(value) else float(value), "interval": interval(samples[:, n])}

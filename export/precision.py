@@ -18,8 +18,9 @@ import numpy.typing as npt
 
 from export import half, int8
 from export.errors import PrecisionError
-from export.session import Session, run
+from export.session import Session
 from hilum.packages.manifest import Precision, Target
+from trainer.evaluation.scorer import run
 
 FloatArray = npt.NDArray[np.floating]
 

@@ -183,13 +183,7 @@ def write(package: Package, target: Path, version: str, change: Change) -> Manif
             (folder / PARITY).write_text(json.dumps(_parity(package), indent=2) + "\n")
         figures = _figures(package, change)
         (folder / METRICS).write_text(json.dumps(figures, indent=2) + "\n")
-        outputs = change.outputs
-        np.savez_compressed(
-            folder / VALIDATION,
-            raw=outputs.raw,
-            targets=outputs.targets,
-            patients=outputs.patients,
-        )
+        validation_outputs.write(folder / VALIDATION, **vars(change.outputs))
         fields = {name: getattr(manifest, name) for name in Manifest.model_fields}
         del fields["files"], fields["format"]
         changed = {

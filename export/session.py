@@ -1,38 +1,13 @@
-"""Run a graph that is not in a package yet, on arrays of model inputs."""
+"""Run a graph that is not in a package yet."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from hilum.engines import Engine, EngineOutput
-from hilum.imaging.transform import Placement
+from hilum.engines import EngineOutput
 from hilum.machine import usable_cores
-from trainer.evaluation import scorer
-from trainer.evaluation.scorer import Run
-
-
-@dataclass(frozen=True, kw_only=True)
-class Films:
-    """Model inputs ``[N, 1, S, S]`` without further information."""
-
-    images: npt.NDArray[np.uint8]
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def placement(self, index: int) -> Placement:
-        """The placement of a film that fills the whole model input."""
-        side = int(self.images.shape[-1])
-        return Placement.letterbox(height=side, width=side, size=side)
-
-
-def run(engine: Engine, images: npt.NDArray[np.uint8]) -> Run:
-    """Run ``engine`` on any number of images."""
-    return scorer.run(engine, Films(images=images))
 
 
 class Session:

@@ -7,7 +7,6 @@ are numbered in order of appearance, so the file only says which films belong to
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -31,15 +30,13 @@ class Outputs:
     patients: npt.NDArray[np.int32]  # [N]
 
 
-def write(path: Path, *, raw: Float32Array, targets: Float32Array, patients: Sequence[str]) -> None:
-    """Write raw outputs and labels to ``path``."""
-    number: dict[str, int] = {}
-    groups = [number.setdefault(patient, len(number)) for patient in patients]
+def write(path: Path, *, raw: Float32Array, targets: Float32Array, patients: npt.ArrayLike) -> None:
+    """Write raw outputs and labels to ``path``. Patients are renumbered in order of appearance."""
     np.savez_compressed(
         path,
         raw=raw.astype(np.float32),
         targets=targets.astype(np.float32),
-        patients=np.array(groups, dtype=np.int32),
+        patients=_renumber(np.asarray(patients)),
     )
 
 

@@ -15,12 +15,11 @@ from export import parity, precision
 from export.errors import PrecisionError
 from export.graph import fold, serialise
 from export.precision import Made
-from export.session import run
 from export.writing import write_golden
 from hilum.packages.manifest import GRAPH, PARITY, Calibration, OperatingPoint, Variant
 from trainer.checkpoint import Checkpoint
 from trainer.data import Prepared
-from trainer.evaluation.scorer import Run, TorchEngine
+from trainer.evaluation.scorer import Run, TorchEngine, run
 from trainer.manifest import Split
 
 if TYPE_CHECKING:
@@ -58,7 +57,6 @@ def add(
     validation, test = splits["val"], splits["test"]
     films = np.array(test.images[:_PARITY_FILMS])
     exact = run(TorchEngine(found.model, schema.kind), films)
-    plain = Run(raw=measured.test.raw[: len(films)], cam=measured.test.cam[: len(films)])
     document: dict[str, Any] = {
         "films": len(films),
         "reference": "PyTorch, float32, CPU",
@@ -68,13 +66,14 @@ def add(
                 "precision": "fp32",
                 "measured_with": "ONNX Runtime",
                 "bytes": (folder / GRAPH).stat().st_size,
-                **parity.differences(plain, exact),
+                **parity.differences(measured.test.first(len(films)), exact),
             }
         ],
     }
 
     def judge(raw: precision.FloatArray) -> float:
-        return _macro_loss(_losses(raw, measured.validation, validation, found, replicates=1))
+        exact = measured.validation.raw
+        return _macro_loss(parity.auroc_loss(raw, exact, validation, schema, replicates=1))
 
     graph = serialise(fold((folder / GRAPH).read_bytes())) if precisions.wanted else b""
     added = []
@@ -87,16 +86,15 @@ def add(
         method=precisions.method,
     ):
         whole = run(made.reference, np.asarray(test.images))
-        part = Run(raw=whole.raw[: len(films)], cam=whole.cam[: len(films)])
         entry = {
             **precision.summary(made),
-            **parity.differences(part, exact),
+            **parity.differences(whole.first(len(films)), exact),
             "decisions_changed": parity.decisions_changed(
                 whole.raw, measured.test.raw, schema, measured.calibration, {**measured.points}
             ),
             "decisions": int(whole.raw.size),
             "auroc_loss_validation": judge(run(made.reference, np.asarray(validation.images)).raw),
-            "auroc_loss_test": _losses(whole.raw, measured.test, test, found, replicates=500),
+            "auroc_loss_test": parity.auroc_loss(whole.raw, measured.test.raw, test, schema),
         }
         _check(made, entry)
         document["graphs"].append(entry)
@@ -146,19 +144,6 @@ def _write(folder: Path, made: Made, images: npt.NDArray[np.uint8]) -> Variant:
         golden=f"{stem}.golden.npz",
         tolerance=tolerance,
         cam_tolerance=cam_tolerance,
-    )
-
-
-def _losses(
-    raw: precision.FloatArray, exact: Run, split: Prepared, found: Checkpoint, *, replicates: int
-) -> dict[str, Any]:
-    return parity.auroc_loss(
-        raw,
-        exact.raw,
-        split.targets,
-        found.schema,
-        patients=[record.patient for record in split.records],
-        replicates=replicates,
     )
 
 

@@ -8,11 +8,13 @@ sigmoid and the operating points, so it gives the same findings.
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
-from dataclasses import dataclass
+import math
+from importlib import resources
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -20,10 +22,11 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
+from export import card
 from export.errors import ExportError
-from export.onnx import OPSET
 from export.onnx import export as export_graph
-from export.writing import replacing, write_golden
+from export.package import Identity, fields
+from export.writing import check_target, replacing, write_golden
 from hilum import dicom
 from hilum.engines.onnxruntime import OnnxRuntimeEngine
 from hilum.errors import HilumError
@@ -48,44 +51,20 @@ from trainer.loop import code_revision
 
 SOURCE: Final = "torchxrayvision 1.5.7, resnet50-res512-all"
 LICENCE: Final = "Apache-2.0 (torchxrayvision); its training sets have their own terms"
-# All outputs in order, with their operating points. None: the label was not trained.
-OUTPUTS: Final[tuple[tuple[str, float | None], ...]] = (
-    ("Atelectasis", 0.51570356),
-    ("Consolidation", 0.50444704),
-    ("Infiltration", 0.53787947),
-    ("Pneumothorax", 0.50723547),
-    ("Edema", 0.5025118),
-    ("Emphysema", 0.5035252),
-    ("Fibrosis", 0.5038076),
-    ("Effusion", 0.51862943),
-    ("Pneumonia", 0.5078151),
-    ("Pleural_Thickening", 0.50724894),
-    ("Cardiomegaly", 0.5056339),
-    ("Nodule", 0.510706),
-    ("Mass", 0.5053923),
-    ("Hernia", 0.5020846),
-    ("Lung Lesion", None),
-    ("Fracture", 0.5080557),
-    ("Lung Opacity", 0.5138526),
-    ("Enlarged Cardiomediastinum", None),
-)
-THRESHOLDS: Final = {label: point for label, point in OUTPUTS if point is not None}
+# All outputs in order, with their operating points. NaN: the label was not trained.
+OUTPUTS: Final = {
+    row["output"]: float(row["operating_point"] or "nan")
+    for row in csv.DictReader(
+        resources.files(__package__).joinpath("xrv.csv").read_text("utf-8").splitlines()
+    )
+}
+THRESHOLDS: Final = {label: point for label, point in OUTPUTS.items() if not math.isnan(point)}
 SCHEMA: Final = LabelSchema(
     id="torchxrayvision-all-v1", kind="multi_label", labels=tuple(THRESHOLDS)
 )
 # Stretched from the minimum to the maximum of the film, as torchxrayvision reads DICOM.
 SPEC: Final = PreprocessSpec(size=512, stretch_percentiles=(0.0, 100.0))
 _GOLDEN_FILMS: Final = 3
-
-
-@dataclass(frozen=True, kw_only=True)
-class Identity:
-    """The fields of the package that the importer chooses."""
-
-    name: str
-    version: str
-    intended_use: str
-    licence: str = LICENCE
 
 
 def build(source: Path, target: Path, identity: Identity, *, films: Path) -> Manifest:
@@ -104,10 +83,7 @@ def build(source: Path, target: Path, identity: Identity, *, films: Path) -> Man
             there is no film, or ``target`` is neither empty nor a package.
         WriteError: the disk is full, or ``target`` cannot be written.
     """
-    if target.exists() and not (target / GRAPH).is_file() and any(target.iterdir()):
-        raise ExportError(
-            f"{target} is neither empty nor a model package.", next_step="Choose another folder."
-        )
+    check_target(target)
     try:
         data = source.read_bytes()
     except OSError as error:
@@ -142,7 +118,7 @@ def classifier(state: dict[str, Tensor]) -> Classifier:
             f"The file does not hold the weights of {SOURCE}.",
             next_step="Use the file of resnet50-res512-all. Other models are not supported.",
         ) from None
-    rows = [n for n, (_, point) in enumerate(OUTPUTS) if point is not None]
+    rows = [n for n, label in enumerate(OUTPUTS) if label in THRESHOLDS]
     head = PooledHead(net.fc.in_features, len(rows))
     with torch.no_grad():
         head.linear.weight.copy_(net.fc.weight[rows])
@@ -179,27 +155,15 @@ def golden_images(films: Path) -> npt.NDArray[np.uint8]:
 def _fill(folder: Path, identity: Identity, digest: str, images: npt.NDArray[np.uint8]) -> Manifest:
     """Write everything beside the graph. It is first sealed as a draft, so that it can be run."""
     count = len(SCHEMA.labels)
-    fields: dict[str, Any] = {
-        "name": identity.name,
-        "version": identity.version,
-        "backbone": "resnet50",
-        "label_set": {"schema_id": SCHEMA.id, "kind": SCHEMA.kind, "labels": SCHEMA.labels},
-        "input": {"size": SPEC.size},
+    # The data is not available, so the digest of the weights file stands for it.
+    known = fields(identity, SCHEMA, SPEC, "resnet50", digest) | {
+        "code_revision": code_revision(),
         "cam_grid": (16, 16),
-        "preprocess": SPEC,
         "calibration": Calibration(scale=(1.0,) * count, shift=(0.0,) * count),
         "operating_points": {
             label: OperatingPoint(threshold=point, rule="torchxrayvision op_threshs")
             for label, point in THRESHOLDS.items()
         },
-        "demonstration_only": False,
-        "intended_use": identity.intended_use,
-        "licence": identity.licence,
-        # The data is not available, so the digest of the weights file stands for it.
-        "training_data_digest": digest,
-        "code_revision": code_revision(),
-        "opset": OPSET,
-        "weights_dtype": "float32",
     }
     figures = {
         "notice": None,
@@ -211,44 +175,11 @@ def _fill(folder: Path, identity: Identity, digest: str, images: npt.NDArray[np.
     (folder / METRICS).write_text(json.dumps(figures, indent=2) + "\n")
     (folder / CARD).write_text(_card(identity, digest))
     (folder / GOLDEN).write_bytes(b"draft")
-    seal(folder, **fields)
+    seal(folder, **known)
     write_golden(folder / GOLDEN, images, OnnxRuntimeEngine(verify(folder)))
-    return seal(folder, **fields)
+    return seal(folder, **known)
 
 
 def _card(identity: Identity, digest: str) -> str:
-    rows = "\n".join(f"| {label} | {point:.4f} |" for label, point in THRESHOLDS.items())
-    return f"""\
-# {identity.name} {identity.version}
-
-{identity.intended_use}
-
-| | |
-|---|---|
-| imported from | {SOURCE} |
-| sha256 of the weights | `{digest}` |
-| licence | {identity.licence} |
-| input | 512×512, grey, stretched from the film's minimum and maximum to [-1024, 1024] |
-
-## Figures
-
-None. hilum has not measured this package. Its authors' figures are in their publications. Measure
-it on your own films before you rely on its numbers (`hilum train evaluate`).
-
-## Thresholds
-
-These are torchxrayvision's operating points, on the plain sigmoid. torchxrayvision's forward pass
-maps them to 0.5, so the findings are the same but the numbers differ. Two outputs of the network,
-Lung Lesion and Enlarged Cardiomediastinum, were not trained and are left out.
-
-| label | threshold |
-|---|---|
-{rows}
-
-## Limits
-
-- hilum letterboxes films, and torchxrayvision crops their centre. The model was not trained with
-  the black borders.
-- hilum stretches a film to its minimum and maximum after resizing, torchxrayvision before.
-- The probabilities are not calibrated. Recalibrate the package on your own films.
-"""
+    values = {"source": SOURCE, "digest": digest, "thresholds": THRESHOLDS}
+    return card.write("xrv_card.md", identity=identity, **values)

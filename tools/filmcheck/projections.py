@@ -45,9 +45,8 @@ def frontal(patient: Anatomy, rng: np.random.Generator, *, films: int) -> Iterat
     shadow = _shadow(patient, axis=1)
     changes = [insert(patient, rng) for insert in findings.INSERTS.values()]
     changes += [findings.heart(patient, rng.uniform(1.1, 1.6), rng)[0]]
-    known = [change for change in changes if change is not None]
     for _ in range(films):
-        chosen = [change for change in known if rng.random() < 0.25]
+        chosen = [change for change in changes if rng.random() < 0.25]
         integrals = shadow.weighed(rng) + sum(chosen, np.float32(0))
         if rng.random() < 0.12:  # a lung without air
             integrals = integrals + _white_lung(shadow.lungs, rng)

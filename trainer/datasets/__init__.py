@@ -1,1 +1,1 @@
-"""Public data sets: functions from their own tables to the records of a data-set table."""
+"""Readers of public data sets: from their own tables to the records of a data-set table."""

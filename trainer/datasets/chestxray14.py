@@ -1,56 +1,41 @@
-"""ChestX-ray14 (Wang et al., CVPR 2017) from its own tables.
+"""ChestX-ray14 (Wang et al., CVPR 2017), read from its own tables.
 
-``Data_Entry_2017.csv`` (or ``…_v2020.csv``), ``train_val_list.txt`` and ``test_list.txt``, and
-``BBox_List_2017.csv``, whose columns carry commas inside square brackets.
+The tables are ``Data_Entry_2017.csv`` (or ``…_v2020.csv``), ``train_val_list.txt``,
+``test_list.txt`` and ``BBox_List_2017.csv``, whose column names contain commas in brackets.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 from hilum.packages.labels import CHESTXRAY14
-from trainer import manifest, splits
 from trainer.datasets import fields, real_tables
+from trainer.datasets.records import checked, split_by_patient, targets
 from trainer.errors import DataError
-from trainer.manifest import Box, Record, Split
+from trainer.manifest import Box, Record
 
 IMAGES: Final = 112_120
 PATIENTS: Final = 30_805
 TRAIN_VAL: Final = 86_524
 TEST: Final = 25_596
 _NORMAL: Final = "No Finding"
-_BOX_SPELLING: Final = {"Infiltrate": "Infiltration"}  # of BBox_List_2017.csv alone
+_BOX_SPELLING: Final = {"Infiltrate": "Infiltration"}  # only BBox_List_2017.csv writes it so
 
 
-@dataclass(frozen=True, kw_only=True)
-class Entry:
-    """A row of ``Data_Entry_2017.csv``."""
+def entries(table: Iterable[Mapping[str, str]]) -> list[Record]:
+    """The rows of ``Data_Entry_2017.csv`` as records.
 
-    image: str  # file name
-    patient: str
-    labels: frozenset[str]  # empty: no finding
-    age: float  # years, NaN if not to be believed
-    sex: str
-    view: str
-
-    @property
-    def targets(self) -> tuple[float, ...]:
-        """In the order of :data:`hilum.packages.labels.CHESTXRAY14`."""
-        return tuple(float(label in self.labels) for label in CHESTXRAY14.labels)
-
-
-def entries(table: Iterable[Mapping[str, str]]) -> list[Entry]:
-    """The rows of ``Data_Entry_2017.csv``, by column.
+    The address of a record is the name of its file; its split is not decided yet.
 
     Raises:
-        DataError: a column is missing, a label is none of the fourteen, or an image is listed
+        DataError: a column is missing, a label is not one of the fourteen, or an image is listed
             twice.
     """
-    found = [_entry(row, n) for n, row in enumerate(table, 2)]
-    twice = len(found) - len({entry.image for entry in found})
+    found = [_record(row, n) for n, row in enumerate(table, 2)]
+    twice = len(found) - len({record.uri for record in found})
     if twice:
         raise DataError(f"Data_Entry_2017 lists {twice} images twice.")
     if not found:
@@ -59,10 +44,11 @@ def entries(table: Iterable[Mapping[str, str]]) -> list[Entry]:
 
 
 def boxes(table: Iterable[Mapping[str, str]]) -> dict[str, tuple[Box, ...]]:
-    """The boxes of each image of ``BBox_List_2017.csv``, in pixels of the released 1024² PNG.
+    """The boxes of ``BBox_List_2017.csv`` by image, in pixels of the released 1024² PNG.
 
     Raises:
-        DataError: a column is missing, a number is none, or a label is none of the fourteen.
+        DataError: a column is missing, a value is not a number, or a label is not one of the
+            fourteen.
     """
     found: dict[str, tuple[Box, ...]] = {}
     for n, row in enumerate(table, 2):
@@ -75,28 +61,25 @@ def boxes(table: Iterable[Mapping[str, str]]) -> dict[str, tuple[Box, ...]]:
         except ValueError as error:
             raise DataError(f"{where}: {error}.") from None
         if label not in CHESTXRAY14.labels:
-            raise DataError(f"{where}: {label!r} is no label of {CHESTXRAY14.id}.")
+            raise DataError(f"{where}: {label!r} is not a label of {CHESTXRAY14.id}.")
         box = Box(label=label, x0=x, y0=y, x1=x + width, y1=y + height)
         found[row["Image Index"]] = (*found.get(row["Image Index"], ()), box)
     return found
 
 
 def differences(
-    table: bytes, found: Sequence[Entry], train_val: Sequence[str], test: Sequence[str]
+    table: bytes, found: Sequence[Record], train_val: Sequence[str], test: Sequence[str]
 ) -> list[str]:
-    """What is not as published, in words: figures on it are not comparable with others'.
+    """Sentences on what differs from the publication: figures on such a copy are not comparable.
 
-    Args:
-        table: ``Data_Entry_2017….csv`` itself.
-        found: its entries.
-        train_val, test: file names, of the lists.
+    ``table`` is the file ``Data_Entry_2017….csv``, ``found`` its records; lists hold file names.
     """
     said = []
     if hashlib.sha256(table).hexdigest() != real_tables.SHA256["Data_Entry_2017_v2020"]:
         said.append("Data_Entry_2017 is not the release of 2020, byte for byte.")
     counts = {
         "images in Data_Entry_2017": (len(found), IMAGES),
-        "patients in Data_Entry_2017": (len({entry.patient for entry in found}), PATIENTS),
+        "patients in Data_Entry_2017": (len({record.patient for record in found}), PATIENTS),
         "images in train_val_list": (len(train_val), TRAIN_VAL),
         "images in test_list": (len(test), TEST),
     }
@@ -109,75 +92,57 @@ def differences(
 
 
 def records(
-    found: Sequence[Entry],
+    found: Sequence[Record],
     *,
-    uri_of: Callable[[str], str],
     train_val: Collection[str],
     test: Collection[str],
     boxed: Mapping[str, tuple[Box, ...]],
     val_share: float = 0.125,
     seed: int = 0,
 ) -> list[Record]:
-    """A data-set table's records of ``found``, split by split.
+    """``found`` with boxes and splits, split by split.
 
-    The official test list stays the test split; validation is cut from the official train+val
-    list by patient, stratified by label and view, with ``val_share`` of its images.
+    The official test list stays the test split. The validation split is cut by patient from the
+    official train+val list, stratified by label and view, with ``val_share`` of its images.
 
     Args:
-        uri_of: where the image of a file name is.
-        train_val, test: file names, of the official lists.
+        found: see :func:`entries`.
+        train_val: file names of the official train+val list.
+        test: file names of the official test list.
         boxed: see :func:`boxes`.
 
     Raises:
         DataError: an image is in neither or both of the lists, or a patient is in both.
     """
-    both = len(set(train_val) & set(test))
+    listed, tested = set(train_val), set(test)
+    both = len(listed & tested)
     if both:
         raise DataError(f"{both} images are in train_val_list and in test_list.")
-    unlisted = len({entry.image for entry in found} - set(train_val) - set(test))
+    unlisted = len({record.uri for record in found} - listed - tested)
     if unlisted:
         raise DataError(f"{unlisted} images are in neither train_val_list nor test_list.")
-    tested = {entry.image for entry in found} & set(test)
-    rest = [entry for entry in found if entry.image not in tested]
-    shares: dict[Split, float] = {"train": 1 - val_share, "val": val_share}
-    cut = splits.by_patient(
-        [entry.patient for entry in rest],
-        [(*entry.targets, float(entry.view == "AP")) for entry in rest],
-        shares,
-        seed=seed,
-    )
-    split_of = dict(zip([entry.image for entry in rest], cut, strict=True))
-    made = [
-        Record(
-            uri=uri_of(entry.image),
-            patient=entry.patient,
-            split=split_of.get(entry.image, "test"),
-            targets=entry.targets,
-            boxes=boxed.get(entry.image, ()),
-            view=entry.view,
-            sex=entry.sex,
-            age=entry.age,
-            site="NIH",
-        )
-        for entry in found
-    ]
-    manifest.check_patients(made)
-    return splits.ordered(made)
+    found = [replace(record, boxes=boxed.get(record.uri, ())) for record in found]
+    rest = [record for record in found if record.uri not in tested]
+    cut = split_by_patient(rest, {"train": 1 - val_share, "val": val_share}, seed=seed)
+    cut += [replace(record, split="test") for record in found if record.uri in tested]
+    return checked(cut)
 
 
-def _entry(row: Mapping[str, str], line: int) -> Entry:
+def _record(row: Mapping[str, str], line: int) -> Record:
     try:
-        words = frozenset(row["Finding Labels"].split("|")) - {_NORMAL}
-        odd = words - set(CHESTXRAY14.labels)
+        labels = set(row["Finding Labels"].split("|")) - {_NORMAL}
+        odd = labels - set(CHESTXRAY14.labels)
         if odd:
             raise DataError(f"Data_Entry_2017 line {line}: {min(odd)!r} is none of the labels.")
-        return Entry(
-            image=row["Image Index"],
+        return Record(
+            uri=row["Image Index"],
             patient=row["Patient ID"],
-            labels=words,
+            split="train",
+            targets=targets(labels, CHESTXRAY14),
             age=fields.age(row["Patient Age"]),
             sex=fields.sex(row.get("Patient Gender") or row.get("Patient Sex") or ""),
             view=fields.view(row["View Position"]),
+            site="NIH",
         )
     except KeyError as error:
         raise DataError(f"Data_Entry_2017: there is no column {error}.") from None

@@ -1,4 +1,4 @@
-"""``hilum manifest``: from a data set's own files to the one table that training reads."""
+"""``hilum manifest`` makes a data-set table from the files of a data set."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import re
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,6 @@ from trainer.progress import progress_bar
 
 _FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
-_SCHEMAS = click.Choice(sorted(labels.SCHEMAS))
 
 _to = click.option(
     "--to",
@@ -35,14 +35,27 @@ _to = click.option(
     type=click.Path(path_type=Path, dir_okay=False),
     help="The data-set table to write: .csv or .parquet.",
 )
-_seed = click.option("--seed", default=0, show_default=True, help="Of the splits.")
+_schema = partial(
+    click.option,
+    "--schema",
+    "schema_id",
+    type=click.Choice(sorted(labels.SCHEMAS)),
+    help="Label schema of the table.",
+)
+_val_share = partial(
+    click.option,
+    "--val-share",
+    show_default=True,
+    help="Share of the training list that becomes the validation split.",
+)
+_seed = click.option("--seed", default=0, show_default=True, help="Seed of the random splits.")
 
 
 @click.group()
 def manifest() -> None:
-    """Write the table of a data set that training reads: one row a film, split by patient.
+    """Write the data-set table that training reads: one row a film, split by patient.
 
-    What is written is shown as a table: images, patients and positives by split.
+    Each command then shows the images, patients and positives of every split.
     docs/use/data-sets.md has an example for each data set.
     """
 
@@ -50,17 +63,17 @@ def manifest() -> None:
 @manifest.command("chestxray14")
 @click.argument("folder", type=_FOLDER)
 @_to
-@click.option("--val-share", default=0.125, show_default=True, help="Of the train+val list.")
-@click.option("--allow-missing", is_flag=True, help="Leave images out that are not there.")
+@_val_share(default=0.125)
+@click.option("--allow-missing", is_flag=True, help="Leave out images whose file is missing.")
 @_seed
 def from_chestxray14(
     folder: Path, target: Path, val_share: float, allow_missing: bool, seed: int
 ) -> None:
-    """ChestX-ray14 as the NIH hands it out, unpacked below FOLDER.
+    """Read ChestX-ray14 as the NIH publishes it, unpacked below FOLDER.
 
-    Data_Entry_2017*.csv, train_val_list.txt, test_list.txt and, if it is there, BBox_List_2017.csv
-    are looked for in FOLDER; the PNG files anywhere below. The official test list is the test
-    split; validation is cut from the other list by patient.
+    FOLDER holds Data_Entry_2017*.csv, train_val_list.txt, test_list.txt and, if you have it,
+    BBox_List_2017.csv. The PNG files may lie anywhere below. The official test list is the test
+    split. The validation split is cut from the other list by patient.
     """
     entry_table = _one(folder, "Data_Entry_2017*.csv")
     found = chestxray14.entries(_rows(entry_table))
@@ -68,27 +81,25 @@ def from_chestxray14(
     for note in chestxray14.differences(entry_table.read_bytes(), found, train_val, test):
         click.echo(note, err=True)
     where = {path.name: path for path in sorted(folder.rglob("*.png"))}
-    missing = sum(entry.image not in where for entry in found)
+    missing = sum(record.uri not in where for record in found)
     if missing:
         if not allow_missing:
             raise DataError(
                 f"{missing} of {len(found)} images are not below {folder}.",
                 next_step="Complete the download, or leave them out with --allow-missing.",
             )
-        click.echo(f"{missing} images are not there and are left out.", err=True)
-        found = [entry for entry in found if entry.image in where]
+        click.echo(f"{missing} images are missing and are left out.", err=True)
+        found = [record for record in found if record.uri in where]
     boxes = sorted(folder.rglob("BBox_List_2017*.csv"))
-    base = target.parent.resolve()
     made = chestxray14.records(
         found,
-        uri_of=lambda name: os.path.relpath(where[name].resolve(), base),
         train_val=train_val,
         test=test,
         boxed=chestxray14.boxes(_rows(boxes[0])) if boxes else {},
         val_share=val_share,
         seed=seed,
     )
-    _write(target, made, CHESTXRAY14)
+    _write(target, made, CHESTXRAY14, address=lambda name: where[name].resolve())
 
 
 @manifest.command("chexpert")
@@ -99,80 +110,83 @@ def from_chestxray14(
     default="ignore",
     show_default=True,
     type=click.Choice(chexpert.POLICIES),
-    help="What -1 becomes in training: not known, 1, 0, or 0.7.",
+    help="What -1 becomes in the training split: unknown, 1, 0, or 0.7.",
 )
 @click.option(
     "--uncertain-label",
     multiple=True,
     metavar="LABEL=POLICY",
-    help="Another policy for one label. Repeatable.",
+    help="A different policy for one label. Repeatable.",
 )
-@click.option("--unmentioned", default="zeros", type=click.Choice(["zeros", "ignore"]))
+@click.option(
+    "--unmentioned",
+    default="zeros",
+    show_default=True,
+    type=click.Choice(["zeros", "ignore"]),
+    help="What an empty label becomes: 0, or unknown.",
+)
 @click.option("--laterals", is_flag=True, help="Keep lateral films.")
-@click.option("--val-share", default=0.05, show_default=True, help="Of train.csv.")
+@_val_share(default=0.05)
 @_seed
-def from_chexpert(*, folder: Path, target: Path, uncertain: Any, **options: Any) -> None:
-    """CheXpert: FOLDER holds train.csv, valid.csv and the films.
+def from_chexpert(
+    *, folder: Path, target: Path, uncertain: Any, uncertain_label: tuple[str, ...], **options: Any
+) -> None:
+    """Read CheXpert: FOLDER holds train.csv, valid.csv and the films.
 
-    valid.csv, labelled by radiologists, is the test split; validation is cut from train.csv by
-    patient, where uncertain labels count as not known.
+    valid.csv, which radiologists labelled, is the test split. The validation split is cut from
+    train.csv by patient. Uncertain labels are unknown in both.
     """
-    policy = dict.fromkeys(CHEXPERT.labels, uncertain) | _pairs(options["uncertain_label"])
+    policy = dict.fromkeys(CHEXPERT.labels, uncertain) | _pairs(uncertain_label)
     if set(policy.values()) - set(chexpert.POLICIES):
-        raise click.BadParameter(f"a policy is one of {', '.join(chexpert.POLICIES)}")
-    made = chexpert.records(
-        chexpert.entries(_rows(_one(folder, "train.csv"))),
-        chexpert.entries(_rows(_one(folder, "valid.csv"))),
-        uncertain=policy,
-        unmentioned=options["unmentioned"],
-        laterals=options["laterals"],
-        val_share=options["val_share"],
-        seed=options["seed"],
-    )
-    # The table's paths begin with the folder's own name, whatever it is called here.
-    base = target.parent.resolve()
-
-    def address(path: str) -> str:
-        return os.path.relpath(folder.resolve() / path.partition("/")[2], base)
-
-    _write(target, _moved(made, address), CHEXPERT)
+        raise click.BadParameter(f"a policy must be one of {', '.join(chexpert.POLICIES)}")
+    train, valid = (chexpert.entries(_rows(_one(folder, f"{n}.csv"))) for n in ("train", "valid"))
+    made = chexpert.records(train, valid, uncertain=policy, **options)
+    # A path in the table begins with the folder's published name, which may differ from FOLDER's.
+    root = folder.resolve()
+    _write(target, made, CHEXPERT, address=lambda path: root / path.partition("/")[2])
 
 
 @manifest.command("folders")
 @click.argument("roots", nargs=-1, required=True, type=_FOLDER)
 @_to
-@click.option("--schema", "schema_id", default="covid-tb-pneumonia-v1", type=_SCHEMAS)
-@click.option("--class", "classes", multiple=True, metavar="FOLDER=LABEL", help="Repeatable.")
-@click.option("--skip", multiple=True, metavar="FOLDER", help="Leave a class out. Repeatable.")
+@_schema(default="covid-tb-pneumonia-v1", show_default=True)
+@click.option(
+    "--class",
+    "classes",
+    multiple=True,
+    metavar="FOLDER=LABEL",
+    help="The label of a class folder. Repeatable.",
+)
+@click.option("--skip", multiple=True, metavar="FOLDER", help="Leave out a class. Repeatable.")
 @click.option(
     "--patient",
     metavar="REGEX",
-    help=r"Its first group, in the file's name, is the patient, as in 'person(\d+)_'.",
+    help=r"Its first group, matched in the file's name, is the patient, as in 'person(\d+)_'.",
 )
 @_seed
 def from_folders(
     *, roots: tuple[Path, ...], target: Path, schema_id: str, patient: str | None, **options: Any
 ) -> None:
-    """A folder for each class: ROOT/CLASS/…, or ROOT/train/CLASS/… and so on.
+    """Read a folder for each class: ROOT/CLASS/…, or ROOT/train/CLASS/… and so on.
 
-    Several ROOTS are several sites: where each source has classes of its own, a model learns the
-    source, and the figures by site show it.
+    Each of several ROOTS is a site. If each source has classes of its own, a model may learn the
+    source instead; the figures by site show it.
     """
     schema = labels.schema(schema_id)
     try:
         pattern = re.compile(patient) if patient else None
     except re.error as error:
-        raise click.BadParameter(f"--patient is no regular expression: {error}") from None
+        raise click.BadParameter(f"--patient is not a regular expression: {error}") from None
     if pattern is not None and not pattern.groups:
-        raise click.BadParameter("--patient needs a group: the part that is the patient")
+        raise click.BadParameter("--patient needs a group for the part that names the patient")
     films = folders.find(
         roots, schema, classes=_pairs(options["classes"]), skip=options["skip"], patient=pattern
     )
     unknown = sum(film.patient is None for film in films)
     if unknown:
         click.echo(
-            f"The patient of {unknown} of {len(films)} films is not known: each counts as one of "
-            "its own, and films of one person may be in several splits.",
+            f"The patient of {unknown} of {len(films)} films is unknown. Each counts as a patient "
+            "of its own, so films of one person may be in several splits.",
             err=True,
         )
     base = target.parent.resolve()
@@ -183,24 +197,24 @@ def from_folders(
 @click.argument("prefix")
 @click.argument("labels_csv", metavar="LABELS.CSV", type=_FILE)
 @_to
-@click.option("--schema", "schema_id", required=True, type=_SCHEMAS)
-@click.option("--site", default="", help="Where the table does not say.")
-@click.option("--allow-missing", is_flag=True, help="Leave rows out that have no film.")
+@_schema(required=True)
+@click.option("--site", default="", help="Site of films for which the table names none.")
+@click.option("--allow-missing", is_flag=True, help="Leave out rows that have no film.")
 @click.option(
     "--pseudonym-key",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="File of the secret that patients' names are made with; made if it is not there. "
-    "Default: beside the data-set table.",
+    help="File with the secret key from which pseudonyms of patients are derived. It is created "
+    "if it does not exist.  [default: beside the data-set table]",
 )
 @_seed
 def from_dicom(
     *, prefix: str, labels_csv: Path, target: Path, schema_id: str, **options: Any
 ) -> None:
-    """DICOM films below PREFIX, a folder or s3://bucket/prefix, and a table of labels.
+    """Read DICOM films below PREFIX, a folder or s3://bucket/prefix, and a table of labels.
 
-    LABELS.CSV has a column `file` (from PREFIX on) or `sop_instance_uid`, one for each label of
-    the schema, and if you like patient, view, sex, age, site, split. Patient IDs do not reach the
-    data-set table: only pseudonyms, made with a key that stays on this machine.
+    LABELS.CSV has a column `file` (relative to PREFIX) or `sop_instance_uid`, one column for each
+    label of the schema, and optionally patient, view, sex, age, site and split. The data-set table
+    holds no Patient IDs, only pseudonyms, which are made with a key that stays on this machine.
     """
     schema = labels.schema(schema_id)
     configured = settings.load()
@@ -213,7 +227,7 @@ def from_dicom(
             address, store, name, progress=lambda done: bar.update(task, completed=done)
         )
     if others:
-        click.echo(f"{others} objects are no DICOM and are left out.", err=True)
+        click.echo(f"{others} objects are not DICOM and are left out.", err=True)
     made, missing = dicom_table.records(
         films,
         _rows(labels_csv),
@@ -225,43 +239,57 @@ def from_dicom(
     )
     if missing:
         click.echo(f"{missing} rows have no film and are left out.", err=True)
-    base = target.parent.resolve()
-    _write(
-        target,
-        _moved(made, lambda uri: uri if "://" in uri else os.path.relpath(uri, base)),
-        schema,
-    )
+    _write(target, made, schema, address=lambda uri: uri if "://" in uri else Path(uri))
 
 
 @manifest.command("show")
 @click.argument("path", type=_FILE)
-@click.option("--schema", "schema_id", required=True, type=_SCHEMAS)
+@_schema(required=True)
 @click.option(
     "--to",
     "target",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Write it again, as .csv or .parquet, into the same folder.",
+    help="Write the table again, as .csv or .parquet, into the same folder.",
 )
 def show(path: Path, schema_id: str, target: Path | None) -> None:
-    """Check a data-set table, and show what is in it, by split."""
+    """Check a data-set table and show its content by split."""
     schema = labels.schema(schema_id)
     records = table.read(path, schema)
     if target is None:
         _show(records, schema)
         return
     if target.parent.resolve() != path.parent.resolve():
-        raise click.BadParameter("addresses are relative to the table: keep it in its folder")
+        raise click.BadParameter(
+            "addresses are relative to the table, so it must stay in its folder"
+        )
     _write(target, records, schema)
 
 
-def _write(target: Path, records: Sequence[Record], schema: LabelSchema) -> None:
+def _write(
+    target: Path,
+    records: Sequence[Record],
+    schema: LabelSchema,
+    *,
+    address: Callable[[str], Path | str] = str,
+) -> None:
+    """Write and show the table. ``address`` gives the place of a film, a path or an address; paths
+    are written relative to the table."""
+    base = target.parent.resolve()
+
+    def moved(record: Record) -> Record:
+        place = address(record.uri)
+        return replace(
+            record, uri=place if isinstance(place, str) else os.path.relpath(place, base)
+        )
+
+    records = [moved(record) for record in records]
     table.write(target, records, schema)
     _show(records, schema)
     click.echo(target)
 
 
 def show_manifest(path: Path, schema: LabelSchema) -> None:
-    """What is in the data-set table at ``path``, on stderr."""
+    """Show the content of the data-set table at ``path`` on stderr."""
     _show(table.read(path, schema), schema)
 
 
@@ -270,11 +298,6 @@ def _show(records: Sequence[Record], schema: LabelSchema) -> None:
     console.print(summary.table(records, schema))
     for note in summary.notes(records, schema):
         console.print(note, highlight=False)
-
-
-def _moved(records: Sequence[Record], address: Callable[[str], str]) -> list[Record]:
-
-    return [replace(record, uri=address(record.uri)) for record in records]
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
@@ -295,7 +318,7 @@ def _one(folder: Path, pattern: str) -> Path:
     if not found:
         raise DataError(
             f"There is no {pattern} below {folder}.",
-            next_step="See docs/use/data-sets.md for the files this data set comes with.",
+            next_step="docs/use/data-sets.md lists the files of this data set.",
         )
     return found[0]
 
@@ -305,19 +328,21 @@ def _pairs(given: Sequence[str]) -> dict[str, Any]:
     for text in given:
         left, equals, right = text.partition("=")
         if not equals or not left or not right:
-            raise click.BadParameter(f"{text!r} is not NAME=VALUE")
+            raise click.BadParameter(f"{text!r} must have the form NAME=VALUE")
         pairs[left] = right
     return pairs
 
 
 def _key(path: Path) -> bytes:
-    """The secret in ``path``, made if there is none; readable by its owner alone."""
+    """The secret in ``path``. If the file does not exist, it is created for its owner alone."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
         found = path.read_bytes()
         if len(found) < 16:
-            raise DataError(f"{path.name} is too short for a key.") from None
+            raise DataError(
+                f"{path.name} is too short for a key: it must have at least 16 bytes."
+            ) from None
         return found
     except OSError as error:
         raise DataError(f"{path.name} cannot be written ({error.strerror}).") from None

@@ -1,9 +1,9 @@
-"""DICOM films in a folder or below an S3 prefix, and a CSV that says what is on them.
+"""DICOM films in a folder or below an S3 prefix, with a CSV table of their labels.
 
-The table has a column ``file`` (the film's address from the folder or prefix on) or
-``sop_instance_uid``, and one for each label of the schema: ``1``, ``0``, a number between, or empty
-for «not known». ``patient``, ``view``, ``sex``, ``age``, ``site`` and ``split`` are taken from it
-where it has them, else from the header; site and split have no other source.
+The table has a column ``file`` (the address of the film relative to the folder or prefix) or
+``sop_instance_uid``, and one column for each label of the schema: ``1``, ``0``, a number between,
+or empty for an unknown label. It may have ``patient``, ``view``, ``sex``, ``age``, ``site`` and
+``split``. An empty or missing cell of the first four is filled from the header.
 """
 
 from __future__ import annotations
@@ -23,38 +23,34 @@ from pydicom.dataset import Dataset
 from hilum.errors import HilumError, NotDicomError
 from hilum.packages.labels import LabelSchema
 from hilum.storage import ObjectStore
-from trainer import manifest, splits
 from trainer.datasets import fields
+from trainer.datasets.records import SHARES, checked, split_by_patient
 from trainer.errors import DataError
 from trainer.manifest import Record, Split
 
 KEYS: Final = ("file", "sop_instance_uid")
 _TAGS: Final = ["SOPInstanceUID", "PatientID", "PatientSex", "PatientAge", "ViewPosition"]
-_SHARES: Final[dict[Split, float]] = {"train": 0.7, "val": 0.1, "test": 0.2}
 
 Pseudonym = Callable[[str], str]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Film:
-    """One object, and what its header says. Its repr shows no UID and no patient."""
+    """One DICOM object and what its header says. Its repr shows neither UID nor patient."""
 
-    uri: str
-    file: str  # from the folder or prefix on
+    file: str  # address relative to the folder or prefix
     sop_instance_uid: str
-    patient: str  # pseudonym
-    sex: str
-    age: float
-    view: str
+    record: Record  # what the header says, without targets
 
     def __repr__(self) -> str:
         return "Film(…)"
 
 
 def pseudonym(key: bytes) -> Pseudonym:
-    """Patient IDs to names that only who has ``key`` can make again (HMAC-SHA-256).
+    """A function that turns Patient IDs into pseudonyms (HMAC-SHA-256 with ``key``).
 
-    A plain hash would not do: all IDs of a hospital are tried in a second.
+    Without the key, nobody can compute a pseudonym from an ID. A plain hash would not do: trying
+    all IDs of a hospital takes a second.
     """
     return lambda patient: hmac.new(key, patient.encode(), hashlib.sha256).hexdigest()[:24]
 
@@ -66,10 +62,11 @@ def scan(
     *,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[list[Film], int]:
-    """Every DICOM object below ``prefix``, and how many others there are.
+    """Every DICOM object below ``prefix``, and the number of other objects.
 
     Raises:
-        HilumError: the prefix cannot be listed, or the store is not to be had.
+        DataError: there is no DICOM object.
+        HilumError: the prefix cannot be listed, or the store is unavailable.
     """
     films: list[Film] = []
     others = 0
@@ -98,18 +95,20 @@ def records(
     allow_missing: bool = False,
     seed: int = 0,
 ) -> tuple[list[Record], int]:
-    """The records of the films that ``table`` names, split by split, and how many rows
-    had no film.
+    """The records of the films that ``table`` names, split by split, and the number of rows
+    without a film.
 
-    Without a column ``split``, splits are made by patient, stratified by label and view.
+    If the column ``split`` is missing or empty, splits are made by patient, stratified by label
+    and view.
 
     Args:
-        name: of the patients that the table names.
-        site: where the table does not say.
-        allow_missing: rows without a film are left out in place of an error.
+        films: see :func:`scan`.
+        name: makes the pseudonyms of the patients that the table names.
+        site: the site of films for which the table names none.
+        allow_missing: whether rows without a film are left out; else they are an error.
 
     Raises:
-        DataError: a column is missing or a value is none that the format allows.
+        DataError: a column is missing, or the format does not allow a value.
         PatientLeakError: the table's own splits share patients.
     """
     rows = list(table)
@@ -120,37 +119,25 @@ def records(
     if key is None or lacking:
         wanted = lacking or ["file or sop_instance_uid"]
         raise DataError(f"The table lacks the columns: {', '.join(wanted)}.")
-    known = {getattr(film, key): film for film in films}
+    known = {getattr(film, key): film.record for film in films}
     found = [(n, row, known.get(row[key].strip())) for n, row in enumerate(rows, 2)]
-    missing = sum(film is None for _, _, film in found)
+    missing = sum(header is None for _, _, header in found)
     if missing and not allow_missing:
         raise DataError(
             f"{missing} of {len(rows)} rows have no film.",
-            next_step="Complete the films, correct the table, or leave them out: --allow-missing.",
+            next_step="Complete the films, correct the table, or use --allow-missing.",
         )
-    made = [
-        replace(_record(row, n, film, schema, name), site=_said(row, "site") or site)
-        for n, row, film in found
-        if film is not None
-    ]
+    made = [_record(row, n, header, schema, name, site) for n, row, header in found if header]
     if not made:
         raise DataError("No row of the table has a film.")
-    given = [_said(row, "split") for _, row, film in found if film is not None]
-    if any(given):
-        odd = set(given) - set(get_args(Split))
-        if odd:
-            raise DataError("A split of the table is none of train, val and test.")
-        chosen = [cast(Split, split) for split in given]
+    given = [_cell(row, "split") for _, row, header in found if header]
+    if not any(given):
+        made = split_by_patient(made, SHARES, seed=seed)
+    elif set(given) - set(get_args(Split)):
+        raise DataError("A split of the table is not train, val or test.")
     else:
-        chosen = splits.by_patient(
-            [record.patient for record in made],
-            [(*record.targets, float(record.view == "AP")) for record in made],
-            _SHARES,
-            seed=seed,
-        )
-    made = [replace(record, split=split) for record, split in zip(made, chosen, strict=True)]
-    manifest.check_patients(made, "The table")
-    return splits.ordered(made), missing
+        made = [replace(r, split=cast(Split, s)) for r, s in zip(made, given, strict=True)]
+    return checked(made, "The table"), missing
 
 
 def _film(uri: str, file: str, data: bytes, name: Pseudonym) -> Film:
@@ -159,22 +146,23 @@ def _film(uri: str, file: str, data: bytes, name: Pseudonym) -> Film:
     def text(keyword: str) -> str:
         try:
             return str(dataset.get(keyword) or "").strip()
-        except Exception:  # pydicom converts, and may fail on, a value only when it is read
+        except Exception:  # pydicom converts a value when it is read, and may fail on it
             return ""
 
     uid, patient = text("SOPInstanceUID"), text("PatientID")
     if not uid:
         raise NotDicomError("The object has no SOP Instance UID.")
-    return Film(
+    header = Record(
         uri=uri,
-        file=file,
-        sop_instance_uid=uid,
-        # Nobody's films must not all become one patient.
+        # Films without a Patient ID must not all become one patient.
         patient=name(patient or f"film/{uid}"),
+        split="train",
+        targets=(),
+        view=fields.view(text("ViewPosition")),
         sex=fields.sex(text("PatientSex")),
         age=fields.age(text("PatientAge")),
-        view=fields.view(text("ViewPosition")),
     )
+    return Film(file=file, sop_instance_uid=uid, record=header)
 
 
 def _header(data: bytes) -> Dataset:
@@ -182,33 +170,36 @@ def _header(data: bytes) -> Dataset:
         warnings.simplefilter("ignore")
         try:
             return pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True, specific_tags=_TAGS)
-        except Exception:  # whatever it is, its text may hold a value
-            raise NotDicomError("The object is no DICOM file.") from None
+        except Exception:  # the text of any exception may hold a value of the header
+            raise NotDicomError("The object is not a DICOM file.") from None
 
 
-def _record(
-    row: Mapping[str, str], line: int, film: Film, schema: LabelSchema, name: Pseudonym
+def _record(  # noqa: PLR0917 -- one call
+    row: Mapping[str, str],
+    line: int,
+    header: Record,
+    schema: LabelSchema,
+    name: Pseudonym,
+    site: str,
 ) -> Record:
+    cells = [_cell(row, label) for label in schema.labels]
     try:
-        targets = tuple(_number(_said(row, label)) for label in schema.labels)
+        targets = tuple(float(cell) if cell else math.nan for cell in cells)
     except ValueError:
-        raise DataError(f"The table's line {line}: a label is no number.") from None
+        raise DataError(f"Line {line} of the table: a label is not a number.") from None
     if any(t < 0 or t > 1 for t in targets):
-        raise DataError(f"The table's line {line}: a label is neither empty nor within 0 and 1.")
-    return Record(
-        uri=film.uri,
-        patient=name(_said(row, "patient")) if _said(row, "patient") else film.patient,
-        split="train",
+        raise DataError(f"Line {line} of the table: a label must be empty or from 0 to 1.")
+    patient, age = _cell(row, "patient"), _cell(row, "age")
+    return replace(
+        header,
+        patient=name(patient) if patient else header.patient,
         targets=targets,
-        view=fields.view(_said(row, "view")) or film.view,
-        sex=fields.sex(_said(row, "sex")) or film.sex,
-        age=fields.age(_said(row, "age")) if _said(row, "age") else film.age,
+        view=fields.view(_cell(row, "view")) or header.view,
+        sex=fields.sex(_cell(row, "sex")) or header.sex,
+        age=fields.age(age) if age else header.age,
+        site=_cell(row, "site") or site,
     )
 
 
-def _number(text: str) -> float:
-    return float(text) if text else math.nan
-
-
-def _said(row: Mapping[str, str], column: str) -> str:
+def _cell(row: Mapping[str, str], column: str) -> str:
     return (row.get(column) or "").strip()

@@ -1,7 +1,8 @@
-"""A folder for each class: the public sets of COVID-19, tuberculosis and pneumonia films.
+"""A folder for each class, as in the public sets of COVID-19, tuberculosis and pneumonia films.
 
-``ROOT/CLASS/film.png``, ``ROOT/CLASS/images/film.png`` (then ``masks`` beside it are left alone),
-or the same below ``ROOT/train``, ``ROOT/val`` and ``ROOT/test``.
+Films are at ``ROOT/CLASS/film.png`` or ``ROOT/CLASS/images/film.png`` (other folders beside
+``images``, such as ``masks``, are not read), or at the same places below ``ROOT/train``,
+``ROOT/val`` and ``ROOT/test``.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from pathlib import Path
 from typing import Final
 
 from hilum.packages.labels import LabelSchema
-from trainer import manifest, splits
+from trainer import splits
+from trainer.datasets.records import SHARES, checked, targets
 from trainer.errors import DataError
 from trainer.manifest import Record, Split
 
@@ -29,7 +31,7 @@ _SPLITS: Final[dict[str, Split]] = {
     "test": "test",
     "testing": "test",
 }
-# How the sets of covid-tb-pneumonia-v1 call their classes, letters and digits only.
+# What the sets of covid-tb-pneumonia-v1 call their classes, in letters and digits only.
 _CLASSES: Final = {
     "covid": "COVID-19",
     "covid19": "COVID-19",
@@ -39,18 +41,17 @@ _CLASSES: Final = {
     "viralpneumonia": "Pneumonia",
     "healthy": "Normal",
 }
-_SHARES: Final[dict[Split, float]] = {"train": 0.7, "val": 0.1, "test": 0.2}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Film:
-    """A file, and what its place says about it."""
+    """A file, and what its path says about it."""
 
     path: Path
     label: str
     split: Split | None
     site: str
-    patient: str | None  # None: the name does not tell
+    patient: str | None  # None: the name does not say
 
 
 def find(
@@ -61,15 +62,15 @@ def find(
     skip: Collection[str] = (),
     patient: re.Pattern[str] | None = None,
 ) -> list[Film]:
-    """Every film below ``roots``; each root is a site, so that mixed sources can be told apart.
+    """Every film below ``roots``. Each root is a site, so that sources can be told apart.
 
     Args:
-        classes: label of each class folder; others are found by their own name.
+        classes: the label of class folders whose own name does not say it.
         skip: class folders to leave out.
-        patient: its first group in the file's name is the patient.
+        patient: matched in the name of each file; its first group is the patient.
 
     Raises:
-        DataError: a root has no class folder, or one has no label.
+        DataError: a root has no film in a class folder, or a class folder has no label.
     """
     found: list[Film] = []
     for root in roots:
@@ -96,11 +97,11 @@ def find(
 def records(
     films: Sequence[Film], schema: LabelSchema, *, base: Path, seed: int = 0
 ) -> list[Record]:
-    """A data-set table's records of ``films``, split by split, addresses relative to ``base``.
+    """The records of ``films``, split by split, with addresses relative to ``base``.
 
-    What the set calls its test films stays the test split, its validation films validation; what
-    is missing is cut from the rest by patient, stratified by class and site. A film whose patient
-    is not known is a patient of its own.
+    Validation and test films of the set stay validation and test films. A split that the set
+    lacks is cut from the rest by patient, stratified by class and site. A film whose patient is
+    unknown counts as a patient of its own.
 
     Raises:
         PatientLeakError: the set's own splits share patients.
@@ -108,13 +109,12 @@ def records(
     names = [film.patient or _alone(film.path) for film in films]
     given = {film.split for film in films} - {None}
     rest = [n for n, film in enumerate(films) if film.split in {None, "train"}]
-    shares = {split: share for split, share in _SHARES.items() if split not in given - {"train"}}
+    shares = {split: share for split, share in SHARES.items() if split not in given - {"train"}}
     sites = sorted({film.site for film in films})
     cut = splits.by_patient(
         [names[n] for n in rest],
         [
-            [float(films[n].label == label) for label in schema.labels]
-            + [float(films[n].site == site) for site in sites]
+            (*targets({films[n].label}, schema), *(float(films[n].site == site) for site in sites))
             for n in rest
         ],
         shares,
@@ -126,13 +126,12 @@ def records(
             uri=os.path.relpath(film.path, base),
             patient=names[n],
             split=split_of.get(n) or film.split or "train",
-            targets=tuple(float(label == film.label) for label in schema.labels),
+            targets=targets({film.label}, schema),
             site=film.site,
         )
         for n, film in enumerate(films)
     ]
-    manifest.check_patients(made, "The set's own splits")
-    return splits.ordered(made)
+    return checked(made, "The set's own splits")
 
 
 def _split_folders(root: Path) -> Iterator[tuple[Split | None, Path]]:
@@ -160,8 +159,8 @@ def _label(name: str, schema: LabelSchema) -> str:
     label = known.get(plain(name)) or _CLASSES.get(plain(name))
     if label not in schema.labels:
         raise DataError(
-            f"The folder {name!r} is no class of {schema.id}.",
-            next_step=f"Say what it is with --class {name}=LABEL, or leave it out with --skip.",
+            f"The folder {name!r} is not a class of {schema.id}.",
+            next_step=f"Name its label with --class {name}=LABEL, or leave it out with --skip.",
         )
     return str(label)
 

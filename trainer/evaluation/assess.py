@@ -1,4 +1,4 @@
-"""The whole evaluation of one split: what goes into ``metrics.json``."""
+"""Computes all figures of one split for ``metrics.json``."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def assess(
 ) -> dict[str, Any]:
     """Every figure of ``scored`` that needs no further run of the model.
 
-    Per label, macro over the findings (without the label that means «normal») and micro. What is
-    not defined is null. The keys are stable: `card.py` and the HTML report read them.
+    Figures are given per label, macro over the findings (without the normal label) and micro. A
+    figure that is not defined is null. The keys are stable: model cards and the report read them.
 
     Args:
-        scored: the films that were measured.
-        bootstrap: of the intervals.
+        scored: the measured films.
+        bootstrap: resamples for the intervals; ``None``: the default.
         listed: the split as the data-set table lists it, see :func:`published.beside`.
     """
     bootstrap = bootstrap or Bootstrap()
@@ -43,9 +43,7 @@ def assess(
     for k, label in enumerate(scored.schema.labels):
         curve = metrics.reliability(scored.targets[:, k], scored.probability[:, k])
         found["labels"][label] |= where[label] | {"reliability": [asdict(part) for part in curve]}
-    for name in _LOCALISED:
-        values = [found["labels"][label][name] for label in scored.schema.findings]
-        found["macro"][name] = metrics.mean_defined(values)
+    found["macro"] |= scored.macro(found["labels"], _LOCALISED)
     return {
         **found,
         "subgroups": subgroups(scored, bootstrap),
@@ -56,12 +54,12 @@ def assess(
 
 
 def co_occurrence(scored: Scored) -> dict[str, Any]:
-    """How often labels go together: in truth, and as they are called at the operating points.
+    """How often labels occur together: in truth, and as called at the operating points.
 
-    ``truth[i][j]``: films that have both i and j; ``called[i][j]``: films *with* label i on which
-    label j is called, a confusion matrix of labels that can go together. Films in which a label is
-    not known have no part in its rows and columns. A column of ``called`` is null for a label
-    without an operating point.
+    ``truth[i][j]`` counts films that have both i and j. ``called[i][j]`` counts films that have
+    label i and on which label j is called: a confusion matrix of labels that may occur together.
+    A film counts in no row or column of a label that is unknown for it. A column of ``called`` is
+    null for a label without an operating point.
     """
     true = (scored.targets == 1).astype(np.int64)
     called = (scored.probability >= scored.thresholds).astype(np.int64)

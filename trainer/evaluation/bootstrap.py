@@ -1,4 +1,4 @@
-"""Intervals by resampling patients (Efron 1979), not films: a patient's films are no strangers."""
+"""Intervals by the bootstrap (Efron 1979) over patients: films of one patient are related."""
 
 from __future__ import annotations
 
@@ -14,23 +14,22 @@ FloatArray = npt.NDArray[np.floating]
 Interval = tuple[float, float]
 
 LEVEL: Final = 0.95
-# An interval from fewer patients than this says nothing; there is none then.
+# An interval from fewer patients would say nothing, so there is none.
 LEAST_PATIENTS: Final = 5
-_CELLS: Final = 2**20  # of a block of weights: small enough for the cache, large enough for numpy
+_CELLS: Final = 2**20  # values in a block of weights: fits the cache, and is large enough for NumPy
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bootstrap:
-    """How to resample. The same seed draws the same patients, whatever is measured on them."""
+    """How to resample. The same seed always draws the same patients."""
 
     replicates: int = 1000
     seed: int = 0
 
     def weights(self, patients: Sequence[str]) -> Iterator[Float32Array]:
-        """Blocks of replicates ``[N, b]``: how often each of the ``N`` films is drawn.
+        """Blocks of ``b`` replicates, ``[N, b]``: how often each of the ``N`` films is drawn.
 
-        Args:
-            patients: of each film.
+        ``patients`` names the patient of each film.
         """
         names, patient = np.unique(np.asarray(patients, dtype=np.str_), return_inverse=True)
         rng = np.random.default_rng(self.seed)
@@ -48,9 +47,7 @@ class Bootstrap:
     ) -> FloatArray:
         """``statistic`` of every replicate, ``[replicates, M]``.
 
-        Args:
-            patients: of each film.
-            statistic: from weights ``[N, b]`` to ``[b, M]``; NaN where it is not defined.
+        ``statistic`` turns weights ``[N, b]`` into ``[b, M]``, with NaN where it is not defined.
         """
         return np.concatenate([statistic(weights) for weights in self.weights(patients)])
 
@@ -58,7 +55,7 @@ class Bootstrap:
 def interval(samples: FloatArray) -> Interval | None:
     """The percentile interval of ``samples`` ``[B]`` at :data:`LEVEL`.
 
-    Replicates in which the figure is not defined are left out; ``None`` if more than half are.
+    Replicates in which the figure is not defined do not count; ``None`` if they are more than half.
     """
     defined = samples[~np.isnan(samples)]
     if not len(defined) or len(defined) < len(samples) / 2:

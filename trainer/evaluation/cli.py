@@ -18,10 +18,10 @@ from trainer.progress import progress_bar
     "--manifest",
     "manifest_path",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="The films.  [default: those a checkpoint was trained with]",
+    help="The data-set table.  [default: the one of the checkpoint's training]",
 )
 @click.option(
-    "--to", "out", required=True, type=click.Path(path_type=Path), help="Folder of the report."
+    "--to", "out", required=True, type=click.Path(path_type=Path), help="Folder for the report."
 )
 @click.option(
     "--split",
@@ -34,36 +34,36 @@ from trainer.progress import progress_bar
     "--operating-point",
     "rule",
     metavar="RULE",
-    help="youden, f1, sensitivity>=0.90, specificity>=0.95 or ppv>=0.30, met on validation.  "
-    "[default: the package's own; youden for a checkpoint]",
+    help="Rule that chooses operating points on validation: youden, f1, sensitivity>=0.90, "
+    "specificity>=0.95 or ppv>=0.30.  [default: the package's own; youden for a checkpoint]",
 )
 @click.option(
     "--calibration",
     "method",
     type=click.Choice(["platt", "temperature", "none"]),
-    help="Fitted on validation.  [default: the package's own; platt for a checkpoint]",
+    help="Calibration to fit on validation.  [default: the package's own; platt for a checkpoint]",
 )
 @click.option(
     "--replicates",
     default=1000,
     show_default=True,
     type=click.IntRange(min=100),
-    help="Of the bootstrap over patients.",
+    help="Number of bootstrap draws of patients.",
 )
 @click.option(
     "--gallery",
     default=12,
     show_default=True,
     type=click.IntRange(min=0),
-    help="Films with maps in the page, without names; 0: no pixel of a film leaves.",
+    help="Films with maps in the page, without names. 0: the page shows no film.",
 )
 @click.option(
     "--max-bad-fraction",
     type=click.FloatRange(0, 1),
-    help="Of the films, that may be missing, unreadable or there twice.  "
-    "[default: as a checkpoint was trained; 0.01 for a package]",
+    help="Share of the films that may be missing, unreadable or listed twice.  "
+    "[default: that of the checkpoint's training; 0.01 for a package]",
 )
-@click.option("--no-shortcuts", is_flag=True, help="Leave out the two runs with masked corners.")
+@click.option("--no-shortcuts", is_flag=True, help="Skip the two runs with masked corners.")
 def evaluate(
     *,
     model: str,
@@ -76,14 +76,14 @@ def evaluate(
 ) -> None:
     """Measure a checkpoint or a package on a split of a data-set table, by default `test`.
 
-    Writes DIR/metrics.json and DIR/report.html, one page with everything in it that opens without
-    a network: AUROC and average precision with intervals over patients, operating points,
-    calibration, subgroups, maps beside a centre-point baseline, shortcut checks, and, on
-    ChestX-ray14's official test split, the published figures.
+    Writes metrics.json and report.html into the folder given with --to. The page is one file that
+    opens without a network. It shows AUROC and average precision with intervals over patients,
+    operating points, calibration, subgroups, maps beside a centre-point baseline, shortcut checks,
+    and, on ChestX-ray14's official test split, the published figures.
 
-    Operating points and calibration come from the split `val`: on `--split val` a checkpoint's
-    figures are in-sample, which metrics.json and the page say. A package brings its own and is
-    measured as it is served.
+    A package is measured with its own operating points and calibration. Those of a checkpoint are
+    fitted on the split `val`, so with `--split val` its figures are in-sample; metrics.json and the
+    page say so.
     """
     # torch takes seconds to import; `hilum train evaluate --help` should not.
     from trainer.calibration import Rule  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""What is called and what is missed at an operating point, for many resamples at once."""
+"""Counts and rates at the operating points, for many resamples at once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NAMES: Final = ("sensitivity", "specificity", "ppv", "npv", "f1")
 
 
 class Decisions:
-    """Every label of every film, called or not. Labels that are neither 0 nor 1 have no part."""
+    """Every label of every film, called or not. Labels other than 0 and 1 do not count."""
 
     def __init__(
         self,
@@ -27,7 +27,7 @@ class Decisions:
         targets: ``[N, K]``.
         probability: ``[N, K]``.
         threshold: ``[K]``.
-        undefined: labels ``[K]`` whose threshold is none; ``None``: there is no such label.
+        undefined: labels ``[K]`` without an operating point; ``None``: all have one.
         """
         called = probability >= threshold
         positive, negative = targets == 1, targets == 0
@@ -37,8 +37,8 @@ class Decisions:
         self._outcomes = np.concatenate(outcomes, axis=1).astype(np.float32)
 
     def counts(self, weights: Float32Array) -> FloatArray:
-        """True and false positives, false and true negatives, ``[b, 4, K]``; NaN of a label
-        without a threshold."""
+        """True and false positives, false and true negatives, ``[b, 4, K]``; NaN for a label
+        without an operating point."""
         found = weights.T.astype(np.float32) @ self._outcomes
         counts = found.reshape(-1, 4, self.labels).astype(np.float64)
         if self._undefined is not None:
@@ -47,10 +47,9 @@ class Decisions:
 
 
 def rates(counts: FloatArray) -> FloatArray:
-    """:data:`NAMES` of ``counts`` ``[..., 4, K]`` as ``[..., 5, K]``; NaN if not defined.
+    """The rates :data:`NAMES` of ``counts`` ``[..., 4, K]``, ``[..., 5, K]``; NaN if not defined.
 
-    F1 is not defined where a label never occurs, and 0 where it occurs and is never found. Nothing
-    is defined where the counts are NaN.
+    F1 is not defined if a label never occurs. It is 0 if the label occurs and is never called.
     """
     tp, fp, fn, tn = (counts[..., n, :] for n in range(4))
     with np.errstate(invalid="ignore", divide="ignore"):

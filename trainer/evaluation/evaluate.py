@@ -1,4 +1,4 @@
-"""A checkpoint or package is measured on a data-set table: figures as JSON, and a page to read."""
+"""Measures a checkpoint or package on a data-set table: figures as JSON, and a page to read."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
-
-import numpy as np
-import numpy.typing as npt
 
 from hilum.files import write_atomically
 from hilum.packages.findings import calibrate
@@ -34,9 +32,9 @@ from trainer.outputs import writing
 
 METRICS: Final = "metrics.json"
 PAGE: Final = "report.html"
+_NAMES: Final[Mapping[Split, str]] = {"train": "train", "val": "validation", "test": "test"}
 
-FloatArray = npt.NDArray[np.floating]
-Progress = Callable[[str, int, int], None]
+Progress = Callable[[str, int, int], None]  # what is done, how many films, of how many
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,10 +44,10 @@ class Options:
     rule: Rule | None = None  # None: the package's own operating points, else Youden
     method: Method | None = None  # None: the package's own calibration, else Platt
     replicates: int = 1000
-    gallery: int = 12  # films in the page; 0: none leave the building
+    gallery: int = 12  # films in the page; 0: the page holds no pixel of a film
     shortcuts: bool = True
     split: Split = "test"
-    max_bad_fraction: float | None = None  # None: the checkpoint's own, else the default
+    max_bad_fraction: float | None = None  # None: that of the checkpoint, else the default
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,29 +68,28 @@ def evaluate(
     settings: Settings,
     manifest_path: Path | None,
     options: Options,
-    progress: Progress | None = None,
+    progress: Progress = lambda _what, _done, _total: None,
 ) -> Path:
     """Write ``metrics.json`` and ``report.html`` into ``out``; returns the page.
 
-    Calibration and operating points are fitted on the split ``val`` alone, unless the package
-    brings its own and nothing else is asked for; the figures are those of ``options.split``. If
-    that is ``val``, something was fitted on the films that are measured: ``in_sample`` says so.
+    Calibration and operating points are those of the package, unless ``options`` ask for others;
+    these, and a checkpoint's, are fitted on the split ``val`` alone. The figures are those of
+    ``options.split``. ``in_sample`` says whether something was fitted on the measured films.
 
     Raises:
         CheckpointError, PackageError: there is no usable model at ``location``.
-        DataError: the data-set table cannot be used, or has no split ``val`` where one is needed.
-        OutputWriteError: ``out`` cannot be made or written.
-        CacheWriteError: prepared films cannot be.
+        DataError: the data-set table cannot be used, or lacks a split that is needed.
+        OutputWriteError: ``out`` cannot be created or written.
+        CacheWriteError: prepared images cannot be written.
     """
-    from trainer.report import html  # noqa: PLC0415 -- draws; figures alone need none of it
+    from trainer.report import html  # noqa: PLC0415 -- figures alone need no plots
 
     model = scorer.open_model(location, settings)
     source = manifest_path or model.manifest_path
     if source is None:
         raise DataError(
-            "A package does not say where its data set is.", next_step="Name it by --manifest."
+            "A package does not say where its data set is.", next_step="Name it with --manifest."
         )
-    # A checkpoint brings no calibration, so that one has to be fitted.
     fits = model.calibration is None or options.rule is not None or options.method is not None
     needed: list[Split] = [options.split]
     if fits and options.split != "val":
@@ -100,16 +97,26 @@ def evaluate(
     films, listed = _films(source, model, settings, needed, options=options, progress=progress)
     with writing(out):  # before hours of scoring
         out.mkdir(parents=True, exist_ok=True)
-    runs = {split: _run(model, films[split], f"run {split}", progress) for split in needed}
-
-    own = model.calibration is None or options.method is not None
-    fitted, points = _fit(model, options, runs.get("val"), films.get("val"))
-    scored = {
-        split: _scored(model, films[split], runs[split], fitted, points, chosen=fits)
+    runs = {
+        split: scorer.run(
+            model.engine, films[split].images, progress=partial(progress, f"run {split}")
+        )
         for split in needed
     }
-    bootstrap = Bootstrap(replicates=options.replicates)
+    calibration, points = model.calibration, model.points
+    if fits:
+        calibration, points = _fit(model, options, runs["val"], films["val"])
+    assert calibration is not None
+    assert points is not None
+    scored = {
+        split: scorer.scored(
+            films[split], runs[split], model.schema, calibration, points, chosen=fits
+        )
+        for split in needed
+    }
     tested = scored[options.split]
+    own = model.calibration is None or options.method is not None
+    bootstrap = Bootstrap(replicates=options.replicates)
     figures: dict[str, Any] = {
         "notice": model.notice,
         "model": {
@@ -129,7 +136,7 @@ def evaluate(
         "calibration": {
             "fitted_on": "val" if own else "as shipped",
             "method": (options.method or "platt") if own else "as shipped",
-            **fitted.model_dump(mode="json"),
+            **calibration.model_dump(mode="json"),
         },
         **{
             _NAMES[split]: assess(one, bootstrap, listed=listed[split])
@@ -137,15 +144,16 @@ def evaluate(
         },
     }
     if options.shortcuts:
-        figures["corners"] = _corners(model, films[options.split], tested, fitted, progress)
-    evaluation = Evaluation(
-        model=model,
-        figures=figures,
-        scored=tested,
-        films=films[options.split],
-        gallery=options.gallery,
+        figures["corners"] = _corners(model, films[options.split], tested, calibration, progress)
+    page = html.page(
+        Evaluation(
+            model=model,
+            figures=figures,
+            scored=tested,
+            films=films[options.split],
+            gallery=options.gallery,
+        )
     )
-    page = html.page(evaluation)
     with writing(out):
         write_atomically(out / METRICS, (json.dumps(figures, indent=2) + "\n").encode())
         write_atomically(out / PAGE, page.encode())
@@ -153,13 +161,10 @@ def evaluate(
 
 
 def _in_sample(model: Model, given: Path | None, split: Split, *, fits: bool) -> bool:
-    """Whether something was fitted on the very films that are measured: calibration and operating
-    points on ``val``, a checkpoint's weights on the ``train`` of its own manifest."""
+    """Whether something was fitted on the measured films: calibration and operating points on
+    ``val``, the weights of a checkpoint on ``train`` of its own data-set table."""
     own = model.manifest_path is not None and given in {None, model.manifest_path}
     return (split == "val" and fits) or (split == "train" and own)
-
-
-_NAMES: Final[Mapping[Split, str]] = {"train": "train", "val": "validation", "test": "test"}
 
 
 def _films(
@@ -169,17 +174,20 @@ def _films(
     needed: list[Split],
     *,
     options: Options,
-    progress: Progress | None,
+    progress: Progress,
 ) -> tuple[dict[Split, Prepared], dict[Split, list[Record]]]:
-    """The splits that are ``needed`` and no other: the training films of a large set take days.
-    And all their rows, those too whose film could not be read."""
+    """Prepare the ``needed`` splits alone, since the training films of a large set take days.
+
+    Also returns all records of these splits, with those whose film cannot be read.
+    """
     records = [r for r in manifest.read(source, model.schema) if r.split in needed]
-    missing = [split for split in needed if not any(r.split == split for r in records)]
+    listed = {split: [r for r in records if r.split == split] for split in needed}
+    missing = [split for split in needed if not listed[split]]
     if missing:
         raise DataError(
             f"{source.name} has no image in split {missing[0]!r}.",
-            next_step="Calibration and operating points need a split `val`; a package may bring "
-            "its own.",
+            next_step="Add the split. Calibration and operating points are fitted on `val`, unless "
+            "a package brings its own.",
         )
     here = source.parent.absolute()
     moved = [
@@ -191,44 +199,28 @@ def _films(
     key = hashlib.sha256(f"{manifest.digest(source)}/{here}/{sorted(needed)}".encode()).hexdigest()
     part = folder / f"{key[:24]}.csv"
     manifest.write(part, moved, model.schema)
-    allowed = options.max_bad_fraction
-    if allowed is None:
-        allowed = model.max_bad_fraction
-    if allowed is None:
-        allowed = DataConfig().max_bad_fraction
+    allowed = (options.max_bad_fraction, model.max_bad_fraction, DataConfig().max_bad_fraction)
     films = data.load(
         part,
         model.schema,
         model.preprocess,
         cache_dir=settings.cache_dir / "prepared",
-        max_bad_fraction=allowed,
-        progress=None if progress is None else lambda n, of: progress("prepare", n, of),
+        max_bad_fraction=next(share for share in allowed if share is not None),
+        progress=partial(progress, "prepare"),
         store=open_local_store(settings),
         limits=settings.limits,
         needed=needed,
     )
-    return films, {split: [r for r in records if r.split == split] for split in needed}
-
-
-def _run(model: Model, films: Prepared, what: str, progress: Progress | None) -> Run:
-    told = None if progress is None else lambda n, of: progress(what, n, of)
-    return scorer.run(model.engine, films, progress=told)
+    return films, listed
 
 
 def _fit(
-    model: Model, options: Options, run: Run | None, films: Prepared | None
+    model: Model, options: Options, run: Run, films: Prepared
 ) -> tuple[Calibration, dict[str, OperatingPoint]]:
-    """Calibration and operating points: the package's own, or from validation."""
-    kind = model.schema.kind
-    fitted = model.calibration
+    """Fit on validation what the package does not bring or ``options`` ask for."""
+    kind, fitted = model.schema.kind, model.calibration
     if fitted is None or options.method is not None:
-        assert run is not None
-        assert films is not None
         fitted = fitting.fit(run.raw, films.targets, kind, options.method or "platt")
-    if model.points is not None and options.rule is None and options.method is None:
-        return fitted, dict(model.points)
-    assert run is not None
-    assert films is not None
     calibrated = calibrate(run.raw, fitted, kind)
     rule = options.rule or fitting.YOUDEN
     return fitted, {
@@ -237,43 +229,24 @@ def _fit(
     }
 
 
-def _scored(
-    model: Model,
-    films: Prepared,
-    run: Run,
-    fitted: Calibration,
-    points: dict[str, OperatingPoint],
-    *,
-    chosen: bool,
-) -> Scored:
-    return Scored(
-        schema=model.schema,
-        records=films.records,
-        sizes=films.sizes,
-        targets=films.targets,
-        probability=calibrate(run.raw, fitted, model.schema.kind),
-        cam=run.cam,
-        input_size=model.preprocess.size,
-        points=points,
-        chosen=chosen,
-    )
-
-
 def _corners(
-    model: Model,
-    films: Prepared,
-    scored: Scored,
-    fitted: Calibration,
-    progress: Progress | None,
+    model: Model, films: Prepared, scored: Scored, fitted: Calibration, progress: Progress
 ) -> dict[str, Any]:
-    """Two more runs: without the corners, and with nothing else; calibrated as the first was, since
-    a temperature of exclusive classes changes how one class ranks the films."""
-    found = {}
-    for name, mask in (
-        ("corners masked", shortcuts.without_corners),
-        ("corners only", shortcuts.only_corners),
-    ):
-        told = None if progress is None else lambda n, of, name=name: progress(name, n, of)
-        raw = scorer.run(model.engine, films, mask, told).raw
-        found[name] = calibrate(raw, fitted, model.schema.kind)
-    return shortcuts.corner_figures(scored, found["corners masked"], found["corners only"])
+    """Run twice more: without the corners, and with nothing else.
+
+    The calibration is the same, because a temperature of exclusive classes changes how one class
+    ranks the films.
+    """
+
+    def probability(name: str, mask: shortcuts.Mask) -> Any:
+        found = scorer.run(
+            model.engine,
+            films.images,
+            lambda image, n: mask(image, films.placement(n)),
+            partial(progress, name),
+        )
+        return calibrate(found.raw, fitted, model.schema.kind)
+
+    masked = probability("corners masked", shortcuts.without_corners)
+    alone = probability("corners only", shortcuts.only_corners)
+    return shortcuts.corner_figures(scored, masked, alone)

@@ -1,6 +1,6 @@
-"""The figures of a split: of each label, macro and micro, with their intervals.
+"""Computes the figures of a split with their intervals: per label, macro and micro.
 
-A figure that is not defined is ``None``: a label without positives has no AUROC, neither 0 nor 1.
+A figure that is not defined is ``None``, never 0 or 1: a label without positives has no AUROC.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ FIGURES: Final = (*AREAS, *RATES)
 
 
 class Statistic:
-    """Every figure that is resampled, from weights ``[N, b]`` to ``[b, K + 2, F]``.
+    """Turns weights ``[N, b]`` into every resampled figure, ``[b, K + 2, F]``.
 
-    Rows are the labels of the schema, then macro and micro over the findings; columns
-    :data:`FIGURES`. Macro is the mean over the findings for which a figure is defined; micro pools
-    their scores, and the decisions on those that have an operating point.
+    Rows are the labels of the schema, then macro and micro over the findings; columns are
+    :data:`FIGURES`. Macro is the mean over the findings for which a figure is defined. Micro pools
+    the scores of the findings, and the decisions on those that have an operating point.
     """
 
     def __init__(self, scored: Scored) -> None:
@@ -49,14 +49,14 @@ class Statistic:
         labels = np.stack([ranking.areas(weights) for ranking in self._rankings], axis=1)
         counts = self._decisions.counts(weights)
         found = np.concatenate([labels, decisions.rates(counts).swapaxes(1, 2)], axis=2)
-        macro = _mean_defined(found[:, self._findings])
+        macro = mean_defined(found[:, self._findings])
         pooled = np.nansum(counts[:, :, self._findings], axis=2, keepdims=True)
         micro = [self._pooled.areas(weights), decisions.rates(pooled)[:, :, 0]]
         rows = (found, macro[:, None], np.concatenate(micro, axis=1)[:, None])
         return np.concatenate(rows, axis=1)
 
     def counts(self, films: int) -> FloatArray:
-        """True and false positives, false and true negatives of all films, ``[4, K]``; NaN of a
+        """True and false positives, false and true negatives of all films, ``[4, K]``; NaN for a
         label without an operating point."""
         found: FloatArray = self._decisions.counts(whole(films))[0]
         return found
@@ -65,7 +65,7 @@ class Statistic:
 def figures(scored: Scored, bootstrap: Bootstrap) -> dict[str, Any]:
     """``labels``, ``macro`` and ``micro`` of ``scored``, each figure beside its interval.
 
-    An interval is ``None`` where a class comes from too few patients to say anything, see
+    An interval is ``None`` if a class comes from fewer patients than
     :data:`trainer.evaluation.bootstrap.LEAST_PATIENTS`.
     """
     statistic = Statistic(scored)
@@ -93,18 +93,13 @@ def figures(scored: Scored, bootstrap: Bootstrap) -> dict[str, Any]:
             if scored.undefined[k]
             else dict(zip(_COUNTS, (int(n) for n in counts[:, k]), strict=True)),
         }
-    macro_over = [labels[label] for label in schema.findings]
-    macro = _beside(value[-2], samples[:, -2])
-    macro |= {
-        name: metrics.mean_defined([found[name] for found in macro_over])
-        for name in ("brier", "ece")
-    }
+    macro = _beside(value[-2], samples[:, -2]) | scored.macro(labels, ("brier", "ece"))
     return {
         "images": len(scored),
         "patients": len(set(patients)),
         "replicates": bootstrap.replicates,
         "macro_over": list(schema.findings),
-        "macro_defined": sum(found["auroc"] is not None for found in macro_over),
+        "macro_defined": sum(labels[label]["auroc"] is not None for label in schema.findings),
         "macro": macro,
         "micro": _beside(value[-1], samples[:, -1]),
         "labels": labels,
@@ -122,8 +117,8 @@ def _beside(value: FloatArray, samples: FloatArray | None) -> dict[str, Any]:
     return found
 
 
-def _mean_defined(values: FloatArray) -> FloatArray:
-    """Mean over axis 1 of what is not NaN; NaN where nothing is."""
+def mean_defined(values: FloatArray) -> FloatArray:
+    """Mean over axis 1 of the values that are not NaN; NaN if there is none."""
     defined = ~np.isnan(values)
     with np.errstate(invalid="ignore"):
         mean: FloatArray = np.where(defined, values, 0).sum(axis=1) / defined.sum(axis=1)

@@ -1,10 +1,9 @@
-"""Does the map point at the finding? Measured on films that carry boxes, beside a map that knows
-only where the middle is."""
+"""Measures whether maps point at the finding, on films with boxes, beside a map of the middle."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Final
 
 import numpy as np
@@ -18,30 +17,30 @@ from trainer.manifest import Box
 FloatArray = npt.NDArray[np.floating]
 BoolArray = npt.NDArray[np.bool_]
 
-SHARE: Final = 0.5  # of the map's maximum: what is above is where the map points
-HIT: Final = 0.25  # least IoU of a region that counts as found; Wang et al. 2017 report 0.1 … 0.7
-_SIDE: Final = 256  # long side of the grid areas are counted on: finer than any map
+SHARE: Final = 0.5  # of the maximum of the map; the map points at what is above it
+HIT: Final = 0.25  # least IoU of a found region; Wang et al. 2017 report 0.1 … 0.7
+_SIDE: Final = 256  # long side of the grid on which areas are counted; finer than any map
 
 
 @dataclass(frozen=True, kw_only=True)
 class Localisation:
-    """Of one label, over the films that carry its boxes.
+    """The figures of one label over the films with its boxes, named as in ``metrics.json``.
 
-    Pointing game (Zhang et al., ECCV 2016): the maximum of the upsampled map lies in a box, no
-    tolerance; a map without any heat is a miss. IoU: the region above :data:`SHARE` of the maximum
+    Pointing game (Zhang et al., ECCV 2016): the maximum of the upsampled map is in a box, without
+    tolerance; a map without heat is a miss. IoU: the region above :data:`SHARE` of the maximum
     against the union of the boxes.
 
-    The baselines are what a map would get that always shows the middle of the film: its centre
-    point, and a centred box of the mean height and width of *these* boxes, which no map knows.
+    The baselines are the figures of a map that always shows the middle of the film: its centre
+    point, and a centred box of the mean height and width of these boxes, which no map knows.
     """
 
-    images: int
-    pointing: float
+    pointing_images: int
+    pointing_game: float
     pointing_centre: float
     iou: float
     iou_centre: float
-    found: float  # share of films with IoU >= HIT
-    found_centre: float
+    iou_found: float  # share of films with IoU >= HIT
+    iou_found_centre: float
 
 
 def localise(
@@ -51,18 +50,17 @@ def localise(
     *,
     size: int,
 ) -> Localisation | None:
-    """Measure grids ``[h, w]``; ``None`` without images.
+    """Measure grids ``[h, w]`` of one label; ``None`` without images.
 
     Args:
         maps: the label's Grad-CAM grid of each image.
         boxes: the label's boxes on each film.
-        sizes: height and width of each film, as stored.
-        size: side of the model's input.
+        sizes: height and width of each stored film.
+        size: side of the model input.
     """
     if not maps:
         return None
-    spans = [_span(b, s) for b, s in zip(boxes, sizes, strict=True)]
-    middle = (float(np.mean([s[0] for s in spans])), float(np.mean([s[1] for s in spans])))
+    middle = _middle([_span(b, s) for b, s in zip(boxes, sizes, strict=True)])
     hits, centres, overlap, centred = [], [], [], []
     for grid, where, (height, width) in zip(maps, boxes, sizes, strict=True):
         scale = min(1.0, _SIDE / max(height, width))
@@ -75,41 +73,36 @@ def localise(
         centres.append(_inside(width / 2, height / 2, where))
         truth = _mask(where, height, width, (rows, columns))
         overlap.append(_iou((heat > 0) & (heat >= SHARE * heat.max()), truth))
-        centred.append(_iou(_centred(middle, (rows, columns)), truth))
+        centred.append(_iou(_mask([middle], 1, 1, (rows, columns)), truth))
     return Localisation(
-        images=len(maps),
-        pointing=float(np.mean(hits)),
+        pointing_images=len(maps),
+        pointing_game=float(np.mean(hits)),
         pointing_centre=float(np.mean(centres)),
         iou=float(np.mean(overlap)),
         iou_centre=float(np.mean(centred)),
-        found=float(np.mean(np.array(overlap) >= HIT)),
-        found_centre=float(np.mean(np.array(centred) >= HIT)),
+        iou_found=float(np.mean(np.array(overlap) >= HIT)),
+        iou_found_centre=float(np.mean(np.array(centred) >= HIT)),
     )
 
 
 def of_labels(scored: Scored) -> dict[str, dict[str, Any]]:
-    """The figures of every label, for the report; ``None`` where no film carries a box."""
+    """The figures of every label for ``metrics.json``; ``None`` where no film has a box."""
     return {label: _of_label(scored, k, label) for k, label in enumerate(scored.schema.labels)}
 
 
 def _of_label(scored: Scored, k: int, label: str) -> dict[str, Any]:
     boxes = [[box for box in record.boxes if box.label == label] for record in scored.records]
-    rows = [n for n, found in enumerate(boxes) if found] if scored.cam is not None else []
-    played = localise(
-        [] if scored.cam is None else [scored.cam[n, k] for n in rows],
-        [boxes[n] for n in rows],
-        [(int(scored.sizes[n][0]), int(scored.sizes[n][1])) for n in rows],
-        size=scored.input_size,
-    )
-    return {
-        "pointing_images": played.images if played else 0,
-        "pointing_game": played.pointing if played else None,
-        "pointing_centre": played.pointing_centre if played else None,
-        "iou": played.iou if played else None,
-        "iou_centre": played.iou_centre if played else None,
-        "iou_found": played.found if played else None,
-        "iou_found_centre": played.found_centre if played else None,
-    }
+    rows = [n for n, found in enumerate(boxes) if found]
+    found = None
+    if scored.cam is not None:
+        found = localise(
+            [scored.cam[n, k] for n in rows],
+            [boxes[n] for n in rows],
+            [(int(scored.sizes[n][0]), int(scored.sizes[n][1])) for n in rows],
+            size=scored.input_size,
+        )
+    nothing = dict.fromkeys(field.name for field in fields(Localisation))
+    return asdict(found) if found else nothing | {"pointing_images": 0}
 
 
 def _inside(x: float, y: float, boxes: Sequence[Box]) -> bool:
@@ -117,14 +110,14 @@ def _inside(x: float, y: float, boxes: Sequence[Box]) -> bool:
 
 
 def _span(boxes: Sequence[Box], size: tuple[int, int]) -> tuple[float, float]:
-    """Mean height and width of ``boxes``, as shares of the film."""
+    """Mean height and width of ``boxes`` as shares of the film."""
     height = np.mean([(box.y1 - box.y0) / size[0] for box in boxes])
     width = np.mean([(box.x1 - box.x0) / size[1] for box in boxes])
     return float(height), float(width)
 
 
 def _mask(boxes: Sequence[Box], height: int, width: int, shape: tuple[int, int]) -> BoolArray:
-    """The cells whose centres lie in a box; a box that is smaller than a cell gets one."""
+    """The cells whose centres are in a box; a box smaller than a cell has one cell."""
     mask = np.zeros(shape, dtype=np.bool_)
     fy, fx = shape[0] / height, shape[1] / width
     for box in boxes:
@@ -134,14 +127,10 @@ def _mask(boxes: Sequence[Box], height: int, width: int, shape: tuple[int, int])
     return mask
 
 
-def _centred(span: tuple[float, float], shape: tuple[int, int]) -> BoolArray:
-    mask = np.zeros(shape, dtype=np.bool_)
-    (y0, y1), (x0, x1) = (
-        _cells((1 - share) / 2 * side, (1 + share) / 2 * side, side)
-        for share, side in zip(span, shape, strict=True)
-    )
-    mask[y0:y1, x0:x1] = True
-    return mask
+def _middle(spans: Sequence[tuple[float, float]]) -> Box:
+    """A centred box of the mean of ``spans`` on a film of size 1×1."""
+    h, w = (float(np.mean(side)) for side in zip(*spans, strict=True))
+    return Box(label="", x0=(1 - w) / 2, y0=(1 - h) / 2, x1=(1 + w) / 2, y1=(1 + h) / 2)
 
 
 def _cells(low: float, high: float, side: int) -> tuple[int, int]:

@@ -1,8 +1,8 @@
-"""Published AUROC on ChestX-ray14, beside ours, where the two can be compared.
+"""Published AUROC on ChestX-ray14 beside ours, where the two can be compared.
 
-The official test split is harder than a random one by patient: it takes the same model from 0.84
-to 0.81. So a published figure stands beside ours only if both are of the official test split; the
-others are listed as not comparable.
+The official test split is harder than a random one by patient: the same model has 0.81 instead of
+0.84 there. A published figure is comparable only if both are of the official test split; the others
+are listed as not comparable.
 """
 
 from __future__ import annotations
@@ -24,73 +24,48 @@ from trainer.manifest import Record
 OFFICIAL_TEST_IMAGES: Final = 25_596
 # Shares in the table have two decimals of a per cent; our labels must agree with them to that.
 _PERCENT: Final = 0.0051
-_TABLE: Final = "chestxray14.csv"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Where a column of the table comes from."""
+    """The publication behind a column of the table."""
 
     key: str
     title: str
     split: Literal["official", "own"]
 
 
-SOURCES: Final = (
-    Source(
-        key="wang2017",
-        title="Wang et al. 2017 (the data set's paper, CVPR; arXiv 1705.02315), ResNet-50",
-        split="official",
-    ),
-    Source(
-        key="guendel2018",
-        title="Gündel et al. 2018 (arXiv 1803.04565), location-aware DenseNet",
-        split="official",
-    ),
-    Source(key="aecnn", title="AE-CNN, DenseNet-201", split="official"),
-    Source(key="chexnet", title="CheXNet (Rajpurkar et al. 2017, arXiv 1711.05225)", split="own"),
-    Source(
-        key="torchxrayvision",
-        title="torchxrayvision resnet50-res512-all (Cohen et al. 2022, arXiv 2111.00595)",
-        split="own",
-    ),
-)
+def _rows(name: str) -> list[dict[str, str]]:
+    text = resources.files(__package__).joinpath(name).read_text("utf-8")
+    return list(csv.DictReader(text.splitlines()))
+
+
+SOURCES: Final = tuple(Source(**row) for row in _rows("published.csv"))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A finding of ChestX-ray14: counts by the official split, and published AUROC."""
+    """A finding of ChestX-ray14: its share of the official test split, and published AUROC."""
 
-    images: int
-    percent_all: float
-    percent_trainval: float
     percent_test: float
     auroc: Mapping[str, float]  # by Source.key
 
 
 @cache
 def table() -> Mapping[str, Row]:
-    """Every label of the table, `No Finding` included."""
-    text = resources.files(__package__).joinpath(_TABLE).read_text("utf-8")
-    rows = {}
-    for line in csv.DictReader(text.splitlines()):
-        rows[line["label"]] = Row(
-            images=int(line["images"]),
-            percent_all=float(line["percent_all"]),
-            percent_trainval=float(line["percent_trainval"]),
+    """Every label of the table, with `No Finding`."""
+    return {
+        line["label"]: Row(
             percent_test=float(line["percent_test"]),
             auroc={s.key: float(line[s.key]) for s in SOURCES if line[s.key]},
         )
-    return rows
+        for line in _rows("chestxray14.csv")
+    }
 
 
 def is_official_test(schema: LabelSchema, listed: Sequence[Record]) -> bool:
-    """Whether ``listed`` is the official test split: its size and every prevalence agree.
-
-    Args:
-        schema: of the labels.
-        listed: the split as the data-set table lists it, films that cannot be read included.
-    """
+    """Whether ``listed``, a split as the data-set table lists it, is the official test split: its
+    size and every prevalence agree."""
     if schema.id != CHESTXRAY14.id or len(listed) != OFFICIAL_TEST_IMAGES:
         return False
     targets = np.array([record.targets for record in listed])
@@ -104,31 +79,31 @@ def is_official_test(schema: LabelSchema, listed: Sequence[Record]) -> bool:
 def beside(scored: Scored, listed: Sequence[Record] | None = None) -> dict[str, Any] | None:
     """Our AUROC and the published ones; ``None`` for another label schema than ChestX-ray14's.
 
-    ``comparable`` lists the sources that measured on the same split as we did. On any other split
-    than the official test there is none, whatever the figures are.
+    ``comparable`` lists the sources that measured on the same split as we did. There is none unless
+    ours is the official test split.
 
     Args:
-        scored: the films that were measured.
-        listed: the split as the data-set table lists it; ``None``: nothing of it was left out.
-            ``left_out`` says how many of its films were.
+        scored: the measured films.
+        listed: the split as the data-set table lists it; ``None``: all of it was measured.
+            ``left_out`` is the number of films that were not measured.
     """
     if scored.schema.id != CHESTXRAY14.id:
         return None
     listed = scored.records if listed is None else listed
     official = is_official_test(scored.schema, listed)
-    columns = {label: k for k, label in enumerate(scored.schema.labels)}
-    ours = {
-        label: metrics.auroc(scored.targets[:, k], scored.probability[:, k])
-        for label, k in columns.items()
+    rows = {
+        label: {
+            "ours": metrics.auroc(scored.targets[:, k], scored.probability[:, k]),
+            **table()[label].auroc,
+        }
+        for k, label in enumerate(scored.schema.labels)
     }
-    rows = {label: {"ours": ours[label], **table()[label].auroc} for label in columns}
     keys = ("ours", *(source.key for source in SOURCES))
-    mean = {key: metrics.mean_defined([row[key] for row in rows.values()]) for key in keys}
     return {
         "split": "official test" if official else "not the official test split",
         "left_out": len(listed) - len(scored),
         "comparable": [s.key for s in SOURCES if official and s.split == "official"],
         "sources": {s.key: {"title": s.title, "split": s.split} for s in SOURCES},
         "labels": rows,
-        "mean": mean,
+        "mean": {key: metrics.mean_defined([row[key] for row in rows.values()]) for key in keys},
     }

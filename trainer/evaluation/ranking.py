@@ -1,8 +1,8 @@
 """AUROC and average precision under weights, for many resamples at once.
 
-Scores are sorted once; a resample only changes how much each film counts. Both areas change only
-where a positive is met, so one sparse product gathers what lies at and between the positives, and
-everything after it is as long as there are positives: a few per cent of the films.
+Scores are sorted once; a resample changes only the weight of each film. Both areas change only at
+positive films. So one sparse product gathers the weights at and between the positives, and the
+later arrays are as long as the number of positives: a few per cent of the films.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Float32Array = npt.NDArray[np.float32]
 
 
 class Ranking:
-    """Films by falling score of one label. Films whose label is neither 0 nor 1 have no part."""
+    """Films by falling score of one label. Films whose label is neither 0 nor 1 do not count."""
 
     def __init__(
         self,
@@ -24,15 +24,15 @@ class Ranking:
         score: FloatArray,
         films: npt.NDArray[np.intp] | None = None,
     ) -> None:
-        """``target`` and ``score`` ``[M]``; ``films`` ``[M]``: the film of each, if not its own."""
+        """All ``[M]``; ``films``: the film of each score, by default one each."""
         films = np.arange(len(target)) if films is None else films
         rows = np.flatnonzero((target == 0) | (target == 1))
         order = rows[np.argsort(-score[rows], kind="stable")]
         positive, ordered = target[order] == 1, score[order]
-        # Runs of equal scores, by falling score: no threshold lies within one.
+        # Runs of equal scores, by falling score: no threshold can divide one.
         run = np.cumsum(np.append(0, np.diff(ordered) != 0))[: len(order)]
         met, step = np.unique(run[positive], return_inverse=True)
-        # Of each film: the first run with a positive that does not come before its own.
+        # For each film: the first run with a positive at or after its own.
         place = np.searchsorted(met, run)
         steps = len(met)
         tied = np.isin(run, met)
@@ -47,8 +47,8 @@ class Ranking:
     def areas(self, weights: Float32Array) -> FloatArray:
         """AUROC and average precision ``[b, 2]`` under ``weights`` ``[N, b]``; NaN if not defined.
 
-        AUROC counts ties as one half, average precision is the sum over steps of recall times
-        precision; both as in scikit-learn.
+        As in scikit-learn, AUROC counts ties as one half, and average precision is the sum over
+        steps of recall times precision.
         """
         steps = self._steps
         gathered = self._gather @ weights[: self._gather.shape[1]]
@@ -68,5 +68,5 @@ class Ranking:
 
 
 def whole(count: int) -> Float32Array:
-    """The weights that make no resample: every one of ``count`` films once, ``[count, 1]``."""
+    """The weights of all ``count`` films once each, ``[count, 1]``: no resample."""
     return np.ones((count, 1), dtype=np.float32)

@@ -1,8 +1,8 @@
-"""A split of a data set with what a model says of it."""
+"""A split of a data set with the outputs of a model."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from hilum.packages.labels import LabelSchema
 from hilum.packages.manifest import OperatingPoint
+from trainer import metrics
 from trainer.manifest import Record
 
 FloatArray = npt.NDArray[np.floating]
@@ -17,37 +18,38 @@ FloatArray = npt.NDArray[np.floating]
 
 @dataclass(frozen=True, kw_only=True)
 class Scored:
-    """Films, what is true of them and what a model says."""
+    """Films, their labels and what a model says about them."""
 
     schema: LabelSchema
     records: tuple[Record, ...]
     sizes: npt.NDArray[np.integer]  # [N, 2]: height and width of the stored films
-    targets: FloatArray  # [N, K]; a label that is neither 0 nor 1 is not known
+    targets: FloatArray  # [N, K]; any value but 0 and 1 is unknown
     probability: FloatArray  # [N, K], calibrated
-    cam: FloatArray | None  # [N, K, h, w], Grad-CAM grids, where there are any
-    input_size: int  # side of the model's input, pixels
-    points: Mapping[str, OperatingPoint]  # of every label, from validation
-    chosen: bool = False  # the points were, on validation; not fixed, or as a package has them
+    cam: FloatArray | None  # [N, K, h, w], Grad-CAM grids; None: no maps
+    input_size: int  # side of the model input, pixels
+    points: Mapping[str, OperatingPoint]  # of every label
+    chosen: bool = False  # whether the points were chosen on validation for this evaluation
 
     def __len__(self) -> int:
         return len(self.records)
 
     @property
     def patients(self) -> tuple[str, ...]:
-        """Of each film."""
+        """The patient of each film."""
         return tuple(record.patient for record in self.records)
 
     @property
     def thresholds(self) -> FloatArray:
-        """Of each label, ``[K]``."""
+        """The threshold of each label, ``[K]``."""
         return np.array([self.points[label].threshold for label in self.schema.labels])
 
     @property
     def undefined(self) -> npt.NDArray[np.bool_]:
-        """Labels without an operating point, ``[K]``: validation had one class only, or nothing
-        there reached what was asked for. They serve with the threshold 1, which calls nothing;
-        that is no measurement. A point that was not chosen on validation has no sensitivity
-        either, and is one all the same.
+        """Which labels have no operating point, ``[K]``.
+
+        Validation had one class only, or could not satisfy the rule. Such a label has the threshold
+        1, at which nothing is called: what follows from it is no measurement. A point that was not
+        chosen on validation has no sensitivity either, but is an operating point.
         """
         points = [self.points[label] for label in self.schema.labels]
         return np.array([self.chosen and point.sensitivity is None for point in points])
@@ -56,6 +58,13 @@ class Scored:
     def findings(self) -> tuple[int, ...]:
         """Columns of the labels that can be findings."""
         return tuple(self.schema.index(label) for label in self.schema.findings)
+
+    def macro(
+        self, labels: Mapping[str, Mapping[str, float | None]], names: Iterable[str]
+    ) -> dict[str, float | None]:
+        """The mean of each figure in ``names`` over the findings for which it is defined."""
+        of = [labels[label] for label in self.schema.findings]
+        return {name: metrics.mean_defined([row[name] for row in of]) for name in names}
 
     def only(self, rows: npt.NDArray[np.intp]) -> Scored:
         """The films ``rows``."""

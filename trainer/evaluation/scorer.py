@@ -1,11 +1,11 @@
-"""A checkpoint or a package, as something that scores prepared films."""
+"""Runs a checkpoint or a package on the prepared films of a split."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -14,76 +14,62 @@ import torch
 from hilum.engines import Engine, EngineOutput
 from hilum.engines.loading import open_engine
 from hilum.imaging.spec import PreprocessSpec
-from hilum.imaging.transform import Placement
+from hilum.packages.findings import calibrate
 from hilum.packages.labels import LabelSchema
 from hilum.packages.manifest import MANIFEST, Calibration, OperatingPoint
 from hilum.session import open_package
 from hilum.settings import Settings
 from trainer import checkpoint, processes
 from trainer.backbones import Classifier, Kind
+from trainer.data import Prepared
 from trainer.errors import CheckpointError
+from trainer.evaluation.scored import Scored
 from trainer.gradcam import WithMaps
 
 UInt8Array = npt.NDArray[np.uint8]
 Float32Array = npt.NDArray[np.float32]
-Mask = Callable[[UInt8Array, Placement], UInt8Array]
 BATCH: Final = 16
-
-
-class Films(Protocol):
-    """Prepared films, see :class:`trainer.data.Prepared`."""
-
-    @property
-    def images(self) -> UInt8Array:
-        """``[N, 1, S, S]``, perhaps memory-mapped."""
-        ...
-
-    def __len__(self) -> int: ...
-
-    def placement(self, index: int) -> Placement:
-        """Where film ``index`` lies in its input."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """What evaluation has to know about a model."""
+    """What an evaluation needs to know about a model."""
 
     engine: Engine
     schema: LabelSchema
     preprocess: PreprocessSpec
     backbone: str
-    name: str  # for the report's title
-    identity: str  # the package's digest, or the checkpoint's code revision and epoch
+    name: str  # for the title of the report
+    identity: str  # digest of the package, or epoch and code revision of the checkpoint
     notice: str | None
-    manifest_path: Path | None  # the data set it was trained on, where that is known
+    manifest_path: Path | None  # the data-set table of its training, if known
     calibration: Calibration | None  # as shipped; None: still to be fitted
-    points: Mapping[str, OperatingPoint] | None
-    max_bad_fraction: float | None = None  # of the films, as it was trained; None: not known
+    points: Mapping[str, OperatingPoint] | None  # as shipped
+    max_bad_fraction: float | None = None  # allowed in its training; None: unknown
 
 
 class TorchEngine:
-    """A checkpoint's model as an engine: the same contract, without a graph."""
+    """The model of a checkpoint as a :class:`hilum.engines.Engine`, without a graph."""
 
     def __init__(self, model: Classifier, kind: Kind, device: torch.device | None = None) -> None:
-        """``device``: where it computes; ``None``: on the CPU."""
+        """``device`` computes; ``None``: the CPU."""
         self._device = device or torch.device("cpu")
         self._model = WithMaps(model, kind).eval().to(self._device)
 
     @property
     def name(self) -> str:
-        """As in results: ``torch-cpu``, ``torch-cuda``."""
+        """``torch-cpu`` or ``torch-cuda``, as in results."""
         return f"torch-{self._device.type}"
 
     @torch.no_grad()
     def run(self, images: UInt8Array) -> EngineOutput:
-        """``[N, 1, S, S]`` uint8 to probabilities and maps."""
+        """Probabilities and maps of uint8 ``[N, 1, S, S]``."""
         probability, cam = self._model(torch.from_numpy(images).to(self._device))
         return EngineOutput(probability=probability.cpu().numpy(), cam=cam.cpu().numpy())
 
 
 def open_model(location: str, settings: Settings) -> Model:
-    """The checkpoint folder, package folder, archive or s3:// package at ``location``.
+    """Load the checkpoint folder, package folder, archive or s3:// package at ``location``.
 
     Raises:
         CheckpointError: there is neither a checkpoint nor a package, or it is damaged.
@@ -103,10 +89,9 @@ def open_model(location: str, settings: Settings) -> Model:
 def _from_checkpoint(folder: Path) -> Model:
     found = checkpoint.load(folder)
     config = found.record.config
+    device = processes.scoring_device(config.compute.device)
     return Model(
-        engine=TorchEngine(
-            found.model, found.schema.kind, processes.scoring_device(config.compute.device)
-        ),
+        engine=TorchEngine(found.model, found.schema.kind, device),
         schema=found.schema,
         preprocess=config.preprocess,
         backbone=config.model.backbone,
@@ -139,28 +124,61 @@ def _from_package(location: str, settings: Settings) -> Model:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A model's outputs on a split."""
+    """The outputs of a model on some films."""
 
     raw: Float32Array  # [N, K], before calibration
     cam: Float32Array  # [N, K, h, w]
 
+    def first(self, count: int) -> Run:
+        """The outputs on the first ``count`` films."""
+        return Run(raw=self.raw[:count], cam=self.cam[:count])
+
 
 def run(
     engine: Engine,
-    films: Films,
-    mask: Mask | None = None,
+    images: UInt8Array,
+    mask: Callable[[UInt8Array, int], UInt8Array] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Run:
-    """Run every film, changed by ``mask`` if there is one, in batches of :data:`BATCH`."""
+    """Run ``engine`` on films in batches of :data:`BATCH`.
+
+    Args:
+        engine: the model.
+        images: model inputs ``[N, 1, S, S]``, perhaps memory-mapped.
+        mask: changes the input ``[1, S, S]`` of the film with that index; ``None``: no change.
+        progress: told the number of finished films and of all films.
+    """
     raw, cam = [], []
-    for start in range(0, len(films), BATCH):
-        images = np.array(films.images[start : start + BATCH])
+    for start in range(0, len(images), BATCH):
+        batch = np.array(images[start : start + BATCH])
         if mask is not None:
-            for n in range(len(images)):
-                images[n] = mask(images[n], films.placement(start + n))
-        output = engine.run(images)
+            batch = np.stack([mask(image, start + n) for n, image in enumerate(batch)])
+        output = engine.run(batch)
         raw.append(output.probability)
         cam.append(output.cam)
         if progress is not None:
-            progress(min(start + BATCH, len(films)), len(films))
+            progress(min(start + BATCH, len(images)), len(images))
     return Run(raw=np.concatenate(raw), cam=np.concatenate(cam))
+
+
+def scored(
+    films: Prepared,
+    found: Run,
+    schema: LabelSchema,
+    calibration: Calibration,
+    points: Mapping[str, OperatingPoint],
+    *,
+    chosen: bool,
+) -> Scored:
+    """``films`` with the calibrated outputs ``found``; ``chosen``: see :class:`Scored`."""
+    return Scored(
+        schema=schema,
+        records=films.records,
+        sizes=films.sizes,
+        targets=films.targets,
+        probability=calibrate(found.raw, calibration, schema.kind),
+        cam=found.cam,
+        input_size=int(films.images.shape[-1]),
+        points=points,
+        chosen=chosen,
+    )

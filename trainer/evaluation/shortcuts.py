@@ -1,12 +1,13 @@
-"""Does the model look at the chest, or at what goes along with disease?
+"""Measures whether a model looks at the chest or at what accompanies disease.
 
 Two well-known ways to be right for the wrong reason (Zech et al., PLoS Medicine 2018; DeGrave et
-al., Nature Machine Intelligence 2021): marks in the corners of the film, and the view, since the
-sick are filmed lying down (AP).
+al., Nature Machine Intelligence 2021) are marks in the corners of the film, and the view, since
+severely ill patients are filmed lying down (AP).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
@@ -19,18 +20,21 @@ from trainer.evaluation.scored import Scored
 FloatArray = npt.NDArray[np.floating]
 UInt8Array = npt.NDArray[np.uint8]
 
+Mask = Callable[[UInt8Array, Placement], UInt8Array]
+
 CORNER: Final = 0.2  # of each side of the film: four corners are 16 % of it
+_VIEWS: Final = ("PA", "AP")
 
 
 def without_corners(image: UInt8Array, place: Placement) -> UInt8Array:
-    """``image`` ``[1, S, S]`` with the film's four corners black, as outside the film."""
+    """Mask the four corners of the film in ``image`` ``[1, S, S]`` with black."""
     masked = image.copy()
     masked[:, corners(place)] = 0
     return masked
 
 
 def only_corners(image: UInt8Array, place: Placement) -> UInt8Array:
-    """``image`` ``[1, S, S]`` with everything black but the film's four corners."""
+    """Mask everything but the four corners of the film in ``image`` ``[1, S, S]`` with black."""
     masked = np.zeros_like(image)
     where = corners(place)
     masked[:, where] = image[:, where]
@@ -38,7 +42,7 @@ def only_corners(image: UInt8Array, place: Placement) -> UInt8Array:
 
 
 def corners(place: Placement) -> npt.NDArray[np.bool_]:
-    """Where the film's corners are in the input, ``[S, S]``."""
+    """Where the corners of the film are in the model input, bool ``[S, S]``."""
     width = max(1, round((place.x1 - place.x0) * CORNER))
     height = max(1, round((place.y1 - place.y0) * CORNER))
     mask = np.zeros((place.size, place.size), dtype=np.bool_)
@@ -49,16 +53,15 @@ def corners(place: Placement) -> npt.NDArray[np.bool_]:
 
 
 def corner_figures(scored: Scored, masked: FloatArray, alone: FloatArray) -> dict[str, Any]:
-    """AUROC with the corners masked, and with nothing but the corners.
+    """AUROC with the corners masked, and with the corners alone.
+
+    A model that reads the chest loses little by the first and is close to 0.5 with the second.
 
     Args:
         scored: the split.
         masked: probabilities ``[N, K]`` of the films without their corners, calibrated as those
             of ``scored``.
-        alone: of the corners without their films, too.
-
-    A model that reads the chest loses little by the first and knows next to nothing (0.5) from
-    the second.
+        alone: the same of the corners without their films.
     """
     seen = {"whole": scored.probability, "corners_masked": masked, "corners_only": alone}
     labels = {
@@ -67,15 +70,15 @@ def corner_figures(scored: Scored, masked: FloatArray, alone: FloatArray) -> dic
         }
         for k, label in enumerate(scored.schema.labels)
     }
-    return {"corner": CORNER, "macro": _macro(scored, labels, tuple(seen)), "labels": labels}
+    return {"corner": CORNER, "macro": scored.macro(labels, seen), "labels": labels}
 
 
 def view_figures(scored: Scored) -> dict[str, Any] | None:
     """AUROC over all films, within each view, over pairs of the same view, and of the view alone.
 
-    ``matched`` is the share of pairs (one film with, one without the finding, *both of one view*)
-    that the model orders rightly: what is left when the view cannot help. ``view_only`` is the
-    AUROC of a «model» that knows nothing but the view. ``None`` unless both PA and AP are there.
+    ``matched`` is the share of pairs (one film with the finding and one without, both of one view)
+    that the model orders correctly, so that the view cannot help. ``view_only`` is the AUROC of a
+    model that knows the view alone. ``None`` unless there are films of both PA and AP.
     """
     views = np.array([record.view for record in scored.records], dtype=np.str_)
     if not {"PA", "AP"} <= set(views.tolist()):
@@ -94,16 +97,13 @@ def view_figures(scored: Scored) -> dict[str, Any] | None:
             "view_only": metrics.auroc(target[frontal], (views[frontal] == "AP").astype(float)),
         }
     names = ("pooled", *_VIEWS, "matched", "view_only")
-    return {"macro": _macro(scored, labels, names), "labels": labels}
-
-
-_VIEWS: Final = ("PA", "AP")
+    return {"macro": scored.macro(labels, names), "labels": labels}
 
 
 def _matched(
     target: FloatArray, within: dict[str, float | None], views: npt.NDArray[np.str_]
 ) -> float | None:
-    """Mean of the AUROC within each view, weighted by its number of pairs."""
+    """Mean of the AUROC within each view, weighted by the number of pairs."""
     pairs = {
         view: int((target[views == view] == 1).sum()) * int((target[views == view] == 0).sum())
         for view in within
@@ -112,12 +112,3 @@ def _matched(
     if not total:
         return None
     return sum((area or 0.0) * pairs[view] for view, area in within.items()) / total
-
-
-def _macro(
-    scored: Scored, labels: dict[str, dict[str, float | None]], names: tuple[str, ...]
-) -> dict[str, float | None]:
-    return {
-        name: metrics.mean_defined([labels[label][name] for label in scored.schema.findings])
-        for name in names
-    }

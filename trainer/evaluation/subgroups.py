@@ -1,4 +1,4 @@
-"""The same figures by view, sex, age band and site: a mean can hide whom a model fails."""
+"""Figures by view, sex, age band and site: a mean can hide for whom a model fails."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _KEPT: Final = ("auroc", "auroc_interval", "sensitivity", "specificity")
 
 
 def age_band(age: float) -> str:
-    """The band of ``age`` in years; empty where it is not known or not an age."""
+    """The band of ``age`` in years; empty if the age is unknown or out of range."""
     if math.isnan(age) or not 0 <= age <= 120:
         return ""
     return next(name for low, name in reversed(AGE_BANDS) if age >= low)
@@ -44,10 +44,10 @@ GROUPINGS: Final[Mapping[str, Callable[[Record], str]]] = MappingProxyType(
 
 
 def subgroups(scored: Scored, bootstrap: Bootstrap) -> dict[str, dict[str, Any]]:
-    """For each grouping and group: films, patients, macro and label figures.
+    """Films, patients, macro and label figures of each group of each grouping.
 
-    A grouping of which every film has the same value, or none, is left out; so is a group of
-    fewer than :data:`LEAST_FILMS` films, but its size is told.
+    A grouping with fewer than two groups is left out. A group of fewer than :data:`LEAST_FILMS`
+    films has its size only.
     """
     found = {}
     for name, of in GROUPINGS.items():

@@ -1,1 +1,1 @@
-"""One self-contained HTML page of an evaluation."""
+"""Writes the figures of an evaluation as one self-contained HTML page."""

@@ -1,6 +1,6 @@
-"""Films with their maps, for the page: sure hits, misses and false alarms of every finding.
+"""Films with their maps for the page: sure hits, misses and false alarms of every finding.
 
-Pictures are made from the model's own input, at its size, and carry no name, number or address.
+Pictures are made from the model input and hold no name, number or address.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ class Picture:
     probability: float
     threshold: float
     boxes: int  # drawn
-    data: str  # data: URI of a JPEG
+    data: str  # address (data:) of a JPEG
 
 
 def pictures(scored: Scored, films: Prepared, count: int) -> list[Picture]:
-    """At most ``count`` pictures: of every finding in turn the surest hit, then the worst miss,
-    then the worst false alarm, then the next of each."""
+    """At most ``count`` pictures: the surest hit of every finding, then the worst misses, then the
+    worst false alarms, then the next of each."""
     if scored.cam is None:
         return []
     made: list[Picture] = []
@@ -54,10 +54,10 @@ def pictures(scored: Scored, films: Prepared, count: int) -> list[Picture]:
 
 
 def _chosen(scored: Scored) -> Iterator[tuple[int, int, Kind]]:
-    """Film, label and kind, in the order in which they are worth showing."""
+    """Film, label and kind, the most instructive first."""
     queues = {}
-    judged = [k for k in scored.findings if not scored.undefined[k]]
-    for k in judged:
+    defined = [k for k in scored.findings if not scored.undefined[k]]
+    for k in defined:
         truth, probability = scored.targets[:, k], scored.probability[:, k]
         called = probability >= scored.thresholds[k]
         of_kind = {
@@ -67,13 +67,13 @@ def _chosen(scored: Scored) -> Iterator[tuple[int, int, Kind]]:
         }
         for kind, rows in of_kind.items():
             sign = 1 if kind == "missed" else -1
-            # Films with a box first: there the map can be judged.
+            # Films with a box first, because the map can be compared with it.
             unboxed = np.array([not _boxes(scored, int(n), k) for n in rows], dtype=np.bool_)
             order = np.lexsort((sign * probability[rows], unboxed))
             queues[k, kind] = list(rows[order])
     for turn in range(max((len(queue) for queue in queues.values()), default=0)):
         for kind in _KINDS:
-            for k in judged:
+            for k in defined:
                 if turn < len(queues[k, kind]):
                     yield int(queues[k, kind][turn]), k, kind
 
@@ -92,7 +92,7 @@ def _picture(scored: Scored, films: Prepared, n: int, k: int, kind: Kind) -> Pic
     probability = float(scored.probability[n, k])
     heat = heatmaps.upsample(np.asarray(scored.cam[n, k], dtype=np.float32), place, *shape)
     plain = _film(np.asarray(films.images[n, 0]), place, shape)
-    # The map at full strength: it is judged here, not read; the plain film stands beside it.
+    # The map has full strength: the plain film is beside it.
     png = heatmaps.overlay(plain, heat, probability=1.0)
     scale = (shape[1] / width, shape[0] / height)
     label = scored.schema.labels[k]
@@ -124,7 +124,7 @@ def _film(
 def _pair(
     plain: npt.NDArray[np.float32], overlay: bytes, boxes: Sequence[Box], scale: tuple[float, float]
 ) -> Image.Image:
-    """The film, and beside it the film with its map and boxes."""
+    """The film beside the film with its map and boxes."""
     left = Image.fromarray(np.rint(plain * 255).astype(np.uint8)).convert("RGB")
     right = Image.open(BytesIO(overlay)).convert("RGB")
     draw = ImageDraw.Draw(right)

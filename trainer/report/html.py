@@ -1,9 +1,8 @@
-"""An evaluation as one HTML page that needs nothing but itself: no network, no files beside it."""
+"""An evaluation as one HTML page that needs no network and no further files."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Final
 
@@ -20,17 +19,6 @@ from trainer.report import gallery, plots
 
 _TEMPLATE: Final = "report.html"
 _DASH: Final = "–"
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabelPlots:
-    """The curves of one label; ``None`` where a class is absent."""
-
-    label: str
-    positives: int
-    roc: Markup | None
-    precision_recall: Markup | None
-    reliability: Markup | None
 
 
 def page(evaluation: Evaluation) -> str:
@@ -51,13 +39,11 @@ def page(evaluation: Evaluation) -> str:
         schema=schema,
         normal=schema.normal,
         curves=[_plots(evaluation, k, label) for k, label in enumerate(names)],
-        forest=Markup(  # noqa: S704 -- our own SVG
-            plots.intervals(
-                names,
-                [labels[label]["auroc"] for label in names],
-                [labels[label]["auroc_interval"] for label in names],
-                "AUROC, 95 % interval over patients",
-            )
+        forest=plots.intervals(
+            names,
+            [labels[label]["auroc"] for label in names],
+            [labels[label]["auroc_interval"] for label in names],
+            "AUROC, 95 % interval over patients",
         ),
         matrices=_matrices(figures["co_occurrence"]),
         pictures=gallery.pictures(evaluation.scored, evaluation.films, evaluation.gallery),
@@ -91,34 +77,29 @@ def _spaced(label: str) -> str:
     return label.replace("_", " ")
 
 
-def _plots(evaluation: Evaluation, k: int, label: str) -> LabelPlots:
+def _plots(evaluation: Evaluation, k: int, label: str) -> dict[str, Any]:
+    """The curves of one label; ``None`` where a class is absent."""
     scored = evaluation.scored
     target, score = scored.targets[:, k], scored.probability[:, k]
     threshold = None if scored.undefined[k] else scored.points[label].threshold
     both = metrics.auroc(target, score) is not None
     bins = metrics.reliability(target, score)
-    return LabelPlots(
-        label=label,
-        positives=int((target == 1).sum()),
-        roc=_markup(plots.roc(target, score, threshold)) if both else None,
-        precision_recall=_markup(plots.precision_recall(target, score, threshold))
-        if both
-        else None,
-        reliability=_markup(plots.reliability(bins)) if bins else None,
-    )
+    return {
+        "label": label,
+        "positives": int((target == 1).sum()),
+        "roc": plots.roc(target, score, threshold) if both else None,
+        "precision_recall": plots.precision_recall(target, score, threshold) if both else None,
+        "reliability": plots.reliability(bins) if bins else None,
+    }
 
 
 def _matrices(table: Mapping[str, Any]) -> dict[str, Markup]:
     """Both matrices, rows divided by the films that have the row's label."""
     names = table["labels"]
-    # A label without an operating point has no column: NaN.
+    # The column of a label without an operating point is NaN.
     truth, called = (np.array(table[name], dtype=np.float64) for name in ("truth", "called"))
     having = np.maximum(1, np.diag(truth))[:, None]
     return {
-        "truth": _markup(plots.matrix(truth / having, names, truth)),
-        "called": _markup(plots.matrix(called / having, names, called)),
+        "truth": plots.matrix(truth / having, names, truth),
+        "called": plots.matrix(called / having, names, called),
     }
-
-
-def _markup(svg: str) -> Markup:
-    return Markup(svg)  # noqa: S704 -- our own SVG, whose text matplotlib escapes

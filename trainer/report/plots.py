@@ -1,16 +1,18 @@
-"""Plots as SVG text, to stand in a page: no files beside it, no fonts or scripts from elsewhere."""
+"""Plots as SVG text for a page without further files, fonts or scripts."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib import resources
 from io import StringIO
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib import rc_context
+from markupsafe import Markup
+from matplotlib import rc_context, rc_params_from_file
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from sklearn.metrics import precision_recall_curve, roc_curve
@@ -22,65 +24,42 @@ if TYPE_CHECKING:
 
 FloatArray = npt.NDArray[np.floating]
 
-_POINTS: Final = 200  # of a curve: more cannot be seen
+_POINTS: Final = 200  # of a curve; more would not be visible
 BLUE, ORANGE, GREY, GREEN = "#0b62a4", "#d95f02", "#8a8f98", "#1b7a4b"
-_STYLE: Final = {
-    "svg.fonttype": "none",  # text stays text, in the page's own font
-    "svg.hashsalt": "hilum",  # the same figure gives the same bytes
-    "font.family": "sans-serif",
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": GREY,
-    "axes.labelcolor": "#333333",
-    "xtick.color": "#333333",
-    "ytick.color": "#333333",
-    "axes.grid": True,
-    "grid.color": "#e6e8eb",
-    "grid.linewidth": 0.6,
-    "axes.axisbelow": True,
-}
+_STYLE: Final = rc_params_from_file(
+    str(resources.files(__package__).joinpath("report.mplstyle")), use_default_template=False
+)
 
 
-def roc(target: FloatArray, score: FloatArray, threshold: float | None) -> str:
+def roc(target: FloatArray, score: FloatArray, threshold: float | None) -> Markup:
     """The ROC curve of one label; a dot marks the operating point."""
-    truth = target == 1
-    known = truth | (target == 0)
-    fpr, tpr, _ = roc_curve(truth[known], score[known])
-    with _figure(2.6, 2.5) as (figure, axes):
+    truth, score = _known(target, score)
+    fpr, tpr, _ = roc_curve(truth, score)
+    with _curve("1 − specificity", "sensitivity") as (figure, axes):
         axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
         axes.plot(*_thin(fpr, tpr), color=BLUE, linewidth=1.5)
         if threshold is not None:
-            called = score[known] >= threshold
-            x = called[~truth[known]].mean()
-            axes.plot([x], [called[truth[known]].mean()], "o", color=ORANGE, markersize=5)
-        _square(axes, "1 − specificity", "sensitivity")
+            called = score >= threshold
+            _dot(axes, called[~truth].mean(), called[truth].mean())
     return svg(figure)
 
 
-def precision_recall(target: FloatArray, score: FloatArray, threshold: float | None) -> str:
+def precision_recall(target: FloatArray, score: FloatArray, threshold: float | None) -> Markup:
     """The precision-recall curve of one label; the dotted line is its prevalence."""
-    truth = target == 1
-    known = truth | (target == 0)
-    precision, recall, _ = precision_recall_curve(truth[known], score[known])
-    with _figure(2.6, 2.5) as (figure, axes):
-        axes.axhline(truth[known].mean(), color=GREY, linewidth=0.8, linestyle=":")
+    truth, score = _known(target, score)
+    precision, recall, _ = precision_recall_curve(truth, score)
+    with _curve("recall (sensitivity)", "precision (PPV)") as (figure, axes):
+        axes.axhline(truth.mean(), color=GREY, linewidth=0.8, linestyle=":")
         x, y = _thin(recall[::-1], precision[::-1])
         axes.step(x, y, where="post", color=BLUE, linewidth=1.5)
-        if threshold is not None:
-            called = score[known] >= threshold
-            if called.any():
-                recalled = called[truth[known]].mean()
-                axes.plot(
-                    [recalled], [truth[known][called].mean()], "o", color=ORANGE, markersize=5
-                )
-        _square(axes, "recall (sensitivity)", "precision (PPV)")
+        if threshold is not None and (called := score >= threshold).any():
+            _dot(axes, called[truth].mean(), truth[called].mean())
     return svg(figure)
 
 
-def reliability(bins: Sequence[ReliabilityBin]) -> str:
-    """Mean probability against observed frequency; the size of a dot tells how many films."""
-    with _figure(2.6, 2.5) as (figure, axes):
+def reliability(bins: Sequence[ReliabilityBin]) -> Markup:
+    """Mean probability against observed frequency; the size of a dot shows the number of films."""
+    with _curve("mean probability", "share with the finding") as (figure, axes):
         axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
         films = np.array([part.films for part in bins], dtype=float)
         size = 12 + 110 * np.sqrt(films / films.max())
@@ -88,16 +67,15 @@ def reliability(bins: Sequence[ReliabilityBin]) -> str:
         y = [part.frequency for part in bins]
         axes.plot(x, y, color=BLUE, linewidth=0.8, alpha=0.5)
         axes.scatter(x, y, s=size, color=BLUE, alpha=0.75, linewidths=0)
-        _square(axes, "mean probability", "share with the finding")
     return svg(figure)
 
 
-def matrix(values: FloatArray, labels: Sequence[str], counts: FloatArray) -> str:
-    """Shares in [0, 1] as colour, counts as text; row by column. NaN: not defined, a dash."""
+def matrix(values: FloatArray, labels: Sequence[str], counts: FloatArray) -> Markup:
+    """Shares in [0, 1] as colour, counts as text, row by column; a dash for NaN (not defined)."""
     side = 0.46 * len(labels) + 1.6
     with _figure(side, side - 0.3) as (figure, axes):
         axes.grid(visible=False)
-        # Not imshow, which would put a bitmap into the SVG.
+        # imshow would put a bitmap into the SVG.
         axes.pcolormesh(
             np.ma.masked_invalid(values),
             cmap="Blues",
@@ -130,7 +108,7 @@ def intervals(
     values: Sequence[float | None],
     spans: Sequence[Sequence[float] | None],
     title: str,
-) -> str:
+) -> Markup:
     """A dot with its interval for every name, top to bottom."""
     with _figure(5.6, 0.27 * len(names) + 0.7) as (figure, axes):
         for row, (value, span) in enumerate(zip(values, spans, strict=True)):
@@ -148,7 +126,7 @@ def intervals(
     return svg(figure)
 
 
-def ablation(made: Sequence[Group], baseline: str, full: str) -> str:
+def ablation(made: Sequence[Group], baseline: str, full: str) -> Markup:
     """Macro AUROC and F1 of every group of an ablation, with intervals over patients."""
     backbones = list(dict.fromkeys(group.backbone for group in made))
     shades = {("frozen", baseline): GREY, ("frozen", full): ORANGE}
@@ -184,40 +162,49 @@ def ablation(made: Sequence[Group], baseline: str, full: str) -> str:
     return svg(figure)
 
 
-def svg(figure: Figure) -> str:
-    """``figure`` as an ``<svg>`` element."""
+def svg(figure: Figure) -> Markup:
+    """``figure`` as an ``<svg>`` element; matplotlib escapes its text."""
     out = StringIO()
     with rc_context(_STYLE):
         FigureCanvasSVG(figure).print_svg(out, metadata={"Date": None})
     text = out.getvalue()
     element = text[text.index("<svg") :]
-    # Without matplotlib's own description of the file, which names an address on the web.
-    return re.sub(r"<metadata>.*?</metadata>\s*", "", element, flags=re.DOTALL)
+    # Remove matplotlib's description of the file, which holds an address on the web.
+    return Markup(re.sub(r"<metadata>.*?</metadata>\s*", "", element, flags=re.DOTALL))  # noqa: S704
 
 
 @contextmanager
 def _figure(width: float, height: float, columns: int = 1) -> Iterator[tuple[Figure, Any]]:
-    """A figure of ``width`` × ``height`` inches, without pyplot's global state."""
+    """A figure of ``width`` × ``height`` inches with its axes, without pyplot's global state."""
     with rc_context(_STYLE):
         figure = Figure(figsize=(width, height), layout="constrained" if columns == 1 else None)
-        if columns == 1:
-            yield figure, figure.subplots()
-        else:
-            yield figure, figure.subplots(1, columns)
+        yield figure, figure.subplots(1, columns)
 
 
-def _square(axes: Any, x: str, y: str) -> None:
-    axes.set_xlim(-0.02, 1.02)
-    axes.set_ylim(-0.02, 1.02)
-    axes.set_xticks([0, 0.5, 1])
-    axes.set_yticks([0, 0.5, 1])
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
-    axes.set_aspect("equal")
+@contextmanager
+def _curve(x: str, y: str) -> Iterator[tuple[Figure, Any]]:
+    """A small square figure with both axes from 0 to 1."""
+    with _figure(2.6, 2.5) as (figure, axes):
+        yield figure, axes
+        ends, ticks = (-0.02, 1.02), [0, 0.5, 1]
+        axes.set(
+            xlim=ends, ylim=ends, xticks=ticks, yticks=ticks, xlabel=x, ylabel=y, aspect="equal"
+        )
+
+
+def _dot(axes: Any, x: float, y: float) -> None:
+    """Mark the operating point."""
+    axes.plot([x], [y], "o", color=ORANGE, markersize=5)
+
+
+def _known(target: FloatArray, score: FloatArray) -> tuple[npt.NDArray[np.bool_], FloatArray]:
+    """Labels and scores of the films whose label is known."""
+    known = (target == 1) | (target == 0)
+    return (target == 1)[known], score[known]
 
 
 def _thin(x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """At most :data:`_POINTS` points of a curve, its ends among them."""
+    """At most :data:`_POINTS` points of a curve, with its ends."""
     if len(x) <= _POINTS:
         return x, y
     chosen = np.unique(np.linspace(0, len(x) - 1, _POINTS).astype(int))

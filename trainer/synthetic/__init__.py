@@ -1,1 +1,1 @@
-"""Labelled synthetic radiographs projected from one CT."""
+"""Synthetic chest films with labels and boxes: projections of one CT with inserted findings."""

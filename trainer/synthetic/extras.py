@@ -1,7 +1,7 @@
-"""What is on films beside the chest: breasts, monitor leads, side markers.
+"""What films show beside the chest: breasts, monitor leads, side markers.
 
-Leads and the letters ``AP`` go with bedside films, as they do in hospitals: they say how the film
-was taken, and so how sick its patient may be, without showing any disease.
+As in hospitals, leads and the letters ``AP`` are on bedside films. They say how the film was taken,
+and so how ill the patient may be, without showing any disease.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from trainer.synthetic.pose import View
 
 
 def breasts(chest: Anatomy, rng: np.random.Generator) -> Float32Array:
-    """Line integrals ``[X, Z]`` of two breasts before the lower lungs, thin at their edges."""
+    """Line integrals ``[X, Z]`` of two breasts in front of the lower lungs, thin at their edges."""
     shape = (chest.organs.shape[0] * COARSE, chest.organs.shape[2] * COARSE)
     x, z = np.ogrid[: shape[0], : shape[1]]
     thick = rng.uniform(15, 50)
@@ -27,8 +27,6 @@ def breasts(chest: Anatomy, rng: np.random.Generator) -> Float32Array:
     total = np.zeros(shape)
     for organ in (LUNG_LEFT, LUNG_RIGHT):
         lung = np.argwhere(np.isin(chest.organs, organ).any(axis=1)) * COARSE
-        if not len(lung):
-            continue
         across = lung[:, 0].mean() + rng.normal(0, 3)
         centre = lung[:, 1].min() + 0.32 * np.ptp(lung[:, 1]) + rng.normal(0, 4)
         away = ((x - across) / width) ** 2 + ((z - centre) / height) ** 2
@@ -55,7 +53,7 @@ def leads(shape: tuple[int, int], rng: np.random.Generator) -> Float32Array:
 
 
 def mark(pixels: npt.NDArray[np.uint16], view: View, rng: np.random.Generator) -> None:
-    """Put the marker of the patient's left side, and ``AP`` on such films, into the upper right
+    """Draw the marker of the patient's left side, and ``AP`` on such films, into the upper right
     corner of the film ``[H, W]``."""
     glyphs = _glyphs("L" if view == "PA" else "L\nAP")
     scale = max(pixels.shape) / 11 / glyphs.shape[0] * (1 if view == "PA" else 1.8)

@@ -1,4 +1,4 @@
-"""From line integrals to a film: exposure, scatter, blur, noise, tone curve, collimation."""
+"""Makes a film of line integrals: exposure, scatter, blur, noise, tone curve, collimation."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Film:
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
-    """What a detector and its processing make of a film; ranges, drawn anew for each."""
+    """Properties of a detector and its processing, as ranges from which each film draws."""
 
     quanta: tuple[float, float] = (4e3, 6e4)  # in the darkest parts
     blur: tuple[float, float] = (0.3, 0.9)  # pixels, standard deviation
@@ -43,7 +43,7 @@ class Device:
 
 
 def collimate(lungs: npt.NDArray[np.bool_], rng: np.random.Generator) -> Field:
-    """A field around the shadow of the ``lungs`` ``[X, Z]``, as a radiographer would set it."""
+    """Draw a field around the shadow of the ``lungs`` ``[X, Z]``, as a radiographer sets it."""
     x, z = np.nonzero(lungs)
     left, right, feet, head = rng.uniform((5, 5, 15, 8), (45, 45, 80, 45)) / VOXEL_MM
     return Field(
@@ -64,7 +64,7 @@ def expose(
 ) -> Film:
     """A film of ``integrals`` ``[X, Z]`` within ``field``; its long side has ``side`` pixels.
 
-    Everything is drawn anew for each film, with or without findings. The projection is parallel,
+    All properties are drawn for each film, with or without findings. The projection is parallel,
     from back to front (PA): the patient's right is on the left of the image, the head is up.
     """
     device = device or Device()
@@ -76,7 +76,7 @@ def expose(
     scatter = ndimage.gaussian_filter(primary, side * rng.uniform(0.04, 0.09))
     primary = primary + scatter * rng.uniform(0.15, 0.5)
     primary = ndimage.gaussian_filter(primary, rng.uniform(*device.blur))
-    # Quanta in the darkest parts; the mediastinum gets a few per cent of that.
+    # Quanta in the darkest parts; the mediastinum receives a few per cent of them.
     quanta = np.exp(rng.uniform(*np.log(device.quanta))) / np.percentile(primary, 99)
     detected = rng.poisson(np.maximum(primary * quanta, 1e-6)).astype(np.float32)
     density = -np.log(np.maximum(detected, 1) / quanta)
@@ -90,7 +90,7 @@ def box_of(
     change: npt.NDArray[np.floating], film: Film, *, share: float = 0.25
 ) -> tuple[float, float, float, float] | None:
     """The box x0, y0, x1, y1 on ``film`` of where ``|change|`` ``[X, Z]`` reaches ``share`` of
-    its maximum; ``None`` if collimation has cut it off."""
+    its maximum; ``None`` if collimation cuts it off."""
     field = film.field
     seen = np.abs(change)[field.x0 : field.x1, field.z0 : field.z1]
     if seen.max() < 0.5 * np.abs(change).max():

@@ -1,4 +1,4 @@
-"""One film with the findings asked for, and what of them is to be seen on it."""
+"""Makes one film with the wanted findings, labelled with those that are visible on it."""
 
 from __future__ import annotations
 
@@ -33,12 +33,15 @@ def make(
 ) -> LabelledFilm:
     """A film of ``chest`` with ``labels``: ``Cardiomegaly``, or keys of ``inserts``.
 
-    A finding that the anatomy has no room for, or that collimation cuts off, is not labelled.
+    A finding that collimation cuts off is not labelled.
 
     Args:
-        base: line integrals ``[X, Z]`` of the chest and all before and behind it.
+        inserts: makers of the findings.
+        side: pixels along the longer side of the film.
+        base: line integrals ``[X, Z]`` of the chest and of everything before and behind it.
+        device: the detector; ``None``: an average one.
     """
-    # Every heart is scaled, so that scaling by itself says nothing.
+    # Every heart is scaled, so that scaling alone says nothing about disease.
     enlarged = "Cardiomegaly" in labels
     factor = rng.uniform(1.28, 1.55) if enlarged else rng.uniform(1.0, 1.08)
     change, silhouette = findings.heart(chest, factor, rng)
@@ -47,13 +50,9 @@ def make(
     if enlarged:
         seen["Cardiomegaly"] = silhouette.astype(np.float32)
     for label, insert in inserts.items():
-        if label not in labels:
-            continue
-        added = insert(chest, rng)
-        if added is None:
-            continue
-        integrals = integrals + added
-        seen[label] = added
+        if label in labels:
+            seen[label] = insert(chest, rng)
+            integrals = integrals + seen[label]
     lungs = chest.lungs.any(axis=1).repeat(anatomy.COARSE, 0).repeat(anatomy.COARSE, 1)
     field = film.collimate(lungs, rng)
     exposed = film.expose(np.maximum(integrals, 0), field, rng, side=side, device=device)

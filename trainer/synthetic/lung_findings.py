@@ -1,7 +1,7 @@
-"""More findings, for the fourteen labels of ChestX-ray14. See :mod:`trainer.synthetic.findings`.
+"""The further findings of ChestX-ray14, made as those of :mod:`trainer.synthetic.findings`.
 
-Each follows what a radiologist looks for (Hansell et al., «Fleischner Society: glossary of terms
-for thoracic imaging», Radiology 2008), as far as one CT and a 3.5 mm grid let it.
+Each follows what a radiologist looks for (Hansell et al., "Fleischner Society: glossary of terms
+for thoracic imaging", Radiology 2008), as far as one CT and a 3.5 mm grid allow.
 """
 
 from __future__ import annotations
@@ -9,13 +9,10 @@ from __future__ import annotations
 from functools import partial
 
 import numpy as np
-import numpy.typing as npt
-from scipy import ndimage
 from scipy.special import expit
 
 from trainer.synthetic import findings
 from trainer.synthetic.anatomy import (
-    COARSE,
     HEART,
     LOBES,
     LOWER_LEFT,
@@ -24,20 +21,28 @@ from trainer.synthetic.anatomy import (
     Anatomy,
     around,
 )
-from trainer.synthetic.findings import COARSE_MM, TISSUE, BoolArray, Float32Array, Insert, one_lung
+from trainer.synthetic.findings import (
+    COARSE_MM,
+    TISSUE,
+    BoolArray,
+    Float32Array,
+    Insert,
+    distance,
+    one_lung,
+    project,
+    smooth,
+    solid,
+    wall_distance,
+)
 
-_Crop = tuple[slice, ...]
 
-
-def atelectasis(chest: Anatomy, rng: np.random.Generator) -> Float32Array | None:
+def atelectasis(chest: Anatomy, rng: np.random.Generator) -> Float32Array:
     """Lung without air: one to three plates at a base, or a wedge with its tip at the hilum."""
-    side = one_lung(chest, rng)
-    if side is None:
-        return None
-    near = around(side[0])
-    mask = side[0][near]
+    lung, outward = one_lung(chest, rng)
+    near = around(lung)
+    mask = lung[near]
     x, y, z = np.nonzero(mask)
-    grid = _grid(mask)
+    grid = findings.grid(mask)
     fill = np.zeros(mask.shape)
     if rng.random() < 0.6:
         for _ in range(int(rng.integers(1, 4))):
@@ -50,7 +55,6 @@ def atelectasis(chest: Anatomy, rng: np.random.Generator) -> Float32Array | None
             away = np.hypot(grid[0] - centre[0], (grid[1] - centre[1]) / 2)
             fill = np.maximum(fill, np.exp(-((off / half) ** 2)) * expit(2 * (reach - away)))
     else:
-        outward = side[1]
         tip = (x.min() if outward > 0 else x.max(), np.median(y), np.quantile(z, 0.55))
         along = np.abs(grid[0] - tip[0]) * COARSE_MM
         down = (tip[2] - grid[2]) * COARSE_MM
@@ -59,58 +63,50 @@ def atelectasis(chest: Anatomy, rng: np.random.Generator) -> Float32Array | None
         wedge = expit((width - np.abs(along - slope * down)) / 3) * expit(down / 6)
         fill = wedge * np.ones(mask.shape)
     fill = np.where(mask, fill, 0) * rng.uniform(0.75, 1.0)
-    return _solid(chest, near, fill)
+    return solid(chest, fill, near)
 
 
-def infiltration(chest: Anatomy, rng: np.random.Generator) -> Float32Array | None:
-    """Ill-defined patches of lung that is denser, not airless: mottled, often on both sides."""
+def infiltration(chest: Anatomy, rng: np.random.Generator) -> Float32Array:
+    """Ill-defined, mottled patches of denser lung that still holds air, often on both sides."""
     near = around(chest.lungs)
     mask = chest.lungs[near]
-    if not mask.any():
-        return None
     places = np.argwhere(mask)
     fill = np.zeros(mask.shape)
     for _ in range(int(rng.integers(1, 5))):
         centre = places[rng.integers(len(places))]
         radii = rng.uniform(22, 48, 3) / COARSE_MM
-        fill = np.maximum(fill, np.exp(-1.2 * _away(mask, centre, radii)))
+        fill = np.maximum(fill, np.exp(-1.2 * distance(mask, centre, radii)))
     mottle = np.clip(0.7 + 0.7 * _noise(mask, 4.5, rng), 0, 2)
     fill = np.where(mask, fill * mottle, 0) * rng.uniform(0.22, 0.45)
-    return _solid(chest, near, np.clip(fill, 0, 1))
+    return solid(chest, np.clip(fill, 0, 1), near)
 
 
-def pneumonia(chest: Anatomy, rng: np.random.Generator) -> Float32Array | None:
-    """A lobe, or most of one, filled up to its fissure, with air left in its bronchi."""
+def pneumonia(chest: Anatomy, rng: np.random.Generator) -> Float32Array:
+    """Most of a lobe, filled up to its fissure, with air in its bronchi."""
     lobe = LOBES[int(rng.integers(len(LOBES)))]
     whole = chest.organs == lobe
-    if not whole.any():
-        return None
     near = around(whole)
     mask = whole[near]
     places = np.argwhere(mask)
     centre = places[rng.integers(len(places))]
     radii = np.maximum(np.ptp(places, axis=0) * rng.uniform(0.35, 0.6), 4)
-    fill = expit(5 * (1 - _away(mask, centre, radii)) + 0.8 * _noise(mask, 8, rng))
+    fill = expit(5 * (1 - distance(mask, centre, radii)) + 0.8 * _noise(mask, 8, rng))
     bronchi = np.clip(1.6 * _noise(mask, 3.5, rng) - 1.4, 0, 1)
     fill = np.where(mask, fill * (1 - 0.6 * bronchi), 0) * rng.uniform(0.6, 0.95)
-    return _solid(chest, near, fill)
+    return solid(chest, fill, near)
 
 
-def edema(chest: Anatomy, rng: np.random.Generator) -> Float32Array | None:
+def edema(chest: Anatomy, rng: np.random.Generator) -> Float32Array:
     """Haze around both hila that fades outwards, and short septal lines at the bases."""
     near = around(chest.lungs)
     mask = chest.lungs[near]
     x, y, z = np.nonzero(mask)
-    if not len(x):
-        return None
-    grid = _grid(mask)
+    grid = findings.grid(mask)
     middle = (np.quantile(x, 0.5), np.median(y), np.quantile(z, rng.uniform(0.4, 0.5)))
     spread = rng.uniform(38, 62) / COARSE_MM
     fill = np.zeros(mask.shape)
     for organ in (LUNG_LEFT, LUNG_RIGHT):
         lung = np.isin(chest.organs[near], organ)
-        if not lung.any():
-            continue
         inner = np.nonzero(lung)[0]
         hilum = inner.min() if inner.mean() > middle[0] else inner.max()
         distance = ((grid[0] - hilum) / spread) ** 2 + ((grid[2] - middle[2]) / spread) ** 2
@@ -120,17 +116,15 @@ def edema(chest: Anatomy, rng: np.random.Generator) -> Float32Array | None:
         outer = chest.lung_depth[near] < 18
         fill += np.where(lung, bat + 0.35 * lines * outer, 0)
     fill = fill * np.clip(1 + 0.25 * _noise(mask, 6, rng), 0, 2) * rng.uniform(0.25, 0.45)
-    return _solid(chest, near, np.clip(fill, 0, 1))
+    return solid(chest, np.clip(fill, 0, 1), near)
 
 
-def emphysema(chest: Anatomy, rng: np.random.Generator) -> Float32Array | None:
-    """Destroyed lung: darker, with fewer vessels, most so above; bullae with thin walls."""
+def emphysema(chest: Anatomy, rng: np.random.Generator) -> Float32Array:
+    """Destroyed lung: darker, with fewer vessels, more so in the apices; bullae with thin walls."""
     near = around(chest.lungs)
     mask, tissue = chest.lungs[near], chest.coarse[near]
-    if not mask.any():
-        return None
     z = np.nonzero(mask)[2]
-    up = np.clip((_grid(mask)[2] - z.min()) / max(1, np.ptp(z)), 0, 1)
+    up = np.clip((findings.grid(mask)[2] - z.min()) / max(1, np.ptp(z)), 0, 1)
     lost = rng.uniform(0.3, 0.5) * (0.5 + 0.5 * up) * np.ones(mask.shape)
     vessels = tissue > np.quantile(tissue[mask], 0.8)
     lost = np.where(vessels, np.minimum(1.4 * lost, 0.8), lost)
@@ -139,86 +133,76 @@ def emphysema(chest: Anatomy, rng: np.random.Generator) -> Float32Array | None:
     for _ in range(int(rng.integers(1, 5))):
         centre = apical[rng.integers(len(apical))]
         radius = rng.uniform(12, 30) / COARSE_MM
-        away = np.sqrt(_away(mask, centre, np.full(3, radius)))
+        away = np.sqrt(distance(mask, centre, np.full(3, radius)))
         change = np.where(mask & (away < 1), -0.9 * tissue, change)
         wall = mask & (np.abs(away - 1) < 0.6 / radius)
         change = np.where(wall, 0.16 * TISSUE, change)
-    return _projected(chest, near, change)
+    return project(change, chest, near)
 
 
-def fibrosis(chest: Anatomy, rng: np.random.Generator) -> Float32Array | None:
+def fibrosis(chest: Anatomy, rng: np.random.Generator) -> Float32Array:
     """A net of fine lines under the pleura of both lungs, thickest at the bases or the apices."""
     near = around(chest.lungs)
     mask = chest.lungs[near]
-    if not mask.any():
-        return None
     z = np.nonzero(mask)[2]
-    up = np.clip((_grid(mask)[2] - z.min()) / max(1, np.ptp(z)), 0, 1)
+    up = np.clip((findings.grid(mask)[2] - z.min()) / max(1, np.ptp(z)), 0, 1)
     weight = (1 - up) if rng.random() < 0.7 else up
     rim = np.exp(-chest.lung_depth[near] / rng.uniform(14, 26))
-    # Where band-passed noise crosses zero there are lines, as between the cells of a honeycomb.
+    # Noise crosses zero along lines that look like the walls of a honeycomb.
     net = np.exp(-((_noise(mask, 3.2, rng) / 0.28) ** 2))
     fill = np.where(mask, net * rim * weight**0.8, 0) * rng.uniform(0.7, 1.2)
-    return _solid(chest, near, fill)
+    return solid(chest, fill, near)
 
 
-def pleural_thickening(chest: Anatomy, rng: np.random.Generator) -> Float32Array | None:
+def pleural_thickening(chest: Anatomy, rng: np.random.Generator) -> Float32Array:
     """A rim of soft tissue along the lateral wall of one lung, or a cap over its apex."""
-    side = one_lung(chest, rng)
-    if side is None:
-        return None
-    near = around(side[0])
-    mask, outward = side[0][near], side[1]
-    x, _, z = np.nonzero(mask)
-    grid = _grid(mask)
+    lung, outward = one_lung(chest, rng)
+    near = around(lung)
+    mask = lung[near]
+    z = np.nonzero(mask)[2]
+    grid = findings.grid(mask)
     up = (grid[2] - z.min()) / max(1, np.ptp(z))
-    wall = ~mask
-    inner = (np.ptp(x) * 2) // 5
-    medial = slice(None, x.min() + inner) if outward > 0 else slice(x.max() - inner, None)
-    wall[medial, :, : z.max() - np.ptp(z) // 6] = False
-    depth = ndimage.distance_transform_edt(~wall) * COARSE_MM
+    depth = wall_distance(mask, outward)
     if rng.random() < 0.3:
         where = expit((up - rng.uniform(0.8, 0.88)) * 60)
     else:
         low, length = rng.uniform(0.08, 0.35), rng.uniform(0.3, 0.55)
         where = expit((up - low) * 40) * expit((low + length - up) * 40)
     thick = rng.uniform(5, 13) * (1 + 0.25 * _noise(mask, 14, rng))
-    # Along the front and back walls it would be a veil over the lung and no rim.
+    # Along the front and back walls it would veil the lung instead of lining it.
     shadow = np.asarray(mask.any(axis=1))
     edge = len(shadow) - 1 - shadow[::-1].argmax(axis=0) if outward > 0 else shadow.argmax(axis=0)
     lateral = np.abs(grid[0] - edge[None, None, :]) * COARSE_MM
     fill = expit((thick - depth) / 1.5) * where * np.where(up > 0.8, 1, expit((22 - lateral) / 4))
     fill = np.where(mask, fill, 0)
-    return _solid(chest, near, fill * rng.uniform(0.8, 1.0))
+    return solid(chest, fill * rng.uniform(0.8, 1.0), near)
 
 
-def hernia(chest: Anatomy, rng: np.random.Generator) -> Float32Array | None:
+def hernia(chest: Anatomy, rng: np.random.Generator) -> Float32Array:
     """Stomach in the chest: a round shadow behind the heart, with an air–fluid level."""
     heart = np.argwhere(chest.organs == HEART)
     spine = np.argwhere(chest.organs == LOWER_LEFT)
-    if not len(heart) or not len(spine):
-        return None
     radius = rng.uniform(24, 42) / COARSE_MM
     across = np.quantile(heart[:, 0], rng.uniform(0.35, 0.65))
     centre = np.array(
         [across, spine[:, 1].min() + radius, heart[:, 2].min() + radius * rng.uniform(0.6, 1.1)]
     )
     shape = chest.organs.shape
-    away = np.sqrt(_away(np.ones(shape, dtype=bool), centre, radius * np.array([1, 1, 0.85])))
+    away = np.sqrt(distance(np.ones(shape, dtype=bool), centre, radius * np.array([1, 1, 0.85])))
     inside = np.asarray(away < 1)
     level = centre[2] + radius * rng.uniform(-0.2, 0.35)
     air = inside & (np.arange(shape[2])[None, None, :] > level)
     change = np.where(inside & ~air, np.maximum(TISSUE - chest.coarse, 0.12 * TISSUE), 0)
     change = np.where(air, -0.95 * chest.coarse, change)
     change = np.where(np.abs(away - 1) < 0.9 / radius, 0.35 * TISSUE, change)
-    return findings.project(change)
+    return project(change)
 
 
 INSERTS: dict[str, Insert] = {
     "Atelectasis": atelectasis,
     "Effusion": findings.effusion,
     "Infiltration": infiltration,
-    # A mass is what is wider than 30 mm (glossary).
+    # A mass is wider than 30 mm (Fleischner glossary).
     "Mass": partial(findings.ball, smallest_mm=16, largest_mm=34),
     "Nodule": partial(findings.ball, smallest_mm=6, largest_mm=14),
     "Pneumonia": pneumonia,
@@ -232,31 +216,5 @@ INSERTS: dict[str, Insert] = {
 }
 
 
-def _solid(chest: Anatomy, near: _Crop, fill: npt.NDArray[np.floating]) -> Float32Array:
-    """The part ``fill`` of each voxel of ``near`` becomes soft tissue."""
-    return _projected(chest, near, fill * np.maximum(TISSUE - chest.coarse[near], 0))
-
-
-def _projected(chest: Anatomy, near: _Crop, change: npt.NDArray[np.floating]) -> Float32Array:
-    summed = np.zeros(chest.organs.shape[::2], dtype=np.float32)
-    summed[near[0], near[2]] = change.sum(axis=1, dtype=np.float32) * np.float32(COARSE_MM)
-    return np.asarray(ndimage.zoom(summed, COARSE, order=1, grid_mode=True, mode="nearest"))
-
-
-def _grid(mask: BoolArray) -> list[npt.NDArray[np.float64]]:
-    return [axis.astype(np.float64) for axis in np.ogrid[tuple(slice(0, n) for n in mask.shape)]]
-
-
-def _away(
-    mask: BoolArray, centre: npt.NDArray[np.generic], radii: npt.NDArray[np.floating]
-) -> npt.NDArray[np.float64]:
-    """Squared distance from ``centre`` in units of ``radii``."""
-    terms = zip(_grid(mask), centre.astype(np.float64), radii, strict=True)
-    return np.asarray(sum(((axis - c) / r) ** 2 for axis, c, r in terms))
-
-
 def _noise(mask: BoolArray, width_mm: float, rng: np.random.Generator) -> Float32Array:
-    """Smooth noise of unit variance; ``width_mm`` is its grain."""
-    white = rng.standard_normal(mask.shape, dtype=np.float32)
-    smooth = ndimage.gaussian_filter(white, width_mm / COARSE_MM)
-    return np.asarray(smooth / smooth.std())
+    return smooth(rng.standard_normal(mask.shape, dtype=np.float32), width_mm)

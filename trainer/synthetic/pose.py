@@ -1,8 +1,8 @@
-"""A chest before the film cassette: body, posture, and the divergent beam of its view.
+"""How a chest is placed for a film: body, posture, and the divergent beam of the view.
 
-The beam is built into the volume: every plane across it is magnified as its distance from the
-detector has it, so that the projection stays a plain sum along y. In PA the heart lies near the
-detector; in AP, at the shorter distance of a bedside film, it comes out larger.
+The volume is resampled so that each plane across the beam has its magnification, which follows from
+its distance to the detector. The projection then is a plain sum along y. The heart is near the
+detector in PA. It appears larger in AP, at the shorter distance of a bedside film.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _GAP_MM: Final = 25.0  # between skin and detector
 
 @dataclass(frozen=True, kw_only=True)
 class Pose:
-    """How a film is taken of a body."""
+    """How a body stands for one film."""
 
     matrix: npt.NDArray[np.float64]  # [3, 3] from this patient's frame to the CT's
     shift: npt.NDArray[np.float64]  # [3], fine voxels
@@ -34,19 +34,19 @@ class Pose:
 
 @dataclass(frozen=True, kw_only=True)
 class Body:
-    """What stays the same from film to film of a patient."""
+    """What all films of a patient share."""
 
     scale: npt.NDArray[np.float64]  # [3], of the CT
 
 
 def draw_body(rng: np.random.Generator) -> Body:
-    """Another size and other proportions of the same chest."""
+    """Draw another size and other proportions of the same chest."""
     return Body(scale=rng.uniform((0.86, 0.86, 0.88), (1.1, 1.12, 1.1)))
 
 
 def draw_pose(body: Body, view: View, rng: np.random.Generator) -> Pose:
-    """PA: standing, breathed in, at 1.8 m. AP: lying or propped up, less straight, breathed in
-    less, at a metre or so."""
+    """Draw a pose. PA: standing, with full breath, at 1.8 m. AP: lying or propped up, less
+    straight, with less breath, at about one metre."""
     bedside = view == "AP"
     spread = np.deg2rad((5.0, 5.0, 4.0) if bedside else (3.0, 3.5, 2.0))
     breath = rng.uniform(0.9, 1.0) if bedside else rng.uniform(0.97, 1.04)
@@ -60,7 +60,7 @@ def draw_pose(body: Body, view: View, rng: np.random.Generator) -> Pose:
 
 
 def take(chest: Anatomy, pose: Pose) -> Anatomy:
-    """``chest`` in ``pose``: resampled once, every other plane along the beam."""
+    """``chest`` in ``pose``, resampled once, with every other plane along the beam."""
     x, y, z = (np.arange(n, dtype=np.float64) for n in chest.attenuation.shape)
     planes = (y[::COARSE] + y[1::COARSE]) / 2
     fine = _sample(chest.attenuation, chest, pose, (x, planes, z), mode="bilinear")
@@ -74,7 +74,7 @@ def take(chest: Anatomy, pose: Pose) -> Anatomy:
 def magnification(
     planes: npt.NDArray[np.float64], depth: int, pose: Pose
 ) -> npt.NDArray[np.float64]:
-    """Of ``planes`` along y, in fine voxels of ``depth``, relative to the middle one."""
+    """Magnification of ``planes`` along y (fine voxels of ``depth``) relative to the middle one."""
     y = planes * VOXEL_MM
     far = (depth - 1) * VOXEL_MM - y
     from_detector = _GAP_MM + (far if pose.view == "PA" else y)
@@ -91,7 +91,7 @@ def _sample(
     *,
     mode: str,
 ) -> npt.NDArray[np.float32]:
-    """``grid`` where ``pose`` puts the points of ``axes`` (fine voxels)."""
+    """The values of ``grid`` at the points of ``axes`` (fine voxels) in ``pose``."""
     shape = np.array(chest.attenuation.shape)
     centre = (shape - 1) / 2
     shrink = 1 / magnification(axes[1], int(shape[1]), pose)
@@ -114,7 +114,7 @@ def _sample(
         volume,
         torch.from_numpy(points)[None],
         mode=mode,
-        padding_mode="border",  # beyond the CT's ends the body goes on
+        padding_mode="border",  # the body continues beyond the ends of the CT
         align_corners=False,
     )
     return np.asarray(found[0, 0].numpy())

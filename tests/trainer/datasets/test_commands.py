@@ -137,10 +137,10 @@ def test_a_folder_for_each_class(tmp_path: Path, run: Run) -> None:
         _film(radiography / "Lung_Opacity" / "images" / f"LO-{n}.png", 300 + n)
         _film(tuberculosis / "Tuberculosis" / f"TB-{n}.jpg", 400 + n)
     target = tmp_path / "mixed.csv"
-    with pytest.raises(DataError, match="'Lung_Opacity' is no class"):
+    with pytest.raises(DataError, match="'Lung_Opacity' is not a class"):
         run("folders", radiography, tuberculosis, "--to", target)
     result = run("folders", radiography, tuberculosis, "--to", target, "--skip", "Lung_Opacity")
-    assert "patient of 48 of 48 films is not known" in result.output
+    assert "patient of 48 of 48 films is unknown" in result.output
     records = manifest.read(target, COVID_TB_PNEUMONIA)
     assert {record.site for record in records} == {"radiography", "tb-set"}
     for split in data.SPLITS:
@@ -204,7 +204,7 @@ def test_dicom_with_a_table(films: Path, tmp_path: Path, run: Run) -> None:
     arguments = (films, table, "--to", target, "--schema", "synthetic-v1")
     result = run("dicom", *arguments, "--site", "north")
     assert result.exit_code == 0, result.output
-    assert "1 objects are no DICOM" in result.output
+    assert "1 objects are not DICOM" in result.output
     text = target.read_text()
     assert "MRN" not in text
     assert "1.2.3" not in text
@@ -252,7 +252,7 @@ def test_dicom_in_s3_keeps_its_addresses(films: Path) -> None:
     store = _Bucket(films)
     found, others = dicom_table.scan("s3://films/pacs", store, dicom_table.pseudonym(b"k" * 32))  # type: ignore[arg-type]
     assert others == 1
-    assert {film.uri for film in found} == {
+    assert {film.record.uri for film in found} == {
         f"s3://films/pacs/study{n // 2}/{n}.dcm" for n in range(12)
     }
     assert found[0].file.startswith("study")
@@ -283,9 +283,9 @@ COLUMNS = ",".join(SYNTHETIC.labels)
         (f"file,{COLUMNS}\n", "has no row"),
         (
             f"file,{COLUMNS}\nstudy0/0.dcm,yes,0,0,0,0,0\n",
-            "line 2: a label",
+            "Line 2 of the table: a label",
         ),
-        (f"file,{COLUMNS}\nstudy0/0.dcm,3,0,0,0,0,0\n", "line 2: a label"),
+        (f"file,{COLUMNS}\nstudy0/0.dcm,3,0,0,0,0,0\n", "Line 2 of the table: a label"),
     ],
 )
 def test_tables_of_labels_that_do_not_fit(

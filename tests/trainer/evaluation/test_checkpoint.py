@@ -105,8 +105,8 @@ def test_corners_are_compared_after_the_same_calibration(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(scorer, "run", unchanged)
     model: Any = type("Model", (), {"engine": None, "schema": COVID_TB_PNEUMONIA})()
-    films: Any = None
-    found = evaluation._corners(model, films, scored, fitted, None)
+    films: Any = type("Films", (), {"images": None})()
+    found = evaluation._corners(model, films, scored, fitted, lambda *_: None)
     for row in found["labels"].values():
         assert row["whole"] == row["corners_masked"] == row["corners_only"]
     other = dataclasses.replace(scored, probability=raw)

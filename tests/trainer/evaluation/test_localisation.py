@@ -22,8 +22,8 @@ def test_pointing_game_by_hand() -> None:
         [hot, hot, np.zeros_like(hot)], [[right], [middle], [middle]], [size] * 3, size=224
     )
     assert found is not None
-    assert found.images == 3
-    assert found.pointing == pytest.approx(1 / 3)
+    assert found.pointing_images == 3
+    assert found.pointing_game == pytest.approx(1 / 3)
     assert found.pointing_centre == pytest.approx(2 / 3)
     assert localise([], [], [], size=224) is None
 
@@ -34,7 +34,7 @@ def test_pointing_game_undoes_the_letterbox() -> None:
     hot[2, 0] = 1.0
     found = localise([hot], [[_box(0, 20, 60, 80)]], [(224, 448)], size=224)
     assert found is not None
-    assert found.pointing == 1
+    assert found.pointing_game == 1
 
 
 def test_iou_by_hand() -> None:
@@ -47,7 +47,7 @@ def test_iou_by_hand() -> None:
     found = localise([half, half, half], [[upper], [lower], [quarter]], [size] * 3, size=64)
     assert found is not None
     assert found.iou == pytest.approx((1 + 0 + 0.5) / 3, abs=0.02)
-    assert found.found == pytest.approx(2 / 3)
+    assert found.iou_found == pytest.approx(2 / 3)
     # Two boxes count as their union.
     both = localise([half], [[quarter, _box(32, 0, 64, 32)]], [size], size=64)
     assert both is not None
@@ -74,7 +74,7 @@ def test_a_map_without_heat_finds_nothing() -> None:
     cold = np.zeros((7, 7), dtype=np.float32)
     found = localise([cold], [[_box(0, 0, 64, 64)]], [(64, 64)], size=64)
     assert isinstance(found, Localisation)
-    assert (found.pointing, found.iou, found.found) == (0, 0, 0)
+    assert (found.pointing_game, found.iou, found.iou_found) == (0, 0, 0)
 
 
 def test_large_films_are_measured_in_their_own_pixels() -> None:
@@ -83,4 +83,4 @@ def test_large_films_are_measured_in_their_own_pixels() -> None:
     # 3000×2400, as wide as the letterbox leaves it: 51 of 64 columns, the last cell is padding.
     found = localise([hot], [[_box(2000, 0, 2400, 400)]], [(3000, 2400)], size=64)
     assert found is not None
-    assert found.pointing == 1
+    assert found.pointing_game == 1
