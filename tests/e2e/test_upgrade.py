@@ -56,7 +56,7 @@ class Site:
             found[:] = re.findall(r"listening on (http://\S+)", log.read_text())
             return bool(found)
 
-        child.wait_until(listens, timeout_s=60)
+        child.wait_until(listens, timeout_s=120)
         return child, found[0]
 
     def ready(self, url: str) -> bool:
@@ -112,15 +112,15 @@ def site(empty_system: System, release_before: Path) -> Any:
         child.stop()
 
 
-def test_the_release_before_goes_on_after_a_migration(site: Site) -> None:
-    system, database = site.system, site.system.database
-    gateway, url = site.old_gateway()
-    worker = site.old_worker()
-    first = site.scored(url, "a")
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_the_release_before_goes_on_under_a_migration(site: Site) -> None:
+    _migrate_under(site)
 
-    migrate.upgrade(system.url)
-    assert site.ready(url)
-    site.scored(url, "bb")
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_the_release_before_restarts_after_a_migration_and_hands_over(site: Site) -> None:
+    system, database = site.system, site.system.database
+    gateway, url, worker, first = _migrate_under(site)
 
     # A job that is bound to the very model that the old worker serves.
     with database.read() as connection:
@@ -152,6 +152,18 @@ def test_the_release_before_goes_on_after_a_migration(site: Site) -> None:
     system.completed(bound)
     site.scored(url, "dddd")
     assert "job.broken_off" not in system.logs()
+
+
+def _migrate_under(site: Site) -> tuple[Child, str, Child, str]:
+    """A gateway with its address and a worker, both of the release before, that have scored a film
+    before a migration, whose study it is, and one after it."""
+    gateway, url = site.old_gateway()
+    worker = site.old_worker()
+    first = site.scored(url, "a")
+    migrate.upgrade(site.system.url)
+    assert site.ready(url)
+    site.scored(url, "bb")
+    return gateway, url, worker, first
 
 
 OLD_STATEMENTS = """
