@@ -14,8 +14,7 @@ import httpx2 as httpx
 import pytest
 from support.tiny_film import film
 
-from hilum.db import jobs, keys, migrate, models, studies, sweeper
-from hilum.db.keys import Scope
+from hilum.db import jobs, migrate, models, studies, sweeper
 from hilum.db.states import JobStatus
 from hilum.embedded.process import Child
 from hilum.queue import Queue
@@ -94,19 +93,29 @@ def _python(folder: Path) -> tuple[str, ...]:
     return ("env", "-C", str(folder), sys.executable)
 
 
+OLD_START = """
+import sys
+from hilum.db import keys, migrate
+from hilum.db.connection import Database
+print(migrate.upgrade(sys.argv[1]))
+with Database(sys.argv[1]) as database, database.write() as connection:
+    print(keys.create(connection, tenant="north", name="t", scopes=list(Scope))[1])
+"""
+
+
 @pytest.fixture
 def site(empty_system: System, release_before: Path) -> Any:
     """On a database that the release before has migrated."""
     site = Site(system=empty_system, release_before=release_before)
     done = subprocess.run(
-        [*_python(release_before), *MODULE, "db", "upgrade"],
+        [*_python(release_before), "-c", OLD_START, empty_system.url],
         env=empty_system.environment(PYTHONPATH=""),
         check=True,
         capture_output=True,
+        text=True,
     )
-    assert done.stdout == b"0002\n"
-    with empty_system.database.write() as connection:
-        _, site.secret = keys.create(connection, tenant="north", name="t", scopes=list(Scope))
+    head, site.secret = done.stdout.split()
+    assert head == "0002"
     yield site
     for child in site.gateways:
         child.stop()
