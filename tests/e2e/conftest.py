@@ -77,6 +77,7 @@ class System:
             "HILUM_S3__ACCESS_KEY_ID": str(self.s3.access_key_id),
             "HILUM_S3__SECRET_ACCESS_KEY": secret.get_secret_value(),
             "HILUM_WORKER__LEASE_S": "60",  # a loaded machine loses none; see `expire_leases`
+            "HILUM_WORKER__DECODE_THREADS": "1",  # each starts a process
             "HILUM_WORKER__SWEEP_INTERVAL_S": "0.5",
             "HILUM_WORKER__REPUBLISH_AFTER_S": "1",
             "HILUM_WORKER__RETRY_BASE_S": "0.5",

@@ -97,6 +97,7 @@ OLD_START = """
 import sys
 from hilum.db import keys, migrate
 from hilum.db.connection import Database
+from hilum.db.keys import Scope
 print(migrate.upgrade(sys.argv[1]))
 with Database(sys.argv[1]) as database, database.write() as connection:
     print(keys.create(connection, tenant="north", name="t", scopes=list(Scope))[1])

@@ -35,8 +35,10 @@ else:
 
 pytestmark = pytest.mark.e2e
 
-# Where the database has no part in what a test shows.
+# Starting a worker costs seconds of CPU. The statements are tested on both databases elsewhere
+# (tests/hilum/db, tests/worker); here one test runs on both, and each other one on one of them.
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+on_postgresql = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 POISONED = ("-m", "support.poisoned_worker")
 
 
@@ -81,6 +83,7 @@ def test_good_images_are_scored_and_bad_ones_carry_their_error(system: System) -
     secret = "i" * 40
     system.worker(
         HILUM_WORKER__METRICS_ADDRESS=f"127.0.0.1:{port}",
+        HILUM_WORKER__DECODE_THREADS="2",
         HILUM_IDENTITY__STORE="true",
         HILUM_IDENTITY__SECRET=secret,
     )
@@ -156,6 +159,7 @@ def test_films_that_were_prepared_once_are_not_decoded_again(system: System) -> 
     assert evict(system.store, PreparedSettings(), system.bucket, before=soon) == 3
 
 
+@on_sqlite
 def test_a_worker_process_killed_in_the_middle(system: System) -> None:
     worker, made = _in_the_middle(system)
     # Beside the pool process there is only multiprocessing's small resource tracker; the decode
@@ -183,6 +187,7 @@ def test_a_package_replaced_under_a_worker_is_not_served_under_the_old_name(
     assert worker.process.wait(timeout=120) == EXIT_CANNOT_SERVE
 
 
+@on_postgresql
 def test_a_whole_worker_killed_in_the_middle(system: System) -> None:
     worker, made = _in_the_middle(system)
     processes = psutil.Process(worker.process.pid).children(recursive=True)
@@ -209,6 +214,7 @@ def test_a_worker_told_to_stop_gives_the_rest_back(system: System) -> None:
     system.exactly_once(made, 12)
 
 
+@on_sqlite
 def test_an_image_that_kills_its_worker_is_given_up_alone(system: System) -> None:
     poison = film(66, rows=66, columns=66)
     uris = [system.put(f"{n}.dcm", film(n)) for n in range(3)]
@@ -288,6 +294,7 @@ def test_the_broker_is_away_when_a_job_ends(system: System) -> None:
     assert system.count(results) == 13
 
 
+@on_sqlite
 def test_messages_that_the_broker_lost_are_published_again(system: System) -> None:
     made = [system.submit([system.put(f"{n}.dcm", film(n))]) for n in range(3)]
     system.broker.flush()
@@ -297,6 +304,7 @@ def test_messages_that_the_broker_lost_are_published_again(system: System) -> No
     assert system.count(results) == 3
 
 
+@on_postgresql
 def test_a_message_delivered_twice_changes_nothing(system: System) -> None:
     system.worker()
     made = system.submit([system.put("one.dcm", film(1))])
