@@ -25,6 +25,7 @@ from typing import Final
 
 ROOT: Final = Path(__file__).parents[1]
 PACKAGES: Final = ("hilum", "trainer", "export", "worker", "api_gateway")
+DATA: Final = "hilum_demo"  # the folder models/ of a checkout
 # What a user would miss, beside every tracked file of the packages. Patterns of paths.
 WHEEL_NEEDS: Final = (
     "hilum/py.typed",
@@ -37,12 +38,12 @@ WHEEL_NEEDS: Final = (
     "trainer/report/report.mplstyle",
     "export/card.md",
     "export/xrv.csv",
-    "*/demo/manifest.json",
-    "*/demo/model.onnx",
-    "*/demo/golden.npz",
-    "*/demo/MODEL_CARD.md",
-    "*/samples/effusion.dcm",
-    "*/samples/PROVENANCE.md",
+    "hilum_demo/demo/manifest.json",
+    "hilum_demo/demo/model.onnx",
+    "hilum_demo/demo/golden.npz",
+    "hilum_demo/demo/MODEL_CARD.md",
+    "hilum_demo/samples/effusion.dcm",
+    "hilum_demo/samples/PROVENANCE.md",
     "*.dist-info/entry_points.txt",
     "*.dist-info/licenses/LICENSE",
 )
@@ -75,7 +76,7 @@ def wheel_problems(names: Collection[str], tracked: Iterable[str]) -> list[str]:
     top = {name.split("/")[0] for name in names if ".dist-info/" not in name}
     ours = {name for name in tracked if name.split("/")[0] in PACKAGES}
     return [
-        *(f"has the top-level name {name}" for name in sorted(top - set(PACKAGES))),
+        *(f"has the top-level name {name}" for name in sorted(top - {*PACKAGES, DATA})),
         *(f"lacks {name}" for name in sorted(ours - set(names)) if not _refused(name)),
         *(f"lacks {pattern}" for pattern in WHEEL_NEEDS if not _any(names, pattern)),
         *(f"must not have {name}" for name in sorted(names) if _refused(name)),
@@ -155,8 +156,9 @@ def _check_contents(wheel: Path, *, trial: bool) -> None:
         print(f"  in a release this would be refused: {problem}")
 
 
-def _try(wheel: Path, version: str, site: Path | None, *, trial: bool) -> None:
-    """Install into an empty environment and score a bundled film in an empty folder."""
+def _try(wheel: Path, version: str, site: Path | None) -> None:
+    """Install into an empty environment and score a bundled film in an empty folder, with the
+    bundled model."""
     with tempfile.TemporaryDirectory(prefix="hilum-release-") as scratch:
         environment = Path(scratch, "environment")
         venv.create(environment, with_pip=True)
@@ -182,13 +184,8 @@ def _try(wheel: Path, version: str, site: Path | None, *, trial: bool) -> None:
         said = _run([hilum, "--version"], cwd=empty).strip()
         if said != f"hilum {version}":
             raise ReleaseError(f"`hilum --version` says {said!r}; expected hilum {version}.")
-        film = next(packages.glob("*/**/samples/effusion.dcm"), None)
-        model: list[str | Path] = []
-        if film is None and trial:
-            film, model = ROOT / "models/samples/effusion.dcm", ["--model", ROOT / "models/demo"]
-        if film is None:
-            raise ReleaseError("The wheel holds no sample film.")
-        scored = json.loads(_run([hilum, "score", film, "--json", *model], cwd=empty))
+        film, model = packages / DATA / "samples/effusion.dcm", packages / DATA / "demo"
+        scored = json.loads(_run([hilum, "score", film, "--json", "--model", model], cwd=empty))
         labels = [finding["label"] for finding in scored["findings"]]
         if scored["status"] != "scored" or "Effusion" not in labels:
             raise ReleaseError(f"The sample film gave {scored['status']}, {labels}.")
@@ -208,7 +205,7 @@ def main() -> int:
         print(f"built {wheel.name}, {wheel.stat().st_size / 1e6:.1f} MB, and its sdist")
         _check_contents(wheel, trial=options.trial)
         print("contents checked")
-        _try(wheel, version, options.site and options.site.resolve(), trial=options.trial)
+        _try(wheel, version, options.site and options.site.resolve())
         print("installed into an empty environment; a sample film was scored there")
     except ReleaseError as error:
         print(error, file=sys.stderr)

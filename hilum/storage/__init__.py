@@ -51,15 +51,12 @@ class ObjectStore:
             ObjectChangedError: the object has another ETag than ``etag``.
             CredentialsRejectedError, StorageUnavailableError: the store failed (transient).
         """
-        whole = BytesIO()  # chunks in a list would be there twice when they are joined
-        for chunk in self._chunks(uri, max_bytes, etag):
-            whole.write(chunk)
-        return whole.getvalue()
+        return _whole(self._chunks(uri, max_bytes, etag))
 
     def read_with_etag(self, uri: str) -> tuple[bytes, str | None]:
         """As :meth:`read`, with the object's ETag; ``None`` of a local file."""
         etags: list[str] = []
-        data = b"".join(self._chunks(uri, None, told=etags.append))
+        data = _whole(self._chunks(uri, None, told=etags.append))
         return data, etags[0] if etags else None
 
     def download(self, uri: str, target: Path, *, max_bytes: int | None = None) -> None:
@@ -180,6 +177,14 @@ def open_store(s3: S3Settings, limits: Limits, *, allow_local: bool = False) -> 
             service, whose clients must not read its files.
     """
     return ObjectStore(s3, limits, allow_local=allow_local)
+
+
+def _whole(chunks: Iterator[bytes]) -> bytes:
+    """In one piece; chunks in a list would be there twice when they are joined."""
+    whole = BytesIO()
+    for chunk in chunks:
+        whole.write(chunk)
+    return whole.getvalue()
 
 
 def _batches(addresses: Iterator[str]) -> Iterator[list[str]]:

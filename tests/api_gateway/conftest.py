@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,46 +128,57 @@ def gateway_package(tmp_path_factory: pytest.TempPathFactory) -> Package:
     return verify(folder)
 
 
+@contextmanager
+def _opened(url: str, package: Package, bucket: str, **settings: Any) -> Iterator[Gateway]:
+    """A gateway on a database that is migrated here."""
+    migrate.upgrade(url)
+    limits = GatewaySettings(max_body_bytes=20_000, max_images_per_study=20)
+    made = Settings(**{"database_url": url, "gateway": limits, **settings})
+    client = TestClient(create_app(made), raise_server_exceptions=True)
+    with Database(url) as database, client:
+        with database.write() as connection:
+            _, secret = keys.create(connection, tenant="north", name="main", scopes=list(Scope))
+        yield Gateway(
+            client=client,
+            settings=made,
+            database=database,
+            store=open_store(made.s3, Limits()),
+            bucket=bucket,
+            package=package,
+            secret=secret,
+        )
+
+
 @pytest.fixture
 def make_gateway(
     s3: S3Settings, valkey: Valkey, bucket: str, gateway_package: Package, tmp_path: Path
 ) -> Iterator[Callable[..., Gateway]]:
     """Build a gateway; keyword arguments replace settings."""
-    opened: list[Gateway] = []
+    with ExitStack() as opened:
 
-    def make(database_url: str | None = None, **changes: Any) -> Gateway:
-        url = database_url or f"sqlite:///{tmp_path / 'hilum.db'}"
-        migrate.upgrade(url)
-        fields = {
-            "database_url": url,
-            "broker_url": SecretStr(valkey.url),
-            "s3": s3,
-            "gateway": GatewaySettings(max_body_bytes=20_000, max_images_per_study=20),
-        }
-        settings = Settings(**{**fields, **changes})
-        database = Database(url)
-        with database.write() as connection:
-            _, secret = keys.create(connection, tenant="north", name="main", scopes=list(Scope))
-        client = TestClient(create_app(settings), raise_server_exceptions=True)
-        gateway = Gateway(
-            client=client,
-            settings=settings,
-            database=database,
-            store=open_store(s3, Limits()),
-            bucket=bucket,
-            package=gateway_package,
-            secret=secret,
-        )
-        client.__enter__()
-        opened.append(gateway)
-        return gateway
+        def make(database_url: str | None = None, **changes: Any) -> Gateway:
+            url = database_url or f"sqlite:///{tmp_path / 'hilum.db'}"
+            settings = {"broker_url": SecretStr(valkey.url), "s3": s3, **changes}
+            return opened.enter_context(_opened(url, gateway_package, bucket, **settings))
 
-    yield make
-    for gateway in opened:
-        gateway.client.__exit__(None, None, None)
-        gateway.database.dispose()
+        yield make
     valkey.start()
     valkey.flush()
+
+
+@pytest.fixture(scope="module")
+def shared_gateway(
+    s3: S3Settings,
+    valkey: Valkey,
+    gateway_package: Package,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Gateway]:
+    """One for all tests of a module that harm nothing, with the usual settings, on SQLite."""
+    url = f"sqlite:///{tmp_path_factory.mktemp('gateway') / 'hilum.db'}"
+    bucket = f"test-{secrets.token_hex(6)}"
+    settings = {"broker_url": SecretStr(valkey.url), "s3": s3}
+    with _opened(url, gateway_package, bucket, **settings) as gateway:
+        yield gateway
 
 
 @pytest.fixture

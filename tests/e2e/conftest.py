@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,7 +21,7 @@ from hilum.db import migrate, studies
 from hilum.db.connection import Database
 from hilum.db.states import JobStatus
 from hilum.db.studies import ImageState, StudyState, Submission
-from hilum.db.tables import outbox, results
+from hilum.db.tables import jobs, outbox, results
 from hilum.embedded.process import Child
 from hilum.embedded.valkey import Valkey
 from hilum.queue import Queue
@@ -58,7 +59,7 @@ class System:
         env = self.environment(**environment)
         child = Child("hilum worker", [*python, *module, "worker"], log=log, env=env)
         self.workers.append(child)
-        child.wait_until(lambda: "worker.process_ready" in log.read_text(), timeout_s=60)
+        child.wait_until(lambda: "worker.process_ready" in log.read_text(), timeout_s=120)
         return child
 
     def environment(self, **changes: str) -> dict[str, str]:
@@ -75,7 +76,8 @@ class System:
             "HILUM_S3__ENDPOINT_URL": str(self.s3.endpoint_url),
             "HILUM_S3__ACCESS_KEY_ID": str(self.s3.access_key_id),
             "HILUM_S3__SECRET_ACCESS_KEY": secret.get_secret_value(),
-            "HILUM_WORKER__LEASE_S": "2",
+            "HILUM_WORKER__LEASE_S": "60",  # a loaded machine loses none; see `expire_leases`
+            "HILUM_WORKER__DECODE_THREADS": "1",  # each starts a process
             "HILUM_WORKER__SWEEP_INTERVAL_S": "0.5",
             "HILUM_WORKER__REPUBLISH_AFTER_S": "1",
             "HILUM_WORKER__RETRY_BASE_S": "0.5",
@@ -104,22 +106,28 @@ class System:
         return state
 
     def until(
-        self, made: Submission, reached: Callable[[StudyState], bool], *, within_s: float = 60
+        self, made: Submission, reached: Callable[[StudyState], bool], *, within_s: float = 120
     ) -> StudyState:
         """Wait for a state."""
         return self._until(lambda: self.state(made), reached, within_s)
 
-    def completed(self, made: Submission, *, within_s: float = 60) -> StudyState:
+    def completed(self, made: Submission, *, within_s: float = 120) -> StudyState:
         """Wait for the end of the study."""
         return self.until(made, lambda s: s.status is JobStatus.COMPLETED, within_s=within_s)
 
-    def until_true(self, reached: Callable[[], bool], *, within_s: float = 60) -> None:
+    def until_true(self, reached: Callable[[], bool], *, within_s: float = 120) -> None:
         """Wait for a condition."""
         self._until(reached, bool, within_s)
 
-    def until_said(self, event: str, *, within_s: float = 60) -> None:
+    def until_said(self, event: str, *, within_s: float = 120) -> None:
         """Wait for a line of a worker's log."""
         self._until(self.logs, lambda said: event in said, within_s)
+
+    def until_ready(self, processes: int) -> None:
+        """Wait for so many processes of workers to have become ready, dead ones among them."""
+        self._until(
+            lambda: self.logs().count("worker.process_ready"), lambda n: n >= processes, 120
+        )
 
     def _until(
         self, look: Callable[[], Seen], reached: Callable[[Seen], bool], within_s: float
@@ -134,6 +142,14 @@ class System:
         """All images of the study."""
         with self.database.read() as connection:
             return studies.list_images(connection, study=self.state(made), limit=1000)
+
+    def expire_leases(self) -> None:
+        """As if the time had passed that those who hold jobs may be silent for. Not said of the
+        living: they find that they have lost their job."""
+        with self.database.write() as connection:
+            past = datetime.now(UTC) - timedelta(seconds=1)
+            held = jobs.c.status == JobStatus.RUNNING
+            connection.execute(jobs.update().where(held).values(lease_until=past))
 
     def count(self, table: sqlalchemy.Table) -> int:
         """Rows of a table."""

@@ -32,7 +32,10 @@ if TYPE_CHECKING:
 else:
     System = Any
 
-pytestmark = pytest.mark.e2e
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.parametrize("database_url", ["sqlite"], indirect=True),  # it says nothing
+]
 
 
 def _environment(system: System) -> dict[str, str]:

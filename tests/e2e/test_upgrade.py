@@ -14,8 +14,7 @@ import httpx2 as httpx
 import pytest
 from support.tiny_film import film
 
-from hilum.db import jobs, keys, migrate, models, studies, sweeper
-from hilum.db.keys import Scope
+from hilum.db import jobs, migrate, models, studies, sweeper
 from hilum.db.states import JobStatus
 from hilum.embedded.process import Child
 from hilum.queue import Queue
@@ -56,7 +55,7 @@ class Site:
             found[:] = re.findall(r"listening on (http://\S+)", log.read_text())
             return bool(found)
 
-        child.wait_until(listens, timeout_s=60)
+        child.wait_until(listens, timeout_s=120)
         return child, found[0]
 
     def ready(self, url: str) -> bool:
@@ -94,33 +93,44 @@ def _python(folder: Path) -> tuple[str, ...]:
     return ("env", "-C", str(folder), sys.executable)
 
 
+OLD_START = """
+import sys
+from hilum.db import keys, migrate
+from hilum.db.connection import Database
+from hilum.db.keys import Scope
+print(migrate.upgrade(sys.argv[1]))
+with Database(sys.argv[1]) as database, database.write() as connection:
+    print(keys.create(connection, tenant="north", name="t", scopes=list(Scope))[1])
+"""
+
+
 @pytest.fixture
 def site(empty_system: System, release_before: Path) -> Any:
     """On a database that the release before has migrated."""
     site = Site(system=empty_system, release_before=release_before)
     done = subprocess.run(
-        [*_python(release_before), *MODULE, "db", "upgrade"],
+        [*_python(release_before), "-c", OLD_START, empty_system.url],
         env=empty_system.environment(PYTHONPATH=""),
         check=True,
         capture_output=True,
+        text=True,
     )
-    assert done.stdout == b"0002\n"
-    with empty_system.database.write() as connection:
-        _, site.secret = keys.create(connection, tenant="north", name="t", scopes=list(Scope))
+    head, site.secret = done.stdout.split()
+    assert head == "0002"
     yield site
     for child in site.gateways:
         child.stop()
 
 
-def test_the_release_before_goes_on_after_a_migration(site: Site) -> None:
-    system, database = site.system, site.system.database
-    gateway, url = site.old_gateway()
-    worker = site.old_worker()
-    first = site.scored(url, "a")
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_the_release_before_goes_on_under_a_migration(site: Site) -> None:
+    _migrate_under(site)
 
-    migrate.upgrade(system.url)
-    assert site.ready(url)
-    site.scored(url, "bb")
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_the_release_before_restarts_after_a_migration_and_hands_over(site: Site) -> None:
+    system, database = site.system, site.system.database
+    gateway, url, worker, first = _migrate_under(site)
 
     # A job that is bound to the very model that the old worker serves.
     with database.read() as connection:
@@ -152,6 +162,18 @@ def test_the_release_before_goes_on_after_a_migration(site: Site) -> None:
     system.completed(bound)
     site.scored(url, "dddd")
     assert "job.broken_off" not in system.logs()
+
+
+def _migrate_under(site: Site) -> tuple[Child, str, Child, str]:
+    """A gateway with its address and a worker, both of the release before, that have scored a film
+    before a migration, whose study it is, and one after it."""
+    gateway, url = site.old_gateway()
+    worker = site.old_worker()
+    first = site.scored(url, "a")
+    migrate.upgrade(site.system.url)
+    assert site.ready(url)
+    site.scored(url, "bb")
+    return gateway, url, worker, first
 
 
 OLD_STATEMENTS = """

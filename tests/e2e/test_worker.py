@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,8 +19,9 @@ from support.tiny_film import film
 from hilum.db import results as stored
 from hilum.db.identity import IdentityVault
 from hilum.db.states import ItemStatus, JobStatus
+from hilum.db.studies import Submission
 from hilum.db.tables import instances, outbox, results
-from hilum.embedded.process import free_ports
+from hilum.embedded.process import Child, free_ports
 from hilum.pipeline.cache import evict
 from hilum.queue import Queue
 from hilum.settings import PreparedSettings
@@ -33,8 +35,25 @@ else:
 
 pytestmark = pytest.mark.e2e
 
-# Large enough that a study of them takes seconds, small enough for the suite.
-SLOW = {"rows": 2400, "columns": 2400}
+# Starting a worker costs seconds of CPU. The statements are tested on both databases elsewhere
+# (tests/hilum/db, tests/worker); here one test runs on both, and each other one on one of them.
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+on_postgresql = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+POISONED = ("-m", "support.poisoned_worker")
+
+
+def _in_the_middle(system: System, **environment: str) -> tuple[Child, Submission]:
+    """A worker that has scored some of twelve films, and waits for the fifth of them."""
+    worker = system.worker(
+        module=POISONED,
+        HILUM_WORKER__BATCH_SIZE="2",
+        HELD_UNTIL=str(system.folder / "go"),
+        **environment,
+    )
+    films = (film(n, rows=65 if n == 4 else 48) for n in range(12))
+    made = system.submit([system.put(f"{n}.dcm", data) for n, data in enumerate(films)])
+    system.until(made, lambda s: s.counts[ItemStatus.SCORED] > 0)
+    return worker, made
 
 
 def _real(name: str) -> bytes:
@@ -44,14 +63,14 @@ def _real(name: str) -> bytes:
 
 
 def test_good_images_are_scored_and_bad_ones_carry_their_error(system: System) -> None:
-    whole = film(1)
     sent = {
         "rg1": (_real("RG1_UNCR"), "scored"),
         "rg1-j2k": (_real("RG1_J2KR"), "scored"),
         "leg": (_real("RG3_UNCR"), "policy.not_chest"),
         "text": (b"This is not DICOM. " * 20, "dicom.not_dicom"),
         "empty": (b"", "dicom.empty"),
-        "cut": (whole[:-1000], "dicom.truncated"),
+        "cut": (film(1)[:-1000], "dicom.truncated"),
+        "short": (film(6, PixelData=bytes(1000)), "dicom.truncated"),
         "no-pixels": (film(2, PixelData=None), "dicom.no_pixel_data"),
         "ct": (film(3, Modality="CT"), "policy.wrong_modality"),
         "lateral": (film(4, ViewPosition="LL"), "policy.not_frontal"),
@@ -64,6 +83,7 @@ def test_good_images_are_scored_and_bad_ones_carry_their_error(system: System) -
     secret = "i" * 40
     system.worker(
         HILUM_WORKER__METRICS_ADDRESS=f"127.0.0.1:{port}",
+        HILUM_WORKER__DECODE_THREADS="2",
         HILUM_IDENTITY__STORE="true",
         HILUM_IDENTITY__SECRET=secret,
     )
@@ -80,21 +100,21 @@ def test_good_images_are_scored_and_bad_ones_carry_their_error(system: System) -
     assert one is not None
     assert other is not None
     assert (one.probability == other.probability).all(), "the same pixels, encoded differently"
-    # Every film that has a header is known, and with the secret also who it is of.
+    # Every film that could be opened is known, and with the secret also who it is of.
     vault = IdentityVault(secret)
     name = vault.hash("TEST^FILM", field="patient_name", tenant=TENANT)
     with system.database.read() as connection:
         rows = connection.execute(select(instances).order_by(instances.c.id)).all()
     known = {row.uri.rpartition("/")[2]: row for row in rows}
     assert {*known} == {
-        *("rg1.dcm", "rg1-j2k.dcm", "leg.dcm", "cut.dcm", "ct.dcm", "lateral.dcm", "fine.dcm")
+        *("rg1.dcm", "rg1-j2k.dcm", "leg.dcm", "short.dcm", "ct.dcm", "lateral.dcm", "fine.dcm")
     }
     assert known["ct.dcm"].modality == "CT"
     assert known["rg1.dcm"].rows == 1955
     assert {row.source for row in rows} == {system.bucket}
     assert all(row.etag for row in rows)
     named = {at for at, row in known.items() if row.patient_name_hash == name}
-    assert named == {"cut.dcm", "ct.dcm", "lateral.dcm", "fine.dcm"}
+    assert named == {"short.dcm", "ct.dcm", "lateral.dcm", "fine.dcm"}
     # What the worker says names no object: keys and UIDs may be about patients.
     with urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
         numbers = answer.read().decode()
@@ -108,6 +128,7 @@ def test_good_images_are_scored_and_bad_ones_carry_their_error(system: System) -
         assert secret not in said
 
 
+@on_sqlite
 def test_films_that_were_prepared_once_are_not_decoded_again(system: System) -> None:
     """A second model with the same preprocessing rescores from what the first one left."""
     uris = [system.put(f"{n}.dcm", film(n, rows=200, columns=150)) for n in range(3)]
@@ -138,20 +159,22 @@ def test_films_that_were_prepared_once_are_not_decoded_again(system: System) -> 
     assert evict(system.store, PreparedSettings(), system.bucket, before=soon) == 3
 
 
+@on_sqlite
 def test_a_worker_process_killed_in_the_middle(system: System) -> None:
-    uris = [system.put(f"{n}.dcm", film(n, **SLOW)) for n in range(12)]
-    worker = system.worker(HILUM_WORKER__BATCH_SIZE="2")
-    made = system.submit(uris)
-    system.until(made, lambda s: 0 < s.counts[ItemStatus.SCORED] < 12)
-    children = psutil.Process(worker.process.pid).children()
+    worker, made = _in_the_middle(system)
     # Beside the pool process there is only multiprocessing's small resource tracker; the decode
     # processes are its children in turn.
+    children = psutil.Process(worker.process.pid).children()
     max(children, key=lambda process: process.memory_info().rss).kill()
+    system.until_ready(2)
+    (system.folder / "go").touch()
+    system.expire_leases()
     state = system.completed(made)
     assert state.attempts >= 2, "the job was taken up again"
     system.exactly_once(made, 12)
 
 
+@on_sqlite
 def test_a_package_replaced_under_a_worker_is_not_served_under_the_old_name(
     system: System,
 ) -> None:
@@ -161,46 +184,47 @@ def test_a_package_replaced_under_a_worker_is_not_served_under_the_old_name(
     children = psutil.Process(worker.process.pid).children()
     max(children, key=lambda process: process.memory_info().rss).kill()
     system.until_said("package.digest_mismatch")
-    assert worker.process.wait(timeout=30) == EXIT_CANNOT_SERVE
+    assert worker.process.wait(timeout=120) == EXIT_CANNOT_SERVE
 
 
+@on_postgresql
 def test_a_whole_worker_killed_in_the_middle(system: System) -> None:
-    uris = [system.put(f"{n}.dcm", film(n, **SLOW)) for n in range(12)]
-    worker = system.worker(HILUM_WORKER__BATCH_SIZE="2")
-    made = system.submit(uris)
-    system.until(made, lambda s: 0 < s.counts[ItemStatus.SCORED] < 12)
-    pids = [process.pid for process in psutil.Process(worker.process.pid).children(recursive=True)]
+    worker, made = _in_the_middle(system)
+    processes = psutil.Process(worker.process.pid).children(recursive=True)
     worker.kill()
-    for pid in pids:
-        if psutil.pid_exists(pid):
-            psutil.Process(pid).kill()
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
     assert system.state(made).status is JobStatus.RUNNING
+    system.expire_leases()
     system.worker()
     system.completed(made)
     system.exactly_once(made, 12)
 
 
+@on_sqlite
 def test_a_worker_told_to_stop_gives_the_rest_back(system: System) -> None:
-    uris = [system.put(f"{n}.dcm", film(n, **SLOW)) for n in range(12)]
-    worker = system.worker(HILUM_WORKER__BATCH_SIZE="2")
-    made = system.submit(uris)
-    system.until(made, lambda s: 0 < s.counts[ItemStatus.SCORED] < 12)
-    assert worker.stop(timeout_s=30) == 0
+    worker, made = _in_the_middle(system)
+    assert worker.stop(timeout_s=120) == 0
     state = system.state(made)
     assert state.status is JobStatus.QUEUED
-    assert state.counts[ItemStatus.SCORED] < 12
+    assert 0 < state.counts[ItemStatus.SCORED] < 12
     system.worker()
     system.completed(made)
     system.exactly_once(made, 12)
 
 
+@on_sqlite
 def test_an_image_that_kills_its_worker_is_given_up_alone(system: System) -> None:
     poison = film(66, rows=66, columns=66)
     uris = [system.put(f"{n}.dcm", film(n)) for n in range(3)]
     uris.insert(1, system.put("poison.dcm", poison))
     # The worker process itself ends on a film of 66 rows.
-    system.worker(module=("-m", "support.poisoned_worker"), HILUM_WORKER__MAX_IMAGE_ATTEMPTS="2")
+    system.worker(module=POISONED, HILUM_WORKER__MAX_IMAGE_ATTEMPTS="2")
     made = system.submit(uris)
+    for processes in (2, 3):
+        system.until_ready(processes)
+        system.expire_leases()
     system.completed(made)
     images = system.images(made)
     assert [image.status.value for image in images] == ["scored", "failed", "scored", "scored"]
@@ -209,10 +233,11 @@ def test_an_image_that_kills_its_worker_is_given_up_alone(system: System) -> Non
     assert system.count(results) == 3
 
 
+@on_sqlite
 def test_an_image_that_kills_its_decoder_costs_only_itself(system: System) -> None:
     uris = [system.put(f"{n}.dcm", film(n)) for n in range(3)]
     uris.insert(1, system.put("poison.dcm", film(67, rows=67)))
-    system.worker(module=("-m", "support.poisoned_worker"))
+    system.worker(module=POISONED)
     made = system.submit(uris)
     state = system.completed(made)
     images = system.images(made)
@@ -223,6 +248,7 @@ def test_an_image_that_kills_its_decoder_costs_only_itself(system: System) -> No
     assert system.logs().count("worker.process_ready") == 1
 
 
+@on_sqlite
 def test_a_process_that_lost_its_gpu_is_replaced(system: System, tmp_path: Path) -> None:
     mark = tmp_path / "lost"
     system.worker(module=("-m", "support.lost_gpu_worker"), LOST_GPU_MARK=str(mark))
@@ -234,6 +260,7 @@ def test_a_process_that_lost_its_gpu_is_replaced(system: System, tmp_path: Path)
     assert logs.count("worker.process_ready") == 2
 
 
+@on_sqlite
 def test_the_broker_is_restarted_and_then_emptied(system: System) -> None:
     first = [system.submit([system.put(f"a{n}.dcm", film(n))]) for n in range(3)]
     system.broker.restart()
@@ -252,22 +279,22 @@ def test_the_broker_is_restarted_and_then_emptied(system: System) -> None:
     assert system.count(outbox) == 6
 
 
+@on_sqlite
 def test_the_broker_is_away_when_a_job_ends(system: System) -> None:
     """Its acknowledgement fails; the worker must ask the next broker for more all the same."""
-    system.worker(HILUM_WORKER__BATCH_SIZE="2")
-    uris = [system.put(f"a{n}.dcm", film(n, **SLOW)) for n in range(6)]
-    made = system.submit(uris)
-    system.until(made, lambda s: s.status is JobStatus.RUNNING)
+    _, made = _in_the_middle(system)
     system.broker.stop()
+    (system.folder / "go").touch()
     system.completed(made)
-    system.exactly_once(made, 6)
+    system.exactly_once(made, 12)
     # Only now has the main process tried to acknowledge it.
     system.until_said("Connection to broker lost")
     system.broker.start()
-    system.completed(system.submit([system.put("b.dcm", film(9))]))
-    assert system.count(results) == 7
+    system.completed(system.submit([system.put("b.dcm", film(99))]))
+    assert system.count(results) == 13
 
 
+@on_sqlite
 def test_messages_that_the_broker_lost_are_published_again(system: System) -> None:
     made = [system.submit([system.put(f"{n}.dcm", film(n))]) for n in range(3)]
     system.broker.flush()
@@ -277,6 +304,7 @@ def test_messages_that_the_broker_lost_are_published_again(system: System) -> No
     assert system.count(results) == 3
 
 
+@on_postgresql
 def test_a_message_delivered_twice_changes_nothing(system: System) -> None:
     system.worker()
     made = system.submit([system.put("one.dcm", film(1))])
@@ -290,6 +318,7 @@ def test_a_message_delivered_twice_changes_nothing(system: System) -> None:
     assert system.count(outbox) == 2
 
 
+@on_sqlite
 def test_a_wrong_secret_waits_for_the_right_one(system: System) -> None:
     made = system.submit([system.put("one.dcm", film(1))])
     wrong = system.worker(HILUM_S3__SECRET_ACCESS_KEY="wrong")
@@ -305,6 +334,7 @@ def test_a_wrong_secret_waits_for_the_right_one(system: System) -> None:
     system.exactly_once(made, 1)
 
 
+@on_sqlite
 def test_a_store_that_stays_away_ends_in_quarantine_with_its_error(system: System) -> None:
     made = system.submit([system.put("one.dcm", film(1))])
     system.worker(
@@ -319,6 +349,7 @@ def test_a_store_that_stays_away_ends_in_quarantine_with_its_error(system: Syste
     assert system.count(outbox) == 1
 
 
+@on_sqlite
 def test_a_worker_without_a_usable_model_ends_with_a_reason(system: System) -> None:
     (system.package / "model.onnx").write_bytes(b"tampered")
     with pytest.raises(Exception, match=r"package\.digest_mismatch"):

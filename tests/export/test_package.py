@@ -128,6 +128,23 @@ def test_precisions_that_are_not_known(text: str) -> None:
         precision.parse(text)
 
 
+@pytest.fixture(scope="module")
+def _ranked_once() -> Iterator[None]:
+    """How much each layer of ``graph`` hurts, found out once; it takes a session for each."""
+    real = precision.sensitivity
+    known: list[dict[str, float]] = []
+
+    def sensitivity(*arguments: Any) -> dict[str, float]:
+        if not known:
+            known.append(real(*arguments))
+        return known[0]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(precision, "sensitivity", sensitivity)
+        yield
+
+
+@pytest.mark.usefixtures("_ranked_once")
 def test_int8_that_costs_too_much_is_refused_and_names_the_layers(
     graph: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -149,6 +166,7 @@ def test_a_refusal_leaves_nothing(
     assert not [*tmp_path.iterdir()]
 
 
+@pytest.mark.usefixtures("_ranked_once")
 def test_int8_that_costs_too_much_on_test_names_the_layers_too(graph: bytes) -> None:
     """Validation let it pass with every layer in int8, so nothing had been ranked."""
     films = images("resnet18", 2).numpy()

@@ -18,9 +18,10 @@ ROOT = Path(__file__).parents[2]
 _ALPHAS = "".join(f'"{label}" = 0.5\n' for label in SYNTHETIC.labels)
 
 
-@pytest.mark.parametrize("name", ["demo.toml", "chestxray14.toml", "train-demo.toml"])
+@pytest.mark.parametrize("name", ["demo", "chestxray14", "rehearsal", "train-demo"])
 def test_the_examples_are_configurations(name: str) -> None:
-    config.load(ROOT / "configs" / name)
+    loaded = config.load(ROOT / "configs" / f"{name}.toml")
+    assert loaded.stages[-1].size == loaded.preprocess.size, "what ships was trained last"
 
 
 def test_the_page_has_every_key_as_it_is() -> None:

@@ -18,7 +18,6 @@ from PIL import Image
 from hilum.cli import main as hilum
 from hilum.packages.labels import CHESTXRAY14
 from hilum.packages.load import verify
-from trainer import config
 from trainer.ablation import plan
 
 ROOT = Path(__file__).parents[2]
@@ -127,11 +126,6 @@ def _parses(command: click.Command, arguments: list[str]) -> None:
     known = {option for parameter in command.params for option in parameter.opts}
     used = {argument for argument in arguments if argument.startswith("--")}
     assert used <= known, f"{context.command_path}: {sorted(used - known)}"
-
-
-@pytest.mark.parametrize("name", ["chestxray14", "rehearsal", "demo"])
-def test_configurations_of_the_repository_are_valid(name: str) -> None:
-    config.load(ROOT / "configs" / f"{name}.toml")
 
 
 @pytest.mark.parametrize("name", ["ablation", "ablation-synthetic"])

@@ -271,8 +271,8 @@ def test_a_cache_that_cannot_be_written_is_a_typed_error(
     assert caught.value.code == "config.invalid"
 
 
-def test_hidden_files_do_not_matter(copy_of_tiny: Path) -> None:
+def test_hidden_files_do_not_matter(tiny: Package, copy_of_tiny: Path) -> None:
     (copy_of_tiny / ".git").mkdir()
     (copy_of_tiny / ".git" / "HEAD").write_text("x")
     (copy_of_tiny / ".DS_Store").write_text("x")
-    verify(copy_of_tiny)
+    assert verify(copy_of_tiny).digest == tiny.digest

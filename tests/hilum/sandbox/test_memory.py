@@ -6,16 +6,17 @@ import tracemalloc
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 from support.fuzz.hostile import element, part10
 from support.tiny_film import film
 
 from hilum.errors import HilumError
-from hilum.imaging.transform import PreprocessSpec
-from hilum.packages.manifest import InputPolicy
-from hilum.pipeline.examine import Recipe, isolated
+from hilum.imaging.spec import PreprocessSpec
+from hilum.packages.manifest import InputPolicy, PixelPolicy
+from hilum.pipeline.load import Loader
+from hilum.pipeline.stages import ExamineOptions
 from hilum.sandbox import Decoders
+from hilum.session import DECODE_TASKS
 from hilum.settings import Limits, S3Settings
 from hilum.storage import open_store
 
@@ -33,26 +34,30 @@ KINDS = {
 def test_a_junk_object_is_held_once(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "junk"
     path.write_bytes(KINDS[kind])
-    recipe = Recipe(preprocess=PreprocessSpec(size=64), policy=InputPolicy(), limits=LIMITS)
-    with Decoders(1, LIMITS) as decoders:
-        prepare = isolated(recipe, decoders)
-        prepare(film(2))
-        (child,) = psutil.Process().children()
-        idle = _peak(child)
+    (tmp_path / "film").write_bytes(film(2))
+    policy = InputPolicy(pixels=PixelPolicy.nothing())  # the film is noise
+    options = ExamineOptions(preprocess=PreprocessSpec(size=64), policy=policy, limits=LIMITS)
+    store = open_store(S3Settings(), LIMITS, allow_local=True)
+    with Decoders(1, LIMITS, tasks=DECODE_TASKS) as decoders:
+        loader = Loader(options, store, decoders=decoders)
+        loader.load(str(tmp_path / "film"))
+        (child,) = decoders._idle.queue
+        assert child is not None
+        idle = _peak(child.pid)
         tracemalloc.start()
         try:
             with pytest.raises(HilumError):
-                prepare(open_store(S3Settings(), LIMITS, allow_local=True).read(str(path)))
+                loader.load(str(path))
             _, here = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
-        assert child.is_running(), "a large object is no leak"
-        there = _peak(child) - idle
+        assert list(decoders._idle.queue) == [child], "a large object is no leak"
+        there = _peak(child.pid) - idle
     assert here < 1.5 * SIZE
     assert there < 1.5 * SIZE
 
 
-def _peak(process: psutil.Process) -> int:
+def _peak(pid: int) -> int:
     """The most memory it ever had, bytes."""
-    status = Path(f"/proc/{process.pid}/status").read_text()
+    status = Path(f"/proc/{pid}/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024
