@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, make_url
+from sqlalchemy import (
+    URL,
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Engine,
+    Table,
+    any_,
+    create_engine,
+    event,
+    func,
+    literal,
+    make_url,
+    select,
+)
 from sqlalchemy.dialects import postgresql as pg
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import (
@@ -119,6 +134,19 @@ def insert_or_ignore(connection: Connection, table: Table) -> pg.Insert | sqlite
     if connection.dialect.name == "postgresql":
         return pg.insert(table).on_conflict_do_nothing()
     return sqlite.insert(table).on_conflict_do_nothing()
+
+
+def is_one_of(
+    connection: Connection, column: ColumnElement[Any], values: Collection[int]
+) -> ColumnElement[bool]:
+    """``column IN values`` with all values in one parameter.
+
+    SQLAlchemy and the driver need longer to write out a list of 1,000 parameters than the database
+    needs to find the rows.
+    """
+    if connection.dialect.name == "postgresql":
+        return column == any_(literal([*values], pg.ARRAY(BigInteger)))
+    return column.in_(select(func.json_each(json.dumps([*values])).table_valued("value").c.value))
 
 
 def upsert(

@@ -32,7 +32,7 @@ LEASED: Final = LeasedTable(
     held=jobs.c.status == JobStatus.RUNNING,
     on_take={"status": JobStatus.RUNNING, "unreported": jobs.c.unreported + 1},
     expired=schedule.lease_is_over,
-    place=schedule.placed,
+    place=schedule.place_times,
 )
 
 
@@ -231,7 +231,7 @@ def mark_published(connection: Connection, job_id: str) -> None:
     connection.execute(
         update(jobs)
         .where(jobs.c.id == job_id, jobs.c.attempts == 0)
-        .values(**schedule.placed({"published_at": datetime.now(UTC)}))
+        .values(**schedule.place_times({"published_at": datetime.now(UTC)}))
     )
 
 

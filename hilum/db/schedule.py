@@ -47,7 +47,7 @@ def was_published_by(then: datetime) -> ColumnElement[bool]:
     return or_(jobs.c.published_at <= then, jobs.c.bound_published_at <= then)
 
 
-def in_order() -> tuple[ColumnElement[Any], ...]:
+def order_by_wait() -> tuple[ColumnElement[Any], ...]:
     """The job that has waited longest comes first."""
     bound = jobs.c.model_id.is_not(None)
     return (
@@ -56,14 +56,14 @@ def in_order() -> tuple[ColumnElement[Any], ...]:
     )
 
 
-def initial(now: datetime, *, bound: bool) -> dict[str, datetime]:
+def times_of_new_job(now: datetime, *, bound: bool) -> dict[str, datetime]:
     """The times of a new job that is due now, for an INSERT."""
     if bound:
         return {"available_at": NEVER, "bound_available_at": now}
     return {"available_at": now}
 
 
-def placed(values: dict[str, Any]) -> dict[str, Any]:
+def place_times(values: dict[str, Any]) -> dict[str, Any]:
     """``values`` of an UPDATE of jobs, with each time in the column where each job keeps it.
 
     Args:

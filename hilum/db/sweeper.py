@@ -93,7 +93,7 @@ def unpublish(connection: Connection, job_ids: Sequence[str]) -> None:
     connection.execute(
         update(jobs)
         .where(jobs.c.id.in_(job_ids), jobs.c.status == JobStatus.QUEUED)
-        .values(**schedule.placed({"published_at": None}))
+        .values(**schedule.place_times({"published_at": None}))
     )
 
 
@@ -102,12 +102,12 @@ def _publish(
 ) -> list[Due]:
     # Oldest first, without those that another sweeper or a worker is changing now.
     queued = jobs.c.status == JobStatus.QUEUED
-    chosen = choose_unlocked(jobs, queued, *which, order_by=schedule.in_order(), limit=limit)
+    chosen = choose_unlocked(jobs, queued, *which, order_by=schedule.order_by_wait(), limit=limit)
     digest = select(models.c.digest).where(models.c.id == jobs.c.model_id).correlate(jobs)
     mark = (
         update(jobs)
         .where(jobs.c.id.in_(select(chosen.c.id)))
-        .values(**schedule.placed({"published_at": datetime.now(UTC)}))
+        .values(**schedule.place_times({"published_at": datetime.now(UTC)}))
         .returning(jobs.c.id, jobs.c.queue, digest.scalar_subquery().label("digest"))
     )
     return [

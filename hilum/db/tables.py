@@ -56,8 +56,10 @@ class UtcDateTime(TypeDecorator[datetime]):
         """Always aware."""
         if value is None:
             return None
-        aware: datetime = value.replace(tzinfo=UTC) if value.tzinfo is None else value
-        return aware.astimezone(UTC)
+        aware: datetime = (
+            value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+        )
+        return aware
 
 
 # Named constraints, so that migrations can find them on every database.

@@ -170,7 +170,7 @@ def test_nothing_of_a_body_is_read_before_the_key_the_scope_and_the_limit(
     serve: Callable[..., Server],
 ) -> None:
     server = serve(max_body_bytes=1000, body_timeout_s=0.5)
-    reader = server.gateway.headers(scopes=[Scope.STUDIES_READ])["Authorization"].split()[1]
+    reader = server.gateway.headers(scopes=[Scope.READ])["Authorization"].split()[1]
     large, small = "Content-Length: 1000000000", "Content-Length: 100"
     cases = [
         ("hk_wrong", large, b"401", b"auth.unauthenticated"),
