@@ -1,4 +1,4 @@
-"""Results: one row for each object, model and pipeline, however often a job is delivered."""
+"""Results: one row for each object, model and pipeline, however often a job runs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SHOWN: Final = {column.name: column for column in results.c if column.name != "
 
 @dataclass(frozen=True, kw_only=True)
 class NewResult:
-    """A result as the worker hands it in."""
+    """A result that a worker is about to save."""
 
     sop_instance_uid: str = field(repr=False)
     series_instance_uid: str = field(repr=False)
@@ -35,26 +35,26 @@ class NewResult:
     pipeline: str  # version of the pixel code and the film check (hilum.pipeline.version)
     rows: int
     columns: int
-    raw: Float32Array  # [K], as the graph gave it
+    raw: Float32Array  # [K], raw outputs of the graph
     probability: Float32Array  # [K], calibrated
     findings: tuple[Finding, ...]
     cam: Float32Array  # [len(cam_labels), h, w]
     cam_labels: tuple[int, ...]  # positions in the label schema; empty: no maps are kept
     engine: str
-    engine_reason: str | None = None  # why that engine; None: from before this was recorded
+    engine_reason: str | None = None  # why this engine; None in old rows
     flags: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoredResult(NewResult):
-    """A result as it stands in SQL, with the model that made it."""
+    """A result in SQL, with its model."""
 
     id: int
     model: RegisteredModel
     created_at: datetime
 
     def cam_of(self, label: str) -> Float32Array | None:
-        """The Grad-CAM grid ``[h, w]`` of ``label``; ``None`` if it was not kept.
+        """The Grad-CAM grid ``[h, w]`` of ``label``; ``None`` if it was not stored.
 
         Raises:
             KeyError: the model has no such label.
@@ -67,10 +67,10 @@ class StoredResult(NewResult):
 
 
 def save(connection: Connection, *, tenant: str, result: NewResult) -> int:
-    """The id of the row for this result: the new one, or the one that was there before.
+    """The id of the row for this result: a new row, or the one that exists.
 
-    Save results in the order of their ``content_sha256`` if there are several in a transaction:
-    two transactions that meet on the same rows then wait for each other instead of deadlocking.
+    If a transaction saves several results, save them in the order of ``content_sha256``: two
+    transactions with the same rows then wait for each other and do not deadlock.
     """
     row = vars(result) | {
         "tenant": tenant,

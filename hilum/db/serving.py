@@ -3,7 +3,7 @@
 A tenant has at most one row. It names the model in force, and a canary if there is one: a model
 whose results a share of the studies shows first. The ids of the studies alone decide which studies
 these are, so that a study shows the same model at every request, and a larger share contains the
-studies of a smaller one. :mod:`hilum.db.shown` reads the row.
+studies of a smaller one. :mod:`hilum.db.display` reads the row.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Row, Select, bindparam, func, insert, select,
 
 from hilum.db import schedule
 from hilum.db.connection import Database, insert_or_ignore
-from hilum.db.shown import FIRST_JOB, SHOWN, STUDY, TENANT, parameters
+from hilum.db.display import FIRST_JOB, SHOWN, STUDY, TENANT, parameters
 from hilum.db.states import ItemStatus, JobStatus
 from hilum.db.tables import idempotency_keys, images, items, jobs, models, studies
 from hilum.errors import ErrorBody, IdempotencyKeyReusedError
@@ -21,23 +21,23 @@ from hilum.queue import Queue, route
 
 @dataclass(frozen=True, kw_only=True)
 class StudyState:
-    """A study as it is shown; see :mod:`hilum.db.shown` for what decides that."""
+    """The state of a study, as :mod:`hilum.db.display` decides it."""
 
     id: str
     tenant: str
     created_at: datetime
-    job_id: str  # the live job that the fields from here to `error` are those of
+    job_id: str  # a live job; the fields from here to `error` are the state of this job
     queue: Queue
     status: JobStatus
     attempts: int
     finished_at: datetime | None
-    error: ErrorBody | None  # the last one, of the job as a whole
+    error: ErrorBody | None  # the last error of the job as a whole
     counts: dict[ItemStatus, int]  # of the images as they are shown; zeros included
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageState:
-    """An image as its study shows it."""
+    """The state of an image, as :mod:`hilum.db.display` decides it."""
 
     id: str
     study_id: str
@@ -50,17 +50,17 @@ class ImageState:
 
 @dataclass(frozen=True, kw_only=True)
 class Submission:
-    """What submitting a study came to."""
+    """The study and the job that a request led to."""
 
     study_id: str
     job_id: str
-    route: str  # the broker's queue to publish the job on
-    created: bool  # false: the same request had been accepted before
+    route: str  # the queue of the broker to publish the job on
+    created: bool  # false: the same request was accepted before
 
 
 @dataclass(frozen=True, kw_only=True)
 class Idempotency:
-    """A client's Idempotency-Key and the digest of the request it came with."""
+    """The Idempotency-Key of a client and the digest of its request."""
 
     key: str
     request_sha256: bytes
@@ -75,21 +75,21 @@ def submit(
     idempotency: Idempotency | None = None,
     model_id: int | None = None,
 ) -> Submission:
-    """Register a study with one job, in one transaction; publish the job after this returns.
+    """Register a study with one job, in one transaction. Publish the job after this returns.
 
-    A repeated request with the same key gets the study of the first one, also when both
-    arrive together: the second waits for the first to commit.
+    A repeated request with the same key gets the study of the first one. If both arrive together,
+    the second waits until the first is committed.
 
     Args:
-        database: where.
-        tenant: whose study it is.
+        database: the SQL database.
+        tenant: the owner of the study.
         queue: the job's priority.
         uris: of the images, in the client's order.
-        idempotency: the client's key, if it sent one.
+        idempotency: the key of the client, if it sent one.
         model_id: binds the job to this registered model; ``None``: any worker may score it.
 
     Raises:
-        IdempotencyKeyReusedError: the key came with another request before.
+        IdempotencyKeyReusedError: the key was used for another request.
     """
     try:
         with database.write() as connection:
@@ -108,7 +108,7 @@ def submit(
         return earlier
 
 
-class _KeyTaken(Exception):  # noqa: N818 -- it steers, and never leaves this module
+class _KeyTaken(Exception):  # noqa: N818 -- it never leaves this module
     """Another transaction has just committed the same idempotency key."""
 
 
@@ -167,12 +167,12 @@ def add_job(
 
     Args:
         connection: of a transaction for changes.
-        tenant: whose study it is.
+        tenant: the owner of the study.
         study_id: the study.
-        image_ids: the images to be scored.
+        image_ids: the images to score.
         queue: the job's priority.
         model_id: binds the job to this registered model; ``None``: any worker may score it.
-        campaign_id: the campaign that asks for it; what such a job makes is not shown before its
+        campaign_id: the campaign that the job belongs to; its results are not shown before its
             model is in force. ``None``: the job is live.
     """
     now, job_id = datetime.now(UTC), new_id("jb")
@@ -199,7 +199,7 @@ def add_job(
 def _find_earlier(
     connection: Connection, tenant: str, idempotency: Idempotency | None
 ) -> Submission | None:
-    """What the first request with this key came to."""
+    """The submission of the first request with this key."""
     if idempotency is None:
         return None
     query = (
