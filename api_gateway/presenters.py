@@ -90,9 +90,13 @@ def _quoted(label: str) -> str:
 
 def _model(registered: RegisteredModel) -> ModelOut:
     manifest = registered.manifest
+    return _model_out(
+        manifest.name, manifest.version, registered.digest, manifest.demonstration_only
+    )
+
+
+@lru_cache(maxsize=64)  # every result of a page names its model
+def _model_out(name: str, version: str, digest: str, demonstration_only: bool) -> ModelOut:
     return ModelOut(
-        name=manifest.name,
-        version=manifest.version,
-        digest=registered.digest,
-        demonstration_only=manifest.demonstration_only,
+        name=name, version=version, digest=digest, demonstration_only=demonstration_only
     )

@@ -130,9 +130,8 @@ def _page(services: Services, study: StudyState, *, after: int, limit: int) -> I
     with services.database.read() as connection:
         found = studies.list_images(connection, study=study, after=after, limit=limit + 1)
         page = found[:limit]
-        stored = results.get_many(
-            connection, {s.result_id for s in page if s.result_id is not None}
-        )
+        ids = {state.result_id for state in page if state.result_id is not None}
+        stored = results.get_many(connection, ids, maps=False)
     shown = [
         presenters.image(
             state,

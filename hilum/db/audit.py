@@ -1,11 +1,11 @@
 """The audit: who did what to which object, in one chain of rows that only grows.
 
-Each row's hash covers its content and the hash of the row before it, so that a row that was
-changed, removed or put in later breaks the chain. Triggers refuse UPDATE and DELETE. Nothing here
-names a patient: objects are named by their opaque ids (``jb_…``, ``key_…``).
+The hash of each row covers its content and the hash of the row before it. A row that is changed,
+removed or inserted later breaks the chain. Triggers refuse UPDATE and DELETE. No row names a
+patient: objects are named by their opaque ids (``jb_…``, ``key_…``).
 
-There is one chain for all tenants: a tenant's whole history cannot be removed unseen, and what is
-audited (acts of operators and readers) is rare enough for its writers to wait for each other.
+All tenants share one chain, so that the whole history of a tenant cannot be removed unnoticed.
+Audited actions are rare enough for their writers to wait for each other.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from sqlalchemy import Connection, Row, insert, select, text
 from hilum.db.tables import audit
 from hilum.errors import AuditBrokenError
 
-_NO_HASH: Final = bytes(32)  # what the first row has for the hash before it
+_NO_HASH: Final = bytes(32)  # the previous hash of the first row
 _LOCK: Final = 0x6175646974  # any constant; ASCII "audit"
 _PAGE: Final = 1000
 
@@ -32,7 +32,7 @@ class Head:
     """The end of the chain. Keep a copy of it elsewhere to notice rows missing from the end."""
 
     rows: int
-    hash: bytes  # 32 bytes; zeros: there is no row
+    hash: bytes  # 32 bytes; zeros if there is no row
 
 
 def append(
@@ -44,25 +44,25 @@ def append(
     object: str,
     detail: Mapping[str, Any],
 ) -> int:
-    """Add a row, in the transaction of the act itself; make this its last statement, because
-    other writers of the audit wait until the transaction ends.
+    """Add a row, in the transaction of the action itself. Make this the last statement of the
+    transaction: other writers of the audit wait until it ends.
 
     Args:
         connection: a transaction for writing.
-        tenant: whose object it is; ``None``: of the whole installation.
-        actor: who acts: ``key_…`` of the API key, or ``cli:`` and the user of the machine.
-        action: what is done, such as ``key.created``.
-        object: the opaque id of what it is done to.
-        detail: JSON; no patient data, and no secret.
+        tenant: the owner of the object; ``None``: the whole installation.
+        actor: the id of an API key (``key_…``), or ``cli:`` and the user of the machine.
+        action: a word such as ``key.created``.
+        object: the opaque id of the object.
+        detail: JSON without patient data and secrets.
 
     Returns:
-        The row's number.
+        The number of the row.
 
     Raises:
         ValueError: ``detail`` is not JSON.
     """
     if connection.dialect.name == "postgresql":
-        # SQLite has only one writer. The statement below sees what the holder before committed.
+        # SQLite has one writer only. The next statement sees the row of the previous lock holder.
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
     last = connection.execute(
         select(audit.c.id, audit.c.hash).order_by(audit.c.id.desc()).limit(1)
@@ -85,19 +85,19 @@ def verify(connection: Connection) -> Head:
     """Check the whole chain, in constant memory.
 
     Raises:
-        AuditBrokenError: names the first row that is wrong.
+        AuditBrokenError: a row is wrong; the detail names the first.
     """
     previous = Head(rows=0, hash=_NO_HASH)
     while True:
         query = select(audit).where(audit.c.id > previous.rows).order_by(audit.c.id).limit(_PAGE)
         rows = connection.execute(query).all()
         for row in rows:
-            previous = _checked(row, previous)
+            previous = _check(row, previous)
         if len(rows) < _PAGE:
             return previous
 
 
-def _checked(row: Row[Any], previous: Head) -> Head:
+def _check(row: Row[Any], previous: Head) -> Head:
     number = previous.rows + 1
     if row.id != number:
         raise AuditBrokenError(f"Row {number} of the audit is missing; row {row.id} follows.")
@@ -109,7 +109,7 @@ def _checked(row: Row[Any], previous: Head) -> Head:
 
 
 def _hash(row: Mapping[str, Any]) -> bytes:
-    """SHA-256 of the row's content as canonical JSON, its time in UTC with microseconds."""
+    """SHA-256 of the row's content as canonical JSON, with its time in UTC and microseconds."""
     names = ("id", "tenant", "actor", "action", "object", "detail")
     at = row["at"].isoformat(timespec="microseconds")
     before = bytes(row["previous_hash"]).hex()

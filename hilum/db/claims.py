@@ -1,4 +1,4 @@
-"""What a worker is handed with a job, and what it hands back."""
+"""What a worker receives with a claimed job, and the outcomes that it records."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class PendingImage:
     """An image that still has to be scored."""
 
     image_id: str
-    position: int  # within its study; what logs name it by
+    position: int  # within its study; logs name the image by it
     uri: str = field(repr=False)
-    unreported: int  # earlier starts after which the worker was never heard of again
-    deferred: bool  # it met a transient error before
+    unreported: int  # earlier starts whose worker died or was killed
+    deferred: bool  # it failed with a transient error before
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,18 +37,18 @@ class Claim:
 
 @dataclass(frozen=True, kw_only=True)
 class Scored:
-    """An image ended well."""
+    """An image has a result."""
 
     image_id: str
     result: NewResult
-    instance: NewInstance | None = None  # what its header says
+    instance: NewInstance | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class NotScored:
-    """An image ended with an error, for good."""
+    """An image has no result and will not get one from this job."""
 
     image_id: str
     status: ItemStatus  # REFUSED or FAILED
     error: HilumError
-    instance: NewInstance | None = None  # what its header says, if it could be read
+    instance: NewInstance | None = None  # if its header could be read

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, make_url
+from sqlalchemy import (
+    URL,
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Engine,
+    Table,
+    any_,
+    create_engine,
+    event,
+    func,
+    literal,
+    make_url,
+    select,
+)
 from sqlalchemy.dialects import postgresql as pg
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import (
@@ -22,7 +37,7 @@ from sqlalchemy.exc import (
 from hilum.errors import ConfigurationError, DatabaseUnavailableError, UnexpectedError
 
 _WRITE = "hilum_write"
-# libpq's defaults wait for minutes on a server that is gone without a word.
+# libpq's defaults wait for minutes for a server that has vanished.
 _PG_TIMEOUTS = {"connect_timeout": "5", "tcp_user_timeout": "30000"}  # seconds, milliseconds
 
 
@@ -30,18 +45,18 @@ class Database:
     """The SQL database. Create one a process, after any fork; safe to share between threads.
 
     ``read()`` and ``write()`` each give one connection with one transaction, committed at the
-    end of the block and rolled back if it raises. Inside, what the driver raises comes out as
-    :class:`DatabaseUnavailableError` (try again later) or :class:`UnexpectedError` (a statement
-    was refused), without the driver's text.
+    end of the block and rolled back if it raises. Errors of the driver become
+    :class:`DatabaseUnavailableError` (try again later) or :class:`UnexpectedError` (the database
+    refused a statement), without the driver's text.
 
     Args:
         url: ``sqlite:///FILE`` or ``postgresql://…``; nothing is connected yet.
         pool_size: connections kept open to PostgreSQL; twice as many more are opened on demand.
-        foreign_keys: whether SQLite enforces them; only migrations do without.
+        foreign_keys: whether SQLite enforces them; only migrations switch this off.
         wait_s: how long to wait for a free connection, or for SQLite's lock.
 
     Raises:
-        ConfigurationError: hilum cannot use such a URL. The text holds nothing of it.
+        ConfigurationError: hilum cannot use this URL. The text quotes nothing of it.
     """
 
     def __init__(
@@ -59,7 +74,9 @@ class Database:
         elif self.dialect == "postgresql":
             self._engine = _postgresql(parsed, pool_size, wait_s)
         else:
-            raise ConfigurationError("HILUM_DATABASE_URL: hilum knows sqlite and postgresql.")
+            raise ConfigurationError(
+                "HILUM_DATABASE_URL must name a sqlite or postgresql database."
+            )
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -70,14 +87,14 @@ class Database:
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """A connection for changes. On SQLite it holds the write lock from the start, so that a
-        read-then-write inside it never fails half way with «database is locked»."""
+        read-then-write inside it never fails half way with "database is locked"."""
         with self._transaction(write=True) as connection:
             yield connection
 
     @contextmanager
     def autocommit(self) -> Iterator[Connection]:
         """A connection to PostgreSQL on which each statement is a transaction of its own."""
-        with self._translated(), self._engine.connect() as connection:
+        with self._translate_errors(), self._engine.connect() as connection:
             yield connection.execution_options(isolation_level="AUTOCOMMIT")
 
     def __enter__(self) -> Database:
@@ -92,19 +109,19 @@ class Database:
 
     @contextmanager
     def _transaction(self, *, write: bool) -> Iterator[Connection]:
-        with self._translated(), self._engine.connect() as connection:
+        with self._translate_errors(), self._engine.connect() as connection:
             connection.execution_options(**{_WRITE: write})
             with connection.begin():
                 yield connection
 
     @contextmanager
-    def _translated(self) -> Iterator[None]:
+    def _translate_errors(self) -> Iterator[None]:
         try:
             yield
         except TimeoutError:
             raise DatabaseUnavailableError("All connections to the database are in use.") from None
         except DBAPIError as error:
-            # The driver's text may quote the statement's values: name the kind only.
+            # The driver's text may quote values of the statement: name its type only.
             kind = type(error.orig).__name__
             if error.connection_invalidated or isinstance(error, OperationalError | InterfaceError):
                 raise DatabaseUnavailableError(f"The database did not answer ({kind}).") from None
@@ -114,11 +131,24 @@ class Database:
 def insert_or_ignore(connection: Connection, table: Table) -> pg.Insert | sqlite.Insert:
     """``INSERT … ON CONFLICT DO NOTHING``.
 
-    Both databases spell it alike, but SQLAlchemy keeps it by dialect.
+    Both databases spell it alike, but SQLAlchemy has one construct for each dialect.
     """
     if connection.dialect.name == "postgresql":
         return pg.insert(table).on_conflict_do_nothing()
     return sqlite.insert(table).on_conflict_do_nothing()
+
+
+def is_one_of(
+    connection: Connection, column: ColumnElement[Any], values: Collection[int]
+) -> ColumnElement[bool]:
+    """``column IN values`` with all values in one parameter.
+
+    SQLAlchemy and the driver need longer to write out a list of 1,000 parameters than the database
+    needs to find the rows.
+    """
+    if connection.dialect.name == "postgresql":
+        return column == any_(literal([*values], pg.ARRAY(BigInteger)))
+    return column.in_(select(func.json_each(json.dumps([*values])).table_valued("value").c.value))
 
 
 def upsert(
@@ -146,18 +176,20 @@ def _postgresql(url: URL, pool_size: int, wait_s: float) -> Engine:
 
 def _sqlite(url: URL, wait_s: float, *, foreign_keys: bool) -> Engine:
     if not url.database or url.database == ":memory:":
-        raise ConfigurationError("An in-memory SQLite is private to its process; name a file.")
+        raise ConfigurationError(
+            "HILUM_DATABASE_URL must name a file: an in-memory SQLite is private to its process."
+        )
     try:
         Path(url.database).parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigurationError(
-            f"HILUM_DATABASE_URL: its folder cannot be made ({error.strerror})."
+            f"HILUM_DATABASE_URL: the folder of the file cannot be created ({error.strerror})."
         ) from None
     engine = create_engine(url, hide_parameters=True, connect_args={"timeout": wait_s})
 
     @event.listens_for(engine, "connect")
     def _configure(dbapi: Any, _record: object) -> None:
-        # The driver's own BEGIN is deferred and cannot be steered: we say BEGIN ourselves.
+        # The driver's own BEGIN is always deferred, so we send BEGIN ourselves.
         dbapi.isolation_level = None
         enforced = f"foreign_keys={'ON' if foreign_keys else 'OFF'}"
         for pragma in ("journal_mode=WAL", "synchronous=FULL", enforced):

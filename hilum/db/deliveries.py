@@ -1,6 +1,6 @@
 """Deliveries: each carries one event of the outbox to one destination, under a lease.
 
-A delivery is due, in a sender's hands, delivered, or given up. Every change by a sender is fenced
+A delivery is due, held by a sender, delivered, or given up. Every change by a sender is fenced
 (:mod:`hilum.db.leases`): a sender whose lease has passed to another gets :class:`LeaseLostError`
 and changes nothing.
 """
@@ -45,11 +45,11 @@ class Delivery:
 
 
 def create(connection: Connection, *, event_id: int, destinations: Collection[str]) -> int:
-    """Make the event's delivery to each destination, due at once; those that exist stay as they
-    are.
+    """Create the event's delivery to each destination, due at once. Existing deliveries stay as
+    they are.
 
     Returns:
-        How many are new.
+        The number of new deliveries.
 
     Raises:
         LookupError: the outbox has no such event.
@@ -71,7 +71,7 @@ def create(connection: Connection, *, event_id: int, destinations: Collection[st
             "due_at": now,
             "created_at": now,
         }
-        # In one order, so that two transactions wait for each other instead of deadlocking.
+        # Always in the same order: two transactions then wait for each other and do not deadlock.
         for destination in sorted(set(destinations))
     ]
     new = insert_or_ignore(connection, deliveries).values(rows).returning(deliveries.c.id)
@@ -79,8 +79,8 @@ def create(connection: Connection, *, event_id: int, destinations: Collection[st
 
 
 def claim_due(connection: Connection, *, limit: int, lease_s: float) -> list[Delivery]:
-    """Take at most ``limit`` deliveries that are due, those due longest first. Deliveries whose
-    sender has not renewed its lease are due too."""
+    """Take at most ``limit`` due deliveries, those that have been due longest first. A delivery
+    whose sender has not renewed its lease is due too."""
     c = deliveries.c
     rows = _LEASED.take_due(
         connection,
@@ -101,51 +101,31 @@ def claim_due(connection: Connection, *, limit: int, lease_s: float) -> list[Del
 
 
 def renew(connection: Connection, delivery: Delivery, *, lease_s: float) -> None:
-    """Hold the delivery for another ``lease_s`` seconds from now.
-
-    Raises:
-        LeaseLostError: another sender has it.
-    """
+    """Hold the delivery for another ``lease_s`` seconds from now."""
     _LEASED.renew(connection, delivery.id, delivery.attempt, lease_s=lease_s)
 
 
 def deliver(connection: Connection, delivery: Delivery) -> None:
-    """End the delivery: the destination has accepted it.
-
-    Raises:
-        LeaseLostError: another sender has it, and will deliver it once more.
-    """
+    """End the delivery: the destination has accepted it."""
     now = datetime.now(UTC)
     ended = {"due_at": None, "delivered_at": now, "error_code": None, "error": None}
     _LEASED.give_back(connection, delivery.id, delivery.attempt, ended)
 
 
-def defer(
-    connection: Connection, delivery: Delivery, error: HilumError, *, due_at: datetime
-) -> None:
-    """Give the delivery back after a failure; it is due again at ``due_at``.
-
-    Raises:
-        LeaseLostError: another sender has it.
-    """
-    again = {"due_at": due_at, **error_columns(error)}
-    _LEASED.give_back(connection, delivery.id, delivery.attempt, again)
-
-
 def release(connection: Connection, delivery: Delivery) -> None:
-    """Give the delivery back because this sender stops; it is due at once.
-
-    Raises:
-        LeaseLostError: another sender has it.
-    """
+    """Give the delivery back because this sender stops; it is due at once."""
     _LEASED.give_back(connection, delivery.id, delivery.attempt, {"due_at": datetime.now(UTC)})
 
 
-def give_up(connection: Connection, delivery: Delivery, error: HilumError) -> None:
-    """End the delivery with its last error; it is not tried again.
+def defer(
+    connection: Connection, delivery: Delivery, error: HilumError, *, due_at: datetime
+) -> None:
+    """Give the delivery back after a failure; it is due again at ``due_at``."""
+    values = {"due_at": due_at, **error_columns(error)}
+    _LEASED.give_back(connection, delivery.id, delivery.attempt, values)
 
-    Raises:
-        LeaseLostError: another sender has it.
-    """
-    ended = {"due_at": None, **error_columns(error)}
-    _LEASED.give_back(connection, delivery.id, delivery.attempt, ended)
+
+def give_up(connection: Connection, delivery: Delivery, error: HilumError) -> None:
+    """End the delivery with its last error; it is not tried again."""
+    values = {"due_at": None, **error_columns(error)}
+    _LEASED.give_back(connection, delivery.id, delivery.attempt, values)

@@ -1,9 +1,9 @@
-"""Who a film is of, as it stands in SQL: encrypted, with keyed hashes to search by.
+"""The identity of a film's patient in SQL: encrypted, with keyed hashes to search by.
 
-Each value is encrypted with AES-256-GCM (NIST SP 800-38D) for its tenant, its column and its
-instance, so that it opens nowhere else. Beside it stands HMAC-SHA256 of the value: equal values of
-one tenant have equal hashes, and without the secret nothing can be told from a hash, not even by
-trying all patient IDs.
+Each value is encrypted with AES-256-GCM (NIST SP 800-38D) and bound to its tenant, column and
+instance; copied to another place, it cannot be decrypted. HMAC-SHA256 of the value is stored with
+it: equal values of one tenant have equal hashes. Without the secret, a hash reveals nothing, even
+to someone who tries all patient IDs.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _MIN_SECRET: Final = 32  # characters
 
 @dataclass(frozen=True, kw_only=True)
 class Sealed:
-    """One value as it stands in SQL."""
+    """One value as it is stored in SQL."""
 
     data: bytes  # nonce, then ciphertext with its tag
     hash: bytes  # 32 bytes
 
 
 class IdentityVault:
-    """Values to what stands in SQL, and back.
+    """Encrypts identities for SQL, and decrypts them.
 
     Args:
         secret: any text, at least 32 characters of it random.
@@ -49,14 +49,14 @@ class IdentityVault:
             raise ConfigurationError(
                 f"HILUM_IDENTITY__SECRET needs at least {_MIN_SECRET} characters while "
                 "HILUM_IDENTITY__STORE is on.",
-                next_step="Make one with `hilum cache secret` and give it to all processes; "
-                "keep a copy, because what is stored cannot be read without it.",
+                next_step="Create a secret with `hilum cache secret` and give it to all processes. "
+                "Keep a copy: stored identities cannot be read without it.",
             )
         self._cipher = AESGCM(_key(secret, "encrypt"))
         self._hash_key = _key(secret, "hash")
 
     def seal(self, value: str, *, field: Field, tenant: str, instance: bytes) -> Sealed:
-        """``value`` encrypted for this ``field`` of this instance.
+        """Encrypt ``value`` for this ``field`` of this instance.
 
         Args:
             value: not empty.
@@ -70,33 +70,33 @@ class IdentityVault:
         return Sealed(data=data, hash=self.hash(value, field=field, tenant=tenant))
 
     def open(self, data: bytes, *, field: Field, tenant: str, instance: bytes) -> str:
-        """The value that :meth:`seal` was given.
+        """Decrypt a value that :meth:`seal` encrypted.
 
         Raises:
-            ConfigurationError: it was sealed with another secret or for another place, or has
-                been changed.
+            ConfigurationError: the value was encrypted with another secret or for another place,
+                or has been changed.
         """
         try:
             bound = _bound(field, tenant, instance)
             return self._cipher.decrypt(data[:_NONCE], data[_NONCE:], bound).decode()
         except (InvalidTag, ValueError):
             raise ConfigurationError(
-                "A stored identity cannot be read with this HILUM_IDENTITY__SECRET."
+                "A stored identity cannot be decrypted with this HILUM_IDENTITY__SECRET."
             ) from None
 
     def hash(self, value: str, *, field: Field, tenant: str) -> bytes:
-        """What to search the hash column for: an exact search, but for the case of letters and,
-        in names, empty components at the end (PS3.5 section 6.2, PN)."""
+        """The value of the hash column to search for. The search is exact, except for the case of
+        letters and, in names, empty components at the end (PS3.5 section 6.2, PN)."""
         plain = value.strip().rstrip("^= ") if field == "patient_name" else value.strip()
         text = "\0".join((field, tenant, plain.casefold()))
         return hmac.digest(self._hash_key, text.encode(), "sha256")
 
 
 def open_vault(settings: IdentitySettings) -> IdentityVault | None:
-    """The vault of these settings; ``None``: no identity is stored.
+    """The vault of these settings, or ``None`` if no identity is to be stored.
 
     Raises:
-        ConfigurationError: it has no secret.
+        ConfigurationError: the secret is missing or too short.
     """
     if not settings.store:
         return None

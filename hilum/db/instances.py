@@ -1,4 +1,4 @@
-"""Instances: every object whose header was read, as campaigns select and DICOMweb finds it."""
+"""Instances: one row for every object whose header was read. Campaigns select from them."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from hilum.db.identity import Sealed
 from hilum.db.tables import instances
 
 _KEY: Final = ("tenant", "sop_instance_uid", "content_sha256")
-# What belongs to the place where the object was seen last.
+# Where the object was seen last.
 _PLACE: Final = ("uri", "etag", "source")
 _SEALED: Final = ("accession_number", "patient_id", "patient_name")
 
 
 @dataclass(frozen=True, kw_only=True)
 class NewInstance:
-    """An object as it was just seen. ``None``: the header does not say, or was not asked."""
+    """An object that was just read. ``None``: the header has no such value, or was not read."""
 
     sop_instance_uid: str = field(repr=False)
     series_instance_uid: str = field(repr=False)
@@ -48,16 +48,16 @@ class NewInstance:
 
 
 def record(connection: Connection, *, tenant: str, seen: Sequence[NewInstance]) -> None:
-    """Add these instances, or note that they were seen again.
+    """Add these instances, or update those that exist.
 
-    What was known of an instance and is not known now stays: a film that comes from the
-    prepared-image cache may bring fewer facts than the film itself.
+    A value that is ``None`` now does not replace a known one: a film that comes from the
+    prepared-image cache may bring fewer facts than its object.
     """
     if not seen:
         return
     rows = {(one.sop_instance_uid, one.content_sha256): _row(tenant, one) for one in seen}
     insert = pg.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    # In one order, so that two transactions wait for each other instead of deadlocking.
+    # Always in the same order: two transactions then wait for each other and do not deadlock.
     new = insert(instances).values([rows[key] for key in sorted(rows)])
     again = {
         column.name: new.excluded[column.name]

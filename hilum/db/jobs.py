@@ -1,7 +1,7 @@
-"""A job's life: claimed under a lease, worked on image by image, ended once.
+"""The life of a job: it is claimed under a lease, scored image by image, and ends once.
 
-Every change by a worker is fenced (:mod:`hilum.db.leases`): it names the attempt it was claimed
-as, and a worker whose lease has passed to another gets :class:`LeaseLostError` and writes nothing.
+Every change by a worker is fenced (:mod:`hilum.db.leases`): a worker whose lease has passed to
+another gets :class:`LeaseLostError`, and nothing is written.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ LEASED: Final = LeasedTable(
     held=jobs.c.status == JobStatus.RUNNING,
     on_take={"status": JobStatus.RUNNING, "unreported": jobs.c.unreported + 1},
     expired=schedule.lease_is_over,
-    place=schedule.placed,
+    place=schedule.place_times,
 )
 
 
@@ -44,20 +44,20 @@ def claim(
     max_unreported: int,
     model_id: int | None = None,
 ) -> Claim | None:
-    """Take the job, if it is there to be taken.
+    """Claim the job, if it is free.
 
     Args:
-        connection: of a transaction for changes.
+        connection: a transaction for writing.
         job_id: the job.
-        lease_s: how long it is held without a word from the worker.
-        max_unreported: how many workers in a row may take it and not come back.
-        model_id: the model that the worker serves. A job that is bound to another is not taken;
-            without a model, no bound job is.
+        lease_s: the duration of the lease; the worker renews it.
+        max_unreported: how many workers in a row may claim the job and not report back.
+        model_id: the model that the worker serves. A job that is bound to another model is not
+            claimed; without a model, no bound job is.
 
     Returns:
-        ``None`` if the job has ended, is not due yet or is bound to another model, or if another
-        worker holds it (then this message is a duplicate); also if it was claimed
-        ``max_unreported`` times without a word from the worker and has just been quarantined.
+        ``None`` if the job has ended, is not due, is bound to another model, or is held by another
+        worker (then the task is a duplicate); also if ``max_unreported`` workers in a row did not
+        report back and the job has just been quarantined.
     """
     row = LEASED.take(
         connection,
@@ -75,7 +75,7 @@ def claim(
     )
     if row is None:
         return None
-    taken = Claim(
+    claim = Claim(
         job_id=job_id,
         study_id=row.study_id,
         tenant=row.tenant,
@@ -88,23 +88,23 @@ def claim(
         cause = AttemptsExhaustedError(
             f"{max_unreported} workers in a row took this job and did not come back."
         )
-        quarantine(connection, taken, cause)
+        quarantine(connection, claim, cause)
         return None
-    return taken
+    return claim
 
 
 def renew(connection: Connection, claim: Claim, *, lease_s: float) -> None:
-    """Hold the job for another ``lease_s`` seconds. Being alive is not yet reporting back:
-    the poison counters stay as they are."""
+    """Hold the job for another ``lease_s`` seconds. This does not reset the counters of workers
+    that did not report back."""
     LEASED.renew(connection, claim.job_id, claim.attempt, lease_s=lease_s)
 
 
 def begin(
     connection: Connection, claim: Claim, image_ids: Sequence[str], *, lease_s: float
 ) -> None:
-    """Note that work on these images starts, before anything of them is read.
+    """Note that work on these images starts, before any of them is fetched.
 
-    If the worker dies now, the next one finds who was on the table.
+    If the worker dies, the next one knows which images were in flight.
     """
     renew(connection, claim, lease_s=lease_s)
     connection.execute(
@@ -121,23 +121,21 @@ def record(
     *,
     lease_s: float,
 ) -> bool:
-    """Write outcomes and their instances, and in the same transaction end the job if they were
-    the last.
+    """Write outcomes and their instances. If they were the last, end the job in the same
+    transaction and write its event into the outbox.
 
-    Returns true when the job has ended; the report owed is then in the outbox.
-
-    Raises:
-        LeaseLostError: another worker has the job; nothing is written.
+    Returns:
+        Whether the job has ended.
     """
     now = datetime.now(UTC)
     values: dict[str, Any] = {"lease_until": now + timedelta(seconds=lease_s), "unreported": 0}
     if outcomes:
         values |= {"deferrals": 0, "failing_since": None}
-    # First of all the fence: it also locks the job's row until this transaction ends.
+    # The fence comes first: it also locks the row of the job until this transaction ends.
     LEASED.update_if_held(connection, claim.job_id, claim.attempt, values)
     seen = [outcome.instance for outcome in outcomes if outcome.instance is not None]
     instances.record(connection, tenant=claim.tenant, seen=seen)
-    for outcome in sorted(outcomes, key=_save_order):
+    for outcome in sorted(outcomes, key=_order_of_saving):
         if isinstance(outcome, Scored):
             result_id = save(connection, tenant=claim.tenant, result=outcome.result)
             end = {"status": ItemStatus.SCORED, "result_id": result_id, **_NO_ERROR}
@@ -172,19 +170,20 @@ def defer(
     """Give the job back after transient errors; it is due again after ``delay_s`` seconds.
 
     Args:
-        error: shown as the job's last error.
-        images: those that were begun and came back, each with its own error. A worker lives to
-            tell of them, so they are not what kills workers.
-
-    Raises:
-        LeaseLostError: another worker has the job; nothing is written.
+        error: becomes the last error of the job.
+        images: the images that failed, each with its own error. Their worker is alive, so they no
+            longer count as images that may kill a worker.
     """
     now = datetime.now(UTC)
     again = {
         "deferrals": jobs.c.deferrals + 1,
         "failing_since": func.coalesce(jobs.c.failing_since, literal(now, UtcDateTime)),
     }
-    values = {**_queued(now + timedelta(seconds=delay_s)), **again, **error_columns(error)}
+    values = {
+        **_values_of_queued(now + timedelta(seconds=delay_s)),
+        **again,
+        **error_columns(error),
+    }
     LEASED.give_back(connection, claim.job_id, claim.attempt, values)
     for image_id, own in images.items():
         connection.execute(
@@ -199,21 +198,13 @@ def defer(
 
 
 def release(connection: Connection, claim: Claim) -> None:
-    """Give the job back as it stands, for any worker to go on with; nothing went wrong.
-
-    Raises:
-        LeaseLostError: another worker has the job; nothing is written.
-    """
-    LEASED.give_back(connection, claim.job_id, claim.attempt, _queued(datetime.now(UTC)))
+    """Give the job back without an error; any worker may continue it."""
+    LEASED.give_back(connection, claim.job_id, claim.attempt, _values_of_queued(datetime.now(UTC)))
 
 
 def quarantine(connection: Connection, claim: Claim, error: HilumError) -> None:
-    """End the job with its error. Images already scored keep their results; a pending one keeps
-    its own transient error if it has met one, and otherwise gets the job's.
-
-    Raises:
-        LeaseLostError: another worker has the job; nothing is written.
-    """
+    """End the job with its error. Scored images keep their results; a pending image keeps its own
+    transient error if it has one, and otherwise gets the error of the job."""
     now = datetime.now(UTC)
     _end(connection, claim, JobStatus.FAILED, Event.JOB_FAILED, **error_columns(error))
     pending = update(items).where(
@@ -224,14 +215,14 @@ def quarantine(connection: Connection, claim: Claim, error: HilumError) -> None:
 
 
 def mark_published(connection: Connection, job_id: str) -> None:
-    """Note that the job's first task was handed to the broker.
+    """Note that the first task of the job was published.
 
-    Without effect once a worker has taken the job, which may be quicker than this.
+    Has no effect once a worker has claimed the job, which may happen earlier than this.
     """
     connection.execute(
         update(jobs)
         .where(jobs.c.id == job_id, jobs.c.attempts == 0)
-        .values(**schedule.placed({"published_at": datetime.now(UTC)}))
+        .values(**schedule.place_times({"published_at": datetime.now(UTC)}))
     )
 
 
@@ -266,7 +257,7 @@ def _end(
     connection.execute(owed)
 
 
-def _queued(available_at: datetime) -> dict[str, Any]:
+def _values_of_queued(available_at: datetime) -> dict[str, Any]:
     return {
         "status": JobStatus.QUEUED,
         "unreported": 0,
@@ -275,5 +266,5 @@ def _queued(available_at: datetime) -> dict[str, Any]:
     }
 
 
-def _save_order(outcome: Scored | NotScored) -> bytes:
+def _order_of_saving(outcome: Scored | NotScored) -> bytes:
     return outcome.result.content_sha256 if isinstance(outcome, Scored) else b""

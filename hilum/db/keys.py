@@ -1,4 +1,4 @@
-"""API keys: only their sha256 is kept."""
+"""API keys. Only the sha256 of a key is stored."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Scope(StrEnum):
     READ = "read"  # see studies and their results
 
 
-# The names of the release before, which stand in its rows and in scripts.
+# The names of the release before; its rows and users' scripts have them.
 _OLD_NAMES: Final[dict[str, frozenset[Scope]]] = {
     "studies:write": frozenset({Scope.SUBMIT, Scope.STAT}),
     "studies:read": frozenset({Scope.READ}),
@@ -54,27 +54,27 @@ def create(
     scopes: Iterable[str],
     actor: str = "system",
 ) -> tuple[ApiKey, str]:
-    """Make a key, and note it in the audit. The secret (``hk_…``, 256 random bits) is returned
-    once and not kept.
+    """Create a key and record it in the audit. The secret (``hk_…``, 256 random bits) is returned
+    once and not stored.
 
-    A plain sha256 is enough to store it: a random 256-bit secret cannot be guessed from a
-    dictionary, which is what slow hashes are for.
+    A plain sha256 is sufficient: slow hashes protect secrets that a dictionary contains, and a
+    random 256-bit secret is in none.
 
     Args:
         connection: a transaction for writing.
-        tenant: whose studies the key sees.
-        name: what people recognise the key by.
-        scopes: of :data:`SCOPE_NAMES`, old names too.
+        tenant: the owner of the studies that the key may see.
+        name: by which people recognise the key.
+        scopes: some of :data:`SCOPE_NAMES`, which include the old names.
         actor: see :func:`hilum.db.audit.append`.
 
     Raises:
-        UnknownScopeError: a scope has another name.
+        UnknownScopeError: a scope does not exist.
     """
     scopes = list(scopes)
     unknown = sorted(set(scopes) - {*SCOPE_NAMES})
     if unknown:
         known = ", ".join(SCOPE_NAMES)
-        raise UnknownScopeError(f"There is no scope {', '.join(unknown)}; expected {known}.")
+        raise UnknownScopeError(f"Unknown scope {', '.join(unknown)}; the scopes are {known}.")
     granted = _known(scopes)
     secret = f"hk_{secrets.token_urlsafe(32)}"
     row = {
@@ -114,8 +114,8 @@ def listing(connection: Connection) -> list[ApiKey]:
 
 
 def revoke(connection: Connection, key_id: str, *, actor: str = "system") -> bool:
-    """Revoke the key, with the date of the first time, which is noted in the audit; false if
-    there is no such key."""
+    """Revoke the key and record it in the audit; a key that is revoked already keeps its date.
+    Returns false if no such key exists."""
     key = api_keys.c.id == key_id
     change = (
         update(api_keys)
@@ -151,7 +151,8 @@ def _key(row: Row[tuple[object, ...]]) -> ApiKey:
 
 
 def _known(names: Iterable[str]) -> frozenset[Scope]:
-    """The scopes of these names. Others, which a later release may have given, are ignored."""
+    """The scopes of these names. Unknown names, which a later release may have written, are
+    ignored."""
     new = {name: frozenset({Scope(name)}) for name in Scope}
     nothing: frozenset[Scope] = frozenset()
     return nothing.union(*((_OLD_NAMES | new).get(name, nothing) for name in names))

@@ -1,9 +1,8 @@
-"""Leases and fences: how a row of work is taken, held, given back, and taken over.
+"""Leases and fences: how a row of work is claimed, renewed, given back and taken over.
 
-A worker takes a row for a limited time, its lease. Each taking adds one to the row's ``attempts``,
-and that number is the fence: every change that a worker makes names the attempt under which it
-took the row. Once another worker has taken the row, the change matches nothing and
-:class:`LeaseLostError` is raised.
+A worker claims a row for a limited time, its lease. Each claim adds one to the row's ``attempts``,
+and that number is the fence: every change by a worker names the attempt of its claim. Once another
+worker has claimed the row, the change matches no row and :class:`LeaseLostError` is raised.
 
 Jobs (:mod:`hilum.db.jobs`) and deliveries (:mod:`hilum.db.deliveries`) are such rows.
 """
@@ -25,13 +24,13 @@ class LeasedTable:
     """A table of work, with the columns ``id``, ``attempts`` and ``lease_until``."""
 
     table: Table
-    noun: str  # what a row is called in errors
-    # Rows that may be taken at the given time: due and in nobody's hands, or with an expired lease.
+    noun: str  # the name of a row in errors
+    # Rows that may be claimed at the given time: due and not held, or with an expired lease.
     free: Callable[[datetime], ColumnElement[bool]]
-    held: ColumnElement[bool]  # rows in a worker's hands, also when their lease has expired
-    on_take: Mapping[str, Any] = field(default_factory=dict)  # what a taking sets besides the lease
-    # Where a table keeps its lease in more than the one column: the rows whose lease has expired at
-    # the given time (None: by `lease_until`), and the values of an UPDATE as the columns have them.
+    held: ColumnElement[bool]  # rows that a worker has claimed, also after their lease has expired
+    on_take: Mapping[str, Any] = field(default_factory=dict)  # set by a claim, besides the lease
+    # For a table that keeps its lease in several columns: the rows whose lease has expired at the
+    # given time (None: by `lease_until`), and the values of an UPDATE by those columns.
     expired: Callable[[datetime], ColumnElement[bool]] | None = None
     place: Callable[[dict[str, Any]], dict[str, Any]] = dict
 
@@ -43,13 +42,13 @@ class LeasedTable:
         lease_s: float,
         returning: Sequence[ColumnElement[Any]],
     ) -> Row[Any] | None:
-        """Take one row; ``None`` if it is not free or does not fulfil ``which``. Waits for a
+        """Claim one row; ``None`` if it is not free or does not match ``which``. Waits for a
         transaction that is changing the row."""
         now = datetime.now(UTC)
         change = (
             update(self.table)
             .where(self.table.c.id == row_id, self.free(now), *which)
-            .values(**self._taken(now, lease_s))
+            .values(**self._values_of_claim(now, lease_s))
             .returning(*returning)
         )
         return connection.execute(change).one_or_none()
@@ -63,14 +62,14 @@ class LeasedTable:
         order_by: Sequence[ColumnElement[Any]],
         returning: Sequence[ColumnElement[Any]],
     ) -> Sequence[Row[Any]]:
-        """Take at most ``limit`` free rows, the first by ``order_by``; returned in any order. Rows
-        that another transaction is taking are passed over."""
+        """Claim at most ``limit`` free rows, the first by ``order_by``; returned in any order. Rows
+        that another transaction has locked are skipped."""
         now = datetime.now(UTC)
         chosen = choose_unlocked(self.table, self.free(now), order_by=order_by, limit=limit)
         change = (
             update(self.table)
             .where(self.table.c.id.in_(select(chosen.c.id)))
-            .values(**self._taken(now, lease_s))
+            .values(**self._values_of_claim(now, lease_s))
             .returning(*returning)
         )
         return connection.execute(change).all()
@@ -78,11 +77,11 @@ class LeasedTable:
     def update_if_held(
         self, connection: Connection, row_id: str, attempt: int, values: Mapping[str, Any]
     ) -> None:
-        """Change a row that was taken as ``attempt``. The row stays locked until the transaction
-        ends, so make this the transaction's first statement.
+        """Change a row that was claimed as ``attempt``. The row stays locked until the transaction
+        ends: make this the first statement of the transaction.
 
         Raises:
-            LeaseLostError: the row has ended or another worker has taken it; nothing is changed.
+            LeaseLostError: the row has ended, or another worker has claimed it. Nothing is changed.
         """
         change = (
             update(self.table)
@@ -92,7 +91,7 @@ class LeasedTable:
         if connection.execute(change).rowcount != 1:
             raise LeaseLostError(
                 f"The lease on the {self.noun} has passed to another worker.",
-                next_step=f"Nothing to do: the {self.noun} goes on elsewhere.",
+                next_step=f"Nothing to do: another worker continues the {self.noun}.",
             )
 
     def renew(self, connection: Connection, row_id: str, attempt: int, *, lease_s: float) -> None:
@@ -107,7 +106,7 @@ class LeasedTable:
     def give_back(
         self, connection: Connection, row_id: str, attempt: int, values: Mapping[str, Any]
     ) -> None:
-        """End the lease, and set ``values``, which say whether and when the row is due again.
+        """End the lease and set ``values``, which say whether and when the row is due again.
 
         Raises:
             LeaseLostError: see :meth:`update_if_held`.
@@ -118,7 +117,7 @@ class LeasedTable:
         """End the lease of every row whose worker has not renewed it, and set ``values``.
 
         Returns:
-            How many there were.
+            The number of these rows.
         """
         now = datetime.now(UTC)
         expired = self.expired(now) if self.expired else self.table.c.lease_until < now
@@ -131,7 +130,7 @@ class LeasedTable:
         )
         return len(connection.execute(change).all())
 
-    def _taken(self, now: datetime, lease_s: float) -> dict[str, Any]:
+    def _values_of_claim(self, now: datetime, lease_s: float) -> dict[str, Any]:
         lease = {
             "attempts": self.table.c.attempts + 1,
             "lease_until": now + timedelta(seconds=lease_s),
@@ -145,10 +144,10 @@ def choose_unlocked(
     order_by: Sequence[ColumnElement[Any]],
     limit: int | None,
 ) -> CTE:
-    """Ids of the rows that fulfil ``which``, without those that another transaction has locked.
+    """Ids of the rows that match ``which``, without those that another transaction has locked.
 
-    A CTE, because PostgreSQL evaluates it once, where it may run a sub-select with a limit
-    repeatedly. There the rows are locked with SKIP LOCKED; SQLite has only one writer.
+    It is a CTE because PostgreSQL evaluates a CTE once, but may evaluate a sub-select with a limit
+    repeatedly. PostgreSQL locks the rows (SKIP LOCKED); SQLite has one writer only.
     """
     return (
         select(table.c.id)

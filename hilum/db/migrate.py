@@ -1,4 +1,4 @@
-"""Bring a database to the schema of this version; :mod:`hilum.db.version` tells which it has."""
+"""Migrate a database to the schema of this version (:mod:`hilum.db.version`)."""
 
 from __future__ import annotations
 
@@ -16,29 +16,28 @@ from hilum.db import version
 from hilum.db.connection import Database
 from hilum.errors import UnexpectedError
 
-# Any constants will do, as long as every hilum takes the same. ASCII "hilum", and one more.
+# Any constants, but the same in every version. ASCII "hilum", and one more.
 _LOCK: Final = 0x68696C756D
 _PREPARING: Final = _LOCK + 1
 
 
 def upgrade(url: str, revision: str = "head") -> str:
-    """Run the migrations that are missing, all in one transaction.
+    """Run the missing migrations, all in one transaction.
 
-    Any number of processes may do this at once: one of them migrates and the others wait, then
-    find nothing to do. SQLite's write lock does that by itself. On PostgreSQL, what a migration
-    can do beforehand without locking a table is done before the transaction. A newer schema that
-    this version may use is left as it is.
+    Any number of processes may do this at once: one of them migrates, and the others wait and then
+    find nothing to do. On PostgreSQL, work that a migration can do without locking a table is done
+    before the transaction. A newer schema that this version may use is left as it is.
 
     Args:
         url: as for :class:`Database`.
-        revision: how far; an Alembic revision.
+        revision: the Alembic revision to stop at.
 
     Returns:
         The revision the database is at.
 
     Raises:
-        ConfigurationError: the URL is not one hilum can use.
-        SchemaTooNewError: a newer hilum was here, and this one must not use its schema.
+        ConfigurationError: hilum cannot use this URL.
+        SchemaTooNewError: the schema is newer, and this version must not use it.
         DatabaseUnavailableError: the database does not answer.
     """
     with Database(url) as database:
@@ -52,15 +51,15 @@ def upgrade(url: str, revision: str = "head") -> str:
 
 
 def downgrade(url: str, revision: str) -> str:
-    """Undo migrations down to ``revision`` (``base``: all of them, with all data). Otherwise as
-    :func:`upgrade`; returns an empty text for ``base``."""
+    """Undo migrations down to ``revision`` (``base``: all of them, with all data). Returns the
+    revision, which is empty for ``base``; raises as :func:`upgrade` does."""
     return _migrate(url, command.downgrade, revision)
 
 
 def _migrate(url: str, step: Callable[[Config, str], None], revision: str) -> str:
     config = Config()
     config.set_main_option("script_location", str(version.SCRIPTS).replace("%", "%%"))
-    # SQLite copies a table to change it, and must not miss the old one's rows meanwhile.
+    # SQLite copies a table to change it; meanwhile rows refer to a table that does not exist.
     with Database(url, foreign_keys=False) as database, database.write() as connection:
         if database.dialect == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
@@ -72,16 +71,16 @@ def _migrate(url: str, step: Callable[[Config, str], None], revision: str) -> st
             database.dialect == "sqlite"
             and connection.execute(text("PRAGMA foreign_key_check")).first()
         ):
-            raise UnexpectedError("The migration would leave rows that refer to nothing.")
+            raise UnexpectedError("The migration would leave rows with broken references.")
         found = version.close_record(connection)
         return found.revision if found else ""
 
 
 def _prepare(database: Database, found: version.Schema | None, revision: str) -> None:
-    """Run ``prepare`` of each migration that is to come and has one.
+    """Run ``prepare`` of each pending migration that has one.
 
-    An index that is built concurrently waits for every transaction that holds a snapshot: whoever
-    waits for its turn here must hold none, and so asks again and again instead of waiting.
+    An index that is built concurrently waits for every transaction that holds a snapshot. A process
+    that waits for its turn must therefore hold none: it polls the lock.
     """
     if found is None or revision <= found.revision:
         return
@@ -93,13 +92,13 @@ def _prepare(database: Database, found: version.Schema | None, revision: str) ->
     ]
     if not coming:
         return
-    with database.autocommit() as connection, _turn(connection):
+    with database.autocommit() as connection, _take_turn(connection):
         for prepare in coming:
             prepare(connection)
 
 
 @contextmanager
-def _turn(connection: Connection) -> Iterator[None]:
+def _take_turn(connection: Connection) -> Iterator[None]:
     key = {"key": _PREPARING}
     while not connection.execute(text("SELECT pg_try_advisory_lock(:key)"), key).scalar():
         time.sleep(0.2)

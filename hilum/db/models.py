@@ -19,8 +19,8 @@ from hilum.packages.manifest import Manifest
 # What identifies a model, and is small enough to be read with every row that names one.
 IDENTITY: Final = (models.c.id, models.c.digest, models.c.preprocess_digest, models.c.registered_at)
 
-# Validated once in a process: a manifest never changes under its digests, and validating one
-# takes longer than everything else about showing a result.
+# Each manifest is validated once in a process: it never changes under its digests, and validating
+# it takes longer than everything else about showing a result.
 _manifests: dict[tuple[str, str], Manifest] = {}
 
 
@@ -35,7 +35,7 @@ class RegisteredModel:
 
 
 def register(connection: Connection, manifest: Manifest) -> int:
-    """The id of this model with its preprocessing; a new row only the first time."""
+    """The id of this model with its preprocessing. A row is added the first time only."""
     row = {
         "digest": manifest.digest,
         "preprocess_digest": manifest.preprocess.digest,
@@ -67,7 +67,7 @@ def listing(connection: Connection) -> list[RegisteredModel]:
 def registered(connection: Connection, rows: Iterable[RowMapping]) -> dict[int, RegisteredModel]:
     """The models that ``rows`` name, by their id.
 
-    One statement reads the manifests that this process has not met before, if there are any.
+    One statement reads the manifests that this process has not read before, if there are any.
 
     Args:
         rows: each with the columns :data:`IDENTITY`, among others.
@@ -77,9 +77,9 @@ def registered(connection: Connection, rows: Iterable[RowMapping]) -> dict[int, 
         model_id: (row[models.c.digest], row[models.c.preprocess_digest])
         for model_id, row in named.items()
     }
-    unmet = [model_id for model_id, key in keys.items() if key not in _manifests]
-    if unmet:
-        query = select(models.c.id, models.c.manifest).where(models.c.id.in_(unmet))
+    unread = [model_id for model_id, key in keys.items() if key not in _manifests]
+    if unread:
+        query = select(models.c.id, models.c.manifest).where(models.c.id.in_(unread))
         for model_id, manifest in connection.execute(query):
             _manifests[keys[model_id]] = Manifest.model_validate(manifest)
     return {

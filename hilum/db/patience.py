@@ -1,4 +1,4 @@
-"""Write to a database that may be away for a while."""
+"""Write to a database that may be unavailable for a while."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ def persist(
     stop: threading.Event,
     longest_wait_s: float = 10.0,
 ) -> T:
-    """What ``step`` returns in a transaction of its own; run again while the database is away.
+    """Run ``step`` in a transaction of its own, again and again while the database is unavailable.
 
-    A commit whose answer was lost is run again too, so ``step`` must be idempotent, or fenced.
+    A commit whose answer was lost is repeated too, so ``step`` must be idempotent or fenced.
 
     Args:
-        patience_s: how long to try. At least one try is made.
-        stop: when set, no further try is made.
-        longest_wait_s: between two tries; the first wait is half a second and they double.
+        patience_s: how long to try. ``step`` is run at least once.
+        stop: once it is set, ``step`` is not run again.
+        longest_wait_s: between two tries. The first wait is half a second; each is twice as long.
 
     Raises:
-        DatabaseUnavailableError: it did not come back in time.
+        DatabaseUnavailableError: the database stayed unavailable for too long.
     """
     deadline = time.monotonic() + patience_s
     wait = 0.5

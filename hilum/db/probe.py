@@ -1,4 +1,4 @@
-"""Whether the database takes writes, found by writing."""
+"""Check by writing that the database accepts writes."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from hilum.errors import DatabaseUnavailableError
 
 
 def require_writable(database: Database) -> None:
-    """Commit something that no table holds.
+    """Commit a value that no table holds.
 
-    SQLite: the header's user version, which hilum does not use otherwise. PostgreSQL: a message in
-    the write-ahead log, which nobody has to read.
+    SQLite: the user version in the header of the file, which hilum does not use otherwise.
+    PostgreSQL: a message in the write-ahead log.
 
     Raises:
-        DatabaseUnavailableError: the database is full, locked, read-only or away.
+        DatabaseUnavailableError: the database is full, locked, read-only or unavailable.
     """
     with database.write() as connection:
         if database.dialect == "sqlite":

@@ -1,4 +1,4 @@
-"""Results: one row for each object, model and pipeline, however often a job is delivered."""
+"""Results: one row for each object, model and pipeline, however often a job runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 from sqlalchemy import Connection, insert, select
 
 from hilum.db import models
-from hilum.db.connection import insert_or_ignore
+from hilum.db.connection import insert_or_ignore, is_one_of
 from hilum.db.models import RegisteredModel
 from hilum.db.tables import findings, results
 from hilum.db.tables import models as models_table
@@ -25,7 +25,7 @@ _SHOWN: Final = {column.name: column for column in results.c if column.name != "
 
 @dataclass(frozen=True, kw_only=True)
 class NewResult:
-    """A result as the worker hands it in."""
+    """A result that a worker is about to save."""
 
     sop_instance_uid: str = field(repr=False)
     series_instance_uid: str = field(repr=False)
@@ -35,26 +35,26 @@ class NewResult:
     pipeline: str  # version of the pixel code and the film check (hilum.pipeline.version)
     rows: int
     columns: int
-    raw: Float32Array  # [K], as the graph gave it
+    raw: Float32Array  # [K], raw outputs of the graph
     probability: Float32Array  # [K], calibrated
     findings: tuple[Finding, ...]
     cam: Float32Array  # [len(cam_labels), h, w]
     cam_labels: tuple[int, ...]  # positions in the label schema; empty: no maps are kept
     engine: str
-    engine_reason: str | None = None  # why that engine; None: from before this was recorded
+    engine_reason: str | None = None  # why this engine; None in old rows
     flags: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoredResult(NewResult):
-    """A result as it stands in SQL, with the model that made it."""
+    """A result in SQL, with its model."""
 
     id: int
     model: RegisteredModel
     created_at: datetime
 
     def cam_of(self, label: str) -> Float32Array | None:
-        """The Grad-CAM grid ``[h, w]`` of ``label``; ``None`` if it was not kept.
+        """The Grad-CAM grid ``[h, w]`` of ``label``; ``None`` if it was not stored.
 
         Raises:
             KeyError: the model has no such label.
@@ -67,30 +67,21 @@ class StoredResult(NewResult):
 
 
 def save(connection: Connection, *, tenant: str, result: NewResult) -> int:
-    """The id of the row for this result: the new one, or the one that was there before.
+    """The id of the row for this result: a new row, or the one that exists.
 
-    Save results in the order of their ``content_sha256`` if there are several in a transaction:
-    two transactions that meet on the same rows then wait for each other instead of deadlocking.
+    If a transaction saves several results, save them in the order of ``content_sha256``: two
+    transactions with the same rows then wait for each other and do not deadlock.
     """
-    row = {
+    row = vars(result) | {
         "tenant": tenant,
-        "sop_instance_uid": result.sop_instance_uid,
-        "content_sha256": result.content_sha256,
-        "model_id": result.model_id,
-        "pipeline": result.pipeline,
-        "series_instance_uid": result.series_instance_uid,
-        "study_instance_uid": result.study_instance_uid,
-        "rows": result.rows,
-        "columns": result.columns,
         "raw": result.raw.astype("<f4").tobytes(),
         "probability": result.probability.astype("<f4").tobytes(),
         "cam": result.cam.astype("<f2").tobytes(),
         "cam_labels": bytes(result.cam_labels),
-        "engine": result.engine,
-        "engine_reason": result.engine_reason,
         "flags": list(result.flags),
         "created_at": datetime.now(UTC),
     }
+    del row["findings"]  # they have a table of their own
     new = insert_or_ignore(connection, results).values(**row).returning(results.c.id)
     result_id: int | None = connection.execute(new).scalar_one_or_none()
     if result_id is None:
@@ -111,27 +102,38 @@ def save(connection: Connection, *, tenant: str, result: NewResult) -> int:
 
 def get(connection: Connection, result_id: int) -> StoredResult | None:
     """The result with this id."""
-    return get_many(connection, [result_id]).get(result_id)
+    return get_many(connection, [result_id], maps=True).get(result_id)
 
 
-def get_many(connection: Connection, result_ids: Collection[int]) -> dict[int, StoredResult]:
-    """The results with these ids, by id, in two or three statements."""
+def get_many(
+    connection: Connection, result_ids: Collection[int], *, maps: bool
+) -> dict[int, StoredResult]:
+    """The results with these ids, by id, in two or three statements.
+
+    Args:
+        connection: a transaction.
+        result_ids: ids that do not exist are left out.
+        maps: whether to read the Grad-CAM maps, which are most of a result's bytes. Without them,
+            ``cam`` is empty, while ``cam_labels`` still says which maps exist.
+    """
     if not result_ids:
         return {}
+    read = {name: column for name, column in _SHOWN.items() if maps or name != "cam"}
     query = (
-        select(*_SHOWN.values(), *models.IDENTITY)
+        select(*read.values(), *models.IDENTITY)
         .join(models_table, models_table.c.id == results.c.model_id)
-        .where(results.c.id.in_(result_ids))
+        .where(is_one_of(connection, results.c.id, result_ids))
     )
     rows = connection.execute(query).all()
     named = {row.model_id: row._mapping for row in rows}
     registered = models.registered(connection, named.values())
     found: dict[int, list[Finding]] = defaultdict(list)
-    for each in connection.execute(select(findings).where(findings.c.result_id.in_(result_ids))):
+    above = select(findings).where(is_one_of(connection, findings.c.result_id, result_ids))
+    for each in connection.execute(above):
         found[each.result_id].append(
             Finding(label=each.label, probability=each.probability, threshold=each.threshold)
         )
-    each_one = (dict(zip(_SHOWN, row, strict=False)) for row in rows)
+    each_one = (dict(zip(read, row, strict=False)) for row in rows)
     return {
         values["id"]: _stored(values, registered[values["model_id"]], found[values["id"]])
         for values in each_one
@@ -142,12 +144,13 @@ def _stored(
     values: dict[str, Any], model: RegisteredModel, found: Sequence[Finding]
 ) -> StoredResult:
     labels, cam_labels = model.manifest.label_set.labels, tuple(values["cam_labels"])
+    cam = values.get("cam")
     values |= {
         "content_sha256": bytes(values["content_sha256"]),
         "raw": _float32(values["raw"]),
         "probability": _float32(values["probability"]),
         "findings": tuple(sorted(found, key=lambda each: labels.index(each.label))),
-        "cam": _grids(values["cam"], len(cam_labels), model.manifest.cam_grid),
+        "cam": _grids(cam or b"", len(cam_labels) if cam else 0, model.manifest.cam_grid),
         "cam_labels": cam_labels,
         "flags": tuple(values["flags"]),
     }
@@ -155,7 +158,7 @@ def _stored(
 
 
 def _float32(data: bytes) -> Float32Array:
-    return np.frombuffer(data, dtype="<f4").astype(np.float32)
+    return np.frombuffer(data, dtype="<f4").astype(np.float32, copy=False)
 
 
 def _grids(data: bytes, count: int, grid: tuple[int, int]) -> Float32Array:

@@ -1,11 +1,11 @@
-"""When a job is due, published and leased: the only place that reads and writes these times.
+"""When a job is due, published and leased. Only this module reads and writes these times.
 
 A job that is bound to a model keeps them in ``bound_available_at``, ``bound_published_at`` and
 ``bound_lease_until``. Its ``available_at`` lies in the year 9999 and its ``published_at`` and
-``lease_until`` are null: the sweeper of the release before, which knows only these three, then
-never finds such a job. A job that any worker may score has it the other way round: its ``bound_``
-columns are null. A comparison with null is not true, so that each condition below matches a row
-by the columns that are in use.
+``lease_until`` are null: the sweeper of the release before knows only these three columns and
+never finds such a job. Of a job that any worker may score, the ``bound_`` columns are null. A
+comparison with null is never true, so that each condition below matches a row by the columns in
+use.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ NEVER: Final = datetime(9999, 1, 1, tzinfo=UTC)
 
 
 def is_due(now: datetime) -> ColumnElement[bool]:
-    """The job may be worked on."""
+    """A worker may claim the job."""
     return or_(jobs.c.available_at <= now, jobs.c.bound_available_at <= now)
 
 
@@ -33,21 +33,21 @@ def lease_is_over(now: datetime) -> ColumnElement[bool]:
 
 
 def is_published() -> ColumnElement[bool]:
-    """A task of the job was handed to the broker."""
+    """A task of the job was published."""
     return or_(jobs.c.published_at.is_not(None), jobs.c.bound_published_at.is_not(None))
 
 
 def is_unpublished() -> ColumnElement[bool]:
-    """No task of the job was handed to the broker."""
+    """No task of the job was published."""
     return and_(jobs.c.published_at.is_(None), jobs.c.bound_published_at.is_(None))
 
 
 def was_published_by(then: datetime) -> ColumnElement[bool]:
-    """The job's task was handed to the broker at ``then`` or before."""
+    """The task of the job was published at ``then`` or before."""
     return or_(jobs.c.published_at <= then, jobs.c.bound_published_at <= then)
 
 
-def in_order() -> tuple[ColumnElement[Any], ...]:
+def order_by_wait() -> tuple[ColumnElement[Any], ...]:
     """The job that has waited longest comes first."""
     bound = jobs.c.model_id.is_not(None)
     return (
@@ -56,15 +56,15 @@ def in_order() -> tuple[ColumnElement[Any], ...]:
     )
 
 
-def initial(now: datetime, *, bound: bool) -> dict[str, datetime]:
+def times_of_new_job(now: datetime, *, bound: bool) -> dict[str, datetime]:
     """The times of a new job that is due now, for an INSERT."""
     if bound:
         return {"available_at": NEVER, "bound_available_at": now}
     return {"available_at": now}
 
 
-def placed(values: dict[str, Any]) -> dict[str, Any]:
-    """``values`` of an UPDATE of jobs, with each time in the column where each job keeps it.
+def place_times(values: dict[str, Any]) -> dict[str, Any]:
+    """Put each time among the ``values`` of an UPDATE into the column where each job keeps it.
 
     Args:
         values: by column; ``available_at``, ``published_at`` and ``lease_until`` stand for both

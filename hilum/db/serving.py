@@ -1,8 +1,9 @@
-"""The model in force for a tenant: whose results its studies show.
+"""The model in force for a tenant: its results are what the tenant's studies show.
 
-The one row of a tenant names the model in force and may name a canary, which a share of the
-studies shows instead. Which studies these are follows from their ids alone, so that a study
-shows the same model on every request, and a larger share keeps the studies of a smaller one.
+A tenant has at most one row. It names the model in force, and a canary if there is one: a model
+whose results a share of the studies shows first. The ids of the studies alone decide which studies
+these are, so that a study shows the same model at every request, and a larger share contains the
+studies of a smaller one. :mod:`hilum.db.display` reads the row.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import hashlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from sqlalchemy import ScalarSelect, case, delete, select
+from sqlalchemy import delete, select
 from sqlalchemy.engine import Connection
 
 from hilum.db.connection import upsert
@@ -27,7 +28,7 @@ class Canary:
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.share <= 1.0:
-            raise ValueError("a share is between 0 and 1")
+            raise ValueError("The share of a canary must be from 0 to 1.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,10 +43,10 @@ class Serving:
 def set_serving(
     connection: Connection, *, tenant: str, model_id: int | None, canary: Canary | None = None
 ) -> None:
-    """Put a model in force for the tenant, with a canary or none.
+    """Put a model in force for the tenant, with or without a canary.
 
     ``None`` withdraws the model in force and its canary: each study then shows the results of its
-    own job. Takes effect with the next request, for studies of any age.
+    own jobs. The change takes effect with the next request, for studies of any age.
     """
     if model_id is None:
         connection.execute(delete(serving).where(serving.c.tenant == tenant))
@@ -61,7 +62,7 @@ def set_serving(
 
 
 def get(connection: Connection, tenant: str) -> Serving | None:
-    """What the tenant's studies show; ``None``: each shows the results of its own job."""
+    """What the tenant's studies show; ``None``: each shows the results of its own jobs."""
     row = connection.execute(select(serving).where(serving.c.tenant == tenant)).one_or_none()
     if row is None:
         return None
@@ -71,18 +72,10 @@ def get(connection: Connection, tenant: str) -> Serving | None:
     return Serving(model_id=row.model_id, canary=canary, changed_at=row.changed_at)
 
 
-def model_of(tenant: str, study_id: str) -> ScalarSelect[int]:
-    """The id of the model in force for this study, or null, within another query."""
-    shown = case(
-        (serving.c.canary_share > position_of(study_id), serving.c.canary_model_id),
-        else_=serving.c.model_id,
-    )
-    return select(shown).where(serving.c.tenant == tenant).scalar_subquery()
-
-
 def position_of(study_id: str) -> float:
-    """Where the study stands among all, from 0 up to but not including 1.
+    """The position of the study among all studies, from 0 up to but not including 1.
 
-    The first 32 bits of the sha256 of its id. A canary's share holds the studies below it.
+    It is the first 32 bits of the sha256 of the id. The share of a canary contains the studies
+    whose position is below it.
     """
     return int.from_bytes(hashlib.sha256(study_id.encode()).digest()[:4], "big") / 2**32

@@ -1,4 +1,4 @@
-"""The states of jobs and items, as they stand in SQL and in the API."""
+"""The states of jobs and items, as SQL and the API spell them."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from enum import StrEnum
 
 
 class JobStatus(StrEnum):
-    """``queued`` and ``running`` end in one of the other two, once and for good."""
+    """A ``queued`` or ``running`` job ends once, as one of the other two."""
 
     QUEUED = "queued"
     RUNNING = "running"
-    COMPLETED = "completed"  # every image has ended, well or with its error
-    FAILED = "failed"  # given up: quarantined with its last error, images without an end
+    COMPLETED = "completed"  # every image has ended, scored or with its error
+    FAILED = "failed"  # quarantined with its last error
 
 
 class ItemStatus(StrEnum):
@@ -19,12 +19,12 @@ class ItemStatus(StrEnum):
 
     PENDING = "pending"
     SCORED = "scored"
-    REFUSED = "refused"  # a permanent error of the image itself
-    FAILED = "failed"  # hilum gave up on it
+    REFUSED = "refused"  # a permanent error of the image
+    FAILED = "failed"  # an error of the store, the engine or hilum
 
 
 class Event(StrEnum):
-    """Why a report is owed."""
+    """What happened to a job."""
 
     JOB_COMPLETED = "job.completed"
     JOB_FAILED = "job.failed"

@@ -1,17 +1,17 @@
-"""Registering studies and reading how they stand."""
+"""Studies: register them, and read their state."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import Any, Final, cast
 
-from sqlalchemy import Connection, Row, func, insert, select, true
+from sqlalchemy import Connection, Row, Select, bindparam, func, insert, select, true
 
 from hilum.db import schedule
 from hilum.db.connection import Database, insert_or_ignore
-from hilum.db.shown import shown_first, shown_images
+from hilum.db.display import FIRST_JOB, SHOWN, STUDY, TENANT, parameters
 from hilum.db.states import ItemStatus, JobStatus
 from hilum.db.tables import idempotency_keys, images, items, jobs, models, studies
 from hilum.errors import ErrorBody, IdempotencyKeyReusedError
@@ -21,23 +21,23 @@ from hilum.queue import Queue, route
 
 @dataclass(frozen=True, kw_only=True)
 class StudyState:
-    """A study as it is shown; see :mod:`hilum.db.shown` for what decides that."""
+    """The state of a study, as :mod:`hilum.db.display` decides it."""
 
     id: str
     tenant: str
     created_at: datetime
-    job_id: str  # the live job that the fields from here to `error` are those of
+    job_id: str  # a live job; the fields from here to `error` are the state of this job
     queue: Queue
     status: JobStatus
     attempts: int
     finished_at: datetime | None
-    error: ErrorBody | None  # the last one, of the job as a whole
+    error: ErrorBody | None  # the last error of the job as a whole
     counts: dict[ItemStatus, int]  # of the images as they are shown; zeros included
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageState:
-    """An image as its study shows it."""
+    """The state of an image, as :mod:`hilum.db.display` decides it."""
 
     id: str
     study_id: str
@@ -46,22 +46,21 @@ class ImageState:
     status: ItemStatus
     result_id: int | None
     error: ErrorBody | None
-    finished_at: datetime | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Submission:
-    """What submitting a study came to."""
+    """The study and the job that a request led to."""
 
     study_id: str
     job_id: str
-    route: str  # the broker's queue to publish the job on
-    created: bool  # false: the same request had been accepted before
+    route: str  # the queue of the broker to publish the job on
+    created: bool  # false: the same request was accepted before
 
 
 @dataclass(frozen=True, kw_only=True)
 class Idempotency:
-    """A client's Idempotency-Key and the digest of the request it came with."""
+    """The Idempotency-Key of a client and the digest of its request."""
 
     key: str
     request_sha256: bytes
@@ -76,63 +75,59 @@ def submit(
     idempotency: Idempotency | None = None,
     model_id: int | None = None,
 ) -> Submission:
-    """Register a study with one job, in one transaction; publish the job after this returns.
+    """Register a study with one job, in one transaction. Publish the job after this returns.
 
-    A repeated request with the same key gets the study of the first one, also when both
-    arrive together: the second waits for the first to commit.
+    A repeated request with the same key gets the study of the first one. If both arrive together,
+    the second waits until the first is committed.
 
     Args:
-        database: where.
-        tenant: whose study it is.
+        database: the SQL database.
+        tenant: the owner of the study.
         queue: the job's priority.
         uris: of the images, in the client's order.
-        idempotency: the client's key, if it sent one.
+        idempotency: the key of the client, if it sent one.
         model_id: binds the job to this registered model; ``None``: any worker may score it.
 
     Raises:
-        IdempotencyKeyReusedError: the key came with another request before.
+        IdempotencyKeyReusedError: the key was used for another request.
     """
     try:
         with database.write() as connection:
-            known = _repeated(connection, tenant=tenant, idempotency=idempotency)
-            if known is not None:
-                return known
-            job = _NewJob(tenant=tenant, queue=queue, model_id=model_id)
-            return _create(connection, job, uris, idempotency)
+            return _find_earlier(connection, tenant, idempotency) or _create(
+                connection,
+                tenant=tenant,
+                queue=queue,
+                uris=uris,
+                idempotency=idempotency,
+                model_id=model_id,
+            )
     except _KeyTaken:
         with database.read() as connection:
-            known = _repeated(connection, tenant=tenant, idempotency=idempotency)
-        assert known is not None
-        return known
+            earlier = _find_earlier(connection, tenant, idempotency)
+        assert earlier is not None
+        return earlier
 
 
-class _KeyTaken(Exception):  # noqa: N818 -- it steers, and never leaves this module
+class _KeyTaken(Exception):  # noqa: N818 -- it never leaves this module
     """Another transaction has just committed the same idempotency key."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _NewJob:
-    tenant: str
-    queue: Queue
-    model_id: int | None
-
-
 def _create(
-    connection: Connection, job: _NewJob, uris: Sequence[str], idempotency: Idempotency | None
+    connection: Connection,
+    *,
+    tenant: str,
+    queue: Queue,
+    uris: Sequence[str],
+    idempotency: Idempotency | None,
+    model_id: int | None,
 ) -> Submission:
     now = datetime.now(UTC)
     study_id = new_id("st")
-    connection.execute(insert(studies).values(id=study_id, tenant=job.tenant, created_at=now))
+    connection.execute(insert(studies).values(id=study_id, tenant=tenant, created_at=now))
     if idempotency is not None:
         claim = (
             insert_or_ignore(connection, idempotency_keys)
-            .values(
-                tenant=job.tenant,
-                key=idempotency.key,
-                request_sha256=idempotency.request_sha256,
-                study_id=study_id,
-                created_at=now,
-            )
+            .values(tenant=tenant, study_id=study_id, created_at=now, **vars(idempotency))
             .returning(idempotency_keys.c.study_id)  # rowcount is not kept for an INSERT
         )
         if connection.execute(claim).first() is None:
@@ -145,19 +140,17 @@ def _create(
     connection.execute(insert(images), rows)
     job_id = add_job(
         connection,
-        tenant=job.tenant,
+        tenant=tenant,
         study_id=study_id,
         image_ids=image_ids,
-        queue=job.queue,
-        model_id=job.model_id,
+        queue=queue,
+        model_id=model_id,
     )
     digest = None
-    if job.model_id is not None:
-        bound = select(models.c.digest).where(models.c.id == job.model_id)
+    if model_id is not None:
+        bound = select(models.c.digest).where(models.c.id == model_id)
         digest = connection.execute(bound).scalar_one()
-    return Submission(
-        study_id=study_id, job_id=job_id, route=route(job.queue, digest), created=True
-    )
+    return Submission(study_id=study_id, job_id=job_id, route=route(queue, digest), created=True)
 
 
 def add_job(
@@ -174,12 +167,12 @@ def add_job(
 
     Args:
         connection: of a transaction for changes.
-        tenant: whose study it is.
+        tenant: the owner of the study.
         study_id: the study.
-        image_ids: the images to be scored.
+        image_ids: the images to score.
         queue: the job's priority.
         model_id: binds the job to this registered model; ``None``: any worker may score it.
-        campaign_id: the campaign that asks for it; what such a job makes is not shown before its
+        campaign_id: the campaign that the job belongs to; its results are not shown before its
             model is in force. ``None``: the job is live.
     """
     now, job_id = datetime.now(UTC), new_id("jb")
@@ -193,7 +186,7 @@ def add_job(
             campaign_id=campaign_id,
             status=JobStatus.QUEUED,
             created_at=now,
-            **schedule.initial(now, bound=model_id is not None),
+            **schedule.times_of_new_job(now, bound=model_id is not None),
         )
     )
     pending = [
@@ -203,9 +196,10 @@ def add_job(
     return job_id
 
 
-def _repeated(
-    connection: Connection, *, tenant: str, idempotency: Idempotency | None
+def _find_earlier(
+    connection: Connection, tenant: str, idempotency: Idempotency | None
 ) -> Submission | None:
+    """The submission of the first request with this key."""
     if idempotency is None:
         return None
     query = (
@@ -236,27 +230,8 @@ def _repeated(
 
 
 def get(connection: Connection, *, tenant: str, study_id: str) -> StudyState | None:
-    """How the study stands; ``None`` if the tenant has no such study."""
-    shown = shown_images(tenant, study_id)
-    tally = (
-        select(shown.c.status.label("shown"), func.count().label("images"))
-        .group_by(shown.c.status)
-        .subquery("tally")
-    )
-    job = (
-        select(jobs.c.id)
-        .where(jobs.c.study_id == study_id, jobs.c.campaign_id.is_(None))
-        .order_by(*shown_first())
-        .limit(1)
-    )
-    query = (
-        select(studies.c.id, studies.c.tenant, studies.c.created_at, jobs, tally)
-        .select_from(studies)
-        .join(jobs, jobs.c.id == job.scalar_subquery())
-        .join(tally, true())
-        .where(studies.c.id == study_id, studies.c.tenant == tenant)
-    )
-    rows = connection.execute(query).all()
+    """The state of the study; ``None`` if the tenant has no such study."""
+    rows = connection.execute(_STUDY, parameters(tenant, study_id)).all()
     if not rows:
         return None
     counts = dict.fromkeys(ItemStatus, 0) | {ItemStatus(row.shown): row.images for row in rows}
@@ -279,26 +254,57 @@ def list_images(
     connection: Connection, *, study: StudyState, after: int = -1, limit: int = 100
 ) -> list[ImageState]:
     """The study's images by position, those beyond position ``after`` (a keyset cursor)."""
-    shown = shown_images(study.tenant, study.id)
-    query = select(shown).where(shown.c.position > after).order_by(shown.c.position).limit(limit)
-    return [_image(study, row) for row in connection.execute(query)]
+    values = parameters(study.tenant, study.id) | {"after": after, "page_size": limit}
+    return [_image(study, row) for row in connection.execute(_PAGE, values)]
 
 
 def get_image(connection: Connection, *, study: StudyState, image_id: str) -> ImageState | None:
     """One image of the study."""
-    shown = shown_images(study.tenant, study.id)
-    row = connection.execute(select(shown).where(shown.c.image_id == image_id)).one_or_none()
+    values = parameters(study.tenant, study.id) | {"wanted": image_id}
+    row = connection.execute(_IMAGE, values).one_or_none()
     return None if row is None else _image(study, row)
 
 
 def _image(study: StudyState, row: Row[Any]) -> ImageState:
+    image_id, position, uri, status, result_id, error = row
     return ImageState(
-        id=row.image_id,
+        id=image_id,
         study_id=study.id,
-        position=row.position,
-        uri=row.uri,
-        status=ItemStatus(row.status),
-        result_id=row.result_id,
-        error=cast(ErrorBody | None, row.error),
-        finished_at=row.finished_at,
+        position=position,
+        uri=uri,
+        status=ItemStatus(status),
+        result_id=result_id,
+        error=cast(ErrorBody | None, error),
     )
+
+
+def _select_study() -> Select[Any]:
+    """The study with its first live job; one row for each status of its images."""
+    tally = (
+        select(SHOWN.c.status.label("shown"), func.count().label("images"))
+        .group_by(SHOWN.c.status)
+        .subquery("tally")
+    )
+    job = (
+        select(jobs.c.id)
+        .where(jobs.c.study_id == STUDY, jobs.c.campaign_id.is_(None))
+        .order_by(*FIRST_JOB)
+        .limit(1)
+    )
+    return (
+        select(studies.c.id, studies.c.tenant, studies.c.created_at, jobs, tally)
+        .select_from(studies)
+        .join(jobs, jobs.c.id == job.scalar_subquery())
+        .join(tally, true())
+        .where(studies.c.id == STUDY, studies.c.tenant == TENANT)
+    )
+
+
+_STUDY: Final = _select_study()
+_IMAGE: Final = select(SHOWN).where(SHOWN.c.image_id == bindparam("wanted"))
+_PAGE: Final = (
+    select(SHOWN)
+    .where(SHOWN.c.position > bindparam("after"))
+    .order_by(SHOWN.c.position)
+    .limit(bindparam("page_size"))
+)

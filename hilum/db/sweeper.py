@@ -1,4 +1,4 @@
-"""Finding jobs whose task has to be published (again). SQL decides; the broker only carries."""
+"""Find jobs whose task must be published, or published again. SQL decides which these are."""
 
 from __future__ import annotations
 
@@ -18,36 +18,36 @@ from hilum.queue import Queue, route
 
 @dataclass(frozen=True, kw_only=True)
 class Due:
-    """A job to be published."""
+    """A job whose task is to be published."""
 
     job_id: str
-    route: str  # the broker's queue it travels on
+    route: str  # the queue of the broker to publish it on
 
 
 @dataclass(frozen=True, kw_only=True)
 class Backlog:
-    """Published jobs of one of the broker's queues that no worker has claimed yet."""
+    """The published jobs of one queue of the broker that no worker has claimed yet."""
 
     queue: Queue
-    digest: str | None  # of the model that they are bound to
+    digest: str | None  # of the model that the jobs are bound to
     jobs: int
 
     @property
     def route(self) -> str:
-        """The broker's queue."""
+        """The queue of the broker."""
         return route(self.queue, self.digest)
 
 
 def expire_leases(connection: Connection) -> int:
-    """Queue again every job whose worker has not renewed its lease. Returns how many."""
+    """Queue every job again whose worker has not renewed its lease. Returns their number."""
     again = {"available_at": datetime.now(UTC), "published_at": None}
     return LEASED.expire(connection, {"status": JobStatus.QUEUED, **again})
 
 
 def take_due(connection: Connection, *, grace_s: float, limit: int = 1000) -> list[Due]:
-    """Jobs that are due and not published, marked as published by this very statement.
+    """Mark jobs that are due and not published as published, and return them.
 
-    ``grace_s`` leaves fresh studies to the gateway, which publishes them itself.
+    Jobs younger than ``grace_s`` are left to the gateway, which publishes them itself.
     """
     now = datetime.now(UTC)
     settled = or_(jobs.c.attempts > 0, jobs.c.created_at <= now - timedelta(seconds=grace_s))
@@ -56,8 +56,7 @@ def take_due(connection: Connection, *, grace_s: float, limit: int = 1000) -> li
 
 
 def backlogs(connection: Connection) -> list[Backlog]:
-    """How many published jobs no worker has claimed yet, for each of the broker's queues that
-    has any; the most urgent ones first."""
+    """The backlog of each queue of the broker that has any, the most urgent first."""
     query = (
         select(jobs.c.queue, models.c.digest, func.count().label("jobs"))
         .select_from(jobs.outerjoin(models, models.c.id == jobs.c.model_id))
@@ -74,10 +73,11 @@ def backlogs(connection: Connection) -> list[Backlog]:
 def take_lost(
     connection: Connection, backlog: Backlog, *, republish_after_s: float, limit: int
 ) -> list[Due]:
-    """The longest published jobs of this queue that nobody claimed, marked as published now.
+    """Mark the jobs of this queue that were published longest ago and that nobody has claimed as
+    published now, and return them.
 
-    Called with ``limit`` = the backlog minus the broker's own count, so that a long backlog is
-    not published again and again. A wrong guess costs one message that finds its job taken.
+    Pass the backlog minus the broker's own count as ``limit``, so that a long backlog is not
+    published again and again. A wrong guess costs one message whose job is already claimed.
     """
     before = datetime.now(UTC) - timedelta(seconds=republish_after_s)
     bound = jobs.c.model_id.is_(None)
@@ -89,25 +89,25 @@ def take_lost(
 
 
 def unpublish(connection: Connection, job_ids: Sequence[str]) -> None:
-    """The broker did not take them after all."""
+    """Note that the broker did not accept the tasks of these jobs."""
     connection.execute(
         update(jobs)
         .where(jobs.c.id.in_(job_ids), jobs.c.status == JobStatus.QUEUED)
-        .values(**schedule.placed({"published_at": None}))
+        .values(**schedule.place_times({"published_at": None}))
     )
 
 
 def _publish(
     connection: Connection, which: tuple[ColumnElement[bool], ...], limit: int
 ) -> list[Due]:
-    # Oldest first, without those that another sweeper or a worker is changing now.
+    # Oldest first, without jobs that another sweeper or a worker is changing.
     queued = jobs.c.status == JobStatus.QUEUED
-    chosen = choose_unlocked(jobs, queued, *which, order_by=schedule.in_order(), limit=limit)
+    chosen = choose_unlocked(jobs, queued, *which, order_by=schedule.order_by_wait(), limit=limit)
     digest = select(models.c.digest).where(models.c.id == jobs.c.model_id).correlate(jobs)
     mark = (
         update(jobs)
         .where(jobs.c.id.in_(select(chosen.c.id)))
-        .values(**schedule.placed({"published_at": datetime.now(UTC)}))
+        .values(**schedule.place_times({"published_at": datetime.now(UTC)}))
         .returning(jobs.c.id, jobs.c.queue, digest.scalar_subquery().label("digest"))
     )
     return [

@@ -1,12 +1,12 @@
-"""Which schema a database has, which code may use it, and whether this version may.
+"""Which schema a database has, and which code may use it.
 
 A version of hilum is known by the newest revision it knows, its *head*. Revisions are four digits
 and grow. The database keeps, in ``hilum_schema``, its revision and the head of the oldest code
-that may use it, so that a version can tell whether it may use a schema that is newer than itself.
+that may use it. With this a version decides whether it may use a schema newer than its own.
 
-The releases up to revision 0002 demand exactly that revision in Alembic's own table
-``alembic_version``. It stays there for as long as they may use the database; once they may not,
-the real revision stands there, which they refuse by themselves.
+The releases up to revision 0002 require exactly that revision in Alembic's own table
+``alembic_version``. The table keeps it as long as they may use the database; afterwards it has the
+real revision, which they refuse by themselves.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _OLD_HEAD: Final = "0002"  # of the last release that reads `alembic_version`
 
 
 def _record(name: str, *columns: Column[str]) -> Table:
-    # As Alembic makes it. Not in hilum.db.tables: migrations do not make or change it.
+    # As Alembic creates it. Not in hilum.db.tables: migrations do not create or change it.
     revision = Column("version_num", String(32), nullable=False)
     key = PrimaryKeyConstraint("version_num", name=f"{name}_pkc")
     return Table(name, MetaData(), revision, *columns, key)
@@ -51,7 +51,7 @@ _OLD_RECORD: Final = _record("alembic_version")
 
 @dataclass(frozen=True, kw_only=True)
 class Schema:
-    """What a database says of its schema."""
+    """The schema of a database."""
 
     revision: str
     oldest_code: str  # the head of the oldest code that may use it
@@ -82,7 +82,7 @@ def check(database: Database) -> None:
 
 
 def check_schema(found: Schema | None) -> None:
-    """As :func:`check`, of what was found."""
+    """As :func:`check`, for a schema that was read before."""
     if found is None or found.revision < head():
         raise SchemaOutdatedError(
             f"The database is at schema {found.revision if found else 'none'}; "
@@ -101,35 +101,35 @@ def read(connection: Connection) -> Schema | None:
     for table in (_RECORD, _OLD_RECORD):
         row = connection.execute(select(table)).first() if table.name in present else None
         if row is not None:
-            # The releases before kept no oldest code: they let nothing but their own schema pass.
+            # The releases before have no oldest code: they accept their own schema only.
             return Schema(revision=row[0], oldest_code=row[-1])
     return None
 
 
 def open_record(connection: Connection) -> None:
-    """Before migrations: make the record, with what the release before has left."""
+    """Before migrations: create the record, with the revision that the release before wrote."""
     found = read(connection)
     _RECORD.create(connection, checkfirst=True)
     _write(connection, _RECORD, found)
 
 
 def close_record(connection: Connection) -> Schema | None:
-    """After migrations: note the oldest code, and what the releases before look for."""
+    """After migrations: write the oldest code, and the revision that the releases before read."""
     revision = connection.execute(select(_RECORD.c.version_num)).scalar()
     found = None if revision is None else Schema(revision=revision, oldest_code=_oldest(revision))
     _OLD_RECORD.create(connection, checkfirst=True)
-    if found is None or found.revision <= _OLD_HEAD:  # as the release before leaves it
+    if found is None or found.revision <= _OLD_HEAD:  # as the release before wrote it
         _RECORD.drop(connection)
         _write(connection, _OLD_RECORD, found)
         return found
     _write(connection, _RECORD, found)
-    told = found.revision if found.oldest_code > _OLD_HEAD else _OLD_HEAD
-    _write(connection, _OLD_RECORD, Schema(revision=told, oldest_code=told))
+    revision = found.revision if found.oldest_code > _OLD_HEAD else _OLD_HEAD
+    _write(connection, _OLD_RECORD, Schema(revision=revision, oldest_code=revision))
     return found
 
 
 def refuse_unknown(found: Schema | None) -> None:
-    """Raise unless this version knows the way from the schema found."""
+    """Raise unless this version has the migrations from the schema found."""
     known = {script.revision for script in ScriptDirectory(str(SCRIPTS)).walk_revisions()}
     if found is not None and found.revision not in known:
         raise SchemaTooNewError(
@@ -146,6 +146,6 @@ def _write(connection: Connection, table: Table, schema: Schema | None) -> None:
 
 
 def _oldest(revision: str) -> str:
-    """The oldest code that every migration up to ``revision`` lets use the database."""
+    """The oldest code that may use the database after every migration up to ``revision``."""
     scripts = ScriptDirectory(str(SCRIPTS)).walk_revisions("base", revision)
     return max(getattr(script.module, "oldest_code", script.revision) for script in scripts)

@@ -50,13 +50,16 @@ def _scored(gateway: Gateway, images: int) -> str:
 
 @pytest.mark.parametrize("images", [1, 100])
 def test_a_study_takes_a_handful_of_statements(
-    make_gateway: Callable[..., Gateway], images: int, monkeypatch: pytest.MonkeyPatch
+    make_gateway: Callable[..., Gateway],
+    database_url: str,
+    images: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """However many images it has; the manifests are read once in a process."""
     from hilum.settings import GatewaySettings
 
     settings = GatewaySettings(max_body_bytes=20_000, max_images_per_study=100)
-    gateway = make_gateway(gateway=settings)
+    gateway = make_gateway(database_url, gateway=settings)
     study = _scored(gateway, images)
     monkeypatch.setattr(models, "_manifests", {})
     with _statements() as seen:

@@ -111,3 +111,19 @@ def test_saved_at_the_same_time(
 
 def test_uids_are_not_printed(new_result: Callable[..., NewResult]) -> None:
     assert "1.2.826" not in repr(new_result())
+
+
+def test_many_results_are_read_without_their_maps(
+    database: Database, new_result: Callable[..., NewResult]
+) -> None:
+    with database.write() as connection:
+        ids = [results.save(connection, tenant="n", result=new_result(n)) for n in range(3)]
+    with database.read() as connection:
+        alone = results.get(connection, ids[1])
+        many = results.get_many(connection, [*ids[1:], 10**12], maps=False)
+    assert sorted(many) == ids[1:]
+    assert alone is not None
+    assert many[ids[1]].cam.shape == (0, 4, 4)
+    np.testing.assert_array_equal(many[ids[1]].probability, alone.probability)
+    same = ("cam_labels", "findings", "flags", "content_sha256", "model", "created_at")
+    assert all(getattr(many[ids[1]], name) == getattr(alone, name) for name in same)

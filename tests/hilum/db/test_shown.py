@@ -209,6 +209,25 @@ def test_a_canary_shows_a_share_of_the_studies(
     assert (found.model_id, found.canary) == (model_id, canary)
 
 
+def test_where_the_canary_has_no_result_the_model_in_force_is_shown(
+    scene: Scene, model_id: int, second_model: int, tmp_path: Path
+) -> None:
+    """Not the older result of the study's own job: a canary must not take back a promotion."""
+    third = tiny_package.build(tmp_path / "third", version="3.0.0")
+    with scene.database.write() as connection:
+        third_model = models.register(connection, third)
+    scene.work(scene.made.job_id, scene.score(1), scene.score(2))
+    for number, model in enumerate((second_model, third_model), start=1):
+        campaign = scene.again(campaign=f"ca_{number}", model_id=model)
+        films = (1, 2) if model == second_model else (1,)
+        outcomes = [scene.score(film, model_id=model) for film in films]
+        scene.work(campaign, *outcomes, model_id=model)
+    _serve(scene.database, second_model, Canary(model_id=third_model, share=1.0))
+    assert scene.results() == [5, 4]
+    _serve(scene.database, second_model, Canary(model_id=third_model, share=0.0))
+    assert scene.results() == [3, 4]
+
+
 def test_shares_are_those_of_the_studies() -> None:
     places = [serving.position_of(f"st_{n}") for n in range(4000)]
     for share in (0.05, 0.5):

@@ -12,9 +12,9 @@ from click.testing import CliRunner
 from sqlalchemy import inspect, text
 
 from hilum.commands.db import db
-from hilum.db import migrate, models, studies, version
+from hilum.db import jobs, migrate, models, studies, version
 from hilum.db.connection import Database
-from hilum.errors import SchemaOutdatedError, SchemaTooNewError
+from hilum.errors import NotDicomError, SchemaOutdatedError, SchemaTooNewError
 from hilum.packages.load import Package
 from hilum.queue import Queue
 
@@ -198,3 +198,30 @@ def test_bound_jobs_are_for_any_worker_after_a_downgrade(database_url: str, tiny
         with database.read() as connection:
             row = connection.execute(text("SELECT available_at, created_at FROM jobs")).one()
         assert row.available_at == row.created_at
+
+
+def test_a_downgrade_removes_the_jobs_of_campaigns(database_url: str, tiny: Package) -> None:
+    """The release before would show their results: it shows the newest job, whoever asked."""
+    migrate.upgrade(database_url)
+    with Database(database_url) as database:
+        made = studies.submit(database, tenant="north", queue=Queue.BULK, uris=["s3://b/1"])
+        with database.write() as connection:
+            model_id = models.register(connection, tiny.manifest)
+            image_ids = connection.execute(text("SELECT id FROM images")).scalars().all()
+            job_id = studies.add_job(
+                connection,
+                tenant="north",
+                study_id=made.study_id,
+                image_ids=image_ids,
+                queue=Queue.BULK,
+                model_id=model_id,
+                campaign_id="cp_1",
+            )
+            claim = jobs.claim(connection, job_id, lease_s=60, max_unreported=5, model_id=model_id)
+            assert claim is not None
+            jobs.quarantine(connection, claim, NotDicomError("The object has no DICM prefix."))
+        migrate.downgrade(database_url, "0002")
+        with database.read() as connection:
+            left = connection.execute(text("SELECT id FROM jobs")).scalars().all()
+            items = connection.execute(text("SELECT job_id FROM items")).scalars().all()
+    assert left == items == [made.job_id]

@@ -9,6 +9,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
+from hilum.db.migrations.frozen import TENANT, TIME, Metadata, required
+
 revision = "0003"
 down_revision = "0002"
 branch_labels = None
@@ -17,10 +19,20 @@ depends_on = None
 oldest_code = "0002"
 
 _PIPELINE = "0002-ada4d86b8a98039b"  # of all results so far
-_TIME = sa.DateTime(timezone=True)
 _KEY = ["tenant", "sop_instance_uid", "content_sha256", "model_id"]
 _OLD = "uq_results_tenant_sop_instance_uid_content_sha256_model_id"
 _NEW = "uq_results_identity"
+_SCHEMA = Metadata()
+sa.Table("models", _SCHEMA, sa.Column("id", sa.Integer(), primary_key=True))
+_SERVING = sa.Table(
+    "serving",
+    _SCHEMA,
+    sa.Column("tenant", TENANT, primary_key=True),
+    required("model_id", sa.ForeignKey("models.id")),
+    sa.Column("canary_model_id", sa.ForeignKey("models.id")),
+    required("canary_share", sa.Float()),
+    required("changed_at", TIME),
+)
 _BOUND = ("bound_lease_until", "bound_available_at", "bound_published_at")
 
 
@@ -53,25 +65,13 @@ def prepare(connection: sa.Connection) -> None:
 
 
 def upgrade() -> None:
-    op.create_table(
-        "serving",
-        sa.Column("tenant", sa.String(64), nullable=False),
-        sa.Column("model_id", sa.Integer(), nullable=False),
-        sa.Column("canary_model_id", sa.Integer()),
-        sa.Column("canary_share", sa.Float(), nullable=False),
-        sa.Column("changed_at", _TIME, nullable=False),
-        sa.PrimaryKeyConstraint("tenant", name="pk_serving"),
-        sa.ForeignKeyConstraint(["model_id"], ["models.id"], name="fk_serving_model_id"),
-        sa.ForeignKeyConstraint(
-            ["canary_model_id"], ["models.id"], name="fk_serving_canary_model_id"
-        ),
-    )
+    _SERVING.create(op.get_bind(), checkfirst=False)
     with op.batch_alter_table("jobs") as batch:
         batch.add_column(sa.Column("model_id", sa.Integer()))
         batch.create_foreign_key("fk_jobs_model_id", "models", ["model_id"], ["id"])
         batch.add_column(sa.Column("campaign_id", sa.String(36)))
         for name in _BOUND:
-            batch.add_column(sa.Column(name, _TIME))
+            batch.add_column(sa.Column(name, TIME))
     if op.get_bind().dialect.name == "postgresql":
         # `prepare` has made the index, unless the table is as new as this transaction.
         op.execute(
@@ -91,8 +91,15 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Bound jobs become jobs for any worker; of results that differ by their pipeline alone, the
-    newest stays."""
+    """Bound jobs become jobs for any worker, and the jobs of campaigns are removed: the release
+    before would show their results. Of results that differ by their pipeline alone, the newest
+    stays."""
+    for table in ("items", "outbox"):
+        op.execute(
+            f"DELETE FROM {table} WHERE job_id IN "
+            "(SELECT id FROM jobs WHERE campaign_id IS NOT NULL)"
+        )
+    op.execute("DELETE FROM jobs WHERE campaign_id IS NOT NULL")
     op.execute(
         "UPDATE jobs SET lease_until = bound_lease_until, published_at = bound_published_at, "
         "available_at = bound_available_at WHERE model_id IS NOT NULL"

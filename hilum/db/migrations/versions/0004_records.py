@@ -13,6 +13,8 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.schema import CreateTable
 
+from hilum.db.migrations.frozen import ID, SERIAL, SHA256, TENANT, TIME, UID, Metadata, required
+
 revision = "0004"
 down_revision = "0003"
 branch_labels = None
@@ -20,26 +22,41 @@ depends_on = None
 # The release before neither reads nor writes anything that is new here.
 oldest_code = "0002"
 
-_ID = sa.String(36)
-_TENANT = sa.String(64)
-_UID = sa.String(64)
-_SHA256 = sa.LargeBinary(32)
-_TIME = sa.DateTime(timezone=True)
-_SERIAL = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+_SCHEMA = Metadata()
+# Of the schema before: what the tables below refer to.
+for _name, _key in {"outbox": SERIAL, "jobs": ID, "models": sa.Integer()}.items():
+    sa.Table(_name, _SCHEMA, sa.Column("id", _key, primary_key=True))
+_DELIVERIES = sa.Table(
+    "deliveries",
+    _SCHEMA,
+    sa.Column("id", ID, primary_key=True),
+    required("tenant", TENANT),
+    required("event_id", sa.ForeignKey("outbox.id")),
+    required("job_id", sa.ForeignKey("jobs.id"), index=True),
+    required("destination", sa.String(100)),
+    required("attempts", sa.Integer()),
+    sa.Column("due_at", TIME, index=True),
+    sa.Column("lease_until", TIME),
+    sa.Column("error_code", sa.String(64)),
+    sa.Column("error", sa.JSON()),
+    sa.Column("delivered_at", TIME),
+    required("created_at", TIME),
+    sa.UniqueConstraint("event_id", "destination"),
+)
 _INSTANCES = sa.Table(
     "instances",
-    sa.MetaData(),
-    sa.Column("id", _SERIAL, nullable=False),
-    sa.Column("tenant", _TENANT, nullable=False),
-    sa.Column("sop_instance_uid", _UID, nullable=False),
-    sa.Column("content_sha256", _SHA256, nullable=False),
-    sa.Column("series_instance_uid", _UID, nullable=False),
-    sa.Column("study_instance_uid", _UID, nullable=False),
+    _SCHEMA,
+    sa.Column("id", SERIAL, primary_key=True),
+    required("tenant", TENANT),
+    required("sop_instance_uid", UID),
+    required("content_sha256", SHA256),
+    required("series_instance_uid", UID),
+    required("study_instance_uid", UID),
     sa.Column("uri", sa.Text()),
     sa.Column("etag", sa.String(128)),
     sa.Column("source", sa.String(64)),
-    sa.Column("rows", sa.Integer(), nullable=False),
-    sa.Column("columns", sa.Integer(), nullable=False),
+    required("rows", sa.Integer()),
+    required("columns", sa.Integer()),
     sa.Column("modality", sa.String(16)),
     sa.Column("view", sa.String(32)),
     sa.Column("acquisition_date", sa.Date()),
@@ -50,20 +67,14 @@ _INSTANCES = sa.Table(
     sa.Column("age_years", sa.Float()),
     sa.Column("sex", sa.String(1)),
     sa.Column("accession_number", sa.LargeBinary()),
-    sa.Column("accession_number_hash", _SHA256),
+    sa.Column("accession_number_hash", SHA256),
     sa.Column("patient_id", sa.LargeBinary()),
-    sa.Column("patient_id_hash", _SHA256),
+    sa.Column("patient_id_hash", SHA256),
     sa.Column("patient_name", sa.LargeBinary()),
-    sa.Column("patient_name_hash", _SHA256),
-    sa.Column("first_seen_at", _TIME, nullable=False),
-    sa.Column("last_seen_at", _TIME, nullable=False),
-    sa.PrimaryKeyConstraint("id", name="pk_instances"),
-    sa.UniqueConstraint(
-        "tenant",
-        "sop_instance_uid",
-        "content_sha256",
-        name="uq_instances_tenant_sop_instance_uid_content_sha256",
-    ),
+    sa.Column("patient_name_hash", SHA256),
+    required("first_seen_at", TIME),
+    required("last_seen_at", TIME),
+    sa.UniqueConstraint("tenant", "sop_instance_uid", "content_sha256"),
     *(
         sa.Index(f"ix_instances_tenant_{name}", "tenant", *columns)
         for name, columns in {
@@ -86,6 +97,60 @@ _INSTANCES = sa.Table(
         for column in ("accession_number_hash", "patient_id_hash", "patient_name_hash")
     ),
 )
+_CAMPAIGNS = sa.Table(
+    "campaigns",
+    _SCHEMA,
+    sa.Column("id", ID, primary_key=True),
+    required("tenant", TENANT),
+    required("name", sa.String(100)),
+    required("selection", sa.JSON()),
+    required("modes", sa.JSON()),
+    required("model_id", sa.ForeignKey("models.id")),
+    required("preprocess_digest", sa.String(64)),
+    required("pipeline", sa.String(100)),
+    required("status", sa.String(16), index=True),
+    sa.Column("window", sa.JSON()),
+    sa.Column("images_per_s", sa.Float()),
+    sa.Column("max_failure_rate", sa.Float()),
+    *(
+        required(name, sa.BigInteger())
+        for name in ("selected", "queued", "scored", "refused", "failed")
+    ),
+    sa.Column("error_code", sa.String(64)),
+    sa.Column("error", sa.JSON()),
+    required("created_by", sa.String(100)),
+    required("created_at", TIME),
+    sa.Column("started_at", TIME),
+    required("updated_at", TIME),
+    sa.Column("finished_at", TIME),
+    sa.Index("ix_campaigns_tenant_id", "tenant", "id"),
+)
+_ITEMS = sa.Table(
+    "campaign_items",
+    _SCHEMA,
+    sa.Column("campaign_id", sa.ForeignKey("campaigns.id"), primary_key=True),
+    sa.Column("position", sa.BigInteger(), primary_key=True, autoincrement=False),
+    required("instance_id", sa.ForeignKey("instances.id"), index=True),
+    required("state", sa.String(16)),
+    sa.Column("job_id", sa.ForeignKey("jobs.id"), index=True),
+    sa.Column("error_code", sa.String(64)),
+    sa.UniqueConstraint("campaign_id", "instance_id"),
+    sa.Index("ix_campaign_items_campaign_id_state_position", "campaign_id", "state", "position"),
+)
+_AUDIT = sa.Table(
+    "audit",
+    _SCHEMA,
+    sa.Column("id", sa.BigInteger(), primary_key=True, autoincrement=False),
+    required("at", TIME),
+    sa.Column("tenant", TENANT),
+    required("actor", sa.String(100)),
+    required("action", sa.String(64)),
+    required("object", sa.String(100), index=True),
+    required("detail", sa.JSON()),
+    required("previous_hash", SHA256, unique=True),
+    required("hash", SHA256),
+    sa.Index("ix_audit_tenant_id", "tenant", "id"),
+)
 
 
 def prepare(connection: sa.Connection) -> None:
@@ -104,133 +169,13 @@ def prepare(connection: sa.Connection) -> None:
 
 def upgrade() -> None:
     op.add_column("api_keys", sa.Column("granted", sa.JSON()))
-    _deliveries()
-    _instances()
-    _campaigns()
-    _audit()
-
-
-def downgrade() -> None:
-    for table in ("audit", "campaign_items", "campaigns", "instances", "deliveries"):
-        op.drop_table(table)
-    if op.get_context().dialect.name == "postgresql":
-        op.execute("DROP FUNCTION audit_is_append_only()")
-    op.drop_column("api_keys", "granted")
-
-
-def _deliveries() -> None:
-    op.create_table(
-        "deliveries",
-        sa.Column("id", _ID, nullable=False),
-        sa.Column("tenant", _TENANT, nullable=False),
-        sa.Column("event_id", _SERIAL, nullable=False),
-        sa.Column("job_id", _ID, nullable=False),
-        sa.Column("destination", sa.String(100), nullable=False),
-        sa.Column("attempts", sa.Integer(), nullable=False),
-        sa.Column("due_at", _TIME),
-        sa.Column("lease_until", _TIME),
-        sa.Column("error_code", sa.String(64)),
-        sa.Column("error", sa.JSON()),
-        sa.Column("delivered_at", _TIME),
-        sa.Column("created_at", _TIME, nullable=False),
-        sa.PrimaryKeyConstraint("id", name="pk_deliveries"),
-        sa.ForeignKeyConstraint(["event_id"], ["outbox.id"], name="fk_deliveries_event_id"),
-        sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name="fk_deliveries_job_id"),
-        sa.UniqueConstraint("event_id", "destination", name="uq_deliveries_event_id_destination"),
-    )
-    op.create_index("ix_deliveries_job_id", "deliveries", ["job_id"])
-    op.create_index("ix_deliveries_due_at", "deliveries", ["due_at"])
-
-
-def _instances() -> None:
     connection = op.get_bind()
-    prepared = sa.inspect(connection).has_table("instances")
-    connection.execute(CreateTable(_INSTANCES, if_not_exists=True))
-    if not prepared:
+    if not sa.inspect(connection).has_table("instances"):  # otherwise `prepare` has filled it
+        _INSTANCES.create(connection)
         connection.execute(_fill(connection))
-    for index in _INSTANCES.indexes:
-        index.create(connection, checkfirst=True)
-
-
-def _campaigns() -> None:
-    op.create_table(
-        "campaigns",
-        sa.Column("id", _ID, nullable=False),
-        sa.Column("tenant", _TENANT, nullable=False),
-        sa.Column("name", sa.String(100), nullable=False),
-        sa.Column("selection", sa.JSON(), nullable=False),
-        sa.Column("modes", sa.JSON(), nullable=False),
-        sa.Column("model_id", sa.Integer(), nullable=False),
-        sa.Column("preprocess_digest", sa.String(64), nullable=False),
-        sa.Column("pipeline", sa.String(100), nullable=False),
-        sa.Column("status", sa.String(16), nullable=False),
-        sa.Column("window", sa.JSON()),
-        sa.Column("images_per_s", sa.Float()),
-        sa.Column("max_failure_rate", sa.Float()),
-        sa.Column("selected", sa.BigInteger(), nullable=False),
-        sa.Column("queued", sa.BigInteger(), nullable=False),
-        sa.Column("scored", sa.BigInteger(), nullable=False),
-        sa.Column("refused", sa.BigInteger(), nullable=False),
-        sa.Column("failed", sa.BigInteger(), nullable=False),
-        sa.Column("error_code", sa.String(64)),
-        sa.Column("error", sa.JSON()),
-        sa.Column("created_by", sa.String(100), nullable=False),
-        sa.Column("created_at", _TIME, nullable=False),
-        sa.Column("started_at", _TIME),
-        sa.Column("updated_at", _TIME, nullable=False),
-        sa.Column("finished_at", _TIME),
-        sa.PrimaryKeyConstraint("id", name="pk_campaigns"),
-        sa.ForeignKeyConstraint(["model_id"], ["models.id"], name="fk_campaigns_model_id"),
-    )
-    op.create_index("ix_campaigns_tenant_id", "campaigns", ["tenant", "id"])
-    op.create_index("ix_campaigns_status", "campaigns", ["status"])
-    op.create_table(
-        "campaign_items",
-        sa.Column("campaign_id", _ID, nullable=False),
-        sa.Column("position", sa.BigInteger(), nullable=False),
-        sa.Column("instance_id", _SERIAL, nullable=False),
-        sa.Column("state", sa.String(16), nullable=False),
-        sa.Column("job_id", _ID),
-        sa.Column("error_code", sa.String(64)),
-        sa.PrimaryKeyConstraint("campaign_id", "position", name="pk_campaign_items"),
-        sa.ForeignKeyConstraint(
-            ["campaign_id"], ["campaigns.id"], name="fk_campaign_items_campaign_id"
-        ),
-        sa.ForeignKeyConstraint(
-            ["instance_id"], ["instances.id"], name="fk_campaign_items_instance_id"
-        ),
-        sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name="fk_campaign_items_job_id"),
-        sa.UniqueConstraint(
-            "campaign_id", "instance_id", name="uq_campaign_items_campaign_id_instance_id"
-        ),
-    )
-    op.create_index("ix_campaign_items_instance_id", "campaign_items", ["instance_id"])
-    op.create_index("ix_campaign_items_job_id", "campaign_items", ["job_id"])
-    op.create_index(
-        "ix_campaign_items_campaign_id_state_position",
-        "campaign_items",
-        ["campaign_id", "state", "position"],
-    )
-
-
-def _audit() -> None:
-    op.create_table(
-        "audit",
-        sa.Column("id", sa.BigInteger(), autoincrement=False, nullable=False),
-        sa.Column("at", _TIME, nullable=False),
-        sa.Column("tenant", _TENANT),
-        sa.Column("actor", sa.String(100), nullable=False),
-        sa.Column("action", sa.String(64), nullable=False),
-        sa.Column("object", sa.String(100), nullable=False),
-        sa.Column("detail", sa.JSON(), nullable=False),
-        sa.Column("previous_hash", _SHA256, nullable=False),
-        sa.Column("hash", _SHA256, nullable=False),
-        sa.PrimaryKeyConstraint("id", name="pk_audit"),
-        sa.UniqueConstraint("previous_hash", name="uq_audit_previous_hash"),
-    )
-    op.create_index("ix_audit_tenant_id", "audit", ["tenant", "id"])
-    op.create_index("ix_audit_object", "audit", ["object"])
-    if op.get_context().dialect.name == "postgresql":
+    for table in (_DELIVERIES, _CAMPAIGNS, _ITEMS, _AUDIT):
+        table.create(connection, checkfirst=False)
+    if connection.dialect.name == "postgresql":
         op.execute(
             "CREATE FUNCTION audit_is_append_only() RETURNS trigger LANGUAGE plpgsql AS "
             "$$BEGIN RAISE EXCEPTION 'audit is append-only'; END$$"
@@ -246,6 +191,14 @@ def _audit() -> None:
             f"CREATE TRIGGER audit_no_{when.lower()} BEFORE {when} ON audit "
             "BEGIN SELECT RAISE(ABORT, 'audit is append-only'); END"
         )
+
+
+def downgrade() -> None:
+    for table in ("audit", "campaign_items", "campaigns", "instances", "deliveries"):
+        op.drop_table(table)
+    if op.get_context().dialect.name == "postgresql":
+        op.execute("DROP FUNCTION audit_is_append_only()")
+    op.drop_column("api_keys", "granted")
 
 
 def _fill(connection: sa.Connection) -> sa.TextClause:
