@@ -1,4 +1,4 @@
-"""Files that other processes read: written whole or not at all."""
+"""Files that other processes read: written completely or not at all."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Put ``data`` at ``path``: a reader sees the old content or all of the new one.
+    """Write ``data`` to ``path``: a reader sees the old content or the whole new content.
 
     Raises:
         OSError: the folder does not exist or cannot be written.
@@ -33,11 +33,11 @@ def write_atomically(path: Path, data: bytes) -> None:
 def locked(path: Path, *, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
     """Hold the lock file ``path`` against other processes and threads of this machine.
 
-    The lock goes with its holder, so a killed process leaves none behind.
+    The system releases the lock when its holder dies.
 
     Args:
-        path: of the lock file, made if it is not there.
-        on_wait: called if somebody else holds it, before the wait.
+        path: the lock file; created if it does not exist.
+        on_wait: called before waiting, if another holds the lock.
     """
     with path.open("wb") as file:
         try:
