@@ -102,17 +102,13 @@ class ModelOut(BaseModel):
 class ResultOut(BaseModel):
     """What the model says about one image."""
 
-    notice: str | None = Field(
-        description="must be shown wherever a number of this result is shown"
-    )
+    notice: str | None = Field(description="must be shown wherever a number is shown")
     sop_instance_uid: str
     series_instance_uid: str
     study_instance_uid: str
     doubts: Doubts
     probabilities: dict[str, Probability] = Field(description="calibrated, by label")
-    raw: dict[str, Probability] = Field(
-        description="raw outputs of the graph, before calibration, by label"
-    )
+    raw: dict[str, Probability] = Field(description="outputs of the graph, before calibration")
     findings: list[FindingOut]
     flags: list[str] = Field(
         description="what to know about the input", examples=[["view_unknown"]]

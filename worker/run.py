@@ -196,7 +196,7 @@ class _Run:
         for outcome in batch:
             image, result = outcome.key, outcome.result
             if isinstance(result, Score):
-                ended.append(self._scored(image, result))
+                ended.append(self._build_scored(image, result))
                 continue
             self._log_error(image, result)
             if isinstance(result, PermanentError):
@@ -212,7 +212,7 @@ class _Run:
         self._engine_s = 0.0
         event(log, logging.INFO, "job.batch", **fields)
 
-    def _scored(self, image: PendingImage, score: Score) -> Scored:
+    def _build_scored(self, image: PendingImage, score: Score) -> Scored:
         tools = self._tools
         return scored(
             image.image_id,
