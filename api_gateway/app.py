@@ -1,4 +1,4 @@
-"""The HTTP application, wired."""
+"""The HTTP application and its parts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from hilum.sandbox import Decoders
 from hilum.settings import Settings
 from hilum.storage import open_store
 
-_THREADS = 8  # of all requests together, overlays apart
+_THREADS = 8  # of all requests together, except overlays
 _DESCRIPTION = """\
 Chest X-ray inference. Register a study by the S3 keys of its images, poll it, read probabilities,
 findings and Grad-CAM maps. Every failure is `application/problem+json` with a stable `code`.
@@ -33,7 +33,7 @@ findings and Grad-CAM maps. Every failure is `application/problem+json` with a s
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The gateway. Connects to nothing before its first request."""
+    """Create the gateway. It connects to nothing before the first request."""
     database = Database(settings.database_url)
     publisher = Publisher(settings.broker_url.get_secret_value(), database)
     gateway = settings.gateway
@@ -43,8 +43,8 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        # Threads hand the interpreter on only every few milliseconds: with many that are busy the
-        # event loop, and so the liveness probe, would wait for all of them in turn.
+        # A busy thread yields the interpreter only every few milliseconds: with many of them the
+        # event loop, and with it the liveness probe, would wait for all of them in turn.
         current_default_thread_limiter().total_tokens = _THREADS
         yield
         renderer.close()
@@ -53,14 +53,14 @@ def create_app(settings: Settings) -> FastAPI:
         decoders.close()
         database.dispose()
 
-    # The documentation's scripts come with us: a hospital network has no CDN.
+    # The scripts of /docs are in our package: a hospital network has no CDN.
     app = FastAPIOffline(
         title="hilum",
         version=__version__,
         description=_DESCRIPTION,
         lifespan=lifespan,
         redoc_url=None,
-        redirect_slashes=False,  # a redirect would repeat the Host that the client names
+        redirect_slashes=False,  # a redirect would repeat the Host header of the client
     )
     app.state.services = Services(
         settings=settings,
@@ -91,7 +91,7 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
             found = model.model_json_schema(ref_template=template)
             schemas.update(found.pop("$defs", {}))
             schemas[model.__name__] = found
-        # FastAPI documents its own error body, which no route of ours sends.
+        # FastAPI documents its own error body, which no route here sends.
         for path in schema["paths"].values():
             for operation in path.values():
                 _as_problem(operation["responses"])

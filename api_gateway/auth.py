@@ -1,4 +1,4 @@
-"""API keys: who asks, for which tenant, and what they may do."""
+"""API keys: who sends a request, for which tenant, and what the key allows."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _header = APIKeyHeader(name="X-API-Key", auto_error=False, description="instead 
 
 
 async def authenticate(request: Request, scopes: Iterable[Scope]) -> None:
-    """Find the key of ``request`` and keep it with the request, before its body is read.
+    """Find the key of ``request`` and keep it with the request, before the body is read.
 
     Raises:
-        UnauthenticatedError: there is none, or no valid one.
-        ForbiddenError: it lacks one of ``scopes``.
+        UnauthenticatedError: the request has no valid key.
+        ForbiddenError: the key lacks one of ``scopes``.
     """
     bearer = await _bearer(request)
     secret = bearer.credentials if bearer else await _header(request)
@@ -32,7 +32,7 @@ async def authenticate(request: Request, scopes: Iterable[Scope]) -> None:
         raise UnauthenticatedError("The request carries no API key.")
     key = await run_in_threadpool(_find, services(request), secret)
     if key is None:
-        raise UnauthenticatedError("The API key is not known or has been revoked.")
+        raise UnauthenticatedError("The API key is unknown or has been revoked.")
     logs.add(tenant=key.tenant, key=key.id)
     for scope in scopes:
         require(key, scope)
@@ -44,23 +44,22 @@ def _find(services: Services, secret: str) -> ApiKey | None:
         return keys.find(connection, secret)
 
 
-async def _key(
-    request: Request,
-    _bearer: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
-    _header: Annotated[str | None, Security(_header)],
-) -> ApiKey:
-    """The key that :class:`api_gateway.door.GuardedRoute` has checked; for the OpenAPI too."""
-    return cast(ApiKey, request.state.key)
-
-
 def requires(scope: Scope) -> Callable[..., Awaitable[ApiKey]]:
-    """A dependency: the request's key. The route sees to it that it has ``scope``."""
+    """A dependency: the key of the request, which must have ``scope``.
 
-    async def check(key: Annotated[ApiKey, Depends(_key)]) -> ApiKey:
-        return key
+    :class:`api_gateway.door.GuardedRoute` has checked both; the security schemes are named for
+    the OpenAPI document.
+    """
 
-    check.scope = scope  # type: ignore[attr-defined] # read by GuardedRoute
-    return check
+    async def get_key(
+        request: Request,
+        _bearer: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
+        _header: Annotated[str | None, Security(_header)],
+    ) -> ApiKey:
+        return cast(ApiKey, request.state.key)
+
+    get_key.scope = scope  # type: ignore[attr-defined] # read by GuardedRoute
+    return get_key
 
 
 def require(key: ApiKey, scope: Scope) -> None:

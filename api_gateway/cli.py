@@ -8,7 +8,7 @@ import click
 import uvicorn
 
 from api_gateway.app import create_app
-from api_gateway.protocol import MAX_HEADER_BYTES, limited
+from api_gateway.protocol import MAX_HEADER_BYTES, limit_protocol
 from hilum import settings as hilum_settings
 from hilum.db import version
 from hilum.db.connection import Database
@@ -30,9 +30,9 @@ def gateway(host: str | None, port: int | None) -> None:
     server = uvicorn.Server(
         uvicorn.Config(
             create_app(settings),
-            access_log=False,  # it prints paths and queries; ours does not
+            access_log=False,  # it prints paths and queries; our access log does not
             log_config=None,
-            http=limited(settings.gateway),
+            http=limit_protocol(settings.gateway),
             ws="none",
             h11_max_incomplete_event_size=MAX_HEADER_BYTES,
             timeout_graceful_shutdown=30,

@@ -1,4 +1,4 @@
-"""Who may come in: the key and its scope are checked before anything of a body is read."""
+"""The order of checks: the key and its scope first, then the body within its limits."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from api_gateway.overlays import ClientGoneError
 from api_gateway.services import services
 from hilum.settings import GatewaySettings
 
-_CLIENT_GONE = 499  # for the log alone: nobody reads the answer
+_CLIENT_GONE = 499  # for the log only: nobody reads the answer
 
 
 class GuardedRoute(APIRoute):
-    """A route whose body is read, within its limits of size and time, for a valid key only."""
+    """A route that reads a body only for a valid key, within limits of size and time."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Check the key, read the body, then do what FastAPI does."""
+        """Check the key and read the body, then continue with FastAPI's handler."""
         handle = super().get_route_handler()
         scopes = set(_scopes(self.dependant))
         reads = self.body_field is not None
 
-        async def guarded(request: Request) -> Response:
+        async def check_and_handle(request: Request) -> Response:
             if scopes:
                 await authenticate(request, scopes)
             if reads:
-                body = await _read(request, services(request).settings.gateway)
-                request = Request(request.scope, _replayed(body, request))
+                body = await _read_body(request, services(request).settings.gateway)
+                request = Request(request.scope, _replay(body, request))
             elif scopes and await request.is_disconnected():
                 return Response(status_code=_CLIENT_GONE)
             try:
@@ -43,7 +43,7 @@ class GuardedRoute(APIRoute):
             except ClientGoneError:
                 return Response(status_code=_CLIENT_GONE)
 
-        return guarded
+        return check_and_handle
 
 
 def _scopes(dependant: Dependant) -> Iterator[Any]:
@@ -53,12 +53,12 @@ def _scopes(dependant: Dependant) -> Iterator[Any]:
         yield from _scopes(dependency)
 
 
-async def _read(request: Request, limits: GatewaySettings) -> bytes:
-    """The body.
+async def _read_body(request: Request, limits: GatewaySettings) -> bytes:
+    """Read the body.
 
     Raises:
-        BodyTooLargeError: it has more than ``limits.max_body_bytes``, declared or not.
-        BodyTimeoutError: it did not arrive within ``limits.body_timeout_s``.
+        BodyTooLargeError: the body, or its declared length, exceeds ``limits.max_body_bytes``.
+        BodyTimeoutError: the body did not arrive within ``limits.body_timeout_s``.
     """
     limit = limits.max_body_bytes
     declared = request.headers.get("content-length", "")
@@ -76,7 +76,9 @@ async def _read(request: Request, limits: GatewaySettings) -> bytes:
             f"The body did not arrive within {limits.body_timeout_s:g} s."
         ) from None
     except ClientDisconnect:
-        raise BodyTimeoutError("The client went away before the body was whole.") from None
+        raise BodyTimeoutError(
+            "The client closed the connection before the whole body had arrived."
+        ) from None
     return bytes(body)
 
 
@@ -84,7 +86,7 @@ def _too_large(limit: int) -> BodyTooLargeError:
     return BodyTooLargeError(f"The body has more than {limit} bytes.")
 
 
-def _replayed(body: bytes, request: Request) -> Callable[[], Coroutine[Any, Any, Message]]:
+def _replay(body: bytes, request: Request) -> Callable[[], Coroutine[Any, Any, Message]]:
     sent = False
 
     async def receive() -> Message:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import Final
+from typing import ClassVar, Final
 
 from hilum.errors import (
     AccessDeniedError,
@@ -17,131 +17,137 @@ from hilum.errors import (
 )
 
 
-class UnauthenticatedError(PermanentError):
+class RequestError(PermanentError):
+    """The gateway refuses a request, or fails on it."""
+
+    status: ClassVar[HTTPStatus]
+
+
+class UnauthenticatedError(RequestError):
     """No valid API key came with the request."""
 
     code = "auth.unauthenticated"
-    next_step = "Send `Authorization: Bearer hk_…`; `hilum keys create` makes a key."
+    status = HTTPStatus.UNAUTHORIZED
+    next_step = "Send `Authorization: Bearer hk_…`; `hilum keys create` creates a key."
 
 
-class ForbiddenError(PermanentError):
+class ForbiddenError(RequestError):
     """The key is valid but lacks a scope."""
 
     code = "auth.forbidden"
+    status = HTTPStatus.FORBIDDEN
     next_step = "Use a key with the scope named above."
 
 
-class InvalidRequestError(PermanentError):
+class InvalidRequestError(RequestError):
     """The request breaks the schema of docs/openapi.json."""
 
     code = "request.invalid"
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
     next_step = "Correct the fields listed in `errors`; the schema is at /openapi.json."
 
 
-class BodyTooLargeError(PermanentError):
+class BodyTooLargeError(RequestError):
     """The body is larger than the gateway reads."""
 
     code = "request.body_too_large"
+    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
     next_step = "Send fewer images a study, or raise HILUM_GATEWAY__MAX_BODY_BYTES."
 
 
-class BodyTimeoutError(PermanentError):
+class BodyTimeoutError(RequestError):
     """The body did not arrive in time."""
 
     code = "request.body_timeout"
-    next_step = "Send the body in one go; HILUM_GATEWAY__BODY_TIMEOUT_S is how long it may take."
+    status = HTTPStatus.REQUEST_TIMEOUT
+    next_step = "Send the body without pauses; HILUM_GATEWAY__BODY_TIMEOUT_S limits its duration."
 
 
 class OverlaysBusyError(TransientError):
-    """More overlays are asked for than may wait."""
+    """Too many overlays are being rendered."""
 
     code = "cam.busy"
-    next_step = "Ask again after the time in Retry-After; HILUM_GATEWAY__RENDER_QUEUE may wait."
+    next_step = "Repeat the request after Retry-After, or raise HILUM_GATEWAY__RENDER_QUEUE."
 
 
-class NoSuchRouteError(PermanentError):
-    """No such path, or not with this method."""
+class NoSuchRouteError(RequestError):
+    """The path does not exist, or not with this method."""
 
     code = "request.no_such_route"
-    next_step = "See /docs for what there is."
+    status = HTTPStatus.NOT_FOUND
+    next_step = "See /docs for all routes."
 
 
-class StudyUnknownError(PermanentError):
+class StudyUnknownError(RequestError):
     """The tenant has no such study."""
 
     code = "study.unknown"
+    status = HTTPStatus.NOT_FOUND
     next_step = "Check the id, and that the key belongs to the tenant that sent the study."
 
 
-class ImageUnknownError(PermanentError):
+class ImageUnknownError(RequestError):
     """The study has no such image."""
 
     code = "image.unknown"
+    status = HTTPStatus.NOT_FOUND
     next_step = "List the images with GET /v1/studies/{study_id}/images."
 
 
-class ImageNotScoredError(PermanentError):
-    """There is no result, not yet or not ever."""
+class ImageNotScoredError(RequestError):
+    """The image has no result."""
 
     code = "image.not_scored"
-    next_step = "Look at the image's status; if it is pending, ask again later."
+    status = HTTPStatus.CONFLICT
+    next_step = "Read the status of the image. If it is pending, repeat the request later."
 
 
-class LabelUnknownError(PermanentError):
+class LabelUnknownError(RequestError):
     """The model that scored the image has no such label."""
 
     code = "cam.label_unknown"
+    status = HTTPStatus.NOT_FOUND
     next_step = "Use one of the labels named above."
 
 
-class CamNotKeptError(PermanentError):
-    """By policy the map was not stored."""
+class CamNotKeptError(RequestError):
+    """The map was not stored, by policy."""
 
     code = "cam.not_kept"
-    next_step = "HILUM_WORKER__CAM_POLICY decides which maps are kept."
+    status = HTTPStatus.NOT_FOUND
+    next_step = "HILUM_WORKER__CAM_POLICY decides which maps are stored."
 
 
-class SourceChangedError(PermanentError):
-    """The object is not the one that was scored any more."""
+class SourceChangedError(RequestError):
+    """The object has changed since it was scored."""
 
     code = "cam.source_changed"
-    next_step = "Send the study again to have the object scored as it is now."
+    status = HTTPStatus.CONFLICT
+    next_step = "Send the study again to score the object as it is now."
 
 
-class UnexpectedRequestError(PermanentError):
-    """A mistake in the gateway."""
+class UnexpectedRequestError(RequestError):
+    """Internal error of the gateway."""
 
     code = "internal.unexpected"
+    status = HTTPStatus.INTERNAL_SERVER_ERROR
     next_step = "Report this with the request id; nothing of the request was stored in the log."
 
 
-# The first that matches; subclasses therefore before their bases.
-_STATUS: Final[tuple[tuple[type[HilumError], HTTPStatus], ...]] = (
-    (UnauthenticatedError, HTTPStatus.UNAUTHORIZED),
-    (ForbiddenError, HTTPStatus.FORBIDDEN),
-    (InvalidRequestError, HTTPStatus.UNPROCESSABLE_ENTITY),
-    (InvalidURIError, HTTPStatus.UNPROCESSABLE_ENTITY),
-    (IdempotencyKeyReusedError, HTTPStatus.UNPROCESSABLE_ENTITY),
-    (BodyTooLargeError, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
-    (BodyTimeoutError, HTTPStatus.REQUEST_TIMEOUT),
-    (NoSuchRouteError, HTTPStatus.NOT_FOUND),
-    (StudyUnknownError, HTTPStatus.NOT_FOUND),
-    (ImageUnknownError, HTTPStatus.NOT_FOUND),
-    (LabelUnknownError, HTTPStatus.NOT_FOUND),
-    (CamNotKeptError, HTTPStatus.NOT_FOUND),
-    (ImageNotScoredError, HTTPStatus.CONFLICT),
-    (SourceChangedError, HTTPStatus.CONFLICT),
-    # The overlay needs the source object, and the store has let go of it.
-    (ObjectMissingError, HTTPStatus.GONE),
-    (AccessDeniedError, HTTPStatus.BAD_GATEWAY),
-    (DicomError, HTTPStatus.CONFLICT),
-    (TransientError, HTTPStatus.SERVICE_UNAVAILABLE),
-)
+# Of errors that are not the gateway's own; the first entry that matches counts.
+_STATUS: Final[dict[type[HilumError], HTTPStatus]] = {
+    InvalidURIError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    IdempotencyKeyReusedError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    ObjectMissingError: HTTPStatus.GONE,  # the overlay needs the object, which the store has lost
+    AccessDeniedError: HTTPStatus.BAD_GATEWAY,
+    DicomError: HTTPStatus.CONFLICT,
+    TransientError: HTTPStatus.SERVICE_UNAVAILABLE,
+}
 
 
 def status_of(error: HilumError) -> HTTPStatus:
     """The HTTP status of ``error``."""
-    for kind, status in _STATUS:
-        if isinstance(error, kind):
-            return status
-    return HTTPStatus.INTERNAL_SERVER_ERROR
+    if isinstance(error, RequestError):
+        return error.status
+    found = (status for kind, status in _STATUS.items() if isinstance(error, kind))
+    return next(found, HTTPStatus.INTERNAL_SERVER_ERROR)

@@ -45,8 +45,8 @@ _MEDIA = {"png": "image/png", "json": "application/json", "npy": "application/x-
     "", operation_id="getImage", responses=documented(404, 422), summary="An image's result"
 )
 def get(study_id: Id, image_id: Id, key: Reader, services: ServicesDep) -> ImageOut:
-    """Probabilities and findings, or why there are none."""
-    state, result = _image(services, key.tenant, study_id, image_id)
+    """Probabilities and findings, or the error of the image."""
+    state, result = _find_image(services, key.tenant, study_id, image_id)
     return presenters.image(state, result, services.pseudonyms)
 
 
@@ -56,7 +56,7 @@ def get(study_id: Id, image_id: Id, key: Reader, services: ServicesDep) -> Image
     responses={
         **documented(404, 409, 410, 422),
         200: {
-            "description": "The map, on the film as PNG or as numbers",
+            "description": "The map: over the film as PNG, or as numbers",
             "content": {
                 "image/png": {},
                 "application/json": {"schema": {"$ref": "#/components/schemas/CamOut"}},
@@ -80,22 +80,22 @@ async def cam(  # noqa: PLR0917 -- FastAPI calls it, by name
         Query(alias="format", description="instead of the Accept header; `png` by default"),
     ] = None,
     mask_text: Annotated[
-        bool, Query(description="cover what looks like text burnt into the film; PNG only")
+        bool, Query(description="cover what looks like burnt-in text; PNG only")
     ] = False,
 ) -> Response:
-    """`png`: the film with the heat on it, rendered now from the object that was scored.
-    `json`, `npy`: the raw grid, float32, as the graph gave it."""
-    kind = wanted or _negotiated(request.headers.get("accept", ""))
+    """`png`: the film with the map over it, rendered now from the object that was scored.
+    `json`, `npy`: the grid of the graph, float32."""
+    kind = wanted or _negotiate(request.headers.get("accept", ""))
     masked = mask_text or services.settings.deidentify.results
     known = request.headers.get("if-none-match")
 
     def answer(check: Callable[[], None]) -> Response:
-        state, result = _image(services, key.tenant, study_id, image_id)
+        state, result = _find_image(services, key.tenant, study_id, image_id)
         if result is None:
             raise ImageNotScoredError(f"The image is {state.status.value}; there is no map.")
         chosen = _Map.of(result, label)
         tag = _etag(result, label, f"{kind}/masked" if masked else kind)
-        kept = "no-store" if kind == "png" else "private, max-age=3600"  # a film stays nowhere
+        kept = "no-store" if kind == "png" else "private, max-age=3600"  # no cache may keep a film
         headers = {"ETag": tag, "Cache-Control": kept, "Vary": "Accept"}
         if known == tag:
             return Response(status_code=304, headers=headers)
@@ -130,7 +130,7 @@ class _Map:
         return cls(label=label, grid=grid, probability=probability)
 
 
-def _image(
+def _find_image(
     services: Services, tenant: str, study_id: str, image_id: str
 ) -> tuple[ImageState, StoredResult | None]:
     study = find(services, tenant, study_id)
@@ -193,7 +193,7 @@ def _npy(grid: Float32Array) -> bytes:
     return out.getvalue()
 
 
-def _negotiated(accept: str) -> Format:
+def _negotiate(accept: str) -> Format:
     """The first format that the client names; PNG if it names none."""
     kinds: tuple[Format, ...] = ("png", "json", "npy")
     named = {kind: accept.find(_MEDIA[kind]) for kind in kinds}

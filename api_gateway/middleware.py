@@ -1,4 +1,4 @@
-"""Around every request: an id, a line in the log, headers for browsers."""
+"""Gives every request an id, a line in the log, and headers for browsers."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 
 
 _HEADERS = (
-    (b"cache-control", b"no-store"),  # unless the route says otherwise: results are about patients
+    (b"cache-control", b"no-store"),  # unless a route sets its own: results are patient data
     (b"referrer-policy", b"no-referrer"),
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
 )
 _NOTHING = b"default-src 'none'; frame-ancestors 'none'"
-_OWN_PAGE = (  # the documentation's page starts its script in the page
+_OWN_PAGE = (  # the page of /docs has a script inside the page
     b"default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
     b"img-src 'self' data:; frame-ancestors 'none'"
 )
 
 
 class AccessLog:
-    """One line a request: method, route *template*, status, seconds and, as far as they became
-    known, tenant, key, study and job. Every line said meanwhile has them too, and the request id.
+    """Logs one line a request: method, route *template*, status, seconds and, once known, tenant,
+    key, study and job. All lines logged meanwhile have these fields and the request id too.
 
-    Never the path itself, the query or a header: they hold ids and keys.
+    The path itself, the query and headers are never logged: they contain ids and keys.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -67,7 +67,7 @@ class AccessLog:
                 started, status = True, message["status"]
                 named = {name.lower() for name, _ in message["headers"]}
                 added = [*_HEADERS, (b"content-security-policy", _policy(scope["path"]))]
-                if unread:  # nobody will read it: the next request cannot follow on this connection
+                if unread:  # nobody will read the body, so no request can follow on this connection
                     added.append((b"connection", b"close"))
                 message["headers"] = [
                     *message["headers"],
@@ -79,7 +79,7 @@ class AccessLog:
         try:
             await self._app(scope, receive_noting, send_with_id)
         except Exception:
-            # Type and place only: the text of an exception may hold what the request did.
+            # Type and place only: the text of an exception may quote the request.
             log.error("request.failed", exc_info=True)
             if not started:
                 failure = UnexpectedRequestError(f"The gateway failed on request {request_id}.")

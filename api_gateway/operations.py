@@ -1,4 +1,4 @@
-"""Models, and what an operator's probes ask."""
+"""Models, and the probes of operators."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ router = APIRouter(route_class=GuardedRoute)
     tags=["models"],
     operation_id="listModels",
     responses=documented(),
-    summary="The models that have served here, newest first",
+    summary="The models that have produced results here, newest first",
 )
 def list_models(_key: Reader, services: ServicesDep) -> list[RegisteredModelOut]:
-    """Each model package once, by its digest."""
+    """Each model package once, with its digest."""
     with services.database.read() as connection:
         return [presenters.model(found) for found in models.listing(connection)]
 
 
 @router.get("/healthz", tags=["health"], operation_id="health", summary="Is the process alive?")
 async def health() -> Health:
-    """Touches nothing but the process."""
+    """Checks the process only."""
     return Health(status="ok", checks={})
 
 
@@ -38,18 +38,18 @@ async def health() -> Health:
     "/readyz",
     tags=["health"],
     operation_id="ready",
-    summary="Can studies be taken?",
+    summary="Can the gateway accept studies?",
     responses={
         503: {
             "model": Health,
-            "description": "No: the database is away, full, locked or not migrated",
+            "description": "No: the database is unavailable, full, locked or not migrated",
         }
     },
 )
 async def ready(services: ServicesDep, response: Response) -> Health:
-    """SQL must be migrated and take a write, within seconds. The broker need not answer: studies
-    are accepted without it and published by the workers' sweeper, so that its absence is
-    `degraded`, not unready."""
+    """The database must be migrated and commit a write within seconds. The broker need not answer:
+    studies are accepted without it and published by the sweeper of the workers. A missing broker
+    is therefore `degraded`, not unready."""
     checks = await services.readiness.checks()
     if checks["database"] != "ok":
         response.status_code = 503

@@ -1,7 +1,7 @@
-"""Rendering overlays beside everything else: few at a time, a short queue, none for nobody.
+"""Render overlays in threads of their own: a few at a time, with a short queue.
 
-An overlay reads and decodes a whole film. In the threads that answer all requests, a hundred that
-nobody waits for any more would hold up submissions and probes for half a minute.
+An overlay fetches and decodes a whole film. In the threads that answer all requests, a hundred
+abandoned overlays would delay submissions and probes for half a minute.
 """
 
 from __future__ import annotations
@@ -17,30 +17,30 @@ from api_gateway.errors import OverlaysBusyError
 from hilum.logs import CarryingThreads
 
 T = TypeVar("T")
-_LOOK_S = 0.1  # between two looks whether the client is still there
+_LOOK_S = 0.1  # between two checks whether the client is still connected
 
 
 class ClientGoneError(Exception):
-    """Nobody waits for this overlay any more."""
+    """The client has closed the connection."""
 
 
 class Renderer:
-    """``threads`` overlays at a time and ``queue`` waiting."""
+    """Renders ``threads`` overlays at a time; ``queue`` more may wait."""
 
     def __init__(self, *, threads: int, queue: int) -> None:
         self._pool = CarryingThreads(threads, thread_name_prefix="overlay")
         self._room = BoundedSemaphore(threads + queue)
 
     async def render(self, request: Request, work: Callable[[Callable[[], None]], T]) -> T:
-        """What ``work`` returns. It is handed a function to call between its steps, which ends it
-        once the client has gone.
+        """Run ``work`` and return its result. ``work`` gets a function to call between its steps,
+        which raises once the client has closed the connection.
 
         Raises:
             OverlaysBusyError: the queue is full.
-            ClientGoneError: the client went away.
+            ClientGoneError: the client has closed the connection.
         """
         if not self._room.acquire(blocking=False):
-            raise OverlaysBusyError("As many overlays as may wait are waiting.")
+            raise OverlaysBusyError("The queue of overlays is full.")
         gone = Event()
 
         def check() -> None:
@@ -54,7 +54,7 @@ class Renderer:
         job = self._pool.submit(run)
         job.add_done_callback(lambda _: self._room.release())
         future = asyncio.wrap_future(job)
-        # Of an overlay for nobody the failure is no news to asyncio either.
+        # Otherwise asyncio would report the failure of an abandoned overlay.
         future.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
         try:
             while not future.done():
@@ -63,9 +63,9 @@ class Renderer:
                     raise ClientGoneError
             return future.result()
         finally:
-            gone.set()  # ends it at its next step if it runs
-            job.cancel()  # takes it out of the queue if it waits
+            gone.set()  # ends running work at its next step
+            job.cancel()  # takes waiting work out of the queue
 
     def close(self) -> None:
-        """Drop what waits."""
+        """Drop the queue."""
         self._pool.shutdown(wait=False, cancel_futures=True)

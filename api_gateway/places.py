@@ -1,4 +1,4 @@
-"""Which objects a tenant may name."""
+"""Check which objects a tenant may name."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from hilum.settings import GatewaySettings
 
 
 def check(uris: Sequence[str], tenant: str, settings: GatewaySettings) -> None:
-    """Raise unless ``tenant`` may ask for all of ``uris``.
+    """Raise unless ``tenant`` may name all of ``uris``.
 
-    A tenant with places of its own (``tenant_uri_prefixes``) may name objects below those and no
-    others; any other tenant, objects below ``allowed_uri_prefixes`` that are in no tenant's place.
+    A tenant with places of its own (``tenant_uri_prefixes``) may name only objects below these. Any
+    other tenant may name objects below ``allowed_uri_prefixes``, except in the places of a tenant.
 
     Raises:
-        InvalidRequestError: too many, or one twice.
-        InvalidURIError: one is no ``s3://bucket/key``, or outside.
+        InvalidRequestError: there are too many images, or one is listed twice.
+        InvalidURIError: an address is not ``s3://bucket/key``, or not allowed.
     """
     limit = settings.max_images_per_study
     if len(uris) > limit:
-        raise InvalidRequestError(f"The study has {len(uris)} images; at most {limit} are taken.")
+        raise InvalidRequestError(f"The study has {len(uris)} images; at most {limit} are allowed.")
     if len(set(uris)) != len(uris):
         raise InvalidRequestError(f"{len(uris) - len(set(uris))} images are listed twice.")
     own = settings.tenant_uri_prefixes.get(tenant)
@@ -36,15 +36,14 @@ def check(uris: Sequence[str], tenant: str, settings: GatewaySettings) -> None:
             )
         if not _below(parts, allowed) or _below(parts, taken):
             raise InvalidURIError(
-                f"images[{position}].uri is outside the places this gateway may read for the "
-                "tenant.",
+                f"images[{position}].uri is outside the places that the tenant may name.",
                 next_step="Ask the operator: HILUM_GATEWAY__ALLOWED_URI_PREFIXES and "
                 "HILUM_GATEWAY__TENANT_URI_PREFIXES list them.",
             )
 
 
 def _below(parts: Sequence[str], places: Sequence[str]) -> bool:
-    """By whole segments: the bucket, then each folder of the key."""
+    """Whether the object is below one of ``places``, compared by bucket and whole folders."""
     for place in map(_parts, places):
         folder = [part for part in place or () if part]
         if place is not None and list(parts[: len(folder)]) == folder:
@@ -53,7 +52,7 @@ def _below(parts: Sequence[str], places: Sequence[str]) -> bool:
 
 
 def _parts(uri: str) -> list[str] | None:
-    """Bucket and key segments; ``None`` if it is no such URI. `..` would let a store that
-    resolves it leave the place."""
+    """The bucket and the segments of the key, or ``None`` if ``uri`` is not such an address. A
+    store that resolves `..` would leave the place."""
     parts = uri.removeprefix("s3://").split("/")
     return None if not uri.startswith("s3://") or {".", ".."} & set(parts) else parts

@@ -1,4 +1,4 @@
-"""What is stored, as it goes over the wire."""
+"""From rows of the database to the bodies of answers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def image_url(study_id: str, image_id: str) -> str:
 def image(
     state: ImageState, result: StoredResult | None, pseudonyms: Pseudonyms | None
 ) -> ImageOut:
-    """An image with its result, if there is one; its UIDs under ``pseudonyms``, if there are."""
+    """An image with its result, if it has one. ``pseudonyms``, if given, replace its UIDs."""
     url = image_url(state.study_id, state.id)
     return ImageOut(
         id=state.id,
@@ -46,7 +46,7 @@ def image(
 
 
 def model(registered: RegisteredModel) -> RegisteredModelOut:
-    """A model with what it can be asked."""
+    """A model with its labels and operating points."""
     manifest = registered.manifest
     return RegisteredModelOut(
         **_model(registered).model_dump(),
@@ -60,13 +60,13 @@ def model(registered: RegisteredModel) -> RegisteredModelOut:
 
 
 def _result(result: StoredResult, url: str, pseudonyms: Pseudonyms | None) -> ResultOut:
-    shown = str if pseudonyms is None else pseudonyms.uid
+    show = str if pseudonyms is None else pseudonyms.uid
     labels = result.model.manifest.label_set.labels
     return ResultOut(
         notice=result.model.manifest.notice,
-        sop_instance_uid=shown(result.sop_instance_uid),
-        series_instance_uid=shown(result.series_instance_uid),
-        study_instance_uid=shown(result.study_instance_uid),
+        sop_instance_uid=show(result.sop_instance_uid),
+        series_instance_uid=show(result.series_instance_uid),
+        study_instance_uid=show(result.study_instance_uid),
         doubts=list(sure_doubts(result.flags)),
         probabilities=dict(zip(labels, result.probability.tolist(), strict=True)),
         raw=dict(zip(labels, result.raw.tolist(), strict=True)),

@@ -1,4 +1,4 @@
-"""Every failure as ``application/problem+json`` (RFC 9457), mapped in this one place."""
+"""Maps every failure to ``application/problem+json`` (RFC 9457)."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _MAX_TEXT = 200
 
 
 class FieldProblem(BaseModel):
-    """One field that breaks the schema; its value is not repeated."""
+    """One field that breaks the schema. Its value is not repeated."""
 
     pointer: str = Field(description="JSON pointer into the request", examples=["/body/images/0"])
     detail: str
 
 
 class Problem(BaseModel):
-    """RFC 9457, with hilum's stable code and what to do next."""
+    """RFC 9457, with the stable code of hilum and the next step."""
 
     type: str = Field(examples=["urn:hilum:error:study.unknown"])
     title: str
@@ -49,7 +49,7 @@ class Problem(BaseModel):
 def response(
     error: HilumError, *, status: int | None = None, errors: list[FieldProblem] | None = None
 ) -> JSONResponse:
-    """``error`` as a response."""
+    """The answer for ``error``."""
     code = status_of(error) if status is None else status
     body = error.body()
     problem = Problem(
@@ -69,7 +69,7 @@ def response(
 
 
 def install(app: FastAPI) -> None:
-    """Map the failures of ``app``; those nobody foresaw are caught by the outermost middleware."""
+    """Map the failures of ``app``. The outermost middleware catches unexpected exceptions."""
 
     @app.exception_handler(HilumError)
     def _hilum(_request: Request, error: HilumError) -> JSONResponse:
@@ -96,7 +96,7 @@ def install(app: FastAPI) -> None:
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """For a route's ``responses``."""
+    """The value of ``responses`` for a route."""
     content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     return {
         status: {"description": "Problem (RFC 9457)", "content": content}
@@ -105,8 +105,8 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def _field(item: dict[str, Any]) -> FieldProblem:
-    # pydantic's `input` and `ctx` hold the value: they stay out.
+    # pydantic's `input` and `ctx` contain the value: they are left out.
     pointer = "/" + "/".join(str(part)[:_MAX_TEXT] for part in item["loc"])
-    # A name of the client's own may hold half a surrogate pair, which no answer can.
+    # A name from the client may contain half a surrogate pair, which no answer can.
     pointer = pointer[:_MAX_TEXT].encode(errors="backslashreplace").decode()
     return FieldProblem(pointer=pointer, detail=item["msg"][:_MAX_TEXT])

@@ -1,7 +1,7 @@
-"""HTTP/1.1 by uvicorn, with bounds on how long and how many connections may wait.
+"""HTTP/1.1 of uvicorn, with limits on the number of connections and on their waiting time.
 
-uvicorn 0.5x has a time limit between two requests only: a connection that sends nothing, or a
-header now and then, stays for ever, whoever it is from.
+uvicorn 0.5x limits the time between two requests only: without this, anyone could keep a connection
+open for ever by sending nothing, or a header now and then.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from hilum.settings import GatewaySettings
 MAX_HEADER_BYTES = 16 * 1024
 
 
-def limited(settings: GatewaySettings) -> type[asyncio.Protocol]:
-    """uvicorn's protocol with the limits of ``settings``."""
+def limit_protocol(settings: GatewaySettings) -> type[asyncio.Protocol]:
+    """The protocol of uvicorn with the limits of ``settings``."""
 
     class Protocol(H11Protocol):
         _deadline: asyncio.TimerHandle | None = None
@@ -42,7 +42,7 @@ def limited(settings: GatewaySettings) -> type[asyncio.Protocol]:
             self._watch()
 
         def _watch(self) -> None:
-            """Whoever has not sent the whole head of a request in time is cut off."""
+            """Close the connection unless the whole head of a request arrives in time."""
             waiting: Any = self.cycle is None or self.cycle.response_complete
             if not waiting or self.transport.is_closing():
                 self._forget()

@@ -1,4 +1,4 @@
-"""Handing a job to the broker; the gateway's only use of Celery."""
+"""Publishes jobs. Only this module of the gateway uses Celery."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from hilum.queue import BROKER_CONFIG, SCORE_TASK
 
 log = logging.getLogger(__name__)
 
-_TIMEOUT_S = 1.0  # a broker that is away must not hold up a study that SQL has already accepted
+_TIMEOUT_S = 1.0  # an unavailable broker must not delay a study that SQL has accepted
 
 
 class Publisher:
-    """Publishes jobs. A job that cannot be published stays in SQL for the workers' sweeper."""
+    """Publishes jobs. The sweeper of the workers publishes a job for which this fails."""
 
     def __init__(self, broker_url: str, database: Database) -> None:
         self._database = database
@@ -33,7 +33,7 @@ class Publisher:
         )
 
     def publish(self, job_id: str, route: str) -> bool:
-        """Put the job's task on this queue of the broker; whether the broker took it."""
+        """Publish the job on this queue of the broker. Returns whether the broker accepted it."""
         try:
             self._app.send_task(SCORE_TASK, args=[job_id], queue=str(route), retry=False)
             with self._database.write() as connection:
@@ -41,8 +41,8 @@ class Publisher:
         except HilumError as error:
             event(log, logging.WARNING, "job.not_marked", job=job_id, code=error.code)
             return False
-        except Exception as error:  # kombu lets each transport's own exceptions through
-            # Not its text: that may hold the broker's address with its password.
+        except Exception as error:  # kombu passes on the exceptions of each transport
+            # Without its text, which may contain the broker's address with its password.
             name = type(error).__name__
             event(log, logging.WARNING, "job.not_published", job=job_id, error=name)
             return False

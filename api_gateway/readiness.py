@@ -1,4 +1,4 @@
-"""Whether studies can be taken: the database is asked to write, and has to answer in time."""
+"""Checks whether the gateway can accept studies: the database must commit a write in time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _DATABASE_WAIT_S = 2.0  # for a lock, or a connection
 
 
 class Readiness:
-    """One look at a time, in a thread of its own: however many ask, they share it."""
+    """Runs one check at a time, in a thread of its own. Concurrent probes share it."""
 
     def __init__(self, database_url: str, publisher: Publisher) -> None:
         self._database = Database(database_url, pool_size=1, wait_s=_DATABASE_WAIT_S)
@@ -24,7 +24,7 @@ class Readiness:
         self._look: asyncio.Future[dict[str, str]] | None = None
 
     async def checks(self) -> dict[str, str]:
-        """`ok` or what is wrong, of the database and the broker."""
+        """The state of the database and the broker: `ok`, or what is wrong."""
         if self._look is None or self._look.done():
             loop = asyncio.get_running_loop()
             self._look = loop.run_in_executor(self._pool, self._find)
@@ -44,7 +44,7 @@ class Readiness:
         except SchemaOutdatedError:
             database = "not migrated"
         except SchemaTooNewError as error:
-            database = error.detail  # names the code that is needed
+            database = error.detail  # names the code that the schema needs
         except HilumError as error:
             database = error.code
         return {"database": database, "broker": "ok" if self._publisher.ping() else "away"}

@@ -1,4 +1,4 @@
-"""What goes over the wire."""
+"""The bodies of requests and answers."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from hilum.db.states import ItemStatus, JobStatus
 from hilum.errors import ErrorBody
 from hilum.queue import Queue
 
-PRINTABLE: Final = r"^[^\x00-\x1f\x7f]+$"  # PostgreSQL's text holds no NUL
+PRINTABLE: Final = r"^[^\x00-\x1f\x7f]+$"  # a text of PostgreSQL cannot contain NUL
 Id = Annotated[str, Path(max_length=64, pattern=r"^[!-~]+$")]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Doubts = Annotated[
     list[str],
     Field(
-        description="the flags under which no number of this should be used; must be shown "
-        "wherever a number is shown",
+        description="flags that forbid the use of the numbers; must be shown wherever a number is "
+        "shown",
         examples=[["not_chest"]],
     ),
 ]
@@ -33,7 +33,7 @@ class _Request(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _few(cls, data: Any) -> Any:
+    def _refuse_many_fields(cls, data: Any) -> Any:
         """Each unknown field is an error of its own: a million of them would take seconds."""
         if isinstance(data, dict) and len(data) > _MOST_FIELDS:
             raise ValueError(f"an object has more than {_MOST_FIELDS} fields")
@@ -55,21 +55,21 @@ class ImageReference(_Request):
 class NewStudy(_Request):
     """A study to be scored."""
 
-    priority: Queue = Field(default=Queue.ROUTINE, description="which queue the study waits in")
+    priority: Queue = Field(default=Queue.ROUTINE, description="the queue in which the study waits")
     images: list[ImageReference] = Field(
-        min_length=1, fail_fast=True, description="every image once, of any number of series"
+        min_length=1, fail_fast=True, description="each image once, from any number of series"
     )
 
 
 class Accepted(BaseModel):
-    """The study is registered, and will be scored whatever happens to broker and workers."""
+    """The study is registered and will be scored, even if broker or workers fail meanwhile."""
 
     id: str = Field(examples=["st_0199d0c1b7a47f6e8a0b3c5d7e9f1a2b"])
     status_url: str
 
 
 class ErrorOut(BaseModel):
-    """Why something was not done."""
+    """Why an image or a study has no result."""
 
     code: str = Field(examples=["policy.not_chest"])
     detail: str
@@ -100,15 +100,15 @@ class ModelOut(BaseModel):
 
 
 class ResultOut(BaseModel):
-    """What the model says of one image."""
+    """What the model says about one image."""
 
-    notice: str | None = Field(description="must be shown wherever a number of this is shown")
+    notice: str | None = Field(description="must be shown wherever a number is shown")
     sop_instance_uid: str
     series_instance_uid: str
     study_instance_uid: str
     doubts: Doubts
     probabilities: dict[str, Probability] = Field(description="calibrated, by label")
-    raw: dict[str, Probability] = Field(description="as the graph gave them, before calibration")
+    raw: dict[str, Probability] = Field(description="outputs of the graph, before calibration")
     findings: list[FindingOut]
     flags: list[str] = Field(
         description="what to know about the input", examples=[["view_unknown"]]
@@ -117,7 +117,7 @@ class ResultOut(BaseModel):
     engine: str
     engine_reason: str | None
     scored_at: datetime
-    cam: dict[str, str] = Field(description="URL of the Grad-CAM map, by label, of those kept")
+    cam: dict[str, str] = Field(description="URL of each stored Grad-CAM map, by label")
 
 
 class ImageOut(BaseModel):
@@ -139,23 +139,24 @@ class ImagePage(BaseModel):
 
 
 class StudyOut(BaseModel):
-    """How a study stands."""
+    """The state of a study."""
 
     id: str
     status: JobStatus = Field(
-        description="`completed`: every image has ended, well or with its error; `failed`: given up"
+        description="`completed`: every image has ended, scored or with its error; "
+        "`failed`: hilum gave the study up"
     )
     priority: Queue
     created_at: datetime
     finished_at: datetime | None
     attempts: int
     counts: dict[ItemStatus, int]
-    error: ErrorOut | None = Field(description="the last one that put the study off or ended it")
+    error: ErrorOut | None = Field(description="the last error that delayed or ended the study")
     images: ImagePage = Field(description="the first page")
 
 
 class RegisteredModelOut(ModelOut):
-    """A model that has served here."""
+    """A model that has produced results here."""
 
     labels: list[str]
     operating_points: dict[str, Probability]
@@ -178,7 +179,7 @@ class CamOut(BaseModel):
 
 
 class Health(BaseModel):
-    """Whether the process serves."""
+    """Whether the process can serve."""
 
     status: Literal["ok", "degraded"]
     checks: dict[str, str]

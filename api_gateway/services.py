@@ -1,4 +1,4 @@
-"""What requests work with, built once by the application."""
+"""The parts that requests use, created once by the application."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ class Services:
     publisher: Publisher
     overlays: Renderer
     readiness: Readiness
-    pseudonyms: Pseudonyms | None  # for UIDs; None: they are given as they are
-    decoders: Decoders  # as many
+    pseudonyms: Pseudonyms | None  # replace UIDs; None: UIDs are shown as they are
+    decoders: Decoders
 
 
 def services(request: Request) -> Services:
-    """Of the application that serves ``request``."""
+    """The parts of the application that serves ``request``."""
     return cast(Services, request.app.state.services)
 
 
 async def _services(request: Request) -> Services:
-    """Not in a thread: it only looks."""
+    """Async, so that no thread is needed."""
     return services(request)
 
 

@@ -1,4 +1,4 @@
-"""Studies: registering them and seeing how they stand."""
+"""Studies: register them, and read their state."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PAGE = 100
     status_code=202,
     operation_id="createStudy",
     responses=documented(408, 413, 422),
-    summary="Register a study to be scored",
+    summary="Register a study to score",
 )
 def create(
     new: NewStudy,
@@ -42,8 +42,8 @@ def create(
         str | None, Header(min_length=1, max_length=255, pattern=PRINTABLE)
     ] = None,
 ) -> Accepted:
-    """Answers as soon as the study is in SQL. With an `Idempotency-Key`, sending the same request
-    again gives the same study."""
+    """Answers as soon as the study is in SQL. A repeated request with the same `Idempotency-Key`
+    gets the same study."""
     if new.priority is Queue.STAT:
         require(key, Scope.STAT)
     uris = [image.uri for image in new.images]
@@ -74,7 +74,7 @@ def create(
     "/{study_id}",
     operation_id="getStudy",
     responses=documented(404, 422),
-    summary="How a study stands, with its first images",
+    summary="The state of a study, with its first images",
 )
 def get(study_id: Id, key: Reader, services: ServicesDep) -> StudyOut:
     """Poll this until `status` is `completed` or `failed`."""
@@ -116,12 +116,12 @@ def find(services: Services, tenant: str, study_id: str) -> StudyState:
     """The tenant's study.
 
     Raises:
-        StudyUnknownError: it has none of this id; whether somebody else has is not told.
+        StudyUnknownError: the tenant has no such study. Another tenant may have it.
     """
     with services.database.read() as connection:
         study = studies.get(connection, tenant=tenant, study_id=study_id)
     if study is None:
-        raise StudyUnknownError("There is no such study.")
+        raise StudyUnknownError("The tenant has no such study.")
     logs.add(study=study.id, job=study.job_id)
     return study
 

@@ -1,13 +1,13 @@
-"""The one log of every process: gateway, worker and command line.
+"""The log of every process: gateway, worker and command line.
 
 A service writes one JSON object a line on stderr: ``time`` (UTC, ISO 8601), ``level``, ``logger``,
-``event``, then the fields that :func:`bind` and :func:`add` put on everything said about one
-request or job, then the event's own. A command for people writes plain text.
+``event``, then the fields that :func:`bind` and :func:`add` put on every line about one request or
+job, then the fields of the event. A command for people writes plain text.
 
-No line holds a DICOM UID, a patient's name, the address of an object or a value from SQL: studies
-and jobs go by their opaque ids, images by their position in the study. Libraries keep no such
-rule, so none of them is heard below WARNING (Celery and uvicorn: INFO), whatever the level is, and
-of what they say the values are left out.
+No line contains a DICOM UID, a patient's name, the address of an object or a value from SQL.
+Studies and jobs are named by their opaque ids, images by their position in the study. Libraries
+follow no such rule. Their lines below WARNING (Celery and uvicorn: INFO) are dropped at every
+level, and the values in the others are left out.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ Style = Literal["json", "text"]
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# The lowest level at which a library is heard; WARNING for any other.
+# The lowest level that is logged for a library; WARNING for any other.
 _FLOORS: Final = {
     **dict.fromkeys(OUR_PACKAGES, logging.NOTSET),
     "celery": logging.INFO,
     "uvicorn": logging.INFO,
-    "celery.app.trace": logging.WARNING,  # each task's start and end: job.taken tells more
+    "celery.app.trace": logging.WARNING,  # start and end of each task: job.taken says more
     "celery.worker.strategy": logging.WARNING,
     "pydicom": logging.CRITICAL + 1,  # it quotes values of the data set
-    "uvicorn.access": logging.CRITICAL + 1,  # it quotes paths; the gateway's own line does not
+    "uvicorn.access": logging.CRITICAL + 1,  # it quotes paths; our own access log does not
 }
-# They build what they say at DEBUG at some cost: addresses, signed requests, SQL parameters.
-_TALKATIVE: Final = (
+# Their DEBUG lines are costly to build, and contain addresses, signed requests, SQL parameters.
+_VERBOSE: Final = (
     "boto3",
     "botocore",
     "kombu",
@@ -54,20 +54,20 @@ _TALKATIVE: Final = (
     "sqlalchemy",
     "urllib3",
 )
-# In a library's text that comes without arguments: addresses, long numbers and UIDs, names.
+# In the text of a library without arguments: addresses, long numbers and UIDs, names.
 _VALUE: Final = re.compile(r"\S*(?:://|\d[\d.]{5,}|\^)\S*")
 
 _WARNINGS: Final = "py.warnings"
-# Celery hands its own sentences in as arguments; what is not ours never comes as far as there.
+# Celery passes its own sentences as arguments here; no foreign text reaches these loggers.
 _SENTENCES: Final = ("celery.worker.consumer.connection", "celery.worker.consumer.consumer")
 _context: ContextVar[dict[str, object] | None] = ContextVar("hilum_log_context", default=None)
 _json = False
 
 
 def configure(level: str, *, style: Style) -> None:
-    """Send all logs of this process through this module, from ``level`` on, to stderr.
+    """Write all logs of this process from ``level`` on to stderr, through this module.
 
-    With ``json``, warnings and exceptions that nobody caught are lines too.
+    With ``json``, Python's warnings and uncaught exceptions become lines too.
     """
     global _json  # noqa: PLW0603 - a process has one log
     _json = style == "json"
@@ -78,9 +78,9 @@ def configure(level: str, *, style: Style) -> None:
     for old in [h for h in root.handlers if type(h) in (_Stderr, logging.StreamHandler)]:
         root.removeHandler(old)
     root.addHandler(handler)
-    # People see what they should act on; the steps only if they ask for them.
+    # People see what they must act on, and other events only if they ask for them.
     root.setLevel(level if _json or level == "DEBUG" else max(_number(level), logging.WARNING))
-    for name in _TALKATIVE:
+    for name in _VERBOSE:
         logging.getLogger(name).setLevel(logging.WARNING)
     if _json:
         logging.captureWarnings(True)
@@ -95,7 +95,7 @@ def configure(level: str, *, style: Style) -> None:
 
 
 def is_json() -> bool:
-    """Whether this process has been told to write JSON lines."""
+    """Whether this process writes JSON lines."""
     return _json
 
 
@@ -115,20 +115,20 @@ def bind(**fields: object) -> Iterator[None]:
 
 
 def add(**fields: object) -> None:
-    """Put ``fields`` on every further line of the innermost :func:`bind`, whichever thread of it
-    learns them; outside of any, on none."""
+    """Put ``fields`` on every further line of the innermost :func:`bind`, from any of its threads.
+    Without one, this does nothing."""
     bound = _context.get()
     if bound is not None:
         bound.update(fields)
 
 
 def carry(function: Callable[P, T]) -> Callable[P, T]:
-    """``function`` with the fields bound here, for another thread."""
+    """``function`` with the fields that are bound here, for another thread."""
     return partial(copy_context().run, function)
 
 
 class CarryingThreads(ThreadPoolExecutor):
-    """Threads whose work has the fields that were bound where it was handed in."""
+    """Threads whose work has the fields that were bound where it was submitted."""
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """See :class:`ThreadPoolExecutor`."""
@@ -136,7 +136,7 @@ class CarryingThreads(ThreadPoolExecutor):
 
 
 class _Stderr(logging.Handler):
-    """Writes to stderr as it is when a record comes: tests and progress bars replace it."""
+    """Writes to the present ``sys.stderr``: tests and progress bars replace it."""
 
     def __init__(self, stream: Callable[[], TextIO | None]) -> None:
         super().__init__()
@@ -149,11 +149,11 @@ class _Stderr(logging.Handler):
                 stream.write(self.format(record) + "\n")
                 stream.flush()
         except (OSError, ValueError):
-            pass  # there is nobody left to tell
+            pass  # nobody can read it any more
 
 
 class _Word(str):
-    """Without quotes where a message asks for its representation."""
+    """Has no quotes where a message asks for its representation."""
 
     __slots__ = ()
     __repr__ = str.__str__
@@ -166,7 +166,7 @@ class _JsonLine(logging.Formatter):
             "time": moment.isoformat(timespec="milliseconds"),
             "level": record.levelname,
             "logger": record.name,
-            "event": _words(record),
+            "event": _message(record),
         }
         for name, value in _fields(record).items():
             line.setdefault(name, value)
@@ -176,12 +176,12 @@ class _JsonLine(logging.Formatter):
 class _TextLine(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         fields = " ".join(f"{name}={value}" for name, value in _fields(record).items())
-        return f"{_words(record)} ({fields})" if fields else _words(record)
+        return f"{_message(record)} ({fields})" if fields else _message(record)
 
 
 def _fields(record: logging.LogRecord) -> dict[str, object]:
-    """Of the context, then of the event. An exception is its type and place: its text may be
-    data."""
+    """The fields of the context, then of the event. An exception is its type and place, because its
+    text may contain data."""
     found = {**(_context.get() or {}), **getattr(record, "fields", {})}
     if record.exc_info and record.exc_info[0]:
         found["exception"] = record.exc_info[0].__name__
@@ -191,8 +191,8 @@ def _fields(record: logging.LogRecord) -> dict[str, object]:
     return found
 
 
-def _words(record: logging.LogRecord) -> str:
-    """What is said; of what a library says, its first line, with the values left out."""
+def _message(record: logging.LogRecord) -> str:
+    """The message; of a library's message the first line, with the values left out."""
     top = record.name.partition(".")[0]
     if top in OUR_PACKAGES or record.name == _WARNINGS:
         return record.getMessage()
@@ -241,7 +241,7 @@ def _format_warning(
     lineno: int,
     line: str | None = None,
 ) -> str:
-    """Its kind and place: the text may quote a value."""
+    """The type and place of a warning: its text may quote a value."""
     name = filename.replace("\\", "/").partition("site-packages/")[2] or filename.rpartition("/")[2]
     return f"{category.__name__} at {name}:{lineno}"
 

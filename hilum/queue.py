@@ -1,7 +1,7 @@
-"""The contract between gateway and worker: queues, task names, payloads.
+"""The contract between gateway and worker: queues, the name of the task, its content.
 
-The broker is transport, SQL is the truth: a task carries one opaque job id and nothing else.
-A lost task is published again by the sweeper; a doubled one finds its job already taken.
+SQL is the truth and the broker is transport: a task carries one opaque job id and nothing else.
+The sweeper publishes a lost task again; a duplicate task finds its job already claimed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Final
 class Queue(StrEnum):
     """One queue a priority, because priorities within a Redis list are approximate.
 
-    Declared from most to least urgent; workers take them in this order.
+    From most to least urgent; workers read them in this order.
     """
 
     STAT = "stat"
@@ -52,7 +52,7 @@ def routes(queues: Iterable[Queue], digest: str | None) -> list[str]:
 SCORE_TASK: Final = "hilum.score_job"
 
 # Shared by the worker's Celery app and the gateway's producer.
-# JSON only: a broker that someone else can write to must not be able to run code here.
+# JSON only: someone who can write to the broker must not be able to run code here.
 BROKER_CONFIG: Final[dict[str, Any]] = {
     "task_serializer": "json",
     "accept_content": ["json"],

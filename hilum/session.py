@@ -1,4 +1,4 @@
-"""The one wiring: from the settings to a model that scores films."""
+"""From the settings to a model that scores films. Only this module connects the parts."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ DECODE_TASKS: Final = "hilum.pipeline.tasks"
 
 @dataclass(frozen=True, kw_only=True)
 class Session:
-    """A model at work."""
+    """A loaded model with everything that scoring needs."""
 
-    settings: Settings  # with what was found to suit this model on this machine
+    settings: Settings  # with what was measured to suit this model on this machine
     store: ObjectStore
     package: Package
     loader: Loader
@@ -36,18 +36,18 @@ class Session:
 
 
 def open_local_store(settings: Settings) -> ObjectStore:
-    """The store, where paths name files of this machine too."""
+    """The store, in which paths name local files too."""
     return open_store(settings.s3, settings.limits, allow_local=True)
 
 
 def open_package(
     settings: Settings, location: str | None = None, *, store: ObjectStore | None = None
 ) -> Package:
-    """The verified package at ``location``; ``None``: that of ``HILUM_MODEL_URI``.
+    """The verified package at ``location``, by default that of ``HILUM_MODEL_URI``.
 
     Raises:
-        PackageError: there is none, or not one that can be trusted; a subclass says why.
-        HilumError: of the store, where the package is there.
+        PackageError: there is no package, or it cannot be trusted; a subclass says why.
+        HilumError: an error of the store, if the package is in one.
     """
     return load(
         location or settings.model_uri,
@@ -66,21 +66,21 @@ def open_session(
     store: ObjectStore | None = None,
     preview_side: int | None = None,
 ) -> Iterator[Session]:
-    """What scoring needs, with an engine that has proved itself. At the end of the block the images
-    that are being loaded are waited for, and the decode processes end.
+    """Open everything that scoring needs, with an engine that has passed the golden check. The end
+    of the block waits for images that are being loaded, then ends the decode processes.
 
     Args:
-        settings: of this process.
-        decode_processes: images loaded at a time.
+        settings: the settings of this process.
+        decode_processes: how many images are loaded at a time.
         model: location of the package; ``None``: ``HILUM_MODEL_URI``.
-        package: verified before, instead of ``model``.
-        store: where the films are; ``None``: S3 alone.
-        preview_side: keep each film, its long side at most this many pixels, for whoever shows it.
+        package: a verified package, instead of ``model``.
+        store: the store of the films; ``None``: S3 only.
+        preview_side: keep each film for display, with at most this many pixels on its long side.
 
     Raises:
         ConfigurationError: the cache has no secret.
-        DecodersUnavailableError: the machine does not let a decode process start.
-        HilumError: as :func:`open_package` and :func:`hilum.engines.loading.open_engine`.
+        DecodersUnavailableError: the machine does not allow a decode process to start.
+        HilumError: see :func:`open_package` and :func:`hilum.engines.loading.open_engine`.
     """
     store = store or open_store(settings.s3, settings.limits)
     cache = open_cache(store, settings.prepared)

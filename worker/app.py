@@ -1,7 +1,7 @@
-"""Celery, wired: the application, the broker as the sweeper sees it, a worker's main process.
+"""The Celery application, the broker as the sweeper uses it, and the main process of a worker.
 
-The broker only carries job ids. It holds on to a task until its end, since a task that is done
-twice costs nothing here, and whatever it may lose all the same is found in SQL.
+The broker carries job ids only. It keeps a task until the task has ended, since a task that runs
+twice costs nothing here. Tasks that it loses are found in SQL.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ from worker.sweeping import Sweeper
 EXIT_CANNOT_SERVE: Final = 2
 _REDIS: Final = ("redis", "rediss")
 
-# Loading a large model and its golden check may take minutes; Celery's own patience is 4 s.
+# Loading a large model and its golden check may take minutes; Celery allows 4 s by default.
 _PROCESS_START_LIMIT_S: Final = 600.0
-# Where a process builds the plan it lacks, or waits for another that does.
+# For a process that builds a missing plan, or waits for another process to build it.
 _BUILD_LIMIT_S: Final = 3600.0
-# After SIGQUIT only; SIGTERM waits for the batches in hand, see `serve`.
+# After SIGQUIT only; after SIGTERM the current batches are finished, see `serve`.
 _SOFT_SHUTDOWN_S: Final = 10.0
-# Of a synchronous command, so that a broker gone without a word is noticed.
+# For a synchronous command, so that a broker that has vanished is noticed.
 _SOCKET_TIMEOUT_S: Final = 10.0
 
 
 def create_app(settings: Settings, model: ServedModel | None = None) -> Celery:
-    """The Celery application. ``model`` is handed down to pool processes with it."""
+    """Create the Celery application. Its configuration passes ``model`` to the pool processes."""
     worker = settings.worker
     digest = model.digest if model else None
     app = Celery("hilum", set_as_current=False, include=["worker.tasks"])
@@ -59,10 +59,10 @@ def create_app(settings: Settings, model: ServedModel | None = None) -> Celery:
             "socket_timeout": _SOCKET_TIMEOUT_S,
             "socket_connect_timeout": 5.0,
             "socket_keepalive": True,
-            # Of publishing and counting; the consumer retries for ever all the same.
+            # For publishing and counting; the consumer still retries for ever.
             "max_retries": 1,
         },
-        # From most to least urgent: the worker takes from the first that has something.
+        # From most to least urgent: the worker reads the first queue that has a message.
         task_queues={name: {"routing_key": name} for name in routes(Queue, digest)},
         task_acks_late=True,
         task_reject_on_worker_lost=True,
@@ -72,7 +72,7 @@ def create_app(settings: Settings, model: ServedModel | None = None) -> Celery:
         worker_pool_start_method="spawn",  # fork and the threads of an engine do not mix
         worker_proc_alive_timeout=_start_limit_s(settings),
         worker_soft_shutdown_timeout=_SOFT_SHUTDOWN_S,
-        # A job that outlives its connection is done; its second delivery finds it so.
+        # A job that outlives its connection is finished; its second delivery finds it ended.
         worker_cancel_long_running_tasks_on_connection_loss=False,
         worker_enable_remote_control=False,
         worker_send_task_events=False,
@@ -114,8 +114,8 @@ def serve(
 ) -> int:
     """Run a worker until it is told to stop. Returns the exit code.
 
-    On SIGTERM or SIGINT no more jobs are taken, the batches in hand are finished, and jobs with
-    images left are given back for other workers. On a broker that is away it waits.
+    On SIGTERM or SIGINT the worker claims no more jobs, finishes the current batches, and gives
+    jobs with images left back for other workers. If the broker is unavailable, it waits.
     """
     app = create_app(settings, model)
     sweeper = Sweeper(database, CeleryBroker(app), settings.worker)
@@ -128,9 +128,9 @@ def serve(
         without_mingle=True,
         without_heartbeat=True,
     )
-    # Celery prints these on its way out, around every log.
+    # Celery prints these at its end, past every log.
     celery_worker.safe_say = lambda *_: None
-    # With it, pool processes would log by themselves, in Celery's form.
+    # With this variable, pool processes would log in the format of Celery.
     os.environ.pop("_MP_FORK_LOGLEVEL_", None)
 
     def start_sweeping(**_: Any) -> None:
@@ -153,7 +153,7 @@ def serve(
 
 
 def _transport(broker_url: str) -> dict[str, str]:
-    """Ours, which reads messages before Celery does, for the brokers it is made for."""
+    """For Redis, the transport that checks messages before Celery reads them."""
     scheme = broker_url.partition("://")[0]
     return {"broker_transport": "worker.transport:Transport"} if scheme in _REDIS else {}
 
@@ -164,5 +164,5 @@ def _start_limit_s(settings: Settings) -> float:
 
 
 def _unavailable(error: Exception) -> BrokerUnavailableError:
-    # The error's own text may hold the broker's address with its password.
+    # The text of the error may contain the broker's address with its password.
     return BrokerUnavailableError(f"The broker did not answer ({type(error).__name__}).")

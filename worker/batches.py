@@ -1,4 +1,4 @@
-"""In which order, and in what company, a job's images are scored."""
+"""The order and the batches in which the images of a job are scored."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from hilum.pipeline.execute import Batch, batches_of
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What to do with a job's pending images."""
+    """What to do with the pending images of a job."""
 
-    exhausted: tuple[PendingImage, ...]  # too many workers died over them: not touched again
+    exhausted: tuple[PendingImage, ...]  # too many workers died over these: not tried again
     batches: tuple[Batch[PendingImage], ...]
 
 
 def plan(pending: Sequence[PendingImage], *, batch_size: int, max_attempts: int) -> Plan:
-    """Sort ``pending`` (by position) so that trouble comes last.
+    """Sort ``pending`` (by position) so that images that may cause trouble come last.
 
-    First, in full batches, what was never on the table when a worker died; among these, last,
-    what has met a transient error before. Then one by one those on the table at a death, fewest
-    deaths first: if it happens again, the one image is known.
+    First, in full batches, images that were never in flight when a worker died; among these, images
+    with an earlier transient error come last. Then, one by one, images that were in flight when a
+    worker died, those with the fewest deaths first: if it happens again, the image is known.
     """
     exhausted = tuple(image for image in pending if image.unreported >= max_attempts)
     calm = sorted((i for i in pending if i.unreported == 0), key=lambda i: i.deferred)

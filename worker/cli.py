@@ -32,20 +32,21 @@ def _queues(_ctx: click.Context, _parameter: click.Parameter, value: str) -> tup
     callback=_queues,
     default=",".join(Queue),
     show_default=True,
-    help="Queues to serve. The most urgent one that has work always comes first.",
+    help="Queues to serve. The most urgent queue that has work always comes first.",
 )
 @click.option(
     "--processes",
     type=click.IntRange(min=1),
-    help="Processes with an engine each; default HILUM_WORKER__PROCESSES.",
+    help="Number of processes, each with an engine; default HILUM_WORKER__PROCESSES.",
 )
 def worker(queues: tuple[Queue, ...], processes: int | None) -> int:
     """Score the images of queued studies until stopped (SIGTERM or Ctrl-C).
 
-    Exits 0 when stopped, 2 when it cannot serve (no or damaged model, a schema it must not use).
+    Exits with 0 when stopped, and with 2 when it cannot serve: the model is missing or damaged, or
+    this version must not use the schema of the database.
     """
     settings = settings_module.load()
-    open_vault(settings.identity)  # a missing secret is said before any process is started
+    open_vault(settings.identity)  # a missing secret is reported before any process starts
     database = Database(settings.database_url)
     version.check(database)
     manifest, model = verify_and_register(settings, database)
@@ -58,7 +59,7 @@ def worker(queues: tuple[Queue, ...], processes: int | None) -> int:
         demonstration_only=manifest.demonstration_only,
         queues=[queue.value for queue in queues],
     )
-    with metrics.served(settings.worker.metrics_address):
+    with metrics.serve(settings.worker.metrics_address):
         return serve(
             settings,
             model,

@@ -1,9 +1,9 @@
-"""An acknowledgement that fails takes its connection down with it.
+"""Closes the connection when an acknowledgement fails.
 
-Celery 5.7 logs it and goes on (kombu, ``Message.ack_log_error``). With Redis such a message counts
-as in hand from then on, and a worker that holds as many as it may never asks for another: a broker
-restarted while a job ended would leave a worker alive and idle for ever. Connecting anew counts
-from nothing. The message itself comes back, and finds its job done.
+Celery 5.7 logs the failure and continues (kombu, ``Message.ack_log_error``). With Redis such a
+message counts as held from then on, and a worker that holds its maximum never asks for another: a
+broker that restarts while a job ends would leave a worker alive and idle for ever. A new connection
+counts from zero. The message itself is delivered again and finds its job ended.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from hilum import logs
 
 log = logging.getLogger(__name__)
 
-# Of those to be logged only. Any other ends the event loop, which Celery then starts anew.
+# Errors that are logged only. Any other ends the event loop, which Celery then starts anew.
 _HARMLESS: tuple[type[Exception], ...] = ()
 
 
@@ -27,7 +27,7 @@ class Request(CeleryRequest):  # type: ignore[misc] # Celery has no types
     acknowledged: bool
 
     def acknowledge(self) -> None:
-        """The task is over; the broker may forget it."""
+        """The task has ended; the broker may remove it."""
         if not self.acknowledged:
             self._on_ack(log, _HARMLESS)
             self.acknowledged = True
@@ -39,11 +39,11 @@ class Request(CeleryRequest):  # type: ignore[misc] # Celery has no types
             self.acknowledged = True
 
     def on_timeout(self, soft: bool, timeout: float) -> None:
-        """The process took too long, and is killed."""
+        """The process took too long and is killed."""
         with logs.bind(job=self.args[0]):
             super().on_timeout(soft, timeout)
 
     def on_failure(self, exc_info: Any, *arguments: Any, **named: Any) -> None:
-        """The process died over it."""
+        """The process died while it ran the task."""
         with logs.bind(job=self.args[0]):
             super().on_failure(exc_info, *arguments, **named)

@@ -1,4 +1,4 @@
-"""From what a film's header says to its row in SQL."""
+"""From the header of a film to its row in SQL."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from hilum.pipeline.load import Seen
 
 
 def new_instance(seen: Seen, uri: str, *, tenant: str, vault: IdentityVault | None) -> NewInstance:
-    """The instance that was seen at ``uri``; with its identity only if there is a ``vault``.
+    """The instance that was read at ``uri``. It has an identity only if there is a ``vault``.
 
-    Every text is cleaned here again: the header comes from a decode process, and from a cache.
+    Every text is cleaned again here, because the header comes from a decode process or a cache.
     """
     header, facts = seen.header, seen.header.facts
 
-    def sealed(field: Field) -> Sealed | None:
+    def seal(field: Field) -> Sealed | None:
         value = clean(getattr(facts.identity, field, None), 200)
         if vault is None or value is None:
             return None
@@ -45,9 +45,9 @@ def new_instance(seen: Seen, uri: str, *, tenant: str, vault: IdentityVault | No
         manufacturer_model=clean(facts.manufacturer_model, 64),
         age_years=header.age_years,
         sex=clean(facts.sex, 1),
-        accession_number=sealed("accession_number"),
-        patient_id=sealed("patient_id"),
-        patient_name=sealed("patient_name"),
+        accession_number=seal("accession_number"),
+        patient_id=seal("patient_id"),
+        patient_name=seal("patient_name"),
     )
 
 

@@ -1,4 +1,4 @@
-"""A thread that keeps a job's lease alive while the job is worked on."""
+"""A thread that renews the lease of a job while a worker scores it."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def kept(database: Database, claim: Claim, *, lease_s: float) -> Iterator[threading.Event]:
-    """Renew the lease three times in its length. Gives an event that is set if it is lost.
+def keep(database: Database, claim: Claim, *, lease_s: float) -> Iterator[threading.Event]:
+    """Renew the lease three times during its length. Yields an event that is set if it is lost.
 
-    A database that is away does not lose it: nobody else can take the job there either.
+    An unavailable database does not end a lease: no other worker can claim the job meanwhile.
     """
     done, lost = threading.Event(), threading.Event()
 

@@ -1,7 +1,8 @@
-"""Numbers for Prometheus: how images ended, by code, which engine runs and why, and what it did.
+"""Metrics for Prometheus: the outcomes of images by code, the engine, its reason and its work.
 
-Pool processes count, the main process answers: prometheus_client keeps the counts of each process
-in files of one folder, which goes away with the worker. Labels are codes and engine names alone.
+Pool processes count and the main process answers. prometheus_client keeps the counts of each
+process in files of one folder, which the worker removes at its end. Labels are codes and engine
+names only.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from hilum.db.claims import NotScored, Scored
 from hilum.errors import ConfigurationError
 
-_FOLDER: Final = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client's own, read when it is imported
+_FOLDER: Final = "PROMETHEUS_MULTIPROC_DIR"  # read by prometheus_client when it is imported
 
 _IMAGES: Final = Counter(
     "hilum_images", "Images that ended, by `scored` or the code of their error.", ["code"]
@@ -35,32 +36,32 @@ _ENGINE: Final = Gauge(
 )
 
 
-def ended(outcomes: Sequence[Scored | NotScored]) -> None:
-    """Count images whose end was recorded."""
+def count_outcomes(outcomes: Sequence[Scored | NotScored]) -> None:
+    """Count images whose outcome was recorded."""
     for outcome in outcomes:
         code = "scored" if isinstance(outcome, Scored) else outcome.error.code
         _IMAGES.labels(code).inc()
 
 
-def engine_ready(engine: str, reason: str) -> None:
-    """This process has that engine, for that reason, and takes jobs."""
+def show_engine(engine: str, reason: str) -> None:
+    """Show that this process runs this engine, and why."""
     _ENGINE.labels(engine, reason).set(1)
 
 
-def engine_ran(engine: str, *, images: int, seconds: float) -> None:
-    """Count a batch."""
+def count_batch(engine: str, *, images: int, seconds: float) -> None:
+    """Count one batch of the engine."""
     _ENGINE_IMAGES.labels(engine).inc(images)
     _ENGINE_SECONDS.labels(engine).inc(seconds)
 
 
 class _Collector(MultiProcessCollector):
-    """Without the processes that are gone, however they went; their counts stay."""
+    """Leaves out processes that have ended or died; their counts stay."""
 
     def collect(self) -> Iterator[Metric]:
         for file in Path(self._path).glob("gauge_live*_*.db"):
             pid = int(file.stem.rpartition("_")[2])
             if not _alive(pid):
-                with suppress(FileNotFoundError):  # two ask at once
+                with suppress(FileNotFoundError):  # two requests at once
                     mark_process_dead(pid, self._path)  # type: ignore[no-untyped-call]
         yield from super().collect()  # type: ignore[no-untyped-call]
 
@@ -74,12 +75,12 @@ def _alive(pid: int) -> bool:
 
 
 @contextmanager
-def served(address: str | None) -> Iterator[None]:
+def serve(address: str | None) -> Iterator[None]:
     """Answer ``GET /metrics`` at ``address`` (host:port) until the block ends, for this process and
     all that it starts; ``None``: nowhere.
 
     Raises:
-        ConfigurationError: it is no address, or somebody else listens there.
+        ConfigurationError: the address is not valid or already in use.
     """
     if address is None:
         yield

@@ -1,4 +1,4 @@
-"""The model a worker serves: fetched, verified and registered before any process is started."""
+"""The model of a worker: fetched, verified and registered before any process starts."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from hilum.settings import Settings
 
 @dataclass(frozen=True, kw_only=True)
 class ServedModel:
-    """A verified package on this machine, and its row in SQL. Handed to each pool process."""
+    """A verified package on this machine, and its row in SQL. Passed to each pool process."""
 
     folder: str
-    digest: str  # what the folder held when it was registered
+    digest: str  # of the package in the folder when it was registered
     model_id: int
 
 
 def verify_and_register(settings: Settings, database: Database) -> tuple[Manifest, ServedModel]:
-    """The model of ``HILUM_MODEL_URI``, local from now on.
+    """Fetch, verify and register the model of ``HILUM_MODEL_URI``.
 
-    Pool processes read the folder, never the address: one that starts while the store is away
-    finds its model all the same. The engine is loaded there, not here.
+    Pool processes read the local folder, never the address, so that they can start while the store
+    is unavailable. They load the engine.
 
     Raises:
-        PackageError: there is no package, or not one that can be trusted; a subclass says why.
+        PackageError: there is no package, or it cannot be trusted; a subclass says why.
         StorageUnavailableError, CredentialsRejectedError, AccessDeniedError: of the store.
         DatabaseUnavailableError: the database does not answer.
     """
     package = open_package(settings)
-    check_signature(package, settings)  # before it is known to anyone
+    check_signature(package, settings)  # before anyone can see it
     with database.write() as connection:
         model_id = models.register(connection, package.manifest)
     folder = str(Path(package.folder).resolve())

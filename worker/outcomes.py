@@ -1,4 +1,4 @@
-"""From what the pipeline says about an image to what is written about it."""
+"""From the result of the pipeline for an image to its outcome in SQL."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def scored(
     cam_policy: CamPolicy,
     instance: NewInstance | None = None,
 ) -> Scored:
-    """The score as it is stored; ``cam_policy`` decides which labels' maps go with it."""
+    """The outcome of a scored image. ``cam_policy`` decides which maps are stored."""
     labels = scorer.package.manifest.label_set.as_schema
     kept = {
         "all": tuple(range(len(labels.labels))),
@@ -54,7 +54,8 @@ def scored(
 def not_scored(
     image_id: str, error: PermanentError, *, instance: NewInstance | None = None
 ) -> NotScored:
-    """The image's end: refused if the image is at fault, failed if hilum is."""
+    """The outcome of an image with an error: refused for an error of the image, failed for an error
+    of hilum."""
     ours = isinstance(error, UnexpectedError | AttemptsExhaustedError)
     status = ItemStatus.FAILED if ours else ItemStatus.REFUSED
     return NotScored(image_id=image_id, status=status, error=error, instance=instance)

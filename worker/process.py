@@ -1,4 +1,4 @@
-"""What one pool process holds: the model, loaded once, and whether it is asked to stop."""
+"""One pool process: its model, loaded once, and whether it has been asked to stop."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ class Process:
     """The state of one pool process."""
 
     def __init__(self, settings: Settings, model: ServedModel) -> None:
-        """Load the model and let the engine prove itself (see ``open_session`` for errors)."""
+        """Load the model and pass the golden check (see ``open_session`` for errors)."""
         package = verify(Path(model.folder))
         if package.digest != model.digest:
             raise PackageDigestError(
-                "The package folder holds another model than the worker was started with.",
-                next_step="Start the worker again; publish new versions in folders of their own.",
+                "The package folder contains another model than at the start of the worker.",
+                next_step="Restart the worker. Publish each new version in a folder of its own.",
             )
         threads = settings.worker.decode_threads
-        self._resources = ExitStack()  # held for as long as this process lives
+        self._resources = ExitStack()  # held until this process ends
         session = self._resources.enter_context(
             open_session(settings, package=package, decode_processes=threads)
         )
@@ -48,17 +48,17 @@ class Process:
             vault=open_vault(settings.identity),
         )
         engine = session.scorer.engine
-        metrics.engine_ready(engine.name, reason_of(engine))
+        metrics.show_engine(engine.name, reason_of(engine))
         signal.signal(STOP_SIGNAL, lambda *_: self._stop.set())
 
     @property
     def stopping(self) -> bool:
-        """Whether this process takes no more jobs."""
+        """Whether this process claims no more jobs."""
         return self._stop.is_set()
 
     @property
     def broken(self) -> bool:
-        """Whether the GPU is lost to this process for good. Only a new process has one again."""
+        """Whether this process has lost its GPU for good. Only a new process can use it again."""
         return self._broken
 
     def run(self, job_id: str) -> Ending:

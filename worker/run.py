@@ -1,6 +1,6 @@
-"""One job, from its claim to its end: its lease, its order, and what is written about it.
+"""One job, from its claim to its end: its lease, the order of its images, and their outcomes.
 
-Its images are loaded and scored by :func:`hilum.pipeline.execute.execute`.
+The images are loaded and scored by :func:`hilum.pipeline.execute.execute`.
 """
 
 from __future__ import annotations
@@ -47,41 +47,41 @@ log = logging.getLogger(__name__)
 
 
 class Ending(StrEnum):
-    """How a worker's part in a job ended."""
+    """How the work of a worker on a job ended."""
 
-    NOT_TAKEN = "not_taken"  # ended before, not due, or in another worker's hands
+    NOT_TAKEN = "not_taken"  # ended before, not due, or held by another worker
     COMPLETED = "completed"
     DEFERRED = "deferred"  # given back after a transient error
-    RELEASED = "released"  # given back because this worker stops, or has had it for long enough
+    RELEASED = "released"  # given back because this worker stops, or has held it for long enough
     QUARANTINED = "quarantined"
     LEASE_LOST = "lease_lost"
-    DEVICE_LOST = "device_lost"  # given back: this process has no GPU any more, another will
+    DEVICE_LOST = "device_lost"  # given back: this process has lost its GPU
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tools:
-    """What a pool process has at hand for all its jobs."""
+    """The parts that a pool process uses for all its jobs."""
 
     database: Database
     loader: Loader
     scorer: Scorer
     model_id: int
-    threads: ThreadPoolExecutor  # that load
+    threads: ThreadPoolExecutor  # load images
     settings: WorkerSettings
     vault: IdentityVault | None = None  # None: no identity is stored
 
 
 def run_job(tools: Tools, job_id: str, *, stop: threading.Event) -> Ending:
-    """Take the job if it is there to be taken, and score its images.
+    """Claim the job if it is free, and score its images.
 
-    Everything that can go wrong with images, stores or engines ends as an outcome in SQL.
+    Every failure of an image, a store or an engine becomes an outcome in SQL.
 
     Args:
-        stop: when set, the batches in hand are finished and the job is given back.
+        stop: once it is set, the current batches are finished and the job is given back.
 
     Raises:
-        DatabaseUnavailableError: for longer than half the task's time limit. The lease runs
-            out, and the sweeper queues the job again.
+        DatabaseUnavailableError: the database was unavailable for longer than half the time limit
+            of the task. The lease runs out, and the sweeper queues the job again.
     """
     began = time.monotonic()
     settings = tools.settings
@@ -102,8 +102,8 @@ def run_job(tools: Tools, job_id: str, *, stop: threading.Event) -> Ending:
     logs.add(study=claim.study_id)
     event(log, logging.INFO, "job.taken", attempt=claim.attempt)
     try:
-        with lease.kept(tools.database, claim, lease_s=settings.lease_s) as lost:
-            ending = _Run(tools, claim, began=began, stop=stop, lost=lost).to_its_end()
+        with lease.keep(tools.database, claim, lease_s=settings.lease_s) as lost:
+            ending = _Run(tools, claim, began=began, stop=stop, lost=lost).finish_or_give_back()
     except LeaseLostError:
         ending = Ending.LEASE_LOST
     seconds = round(time.monotonic() - began, 3)
@@ -112,7 +112,7 @@ def run_job(tools: Tools, job_id: str, *, stop: threading.Event) -> Ending:
 
 
 class _Run:
-    """One claim being worked on. Batches overlap: one in the engine, the next being loaded."""
+    """The work on one claim. Batches overlap: one is in the engine while the next is loaded."""
 
     def __init__(
         self,
@@ -126,18 +126,18 @@ class _Run:
         self._tools = tools
         self._claim = claim
         self._settings = tools.settings
-        # Half the hard limit: a long study gives way in good time, and goes on afterwards.
+        # Half the hard limit: a long study is given back in good time and continued later.
         self._until = began + tools.settings.task_time_limit_s / 2
         self._stop = stop
         self._lost = lost
-        self._waiting: dict[str, HilumError] = {}  # images that met a transient error
-        self._seen: dict[str, Seen] = {}  # by image: what its header says
-        self._hopeless = False  # a whole batch did: the store is away, not an image
+        self._waiting: dict[str, HilumError] = {}  # images that failed with a transient error
+        self._seen: dict[str, Seen] = {}  # by image: what was read of its header
+        self._hopeless = False  # a whole batch did: the store is unavailable
         self._progress = False
         self._ended = False
-        self._engine_s = 0.0  # of the batch in hand
+        self._engine_s = 0.0  # of the current batch
 
-    def to_its_end(self) -> Ending:
+    def finish_or_give_back(self) -> Ending:
         """Work until the job has ended or has to be given back.
 
         Raises:
@@ -188,7 +188,7 @@ class _Run:
         results = scorer.score_each(ready)
         self._engine_s = round(time.monotonic() - began, 3)
         scored = sum(isinstance(result, Score) for result in results)
-        metrics.engine_ran(scorer.engine.name, images=scored, seconds=self._engine_s)
+        metrics.count_batch(scorer.engine.name, images=scored, seconds=self._engine_s)
         return results
 
     def _finish(self, batch: Sequence[Outcome[PendingImage]]) -> None:
@@ -196,7 +196,7 @@ class _Run:
         for outcome in batch:
             image, result = outcome.key, outcome.result
             if isinstance(result, Score):
-                ended.append(self._scored(image, result))
+                ended.append(self._build_scored(image, result))
                 continue
             self._log_error(image, result)
             if isinstance(result, PermanentError):
@@ -212,7 +212,7 @@ class _Run:
         self._engine_s = 0.0
         event(log, logging.INFO, "job.batch", **fields)
 
-    def _scored(self, image: PendingImage, score: Score) -> Scored:
+    def _build_scored(self, image: PendingImage, score: Score) -> Scored:
         tools = self._tools
         return scored(
             image.image_id,
@@ -230,9 +230,9 @@ class _Run:
                 lambda c: jobs.record(c, self._claim, outcomes, lease_s=lease_s)
             )
             self._progress = self._progress or bool(outcomes)
-            metrics.ended(outcomes)
+            metrics.count_outcomes(outcomes)
         except UnexpectedError as error:
-            # SQL refused a value: find out whose, and let the others pass.
+            # SQL refused a value: find out whose it is, and record the other outcomes.
             if len(outcomes) > 1:
                 for outcome in outcomes:
                     self._record([outcome])
@@ -274,7 +274,7 @@ class _Run:
         )
 
     def _log_error(self, image: PendingImage, error: HilumError) -> None:
-        # An unexpected error's detail is where it was raised; others may describe the image.
+        # The detail of an unexpected error is its place; that of others may describe the image.
         detail = {"detail": error.detail} if isinstance(error, UnexpectedError) else {}
         event(
             log,
@@ -290,14 +290,14 @@ def _exhausted(image: PendingImage, settings: WorkerSettings) -> NotScored:
     return not_scored(
         image.image_id,
         AttemptsExhaustedError(
-            f"{image.unreported} workers ended while they worked on this image "
-            f"({settings.max_image_attempts} are allowed)."
+            f"{image.unreported} workers died while they worked on this image "
+            f"(the limit is {settings.max_image_attempts})."
         ),
     )
 
 
 def _back_off(deferrals: int, settings: WorkerSettings) -> float:
-    """Seconds until the next try: doubling up to the longest, and spread by up to a half, so
-    that jobs that failed together do not come back together."""
+    """Seconds until the next try. They double up to the maximum and are spread by up to a half, so
+    that jobs that failed together are not retried together."""
     longest = min(settings.retry_max_s, settings.retry_base_s * 2.0 ** min(deferrals, 30))
     return longest * random.uniform(0.5, 1.0)  # noqa: S311 - not a secret

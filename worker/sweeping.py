@@ -1,4 +1,6 @@
-"""Publishing what is due, lost, or has lost its worker. Every worker does it; none has to."""
+"""The sweeper publishes jobs that are due, whose task is lost, or whose worker has died.
+
+It runs in every worker; any one of them is enough."""
 
 from __future__ import annotations
 
@@ -16,26 +18,26 @@ from hilum.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
 
-_PAGE: Final = 1000  # jobs published between two looks at the database
+_PAGE: Final = 1000  # jobs published between two queries
 
 
 class Broker(Protocol):
-    """What the sweeper needs of the transport. Errors: ``BrokerUnavailableError``."""
+    """What the sweeper uses of the broker. Methods raise ``BrokerUnavailableError``."""
 
     def publish(self, job_id: str, route: str) -> None:
-        """Put the job's task on this queue (see :func:`hilum.queue.route`)."""
+        """Publish the job on this queue (see :func:`hilum.queue.route`)."""
         ...
 
     def length(self, route: str) -> int:
-        """How many messages lie in the queue, those in workers' hands not counted."""
+        """The number of messages in the queue, without those that workers hold."""
         ...
 
 
 def sweep(database: Database, broker: Broker, settings: WorkerSettings) -> int:
-    """Look once. Returns how many tasks were published.
+    """Sweep once. Returns the number of published tasks.
 
     Raises:
-        DatabaseUnavailableError, BrokerUnavailableError: the next look will find the same jobs.
+        DatabaseUnavailableError, BrokerUnavailableError: the next sweep finds the same jobs.
     """
     with database.write() as connection:
         expired = sweeper.expire_leases(connection)
@@ -89,11 +91,11 @@ class Sweeper:
         self._thread = threading.Thread(target=self._loop, name="hilum-sweeper", daemon=True)
 
     def start(self) -> None:
-        """Sweep now, and from now on."""
+        """Start to sweep, now and at the interval."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread; waits for a sweep under way for at most one interval."""
+        """End the thread. Waits at most one interval for a running sweep."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(self._interval_s)
@@ -104,6 +106,6 @@ class Sweeper:
                 sweep(*self._arguments)
             except HilumError as error:
                 event(log, logging.WARNING, "sweep.failed", code=error.code)
-            except Exception:  # one bad sweep must not be the last
+            except Exception:  # a failed sweep must not be the last
                 log.exception("sweep.failed")
             self._stop.wait(self._interval_s)

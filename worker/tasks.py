@@ -1,4 +1,4 @@
-"""The task, and what Celery does in a pool process around it. Thin: the work is in ``run``."""
+"""The task, and the set-up of pool processes. The work itself is in :mod:`worker.run`."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _process: Process | None = None
 def start_process(**_: Any) -> None:
     """Load the model, once in each pool process.
 
-    A process that cannot has the worker end: it would only be replaced by one that cannot
-    either. Celery itself would log the exception and go on.
+    A process that fails ends the worker, because its successor would fail too. Celery would log
+    the exception and continue.
     """
     global _process  # noqa: PLW0603 - a pool process is one, and Celery hands tasks no state
-    # Only pool processes load the engine; the parent imports this module for the task's name.
+    # Only pool processes load the engine; the parent imports this module for the name of the task.
     from worker.model import ServedModel  # noqa: PLC0415
     from worker.process import Process  # noqa: PLC0415
 
@@ -46,13 +46,13 @@ def start_process(**_: Any) -> None:
 
 
 def configure_logs(**_: Any) -> None:
-    """Instead of Celery's own set-up, in the parent and in each pool process."""
+    """Replaces the set-up of Celery, in the parent and in each pool process."""
     loaded = settings.load()
     logs.configure(loaded.log_level, style=loaded.service_log_style)
 
 
 def _score_job(job_id: str) -> None:
-    """Score the images of a job. What goes wrong is in SQL or, here, in the log."""
+    """Score the images of a job. Failures are recorded in SQL or, here, in the log."""
     with logs.bind(job=job_id):
         _run_job(job_id)
 
@@ -65,11 +65,11 @@ def _run_job(job_id: str) -> None:
     except HilumError as error:
         logs.event(log, logging.ERROR, "job.broken_off", code=error.code)
     except Exception:
-        # Not re-raised: Celery would log its text, which may be data.
+        # Not raised again: Celery would log its text, which may contain data.
         log.error("job.broken_off", exc_info=True)
     if _process.broken:
-        # The pool starts another process in its place. The job has been given back in SQL; this
-        # delivery of it goes to somebody who finds that it is not due yet.
+        # The pool starts another process. The job has been given back in SQL; the process that
+        # gets this task next finds that the job is not due yet.
         logs.event(log, logging.CRITICAL, "worker.device_lost", pid=os.getpid())
         raise SystemExit(1)
 

@@ -1,9 +1,9 @@
-"""The broker's messages as this worker takes them: nothing but the job's id is believed.
+"""Reads the messages of the broker before Celery does, and trusts only the job id in them.
 
-Whoever can write to the broker can put anything on a queue. Celery 5.7 and kombu end the worker
-over a message that is not JSON, is ``null`` or has a malformed header, and would follow the links
-to other tasks that a message can name. Here a message is read before they see it: one of ours is
-written anew from its job id, any other is logged and dropped. SQL still knows each job.
+Anyone who can write to the broker can put anything on a queue. Celery 5.7 and kombu end the worker
+for a message that is not JSON, is ``null`` or has a malformed header, and follow links to other
+tasks that a message names. Here each task of hilum is written anew from its job id; any other
+message is logged and dropped. SQL still has every job.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _NO_LINKS: Final = {"callbacks": None, "errbacks": None, "chain": None, "chord":
 
 
 class NotOursError(Exception):
-    """A message is not one that hilum's gateway or sweeper sends. Never leaves this module."""
+    """The gateway and the sweeper do not send this message. Never leaves this module."""
 
 
 class Channel(redis.Channel):
-    """Drops what is not JSON."""
+    """Drops messages that are not JSON."""
 
     def _brpop_read(self, **options: Any) -> Any:
         try:
@@ -43,24 +43,24 @@ class Channel(redis.Channel):
 
 
 class Transport(redis.Transport):
-    """Hands on messages of ours, written anew."""
+    """Passes on tasks of hilum, written anew."""
 
     Channel = Channel
 
     def _deliver(self, message: Any, queue: str) -> None:
         try:
-            ours = rewritten(message)
+            ours = rewrite(message)
         except NotOursError as error:
             _drop(str(error))
             return
         super()._deliver(ours, queue)  # type: ignore[no-untyped-call]
 
 
-def rewritten(message: Any) -> dict[str, Any]:
-    """A message that says what ``message`` says of its job, and nothing else.
+def rewrite(message: Any) -> dict[str, Any]:
+    """Write a message anew from the job id and the queue of ``message``.
 
     Raises:
-        NotOursError: it is no order to score a job; the text says why and quotes nothing of it.
+        NotOursError: ``message`` is not a task of hilum. The text says why and quotes nothing.
     """
     try:
         properties, task = message["properties"], message["headers"]["task"]
@@ -72,7 +72,7 @@ def rewritten(message: Any) -> dict[str, Any]:
         arguments, named, _ = json.loads(body)
         (job_id,) = arguments
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
-        raise NotOursError("it has not the form of a task with one argument") from None
+        raise NotOursError("it does not have the form of a task with one argument") from None
     if task != SCORE_TASK:
         raise NotOursError("it is another task")
     if named or not isinstance(job_id, str) or not _JOB_ID.fullmatch(job_id):

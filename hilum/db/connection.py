@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -128,14 +128,15 @@ class Database:
             raise UnexpectedError(f"The database refused a statement ({kind}).") from None
 
 
-def insert_or_ignore(connection: Connection, table: Table) -> pg.Insert | sqlite.Insert:
-    """``INSERT … ON CONFLICT DO NOTHING``.
+def insert_into(connection: Connection, table: Table) -> pg.Insert | sqlite.Insert:
+    """An INSERT that can handle conflicts. Both databases spell it alike, but SQLAlchemy has one
+    construct for each dialect."""
+    return pg.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)
 
-    Both databases spell it alike, but SQLAlchemy has one construct for each dialect.
-    """
-    if connection.dialect.name == "postgresql":
-        return pg.insert(table).on_conflict_do_nothing()
-    return sqlite.insert(table).on_conflict_do_nothing()
+
+def insert_or_ignore(connection: Connection, table: Table) -> pg.Insert | sqlite.Insert:
+    """``INSERT … ON CONFLICT DO NOTHING``."""
+    return insert_into(connection, table).on_conflict_do_nothing()
 
 
 def is_one_of(
@@ -149,18 +150,6 @@ def is_one_of(
     if connection.dialect.name == "postgresql":
         return column == any_(literal([*values], pg.ARRAY(BigInteger)))
     return column.in_(select(func.json_each(json.dumps([*values])).table_valued("value").c.value))
-
-
-def upsert(
-    connection: Connection, table: Table, row: dict[str, Any], *, key: Sequence[str]
-) -> pg.Insert | sqlite.Insert:
-    """Insert ``row``, or replace the row that has the same ``key``."""
-    rest = {name: value for name, value in row.items() if name not in key}
-    if connection.dialect.name == "postgresql":
-        new = pg.insert(table).values(**row)
-        return new.on_conflict_do_update(index_elements=key, set_=rest)
-    insert = sqlite.insert(table).values(**row)
-    return insert.on_conflict_do_update(index_elements=key, set_=rest)
 
 
 def _postgresql(url: URL, pool_size: int, wait_s: float) -> Engine:

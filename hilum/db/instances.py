@@ -8,9 +8,8 @@ from datetime import UTC, date, datetime, time
 from typing import Any, Final
 
 from sqlalchemy import Connection, func
-from sqlalchemy.dialects import postgresql as pg
-from sqlalchemy.dialects import sqlite
 
+from hilum.db.connection import insert_into
 from hilum.db.identity import Sealed
 from hilum.db.tables import instances
 
@@ -56,9 +55,8 @@ def record(connection: Connection, *, tenant: str, seen: Sequence[NewInstance]) 
     if not seen:
         return
     rows = {(one.sop_instance_uid, one.content_sha256): _row(tenant, one) for one in seen}
-    insert = pg.insert if connection.dialect.name == "postgresql" else sqlite.insert
     # Always in the same order: two transactions then wait for each other and do not deadlock.
-    new = insert(instances).values([rows[key] for key in sorted(rows)])
+    new = insert_into(connection, instances).values([rows[key] for key in sorted(rows)])
     again = {
         column.name: new.excluded[column.name]
         if column.name in {*_PLACE, "last_seen_at"}

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Row, insert, select, update
 
 from hilum.db import audit
 from hilum.db.tables import api_keys
-from hilum.errors import UnknownScopeError
+from hilum.errors import ConfigurationError, UnknownScopeError
 from hilum.ids import new_id
 
 
@@ -68,8 +68,15 @@ def create(
         actor: see :func:`hilum.db.audit.append`.
 
     Raises:
+        ConfigurationError: the tenant or the name is empty, too long or not printable.
         UnknownScopeError: a scope does not exist.
     """
+    for what, text, longest in (("tenant", tenant, 64), ("name", name, 100)):
+        if not text.isprintable() or not 1 <= len(text) <= longest:
+            raise ConfigurationError(
+                f"The {what} of a key must have 1 to {longest} printable characters.",
+                next_step=f"Choose another {what}.",
+            )
     scopes = list(scopes)
     unknown = sorted(set(scopes) - {*SCOPE_NAMES})
     if unknown:

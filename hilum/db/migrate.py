@@ -19,6 +19,9 @@ from hilum.errors import UnexpectedError
 # Any constants, but the same in every version. ASCII "hilum", and one more.
 _LOCK: Final = 0x68696C756D
 _PREPARING: Final = _LOCK + 1
+# A migration that waits for the lock of a table, behind a backup for example, makes everybody else
+# wait behind it. It fails instead, and can be repeated.
+_LOCK_TIMEOUT: Final = "10s"
 
 
 def upgrade(url: str, revision: str = "head") -> str:
@@ -38,7 +41,7 @@ def upgrade(url: str, revision: str = "head") -> str:
     Raises:
         ConfigurationError: hilum cannot use this URL.
         SchemaTooNewError: the schema is newer, and this version must not use it.
-        DatabaseUnavailableError: the database does not answer.
+        DatabaseUnavailableError: the database does not answer, or a table stays locked by others.
     """
     with Database(url) as database:
         found = version.schema_of(database)
@@ -63,6 +66,7 @@ def _migrate(url: str, step: Callable[[Config, str], None], revision: str) -> st
     with Database(url, foreign_keys=False) as database, database.write() as connection:
         if database.dialect == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+            connection.execute(text(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'"))
         version.refuse_unknown(version.read(connection))
         version.open_record(connection)
         config.attributes["connection"] = connection

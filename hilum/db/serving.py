@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from sqlalchemy import delete, select
 from sqlalchemy.engine import Connection
 
-from hilum.db.connection import upsert
+from hilum.db.connection import insert_into
 from hilum.db.tables import serving
 
 
@@ -58,7 +58,8 @@ def set_serving(
         "canary_share": canary.share if canary else 0.0,
         "changed_at": datetime.now(UTC),
     }
-    connection.execute(upsert(connection, serving, row, key=("tenant",)))
+    new = insert_into(connection, serving).values(**row)
+    connection.execute(new.on_conflict_do_update(index_elements=["tenant"], set_=row))
 
 
 def get(connection: Connection, tenant: str) -> Serving | None:

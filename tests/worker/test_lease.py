@@ -53,7 +53,7 @@ def _wait(reached: threading.Event) -> None:
 
 
 def test_a_lease_is_renewed_again_and_again(database: Database, claim: Claim) -> None:
-    with lease.kept(database, claim, lease_s=0.3) as lost:
+    with lease.keep(database, claim, lease_s=0.3) as lost:
         seen: set[datetime] = set()
         while len(seen) < 3:
             seen.add(_until(database))
@@ -65,7 +65,7 @@ def test_a_lease_is_renewed_again_and_again(database: Database, claim: Claim) ->
 
 
 def test_a_lease_that_passed_to_another_is_lost(database: Database, claim: Claim) -> None:
-    with lease.kept(database, claim, lease_s=0.3) as lost:
+    with lease.keep(database, claim, lease_s=0.3) as lost:
         with database.write() as connection:
             then = datetime.now(UTC) - timedelta(seconds=1)
             connection.execute(update(jobs_table).values(lease_until=then))
@@ -80,7 +80,7 @@ def test_a_database_that_is_away_loses_no_lease(
     database: Database, claim: Claim, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Nobody else can take the job there either; the lease is renewed when it is back."""
-    with lease.kept(database, claim, lease_s=0.3) as lost:
+    with lease.keep(database, claim, lease_s=0.3) as lost:
         with database.write() as connection:
             connection.execute(text("ALTER TABLE jobs RENAME TO away"))
         while "lease.not_renewed" not in caplog.text:

@@ -14,8 +14,8 @@ from worker import metrics
 PROCESS = """
 import sys
 from worker import metrics
-metrics.engine_ready(sys.argv[1], sys.argv[2])
-metrics.engine_ran(sys.argv[1], images=3, seconds=0.5)
+metrics.show_engine(sys.argv[1], sys.argv[2])
+metrics.count_batch(sys.argv[1], images=3, seconds=0.5)
 print("ready", flush=True)
 sys.stdin.read()
 """
@@ -46,7 +46,7 @@ def test_which_engine_runs_and_why_is_a_gauge_of_the_processes_that_live() -> No
         port = free.getsockname()[1]
     cpu = 'hilum_engine_info{engine="onnxruntime-cpu",reason="auto:engine.missing"}'
     gpu = 'hilum_engine_info{engine="tensorrt-11",reason="auto"}'
-    with metrics.served(f"127.0.0.1:{port}"), process("onnxruntime-cpu", "auto:engine.missing"):
+    with metrics.serve(f"127.0.0.1:{port}"), process("onnxruntime-cpu", "auto:engine.missing"):
         with process("onnxruntime-cpu", "auto:engine.missing"), process("tensorrt-11", "auto"):
             shown = engines(port)
             assert (shown[cpu], shown[gpu]) == (2, 1)

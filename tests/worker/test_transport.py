@@ -11,7 +11,7 @@ import pytest
 
 from hilum.ids import new_id
 from hilum.queue import SCORE_TASK
-from worker.transport import NotOursError, rewritten
+from worker.transport import NotOursError, rewrite
 
 JOB = new_id("jb")
 
@@ -41,8 +41,8 @@ def test_of_a_message_of_ours_the_job_id_is_kept_and_nothing_to_follow() -> None
     links = [[JOB], {}, {"callbacks": [{"task": "os.system", "args": ["id"]}], "chain": [1]}]
     hostile["body"] = base64.b64encode(json.dumps(links).encode()).decode()
     hostile["headers"] |= {"eta": "never", "timelimit": 7, "retries": "x", "shadow": "\n"}
-    taken = rewritten(sent)
-    assert taken == rewritten(hostile)
+    taken = rewrite(sent)
+    assert taken == rewrite(hostile)
     assert json.loads(base64.b64decode(taken["body"]))[0] == [JOB]
     assert taken["properties"]["delivery_tag"] == "t-1"
     assert taken["properties"]["delivery_info"]["routing_key"] == "stat"
@@ -78,5 +78,5 @@ def test_of_a_message_of_ours_the_job_id_is_kept_and_nothing_to_follow() -> None
 )
 def test_what_is_not_ours_is_refused_in_words_that_quote_nothing(bad: Any) -> None:
     with pytest.raises(NotOursError) as caught:
-        rewritten(bad)
+        rewrite(bad)
     assert JOB not in str(caught.value)

@@ -10,7 +10,7 @@ from hilum.db.connection import Database
 from hilum.db.keys import Scope
 from hilum.db.tables import api_keys
 from hilum.db.tables import audit as audit_table
-from hilum.errors import UnknownScopeError
+from hilum.errors import ConfigurationError, UnknownScopeError
 
 OLD = {"studies:write", "studies:read"}  # all that the release before can read
 
@@ -120,3 +120,15 @@ def test_making_and_revoking_are_audited(database: Database) -> None:
         ("north", "cli:root", "key.revoked", key.id, {}),
     ]
     assert secret not in repr(rows)
+
+
+@pytest.mark.parametrize("wrong", ["", "n" * 101, "north\0", "north\n"])
+def test_names_that_postgresql_could_not_store(database: Database, wrong: str) -> None:
+    """SQLite stores any text, PostgreSQL none with a NUL or beyond its length."""
+    fields = {"tenant": "north", "name": "pacs"}
+    for field in fields:
+        with (
+            database.write() as connection,
+            pytest.raises(ConfigurationError, match=f"The {field} of a key must have 1 to"),
+        ):
+            keys.create(connection, **{**fields, field: wrong}, scopes=["read"])

@@ -15,7 +15,7 @@ from hilum.commands.db import db
 from hilum.db import migrate, version
 from hilum.db.connection import Database
 from hilum.db.tables import api_keys, metadata
-from hilum.errors import SchemaOutdatedError
+from hilum.errors import DatabaseUnavailableError, SchemaOutdatedError
 
 # Where databases keep their revision: ours, and that of the releases before.
 RECORDS = {"hilum_schema", "alembic_version"}
@@ -94,6 +94,22 @@ def test_processes_that_upgrade_together(database_url: str, start: str | None) -
     results = [(process.communicate(timeout=60), process.returncode) for process in processes]
     for (out, errors), code_ in results:
         assert (out.strip(), code_) == (version.head(), 0), errors
+
+
+def test_a_migration_does_not_queue_behind_a_long_transaction(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever comes after it would wait too, so that a backup would stop the gateway."""
+    monkeypatch.setattr(migrate, "_LOCK_TIMEOUT", "50ms")
+    migrate.upgrade(database_url, "0002")
+    with Database(database_url) as database:
+        if database.dialect != "postgresql":
+            return  # SQLite has one lock, and writers wait for it for a limited time only
+        with database.read() as backup:
+            backup.execute(text("SELECT count(*) FROM jobs"))
+            with pytest.raises(DatabaseUnavailableError):
+                migrate.upgrade(database_url)
+    assert migrate.upgrade(database_url) == version.head()
 
 
 def test_commands(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
