@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from export.half import emulated, to_bf16, to_fp16
+from export.half import emulate, to_bf16, to_fp16
 from export.int8 import calibrate, quantise
 from export.onnx import OPSET, export
 from export.session import Session
@@ -45,7 +45,7 @@ def reference(
     """Probabilities and maps that a GPU should find, from ONNX Runtime on the CPU, with emulated
     half precision (the CPU has no such convolutions) and exact int8 sums."""
     half = precision in ("fp16", "bf16")
-    session = Session(emulated(graph) if half else graph, as_written=precision == "int8")
+    session = Session(emulate(graph) if half else graph, as_written=precision == "int8")
     found = session.run(images)
     return found.probability, found.cam
 
