@@ -1,1 +1,1 @@
-"""Performance claims, each beside its alternative in the same run."""
+"""Performance claims, each measured beside its alternative in the same run."""

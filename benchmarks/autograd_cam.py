@@ -1,5 +1,5 @@
-"""Grad-CAM by autograd: what the closed form is compared with, in speed here and in value in the
-tests. Written after Selvaraju et al. 2017, equations 1 and 2."""
+"""Grad-CAM by autograd (Selvaraju et al. 2017, equations 1 and 2), the reference for the closed
+form: for its speed here, and for its values in the tests."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from trainer.backbones import Classifier
 
 
 def usual(model: Classifier, image: Tensor, label: int) -> tuple[Tensor, Tensor]:
-    """As it is commonly written, and as the grad-cam package does it: forward with gradients on,
-    then ``backward()`` from the logit. Arguments and results as :func:`one_label`."""
+    """The usual form, also that of the grad-cam package: forward with gradients, then
+    ``backward()`` from the logit. Arguments and results as :func:`one_label`."""
     model.zero_grad()
     activation = model.activation(image)
     activation.retain_grad()

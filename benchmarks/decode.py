@@ -58,13 +58,13 @@ OPTIONS = ExamineOptions(
 
 
 def ours(data: bytes, size: int, *, how: str = "reduced") -> object:
-    """hilum: parse, check, decode, greyscale, resize, stretch, quantise."""
+    """Run hilum: parse, check, decode, greyscale, resize, stretch, quantise."""
     spec = PreprocessSpec.model_validate({"size": size, "decode": how})
     return model_input(dicom.open_object(data, LIMITS), spec)
 
 
 def pydicom_and_pillow(data: bytes, size: int) -> object:
-    """What pydicom's documentation leads to, with the pylibjpeg plugins."""
+    """Run pydicom as its documentation shows, with the pylibjpeg plugins."""
     dataset = pydicom.dcmread(io.BytesIO(data))
     if dataset.file_meta.TransferSyntaxUID.is_compressed:
         dataset.pixel_array_options(decoding_plugin="pylibjpeg")
@@ -73,7 +73,7 @@ def pydicom_and_pillow(data: bytes, size: int) -> object:
 
 
 def torchxrayvision(path: Path, size: int) -> object:
-    """Its own reader, crop and resize, in its own order."""
+    """Run torchxrayvision's own reader, crop and resize."""
     import torchxrayvision as xrv
 
     with warnings.catch_warnings():
@@ -83,7 +83,7 @@ def torchxrayvision(path: Path, size: int) -> object:
 
 
 def speed(name: str, path: Path, *, repeats: int) -> Iterator[Line]:
-    """All sizes of one transfer syntax."""
+    """Measure all sizes of one transfer syntax."""
     data = path.read_bytes()
     target = TARGETS.get(name, DEFAULT_TARGET)
     peers: dict[str, Callable[[int], object]] = {
@@ -106,7 +106,7 @@ def speed(name: str, path: Path, *, repeats: int) -> Iterator[Line]:
 
 
 def isolated(name: str, data: bytes, decoders: Decoders, *, repeats: int) -> Line:
-    """One film through a decode process against the same here."""
+    """Compare a decode process with decoding in this process."""
     there = _examiner(decoders)
     runs = [lambda: there(data), lambda: examine(data, OPTIONS)]
     away, here = interleaved(runs, repeats=repeats)
@@ -115,7 +115,7 @@ def isolated(name: str, data: bytes, decoders: Decoders, *, repeats: int) -> Lin
 
 
 def two_cores(data: bytes, *, films_each: int = 48) -> Line:
-    """Films a second with two decode processes against one."""
+    """Compare films per second of two decode processes and of one."""
 
     def rate(decoders: Decoders, threads: int) -> float:
         there = _examiner(decoders)
@@ -149,7 +149,7 @@ def _examiner(decoders: Decoders) -> Examiner:
 
 
 def memory(name: str, path: Path) -> Line:
-    """Peak memory of one decoding, in a process of its own, against the limit."""
+    """Compare the peak memory of one decoding, in its own process, with the limit."""
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.peak_memory", str(path), str(SIZES[0])],
         capture_output=True,
@@ -184,7 +184,7 @@ def _line(claim: str, case: str, ours_s: float, peer: str, peer_s: float, target
 
 
 def lines(repeats: int) -> Iterator[Line]:
-    """Everything, as it is measured."""
+    """Yield every line as soon as it is measured."""
     with tempfile.TemporaryDirectory() as folder:
         paths = films.write(Path(folder))
         for name, path in paths.items():
@@ -201,13 +201,13 @@ def lines(repeats: int) -> Iterator[Line]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per line")
     parser.add_argument("--quick", action="store_true", help="fewer repeats")
     arguments = parser.parse_args()
     if not arguments.json:
         print(machine())
         if not importlib.util.find_spec("torchxrayvision"):
-            print("torchxrayvision is not installed (extra `bench`): left out")
+            print("torchxrayvision is not installed (extra `bench`); it is left out")
     for line in lines(3 if arguments.quick else 7):
         print(line.json() if arguments.json else line.text(), flush=True)
 

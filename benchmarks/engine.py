@@ -60,7 +60,7 @@ DEMO = Path("models/demo")
 
 
 def measure(name: str, *, repeats: int) -> Iterator[Line]:
-    """Every claim about one backbone."""
+    """Measure every claim about one backbone."""
     torch.manual_seed(0)
     model = build(name, LABELS).eval()
     size = BACKBONES[name].native_size
@@ -76,7 +76,7 @@ def measure(name: str, *, repeats: int) -> Iterator[Line]:
         [all_maps, lambda: usual(model, tensor, 0), lambda: one_label(model, tensor, 0)],
         repeats=repeats,
     )
-    # By themselves: after torch has run, its threads spin for a while.
+    # Measured alone, because the threads of torch spin for a while after a run.
     again, plain = interleaved(
         [all_maps, lambda: forward.run(["probability"], {"image": images})], repeats=2 * repeats
     )
@@ -100,7 +100,7 @@ def measure(name: str, *, repeats: int) -> Iterator[Line]:
 def precision(
     graph: bytes, images: npt.NDArray[np.uint8], case: str, *, repeats: int
 ) -> Iterator[Line]:
-    """int8 against float32 on the CPU, for the CPU's graph and for TensorRT's."""
+    """Compare int8 with float32 on the CPU, for the CPU's graph and for TensorRT's."""
     calibrated = calibrate(graph, images)
     targets: tuple[Target, ...] = ("cpu", "tensorrt")
     runs = [_session(graph), *(_session(quantise(calibrated, target=t)) for t in targets)]
@@ -122,7 +122,7 @@ def against_grad_cam(
     *,
     repeats: int,
 ) -> Iterator[Line]:
-    """One map, and all of them, by the grad-cam package on the same model in torch eager."""
+    """Compare with one map and all maps of the grad-cam package on the same model in torch."""
     peer = torch_eager(model)
     floats = torch.from_numpy(images).float()
     ours, one = interleaved(
@@ -147,7 +147,7 @@ def against_grad_cam(
 
 
 def against_torchxrayvision(*, repeats: int) -> Iterator[Line]:
-    """Its ResNet-50 at 512 pixels, 18 labels, batch 2; its own forward pass for the numbers."""
+    """Compare with torchxrayvision's ResNet-50 at 512 pixels, 18 labels, batch 2."""
     torch.manual_seed(0)
     theirs, grad_cam = torchxrayvision()
     ours_model = build("resnet50", 18).eval()
@@ -177,7 +177,7 @@ def against_torchxrayvision(*, repeats: int) -> Iterator[Line]:
 
 
 def tuned(name: str, *, seconds: float) -> Line:
-    """The best of threads × batch against all cores and the default batch of 8."""
+    """Compare the best threads and batch with all cores and the default batch of 8."""
     torch.manual_seed(0)
     size = BACKBONES[name].native_size
     graph = export(build(name, LABELS).eval(), "multi_label", size=size)
@@ -199,13 +199,13 @@ def tuned(name: str, *, seconds: float) -> Line:
         peer=f"{default.threads} threads, batch {default.batch}",
         peer_value=default.images_per_s,
         ratio=best.images_per_s / default.images_per_s,
-        target=1 - 0.03,  # a smaller batch is taken where it costs no more than this
+        target=1 - 0.03,  # a smaller batch is chosen if it costs no more than this
         unit="images/s",
     )
 
 
 def fresh_process(*, repeats: int) -> Iterator[Line]:
-    """Seconds from a process's start to its first result, and the memory it then holds."""
+    """Measure the seconds from the start of a process to its first result, and its memory then."""
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / "weights.pt"
@@ -215,7 +215,9 @@ def fresh_process(*, repeats: int) -> Iterator[Line]:
             found["hilum"].append(_child("hilum", DEMO))
             found["torch"].append(_child("torch", weights))
     medians = {
-        (side, field): statistics.median(run[field] for run in runs[1:])  # files are cached now
+        (side, field): statistics.median(
+            run[field] for run in runs[1:]
+        )  # the first run filled the file cache
         for side, runs in found.items()
         for field in ("seconds", "rss")
     }
@@ -268,8 +270,8 @@ def _line(
 def _session(graph: bytes) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = usable_cores()
-    options.log_severity_level = 3  # the cut graph keeps weights it does not use
-    # The idle threads of one session would otherwise spin on the cores of the other's.
+    options.log_severity_level = 3  # the shortened graph keeps weights that it does not use
+    # The idle threads of one session would otherwise occupy the cores of the other.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
@@ -292,7 +294,7 @@ def forward_only(graph: bytes) -> bytes:
 def main() -> None:
     """Measure every backbone."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per line")
     parser.add_argument("--quick", action="store_true", help="fewer repeats, small backbones")
     parser.add_argument("--backbone", choices=list(BACKBONES), action="append")
     arguments = parser.parse_args()
@@ -305,7 +307,7 @@ def main() -> None:
     if not arguments.json:
         print(machine())
         for peer in absent:
-            print(f"{peer} is not installed (extra `bench`): left out")
+            print(f"{peer} is not installed (extra `bench`); it is left out")
     parts: list[Iterator[Line]] = [measure(name, repeats=repeats) for name in names]
     if not arguments.backbone:
         if not absent:

@@ -13,7 +13,7 @@ import psutil
 
 
 def hilum(location: str) -> None:
-    """What a worker does: verify, open, golden check, score; all maps."""
+    """Do what a worker does: verify, open, golden check, score with all maps."""
     from hilum.engines.loading import open_engine
     from hilum.packages.load import verify
     from hilum.settings import Settings
@@ -25,7 +25,7 @@ def hilum(location: str) -> None:
 
 
 def torch(location: str) -> None:
-    """The same model as a state dict in torch eager, one map by the grad-cam package."""
+    """Run the same model from a state dict in torch eager, with one map by the grad-cam package."""
     import torch as framework
 
     from benchmarks.engine_peers import torch_eager

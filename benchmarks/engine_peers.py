@@ -1,5 +1,5 @@
-"""What a user would pick instead of hilum's engine: torch eager with the grad-cam package, and
-torchxrayvision's classifier with it. Both as their documentation shows. Extra `bench`."""
+"""What a user would choose instead of hilum's engine: torch eager and torchxrayvision's classifier,
+both with the grad-cam package, as their documentation shows. Needs the extra `bench`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ XRV_SIZE = 512
 
 
 def missing() -> list[str]:
-    """Peers that are not installed."""
+    """The names of the peers that are not installed."""
     names = {"pytorch_grad_cam": "grad-cam", "torchxrayvision": "torchxrayvision"}
     return [shown for name, shown in names.items() if importlib.util.find_spec(name) is None]
 
@@ -53,14 +53,14 @@ class GradCamPackage:
 
 
 class FromFloats(nn.Module):
-    """Our classifier behind its normalisation, for a package that wants gradients of its input."""
+    """Our classifier with floats as input, for a package that needs gradients of the input."""
 
     def __init__(self, model: Classifier) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, image: Tensor) -> Tensor:
-        """Floats 0 to 255 ``[N, 1, S, S]`` to logits."""
+        """The logits of floats from 0 to 255, ``[N, 1, S, S]``."""
         return self.model(image)  # type: ignore[no-any-return]
 
 
@@ -70,7 +70,7 @@ def torch_eager(model: Classifier) -> GradCamPackage:
 
 
 def torchxrayvision() -> tuple[nn.Module, GradCamPackage]:
-    """Its ResNet-50 at 512 pixels, 18 labels; random weights in the place of its file."""
+    """torchxrayvision's ResNet-50 at 512 pixels with 18 labels and random weights."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import torchxrayvision as xrv
@@ -82,12 +82,12 @@ def torchxrayvision() -> tuple[nn.Module, GradCamPackage]:
             name = Path(known["weights_url"]).name
             torch.save(bare.state_dict(), Path(cache) / name)
             model = xrv.models.ResNet(weights=XRV_WEIGHTS, cache_dir=cache + "/")
-    # Its forward ends in sigmoid and a rescaling by operating point; Grad-CAM is of the logit.
+    # Its forward ends in a sigmoid and rescales by operating points; Grad-CAM needs the logit.
     return model, GradCamPackage(model.model, model.model.layer4[-1])
 
 
 def _last(model: Classifier) -> nn.Module:
-    """The module whose output the head sees."""
+    """The module whose output is the input of the head."""
     features = model.features
     upper = getattr(features, "upper", features)
     assert isinstance(upper, nn.Sequential)

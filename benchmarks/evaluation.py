@@ -51,7 +51,7 @@ def split(films: int) -> Scored:
 
 
 def loop(scored: Scored, replicates: int) -> None:
-    """What is usually written: draw patients, index, ask scikit-learn."""
+    """Do what is usual: draw patients, index their films, call scikit-learn."""
     patient = np.array([int(name) for name in scored.patients])
     rows = [np.flatnonzero(patient == name) for name in np.unique(patient)]
     rng = np.random.default_rng(0)
@@ -64,7 +64,7 @@ def loop(scored: Scored, replicates: int) -> None:
 
 
 def main() -> None:
-    """Print the line."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--films", type=int, default=published.OFFICIAL_TEST_IMAGES)

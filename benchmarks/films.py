@@ -1,4 +1,4 @@
-"""Films of a digital detector's size, made from the one real chest film at hand."""
+"""Films of the size of a digital detector, made from the one real chest film of pydicom-data."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def _encode(dataset: Dataset, values: Pixels, encode: Callable[[Pixels], Any] | 
 
 
 def write(folder: Path) -> dict[str, Path]:
-    """All films as files, for peers that read only such."""
+    """Write all films to files, for peers that read files only."""
     written = {}
     for name in SYNTAXES:
         written[name] = folder / f"{name}.dcm"

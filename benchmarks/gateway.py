@@ -38,7 +38,7 @@ _URI: Final = "s3://hilum-bench/film.dcm"
 
 
 def health_under_overlays(*, looks: int) -> Iterator[Line]:
-    """Both percentiles, first with nothing else to do, then with abandoned overlays."""
+    """Measure both percentiles, first without other load, then with abandoned overlays."""
     with tempfile.TemporaryDirectory() as folder, Stack(Path(folder)) as stack:
         with Database(stack.database_url) as database, database.write() as connection:
             _, secret = keys.create(connection, tenant="bench", name="b", scopes=list(Scope))
@@ -77,7 +77,7 @@ def health_under_overlays(*, looks: int) -> Iterator[Line]:
 
 
 def _scored(client: Client) -> str:
-    """The address of a map of a film that a worker has scored."""
+    """The address of a map of a film that a worker scored."""
     study = client.post(
         "/v1/studies", {"images": [{"uri": _URI}], "priority": "stat"}, idempotency_key="first"
     )
@@ -105,11 +105,11 @@ def _ask(
     answer.read()
     link.close()
     if answer.status != expected:
-        raise SystemExit(f"{method} {path} was answered {answer.status}, not {expected}.")
+        raise SystemExit(f"{method} {path} returned {answer.status} instead of {expected}.")
 
 
 def _p99(action: Callable[[], None], looks: int) -> float:
-    """Seconds, of ``looks`` one after the other."""
+    """The seconds of each of ``looks`` successive requests."""
     taken = []
     for _ in range(looks):
         start = time.perf_counter()
@@ -120,7 +120,7 @@ def _p99(action: Callable[[], None], looks: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per line")
     parser.add_argument("--quick", action="store_true", help="fewer requests")
     arguments = parser.parse_args()
     if not arguments.json:

@@ -38,11 +38,11 @@ from trainer.backbones import BACKBONES
 
 @dataclass(frozen=True, kw_only=True)
 class Scope:
-    """What is looked at."""
+    """What to measure."""
 
     backbones: tuple[str, ...] = tuple(sorted(BACKBONES))
     precisions: tuple[Precision, ...] = get_args(Precision)
-    seconds: float = 5.0  # of each figure
+    seconds: float = 5.0  # for each figure
     size: int | None = None
     max_batch: int = 16
     tensorrt: bool = True
@@ -51,7 +51,7 @@ class Scope:
 
 
 def everything(folder: Path, scope: Scope) -> Iterator[Fact]:
-    """All facts, as they come."""
+    """Yield all facts as soon as they are measured."""
     for backbone in scope.backbones:
         for precision in scope.precisions:
             package = partial(
@@ -96,9 +96,9 @@ def _package(
 def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--quick", action="store_true", help="resnet18 only, a second a figure")
+    parser.add_argument("--quick", action="store_true", help="resnet18 only, one second per figure")
     parser.add_argument("--to", type=Path, default=Path("build/gpu-check.jsonl"))
-    parser.add_argument("--seconds", type=float, default=5.0, help="of each figure")
+    parser.add_argument("--seconds", type=float, default=5.0, help="seconds per figure")
     parser.add_argument("--backbone", choices=sorted(BACKBONES), action="append")
     parser.add_argument("--precision", choices=get_args(Precision), action="append")
     arguments = parser.parse_args()
@@ -133,7 +133,7 @@ def main() -> None:
 
 
 def _libraries() -> tuple[str | None, str | None]:
-    """TensorRT and ONNX Runtime's GPU build, one of which is there; says which is not.
+    """Name TensorRT and ONNX Runtime's GPU build if installed; print which one is not.
 
     Raises:
         EngineUnavailableError: neither is.

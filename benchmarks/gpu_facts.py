@@ -1,4 +1,4 @@
-"""What a check of a GPU finds: facts, one a line, and those that every engine is asked for."""
+"""Facts that a check of a GPU finds, one per line, and those that every engine must give."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from hilum.engines.tensorrt.slot import buckets
 from hilum.errors import DeviceOutOfMemoryError, HilumError
 from hilum.packages.load import Package
 
-COMPARED = 32  # films of the comparison of numbers
-LONG = 16  # largest batches in a call, for throughput
+COMPARED = 32  # films on which numbers are compared
+LONG = 16  # number of largest batches in a call, for throughput
 
 
 class GpuEngine(Protocol):
-    """An engine that says how many images it takes at once."""
+    """An engine with a largest batch size."""
 
     name: str
     max_batch: int
@@ -35,13 +35,13 @@ class GpuEngine(Protocol):
         ...
 
     def close(self) -> None:
-        """Give the GPU's memory back."""
+        """Release the memory of the GPU."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fact:
-    """Something measured; ``holds`` is None where it is only a figure."""
+    """A measurement; ``holds`` is None if it is only a figure."""
 
     check: str
     case: str
@@ -52,7 +52,7 @@ class Fact:
     detail: str = ""
 
     def text(self) -> str:
-        """For people."""
+        """One line of text."""
         verdict = {None: "", True: "ok", False: "FAILED"}[self.holds]
         limit = "" if self.limit is None else f" (limit {self.limit:g})"
         value = f"{self.value:10.4g} {self.unit}{limit}"
@@ -60,7 +60,7 @@ class Fact:
 
 
 def loading(opened: Callable[[], GpuEngine], case: str) -> Iterator[Fact]:
-    """How long opening takes, and how much of the GPU's memory."""
+    """Measure the time and the GPU memory that opening needs."""
     before, began = cuda.memory_free(), time.perf_counter()
     with closing(opened()):
         yield figure("load", case, time.perf_counter() - began, "s")
@@ -68,7 +68,7 @@ def loading(opened: Callable[[], GpuEngine], case: str) -> Iterator[Fact]:
 
 
 def numbers(engine: GpuEngine, package: Package, case: str) -> Iterator[Fact]:
-    """Against ONNX Runtime on the CPU, with the same graph; and the golden check."""
+    """Compare the numbers with ONNX Runtime on the CPU, same graph, and run the golden check."""
     variant = package.manifest.graph_for("tensorrt")
     images = films(package.manifest.input.size, COMPARED, seed=2)
     probability, cam = reference(package.read(variant.graph), variant.precision, images)
@@ -87,7 +87,7 @@ def numbers(engine: GpuEngine, package: Package, case: str) -> Iterator[Fact]:
 
 
 def latency(engine: GpuEngine, package: Package, case: str, seconds: float) -> Iterator[Fact]:
-    """Milliseconds of one call by batch, images in host memory to results in host memory."""
+    """Milliseconds of one call by batch, from images to results in host memory."""
     for batch in buckets(engine.max_batch):
         images = films(package.manifest.input.size, batch)
         taken: list[float] = []
@@ -102,7 +102,7 @@ def latency(engine: GpuEngine, package: Package, case: str, seconds: float) -> I
 
 
 def throughput(engine: GpuEngine, package: Package, seconds: float) -> float:
-    """Images a second in long batches."""
+    """Images per second in large batches."""
     images = films(package.manifest.input.size, LONG * engine.max_batch)
     engine.run(images)
     count, began = 0, time.perf_counter()
@@ -118,7 +118,7 @@ def rate(engine: GpuEngine, package: Package, case: str, seconds: float) -> Iter
 
 
 def full(opened: Callable[[], GpuEngine], package: Package, case: str) -> Iterator[Fact]:
-    """A full GPU is what it says, to who opens an engine; and one opens once there is room."""
+    """Check that opening an engine reports a full GPU, and succeeds when there is room."""
 
     def no_room() -> None:
         with filled():
@@ -133,8 +133,8 @@ def full(opened: Callable[[], GpuEngine], package: Package, case: str) -> Iterat
 
 
 def attempt(name: str, case: str, facts: Callable[[], Iterator[Fact]]) -> Iterator[Fact]:
-    """``facts``, as far as they come; what ends them early is one more, and not the end of all:
-    an hour on a GPU is hard to come by."""
+    """Yield ``facts``; an error that ends them becomes one more fact, so that the check goes on:
+    time on a GPU is scarce."""
     try:
         yield from facts()
     except Exception as error:
@@ -163,12 +163,12 @@ def expect(kind: type[HilumError], step: Callable[[], object]) -> None:
         step()
     except kind:
         return
-    raise AssertionError(f"{kind.__name__} did not come")
+    raise AssertionError(f"{kind.__name__} was not raised")
 
 
 @contextmanager
 def filled() -> Iterator[None]:
-    """All of the GPU's memory taken, in ever smaller blocks."""
+    """Allocate all memory of the GPU, in ever smaller blocks."""
     runtime = cuda.load_runtime()
     taken: list[cuda.DeviceMemory] = []
     try:

@@ -1,4 +1,4 @@
-"""What only a GPU can prove of ONNX Runtime's CUDA provider, and what all the maps cost there.
+"""What only a GPU can prove about ONNX Runtime's CUDA provider, and what all maps cost there.
 
 ``maps …`` are images a second of one call, from host memory to host memory: the whole graph, the
 graph cut down to its probabilities, and torch eager on the same GPU with the usual autograd
@@ -35,7 +35,7 @@ def label() -> str | None:
 
 
 def check(package: Package, backbone: str, case: str, *, seconds: float) -> Iterator[Fact]:
-    """Everything about one package, in one process; of bfloat16 nothing, which is TensorRT's."""
+    """Yield all facts about one package, in one process; bfloat16 is for TensorRT only."""
     precision = package.manifest.graph_for("tensorrt").precision
     if precision == "bf16":
         return

@@ -1,4 +1,4 @@
-"""Model packages with random weights, for measuring engines where no trained model is at hand."""
+"""Packages with random weights, for measuring engines without a trained model."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from hilum.packages.manifest import CARD, GOLDEN, GRAPH, METRICS, InputSpec, Pre
 from trainer.backbones import BACKBONES, Classifier, build
 
 UInt8Array = npt.NDArray[np.uint8]
-# |Δp|, and |Δcam| relative to the largest value, of TensorRT against ONNX Runtime on the CPU with
-# the very same graph: only the order and width of sums differ.
+# |Δp|, and |Δcam| relative to the largest value, between TensorRT and ONNX Runtime on the CPU on
+# the same graph: only the order and width of sums differ.
 TOLERANCE: dict[Precision, tuple[float, float]] = {
     "fp32": (1e-3, 1e-2),
     "fp16": (5e-3, 5e-2),
@@ -42,8 +42,8 @@ def films(size: int, count: int, seed: int = 0) -> UInt8Array:
 def reference(
     graph: bytes, precision: Precision, images: UInt8Array
 ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """Probabilities and maps that a GPU should find, from ONNX Runtime on the CPU: halves emulated,
-    as it has no such convolutions there, and int8 in exact sums."""
+    """Probabilities and maps that a GPU should find, from ONNX Runtime on the CPU, with emulated
+    half precision (the CPU has no such convolutions) and exact int8 sums."""
     half = precision in ("fp16", "bf16")
     session = Session(emulate(graph) if half else graph, as_written=precision == "int8")
     found = session.run(images)
@@ -51,19 +51,21 @@ def reference(
 
 
 def classifier(backbone: str, seed: int = 0) -> Classifier:
-    """``backbone`` with random weights whose activations are as large as trained ones: with those a
-    fresh network has, they vanish or grow from layer to layer until float16 does not hold them."""
+    """``backbone`` with random weights and activations as large as trained ones: those of a new
+    network vanish, or grow from layer to layer beyond the range of float16."""
     torch.manual_seed(seed)
     model = build(backbone, len(CHESTXRAY14.labels))
     for module in model.modules():
         if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
             torch.nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
         if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = 1.0  # the statistics of the films below
-            torch.nn.init.constant_(module.bias, 1.0)  # few are cut off: rounding stays rounding
+            module.momentum = 1.0  # use the statistics of the films below
+            torch.nn.init.constant_(
+                module.bias, 1.0
+            )  # ReLU then removes few values, and rounding errors stay small
         last = getattr(module, "bn3", None) or getattr(module, "bn2", None)
         if isinstance(last, torch.nn.BatchNorm2d):
-            torch.nn.init.constant_(last.weight, 0.2)  # of a residual branch
+            torch.nn.init.constant_(last.weight, 0.2)  # the last normalisation of a residual branch
     with torch.no_grad():
         model.train()(torch.from_numpy(films(BACKBONES[backbone].native_size, 4)))
     return model.eval()
@@ -78,7 +80,7 @@ def make(
     size: int | None = None,
     max_batch: int = 16,
 ) -> Package:
-    """A package of ``backbone`` with random weights, whose TensorRT graph is in ``precision``."""
+    """Make a package of ``backbone`` with random weights and a TensorRT graph in ``precision``."""
     model = classifier(backbone, seed)
     side = size or BACKBONES[backbone].native_size
     graph = export(model, "multi_label", size=side)

@@ -1,4 +1,4 @@
-"""What only a GPU can prove of TensorRT: plans, numbers, speed, and the failures it has.
+"""What only a GPU can prove about TensorRT: plans, numbers, speed and failures.
 
 Also a program, for :func:`two_workers`: images a second of this process alone.
 """
@@ -42,13 +42,13 @@ from hilum.packages.load import Package, verify
 
 
 def check(package: Package, case: str, store: PlanStore, *, seconds: float) -> Iterator[Fact]:
-    """Everything about one package, in one process."""
+    """Yield all facts about one package, in one process."""
     options = BuildOptions(profile=profile_of(package.manifest, batch_size=8))
     yield from attempt("build", case, lambda: _building(package, case, store, options))
     try:
-        record = build_into(store, package, options).record  # it is there by now
+        record = build_into(store, package, options).record  # the plan exists by now
     except HilumError:
-        return  # as was said
+        return  # the fact above says so
 
     def with_engine(
         name: str, case: str, facts: Callable[[TensorRTEngine], Iterator[Fact]], **how: Any
@@ -80,7 +80,7 @@ def _building(
 
 
 def compatible(package: Package, case: str, store: PlanStore) -> Iterator[Fact]:
-    """Plans for more than this GPU and version load and compute the same here."""
+    """Check that plans for more GPUs and versions load and compute the same here."""
     profile = profile_of(package.manifest, batch_size=8)
     kinds: dict[str, dict[str, Any]] = {
         "ampere_plus": {"hardware": "ampere_plus"},
@@ -98,7 +98,7 @@ def compatible(package: Package, case: str, store: PlanStore) -> Iterator[Fact]:
 
 
 def failures(package: Package, case: str, store: PlanStore) -> Iterator[Fact]:
-    """What goes wrong comes back as the error it is."""
+    """Check that failures are reported as the right errors."""
     options = BuildOptions(profile=profile_of(package.manifest, batch_size=8))
     provided = build_into(store, package, options)
     plan, record = provided.plan, provided.record
@@ -115,7 +115,7 @@ def failures(package: Package, case: str, store: PlanStore) -> Iterator[Fact]:
 
 
 def two_workers(package: Package, case: str, store: PlanStore, seconds: float) -> Iterator[Fact]:
-    """Images a second of two processes on the one GPU, together, against one alone."""
+    """Compare images per second of two processes on one GPU, together, with one alone."""
     options = BuildOptions(profile=profile_of(package.manifest, batch_size=8))
     build_into(store, package, options)
     command = [sys.executable, "-m", "benchmarks.gpu_tensorrt", str(package.folder)]
@@ -138,7 +138,7 @@ def _open(package: Package, store: PlanStore, record: PlanRecord, **how: Any) ->
 
 
 def main() -> None:
-    """One of :func:`two_workers`."""
+    """Run one process of :func:`two_workers`."""
     parser = argparse.ArgumentParser()
     parser.add_argument("package", type=Path)
     parser.add_argument("--engines", type=Path, required=True)

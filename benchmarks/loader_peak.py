@@ -1,5 +1,5 @@
-"""``python -m benchmarks.loader_peak MANIFEST CACHE``: bytes resident at the peak of a process that
-loads the data set and reads two epochs of it, its own code and libraries included."""
+"""``python -m benchmarks.loader_peak MANIFEST CACHE``: the peak resident bytes of a process that
+loads the data set and reads two epochs of it, with its code and libraries."""
 
 from __future__ import annotations
 

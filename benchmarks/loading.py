@@ -1,4 +1,4 @@
-"""The data side of training: what the cache of prepared images saves, and what it keeps in memory.
+"""The data side of training: what the training cache saves, and what it keeps in memory.
 
 - ``cached_epoch``: time that the data of an epoch takes (manifest, films to batches of tensors),
   the second epoch against the first, JPEG 2000 films of a digital detector's size.
@@ -37,12 +37,12 @@ from trainer.manifest import Record, Split
 SIZE: Final = 224
 BATCH: Final = 32
 CACHE_TARGET: Final = 5.0
-# Flat: ten times the images, at most a tenth more memory.
+# Ten times the images may need at most a tenth more memory.
 FLAT_TARGET: Final = 0.9
 
 
 def measure(*, quick: bool = False) -> Iterator[Line]:
-    """Both claims, as they are measured."""
+    """Yield both claims as soon as they are measured."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         manifest_path = _film_set(folder / "films", count=6 if quick else 24)
@@ -53,7 +53,7 @@ def measure(*, quick: bool = False) -> Iterator[Line]:
 
 
 def cached_epoch(path: Path, spec: PreprocessSpec, cache: Path) -> Line:
-    """One epoch that decodes, one that does not."""
+    """Compare an epoch that decodes with one that does not."""
     first, second = (_epoch(path, spec, cache) for _ in range(2))
     return Line(
         claim="cached_epoch",
@@ -68,7 +68,7 @@ def cached_epoch(path: Path, spec: PreprocessSpec, cache: Path) -> Line:
 
 
 def loader_memory(few: int, many: int) -> Iterator[Line]:
-    """Preparing, then reading what is prepared; each in a process of its own."""
+    """Measure preparing and reading prepared images, each in its own process."""
     peaks: dict[tuple[str, int], float] = {}
     for count in (few, many):
         with tempfile.TemporaryDirectory() as scratch:
@@ -90,7 +90,7 @@ def loader_memory(few: int, many: int) -> Iterator[Line]:
 
 
 def epoch(path: Path, spec: PreprocessSpec, cache: Path) -> int:
-    """Every training image once, in random order, as a tensor of a batch. How many there were."""
+    """Read every training image once, in random order, in batches; returns their number."""
     train = data.load(path, SYNTHETIC, spec, cache_dir=cache, processes=1)["train"]
     order = np.random.default_rng(0).permutation(len(train))
     seen = 0
@@ -104,14 +104,14 @@ def epoch(path: Path, spec: PreprocessSpec, cache: Path) -> int:
 
 
 def _epoch(path: Path, spec: PreprocessSpec, cache: Path) -> float:
-    """Seconds an image."""
+    """Seconds per image."""
     start = time.perf_counter()
     seen = epoch(path, spec, cache)
     return (time.perf_counter() - start) / seen
 
 
 def _peak(path: Path, cache: Path) -> float:
-    """MiB, of a process that loads the data set and reads two epochs."""
+    """The peak MiB of a process that loads the data set and reads two epochs."""
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.loader_peak", str(path), str(cache)],
         capture_output=True,
@@ -122,7 +122,7 @@ def _peak(path: Path, cache: Path) -> float:
 
 
 def _film_set(folder: Path, count: int) -> Path:
-    """``count`` JPEG 2000 films, no two the same, and their manifest."""
+    """Write ``count`` different JPEG 2000 films and their data-set table."""
     import imagecodecs
 
     folder.mkdir(parents=True)
@@ -142,7 +142,7 @@ def _film_set(folder: Path, count: int) -> Path:
 
 
 def _small_set(folder: Path, count: int) -> Path:
-    """``count`` PNG films of 64×64, no two the same, and their manifest."""
+    """Write ``count`` different PNG films of 64×64 and their data-set table."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
     names = []
@@ -154,7 +154,7 @@ def _small_set(folder: Path, count: int) -> Path:
 
 
 def _manifest(folder: Path, names: list[str]) -> Path:
-    """All in training but the last two."""
+    """Put all films but the last two into the training split."""
     ends: dict[int, Split] = {len(names) - 2: "val", len(names) - 1: "test"}
     records = [
         Record(
@@ -172,8 +172,8 @@ def _manifest(folder: Path, names: list[str]) -> Path:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", action="store_true", help="one JSON object a line")
-    parser.add_argument("--quick", action="store_true", help="fewer and smaller")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per line")
+    parser.add_argument("--quick", action="store_true", help="fewer and smaller films")
     arguments = parser.parse_args()
     if not arguments.json:
         print(machine())

@@ -1,5 +1,5 @@
-"""``python -m benchmarks.peak_memory FILM SIZE``: bytes that one decoding takes at its peak, beyond
-what the process and the film's own bytes take."""
+"""``python -m benchmarks.peak_memory FILM SIZE``: the bytes that one decoding needs at its peak,
+without those of the process and of the film."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ def main() -> None:
     """Print one number."""
     data = Path(sys.argv[1]).read_bytes()
     small = Path("models/samples/no-finding.dcm").read_bytes()
-    ours(small, int(sys.argv[2]))  # imports, thread pools
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
+    ours(small, int(sys.argv[2]))  # import modules and start thread pools first
+    Path("/proc/self/clear_refs").write_text("5")  # reset the peak
     before = _status("VmRSS")
     ours(data, int(sys.argv[2]))
     print(_status("VmHWM") - before)

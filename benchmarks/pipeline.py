@@ -1,4 +1,4 @@
-"""``python -m benchmarks.pipeline --before PATH [--json]``: this tree against another checkout.
+"""``python -m benchmarks.pipeline --before PATH [--json]``: this tree against another one.
 
 - ``pipeline_vs_before``: films a second of ``hilum score`` on a folder, and of a worker from S3 to
   SQL with all maps, for studies of many films and of one; against the checkout at PATH.
@@ -31,7 +31,7 @@ TARGET = 1.0
 
 
 def films(folder: Path, count: int) -> None:
-    """Write ``count`` chest films, no two the same instance."""
+    """Write ``count`` chest films that are different instances."""
     samples = [path.read_bytes() for path in sorted((ROOT / "models/samples").glob("*.dcm"))]
     for n in range(count):
         film = pydicom.dcmread(BytesIO(samples[n % len(samples)]))
@@ -41,7 +41,7 @@ def films(folder: Path, count: int) -> None:
 
 
 def run(tree: Path, folder: Path, sizes: list[int]) -> dict[str, float]:
-    """Films a second of the code in ``tree``, by path."""
+    """Films per second of the code in ``tree``, by path."""
     environment = {name: value for name, value in os.environ.items() if "HILUM_" not in name}
     done = subprocess.run(
         [sys.executable, str(CHILD), str(folder), *map(str, sizes)],
@@ -56,7 +56,7 @@ def run(tree: Path, folder: Path, sizes: list[int]) -> dict[str, float]:
 
 
 def measure(before: Path, *, pairs: int, count: int, sizes: list[int]) -> Iterator[Line]:
-    """The lines."""
+    """Yield the lines."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         films(folder, count)
@@ -81,7 +81,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--before", type=Path, required=True, help="another checkout")
-    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per line")
     parser.add_argument("--quick", action="store_true", help="fewer pairs and films")
     arguments = parser.parse_args()
     pairs, count, sizes = (3, 34, [16, 1]) if arguments.quick else (7, 202, [100, 1])

@@ -20,7 +20,7 @@ BATCH = 8
 
 
 def score(folder: Path) -> float:
-    """``hilum score``, from its first batch to its last line."""
+    """Time ``hilum score``, from its first batch to its last line."""
     times: list[float] = []
     command = [sys.executable, "-m", "hilum", "score", "--json", str(folder)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -32,7 +32,7 @@ def score(folder: Path) -> float:
 
 
 def worker(folder: Path, sizes: list[int]) -> dict[str, float]:
-    """S3 to SQL with all maps, for studies of each of these sizes."""
+    """Time the worker from S3 to SQL with all maps, for studies of each of these sizes."""
     from hilum.embedded import demo
     from hilum.embedded.client import Client
     from hilum.embedded.stack import Stack
@@ -57,12 +57,12 @@ def worker(folder: Path, sizes: list[int]) -> dict[str, float]:
 
 
 def _run(client: object, var: Path, studies: list[list[str]], name: str) -> float:
-    """Seconds until all of these are completed."""
+    """Seconds until all these studies are completed."""
     start = time.perf_counter()
     for n, uris in enumerate(studies):
         body = {"priority": "stat", "images": [{"uri": uri} for uri in uris]}
         client.post("/v1/studies", body, idempotency_key=f"{name}-{n}")  # type: ignore[attr-defined]
-    # Not through the API, which has work of its own to do for an answer.
+    # Ask the database, because an answer of the API costs time of its own.
     with sqlite3.connect(f"file:{var / 'hilum.db'}?mode=ro", uri=True) as database:
         while database.execute("SELECT 1 FROM jobs WHERE status != 'completed'").fetchone():
             assert time.perf_counter() - start < PATIENCE_S, "the jobs do not end"

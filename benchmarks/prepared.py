@@ -32,8 +32,8 @@ from hilum.pipeline.stages import ExamineOptions, Ready
 from hilum.settings import Limits, PreparedSettings
 from hilum.storage import ObjectStore, open_store
 
-TARGET = 30.0  # times as fast as decoding JPEG 2000 whole
-BYTES_TARGET = 100.0  # times as few bytes
+TARGET = 30.0  # times as fast as decoding all of a JPEG 2000 film
+BYTES_TARGET = 100.0  # times fewer bytes
 LIMITS = Limits()
 URI = "s3://benchmark/film.dcm"
 SPECS = {
@@ -55,7 +55,7 @@ def _store() -> Iterator[ObjectStore]:
 
 
 def measure(*, repeats: int = 7) -> Iterator[Line]:
-    """The lines, each measured as it is asked for."""
+    """Yield the lines; each is measured when it is needed."""
     data = films.film("j2k")
     with _store() as store:
         store.write(URI, data)
@@ -121,7 +121,7 @@ def _of(
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per line")
     parser.add_argument("--quick", action="store_true", help="fewer repeats")
     arguments = parser.parse_args()
     if not arguments.json:

@@ -82,8 +82,8 @@ def large_film(number: int, cache_dir: Path) -> bytes:
 
 
 def inputs(number: int, size: int, cache_dir: Path) -> Inputs:
-    """Model input of film ``number`` in each of :data:`MODES`, and the exact one rounded after
-    noise."""
+    """The model input of film ``number`` in each of :data:`MODES`, and the exact one with noise
+    before rounding."""
     opened = open_object(large_film(number, cache_dir), settings.Limits())
     made = [model_input(opened, PreprocessSpec(size=size, decode=mode)).image for mode in MODES]
     return (*made, _rounded_otherwise(opened, size, number))
@@ -92,7 +92,7 @@ def inputs(number: int, size: int, cache_dir: Path) -> Inputs:
 def _rounded_otherwise(opened: DicomObject, size: int, number: int) -> npt.NDArray[np.uint8]:
     film = decode(opened)
     low, high = np.percentile(film.pixels, (0.5, 99.5))
-    # Noise of the resized film is what is left of that of its pixels.
+    # Resizing leaves this much of the noise of the pixels.
     scale = max(film.pixels.shape) / size
     noise = np.random.default_rng([SEED, number, 8]).standard_normal(film.pixels.shape)
     grey = film.pixels + np.float32(ROUNDING * 1.5 * scale * (high - low) / 255) * noise
@@ -106,7 +106,7 @@ def _chest(cache_dir: Path) -> anatomy.Anatomy:
 
 
 def lines(count: int) -> Iterator[Line]:
-    """Score all films in each way."""
+    """Score all films in each mode."""
     loaded = settings.load()
     package = verify(Path("models/demo"))
     manifest = package.manifest
@@ -148,7 +148,7 @@ def _limit(claim: str, case: str, value: float, limit: float, unit: str) -> Line
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per line")
     parser.add_argument("--films", type=int, default=200)
     arguments = parser.parse_args()
     if not arguments.json:

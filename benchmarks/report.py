@@ -1,4 +1,4 @@
-"""How every benchmark speaks: a claim, our figure, the peer's, their ratio."""
+"""The output of every benchmark: a claim, our figure, the peer's figure, and their ratio."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hilum.machine import cpu_model, usable_cores
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """One comparison, both sides measured in the same run. Larger ratio = better for hilum."""
+    """One comparison, both sides measured in the same run. A larger ratio is better for hilum."""
 
     claim: str
     case: str
@@ -30,7 +30,7 @@ class Line:
         return json.dumps(asdict(self))
 
     def text(self) -> str:
-        """For people."""
+        """One line of text."""
         verdict = "met" if self.ratio >= self.target else "NOT MET"
         return (
             f"{self.claim:22} {self.case:22} {self.value:9.4g} {self.unit} "
@@ -42,7 +42,7 @@ class Line:
 def interleaved(
     runs: Sequence[Callable[[], object]], *, repeats: int, warmup: int = 1
 ) -> list[float]:
-    """Median seconds of each of ``runs``, taken in turns so that all see the same noise."""
+    """The median seconds of each of ``runs``, which take turns so that all have the same noise."""
     for run in runs:
         for _ in range(warmup):
             run()
@@ -56,5 +56,5 @@ def interleaved(
 
 
 def machine() -> str:
-    """What this ran on."""
+    """A description of this machine."""
     return f"{cpu_model()}, {usable_cores()} cores, Python {platform.python_version()}"

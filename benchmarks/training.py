@@ -1,4 +1,4 @@
-"""Training: images a second of hilum's loop against torchvision's reference training loop.
+"""Compares images per second of hilum's training loop and of torchvision's reference loop.
 
 ``train_vs_reference``: same model, batch size and films, on this machine's cores or, with
 ``--device cuda``, its GPU. The peer is
@@ -52,7 +52,7 @@ _OUTPUTS: Final = len(SYNTHETIC.labels)
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per line")
     parser.add_argument("--quick", action="store_true", help="fewer films, no data claims")
     parser.add_argument("--backbones", nargs="+", default=["resnet18", "resnet50"])
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
@@ -78,7 +78,7 @@ def main() -> None:
 
 
 def measure(names: list[str], *, quick: bool, batch: int, compute: ComputeConfig) -> Iterator[Line]:
-    """``train_vs_reference`` of each backbone, both cases."""
+    """Measure ``train_vs_reference`` of each backbone in both cases."""
     count, repeats = (2 * batch, 1) if quick else (6 * batch, 3)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -125,7 +125,7 @@ def _config(path: Path, name: str, batch: int, compute: ComputeConfig) -> TrainC
 
 
 def _hilum(asked: TrainConfig, split: Prepared) -> Callable[[], None]:
-    """An epoch of hilum's loop."""
+    """Run an epoch of hilum's loop."""
     processes = Processes(rank=0, count=1, device=torch.device(asked.compute.device))
     counts = balance.count(split.targets, SYNTHETIC)
     learner = Learner(
@@ -149,7 +149,7 @@ def _hilum(asked: TrainConfig, split: Prepared) -> Callable[[], None]:
 
 
 class _Reference:
-    """torchvision's way: loader, model, cross-entropy, SGD."""
+    """torchvision's loop: loader, model, cross-entropy, SGD."""
 
     def __init__(
         self,
@@ -169,7 +169,7 @@ class _Reference:
             persistent_workers=True,
             pin_memory=compute.device == "cuda",
         )
-        # Without InceptionV3's second head: less to do than hilum has.
+        # InceptionV3 without its second head has less work than hilum's.
         extra = {"aux_logits": False} if name == "inception_v3" else {}
         self._model = BACKBONES[name].build(weights=None, num_classes=_OUTPUTS, **extra)
         self._model.to(compute.device)
@@ -180,7 +180,7 @@ class _Reference:
         self._scaler = torch.amp.GradScaler(compute.device, enabled=compute.precision == "fp16")
 
     def epoch(self) -> None:
-        """Every film once."""
+        """Train on every film once."""
         self._model.train()
         device, precision = self._compute.device, self._compute.precision
         kind = torch.float16 if precision == "fp16" else torch.bfloat16
@@ -196,12 +196,12 @@ class _Reference:
             loss.item()
 
     def close(self) -> None:
-        """End the workers."""
+        """Stop the workers."""
         del self._loader
 
 
 class _Pictures(Dataset[tuple[Tensor, Tensor]]):
-    """PNG files through the reference's training transforms."""
+    """PNG files with the reference's training transforms."""
 
     def __init__(self, path: Path, size: int) -> None:
         self._folder = path.parent
@@ -227,7 +227,7 @@ class _Pictures(Dataset[tuple[Tensor, Tensor]]):
 
 
 class _Tensors(Dataset[tuple[Tensor, Tensor]]):
-    """hilum's prepared images through the same transforms, on tensors."""
+    """hilum's prepared images with the same transforms on tensors."""
 
     def __init__(self, split: Prepared) -> None:
         self._split = split
@@ -250,7 +250,7 @@ class _Tensors(Dataset[tuple[Tensor, Tensor]]):
 
 
 def _films(folder: Path, count: int) -> Path:
-    """A manifest of ``count`` training films, and one each to validate and test on."""
+    """Write a data-set table of ``count`` training films, one validation and one test film."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
     axis = np.linspace(0, 6, _SIDE)

@@ -1,1 +1,1 @@
-"""What makes the film check, the demonstration model and the samples; not in the wheel."""
+"""Makes the film check, the demonstration package, the samples and releases; not in the wheel."""

@@ -1,16 +1,15 @@
-"""``python -m tools.ablation_standin``: something to fine-tune from where ImageNet weights are
-not to be had.
+"""``python -m tools.ablation_standin`` makes weights to fine-tune from where ImageNet weights are
+not available.
 
-No registry ships ImageNet weights, and an ablation of «frozen features» on random ones would
-compare nothing. This makes a stand-in that is honest about what it is: every backbone learns, on
-the same number of pictures drawn by a program, which shapes and textures are on them. No picture
-has anything to do with a chest. What comes out is a state dict as torchvision publishes it, so the
-recipe loads it as it would load ImageNet's. It is far weaker than those, and says so in the JSON
-file beside it.
+No package index ships ImageNet weights, and an ablation with frozen random features would show
+nothing. So every backbone learns, on the same number of pictures drawn by this program, which
+shapes and textures are on them. No picture shows anything like a chest. The result is a state dict
+in torchvision's form, which the recipe loads like ImageNet's. It is far weaker, and the JSON file
+beside it says so.
 
 ResNet-152 starts as the ResNet-50 of the same call with its further blocks set to the identity
-(Net2DeeperNet; Chen, Goodfellow, Shlens, ICLR 2016), and may learn on from there: from random
-weights it learns next to nothing in the pictures that a CPU can show it.
+(Net2DeeperNet; Chen, Goodfellow, Shlens, ICLR 2016) and trains on from there. From random weights
+it learns almost nothing from the pictures that a CPU can process.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ from trainer.metrics import auroc, mean_defined
 SHAPES: Final = ("disc", "ring", "square", "frame", "triangle", "cross", "bar", "blob")
 TEXTURES: Final = ("level", "upright", "rising", "falling", "checks", "fine", "coarse", "ramp")
 ATTRIBUTES: Final = SHAPES + TEXTURES
-_OUTPUTS: Final = 1000  # of ImageNet's head, which is dropped on loading; the first are used
+_OUTPUTS: Final = 1000  # of ImageNet's head, which loading drops; only the first are trained
 _HELD_OUT: Final = 400
 
 Float32Array = npt.NDArray[np.float32]
@@ -70,7 +69,7 @@ def pictures(
 def _texture(
     name: str, x: Float32Array, y: Float32Array, size: int, rng: np.random.Generator
 ) -> Float32Array:
-    """Of amplitude one, ``[size, size]``."""
+    """A texture of amplitude one, ``[size, size]``."""
     if name in ("fine", "coarse"):
         cells = size if name == "fine" else int(rng.integers(4, 9))
         noise = torch.from_numpy(rng.normal(0, 0.7, (1, 1, cells, cells)).astype(np.float32))
@@ -87,7 +86,7 @@ def _texture(
 
 
 def _shape(name: str, x: Float32Array, y: Float32Array, rng: np.random.Generator) -> Float32Array:
-    """Its mask in [0, 1], soft-edged, ``[size, size]``."""
+    """A soft-edged mask of a shape, values in [0, 1], ``[size, size]``."""
     radius, angle = rng.uniform(0.09, 0.24), rng.uniform(0, 2 * np.pi)
     dx, dy = x - rng.uniform(0.2, 0.8), y - rng.uniform(0.2, 0.8)
     u, v = dx * np.cos(angle) + dy * np.sin(angle), dy * np.cos(angle) - dx * np.sin(angle)
@@ -110,7 +109,7 @@ def _shape(name: str, x: Float32Array, y: Float32Array, rng: np.random.Generator
 def deepen(shallow: dict[str, Tensor], deep: nn.Module) -> dict[str, Tensor]:
     """The state of ``deep``, a ResNet, that computes what the shallower ResNet ``shallow`` does.
 
-    A block the shallow one lacks adds nothing: the scale of its last batch normalisation is 0.
+    A block that ``shallow`` lacks adds nothing: its last batch normalisation has the scale 0.
     """
     state = {name: torch.clone(value) for name, value in deep.state_dict().items()}
     for name, value in state.items():
@@ -133,7 +132,7 @@ def learn(
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Train backbone ``name`` on ``count`` pictures of ``size`` px.
 
-    Returns its state dict in torchvision's form, and what is known about it.
+    Returns its state dict in torchvision's form, and a description of it.
     """
     begin = time.monotonic()
     torch.manual_seed(seed)
@@ -142,7 +141,7 @@ def learn(
     net = backbone(name).build(weights=None, num_classes=_OUTPUTS, **extra)
     if start is not None:
         net.load_state_dict(deepen(start, net))
-    # InceptionV3's auxiliary head needs larger inputs; it stays as it is, as does its transform.
+    # InceptionV3's auxiliary head needs larger inputs, so it is not trained.
     body = net if name != "inception_v3" else _without_auxiliary(net)
     model = nn.Sequential(Normalise(*backbone(name).normalisation), body).to(
         memory_format=torch.channels_last
@@ -179,7 +178,7 @@ def learn(
 
 
 def _held_out(model: nn.Module, size: int) -> float | None:
-    """Macro AUROC on pictures that were not trained on."""
+    """Macro AUROC on pictures that were not used for training."""
     model.eval()
     images, targets = pictures(_HELD_OUT, size, np.random.default_rng(2**31))
     with torch.no_grad():
@@ -210,17 +209,28 @@ class _Main(nn.Module):
 
 
 def _batches(backbones: tuple[str, ...]) -> Iterator[str]:
-    """ResNet-50 before what is made of it."""
+    """ResNet-50 comes before ResNet-152, which starts from it."""
     yield from sorted(backbones, key=lambda name: (name == "resnet152", name))
 
 
 @click.command()
 @click.option("--to", "folder", required=True, type=click.Path(path_type=Path))
-@click.option("--backbone", "names", multiple=True, help="All four without.")
+@click.option(
+    "--backbone", "names", multiple=True, help="Backbone to train. Repeatable.  [default: all four]"
+)
 @click.option("--pictures", "count", default=12_000, show_default=True)
-@click.option("--deep-pictures", default=3_000, show_default=True, help="More, for ResNet-152.")
-@click.option("--size", default=64, show_default=True, help="Side in pixels, for the ResNets.")
-@click.option("--wide", default=80, show_default=True, help="For AlexNet and InceptionV3 (≥ 75).")
+@click.option(
+    "--deep-pictures",
+    default=3_000,
+    show_default=True,
+    help="Number of further pictures for ResNet-152.",
+)
+@click.option(
+    "--size", default=64, show_default=True, help="Side of the pictures for the ResNets, pixels."
+)
+@click.option(
+    "--wide", default=80, show_default=True, help="The same for AlexNet and InceptionV3 (≥ 75)."
+)
 @click.option("--seed", default=0, show_default=True)
 def main(  # noqa: PLR0917 -- click passes them by name
     folder: Path,
@@ -237,7 +247,7 @@ def main(  # noqa: PLR0917 -- click passes them by name
     for name in _batches(wanted):
         deep = name == "resnet152"
         start = torch.load(folder / "resnet50.pth", weights_only=True) if deep else None
-        # Without batch normalisation AlexNet does not survive the larger rate.
+        # AlexNet has no batch normalisation and diverges with the larger rate.
         rate = 2e-4 if name == "alexnet" else 1e-3
         state, known = learn(
             name,

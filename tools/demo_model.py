@@ -1,6 +1,6 @@
-"""``python -m tools.demo_model``: the bundled demonstration package, from nothing.
+"""``python -m tools.demo_model`` makes the bundled demonstration package.
 
-`make demo-model`: cohort, training, export; at most 30 minutes on two cores.
+`make demo-model` runs cohort, training and export; it takes at most 30 minutes on two cores.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ IDENTITY = Identity(
 
 
 def main() -> None:
-    """Run all three steps, leaving the package in ``models/demo``."""
+    """Run all three steps and write the package to ``models/demo``."""
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     begin = time.monotonic()
     loaded = settings.load()

@@ -1,4 +1,4 @@
-"""Synthetic films as DICOM: Digital X-Ray Image Storage – For Presentation (PS3.3 A.26)."""
+"""Writes synthetic films as DICOM Digital X-Ray Image – For Presentation (PS3.3 section A.26)."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _ROOT = "2.25."  # UUID-derived UIDs, PS3.5 section B.2
 
 
 def write(film: Film, *, name: str, patient: int) -> bytes:
-    """``film`` as a DICOM Part 10 file, JPEG 2000 Lossless.
+    """``film`` as a DICOM file (PS3.10) in JPEG 2000 Lossless.
 
-    Everything in it follows from the arguments: the same film gives the same bytes. ``name``
-    identifies the film; it goes into the UIDs and the description.
+    The same arguments give the same bytes. UIDs and description are derived from ``name``, which
+    identifies the film.
     """
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = DigitalXRayImageStorageForPresentation
@@ -42,7 +42,7 @@ def write(film: Film, *, name: str, patient: int) -> bytes:
 
 
 def _describe(ds: Dataset, *, name: str, patient: int) -> None:
-    """Patient, study, series and acquisition; type 2 attributes present, though empty."""
+    """Set patient, study, series and acquisition; type 2 attributes may be empty."""
     ds.PatientName = f"SYNTHETIC^{patient:05d}"
     ds.PatientID = f"SYNTHETIC-{patient:05d}"
     ds.PatientBirthDate = ""
@@ -98,6 +98,6 @@ def _code(value: str, scheme: str, meaning: str) -> Dataset:
 
 
 def _uid(kind: str, name: str) -> UID:
-    """A UID under 2.25, always the same for the same arguments."""
+    """A UID below 2.25; the same arguments give the same UID."""
     digest = hashlib.sha256(f"hilum/{kind}/{name}".encode()).digest()
     return UID(_ROOT + str(int.from_bytes(digest[:16], "big")))

@@ -1,7 +1,7 @@
-"""The few films that ``make run`` shows: one of each finding and one normal.
+"""Makes the sample films that ``make run`` shows: one of each finding and one normal film.
 
-``python -m tools.samples models/samples`` writes them with their labels, boxes and
-provenance. Their seed is none of a training cohort's.
+``python -m tools.samples models/samples`` writes them with their labels and boxes. No training
+cohort has their seed.
 """
 
 from __future__ import annotations

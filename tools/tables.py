@@ -1,4 +1,4 @@
-"""``make tables``: the tables of settings and training keys, written into their pages."""
+"""``make tables`` writes the tables of settings and training keys into their pages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ DOCS: Final = Path(__file__).parents[1] / "docs"
 
 
 def main() -> None:
-    """Write both; the tests compare them with the code."""
+    """Write both tables; tests compare them with the code."""
     page = DOCS / "operate/configuration.md"
     text = page.read_text(encoding="utf-8")
     page.write_text(text[: text.index("| variable |")] + settings.table(), encoding="utf-8")

@@ -1,1 +1,1 @@
-"""What trains the check «is it a chest film, the right way up?» of :mod:`hilum.filmcheck`."""
+"""Trains the network of :mod:`hilum.filmcheck`."""

@@ -1,5 +1,7 @@
-"""``python -m tools.filmcheck``: the network of hilum.filmcheck, from nothing
-(`make film-check-model`); eleven minutes on two cores."""
+"""``python -m tools.filmcheck`` trains the network of hilum.filmcheck (`make film-check-model`).
+
+It takes eleven minutes on two cores.
+"""
 
 from __future__ import annotations
 
@@ -29,8 +31,8 @@ SEED: Final = 1
 
 
 def main() -> None:
-    """Films, views, training, thresholds, figures; leaves weights and provenance beside the code
-    that uses them, and the figures in benchmarks/results/film-check.md."""
+    """Make films and views, train, choose thresholds and measure; write weights and provenance into
+    hilum/filmcheck, and the figures into benchmarks/results/film-check.md."""
     begin = time.monotonic()
     say = partial(_say, begin)
     cores = len(os.sched_getaffinity(0))
@@ -76,7 +78,7 @@ def _write(
 
 
 def page(path: Path, provenance: dict[str, object]) -> None:
-    """Put the figures of ``provenance`` in the place of those in the page."""
+    """Replace the figures in the page by those of ``provenance``."""
     text = path.read_text()
     for name in ("synthetic", "real"):
         start, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"

@@ -1,7 +1,7 @@
-"""Films and views for training, for choosing thresholds and for the figures that are reported.
+"""Makes films and views for training, for choosing thresholds and for the reported figures.
 
-No patient, no drawn picture and no real picture is in two of these sets. Of the real radiographs at
-hand (:func:`real_films`) none is in any.
+No patient, drawn picture or real picture is in two of these sets. The real radiographs of
+:func:`real_films` are in none.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ SEED: Final = 31
 PATIENTS: Final[dict[Set, int]] = {"train": 84, "val": 18, "test": 24}
 DRAWN: Final[dict[Set, int]] = {"train": 4200, "val": 700, "test": 1000}
 FRONTAL, LATERAL, ELSEWHERE = 22, 9, 9  # films a patient
-CUTS: Final = 0.15  # of the drawn pictures: as many cut from real ones
-# Real pictures that are no radiographs: files of pydicom and pydicom-data, CT, MR, ultrasound, ….
+CUTS: Final = 0.15  # parts of real pictures, as a share of the drawn ones
+# Real pictures that are not radiographs: CT, MR, ultrasound, … of pydicom and pydicom-data.
 PICTURES: Final[dict[Set, tuple[str, ...]]] = {
     "train": ("CT_small.dcm", "693_UNCR.dcm", "US1_UNCR.dcm", "OBXXXX1A.dcm"),
     "val": ("MR_small.dcm", "color-px.dcm"),
@@ -48,13 +48,13 @@ _NUMBER: Final[dict[Set, int]] = {"train": 0, "val": 1, "test": 2}
 class Films:
     """One set of films."""
 
-    image: UInt8Array  # [N, S, S], upright, bone bright
+    image: UInt8Array  # [N, S, S], upright, with bright bones
     kind: npt.NDArray[np.int64]  # [N], index into KINDS
 
 
 @dataclass(frozen=True, kw_only=True)
 class Views:
-    """What the network sees and should say."""
+    """Inputs of the network and the outputs that it must learn."""
 
     view: npt.NDArray[np.float16]  # [N, SIDE, SIDE]
     kind: npt.NDArray[np.int64]  # [N]
@@ -64,10 +64,10 @@ class Views:
 
 
 def films(part: Set, *, cache_dir: Path, processes: int) -> Films:
-    """The films of one set; the same whatever ``processes`` is.
+    """Make the films of one set; they do not depend on ``processes``.
 
     Raises:
-        DataError: the CT cannot be had.
+        DataError: the CT cannot be downloaded.
     """
     tasks = [(cache_dir, part, n) for n in range(PATIENTS[part])]
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
@@ -82,7 +82,7 @@ def films(part: Set, *, cache_dir: Path, processes: int) -> Films:
 
 
 def views(found: Films, *, count: int, seed: int, processes: int) -> Views:
-    """``count`` views of ``found``, distorted, in all poses; half of them of frontal films."""
+    """Make ``count`` distorted views of ``found`` in all poses; half of them show frontal films."""
     size = 500
     tasks = [
         (found, min(size, count - start), seed, start // size) for start in range(0, count, size)
@@ -96,8 +96,8 @@ _FIELDS: Final = ("view", "kind", "turn", "inverted", "mirrored")
 
 
 def real_films() -> dict[str, UInt8Array]:
-    """The real radiographs at hand, upright and bone bright, ``[S, S]``: RG1, a chest,
-    and RG3, a leg, of pydicom-data. Never trained on."""
+    """The real radiographs of pydicom-data, upright with bright bones, ``[S, S]``: RG1, a chest,
+    and RG3, a leg. They are never used for training."""
     # Both are MONOCHROME1.
     return {name: others.whole(-_picture(f"{name}_UNCR.dcm")) for name in ("RG1", "RG3")}
 
@@ -143,7 +143,7 @@ def _of_patient(task: tuple[Path, Set, int]) -> tuple[list[UInt8Array], list[int
 
 def _pictures(part: Set) -> Sequence[Float32Array]:
     found = [_picture(name) for name in PICTURES[part]]
-    if part != "val":  # two photographs: one to train on, one for the figures
+    if part != "val":  # one photograph is for training, the other for the figures
         photograph = load_sample_images().images[_NUMBER[part] // 2]
         found.append(photograph.mean(axis=2).astype(np.float32))
     return found

@@ -1,4 +1,4 @@
-"""One film in the many ways it may arrive: turned, mirrored, inverted, cropped, framed, marked."""
+"""Distorts films as in practice: turned, mirrored, inverted, cropped, framed, marked."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Pose:
 
     @classmethod
     def drawn(cls, rng: np.random.Generator) -> Pose:
-        """Half of all films as they should be in each respect."""
+        """Draw a pose; about half of all films are correct in each respect."""
         return cls(
             turn=int(rng.choice(4, p=(0.46, 0.18, 0.18, 0.18))),
             inverted=bool(rng.random() < 0.4),
@@ -33,21 +33,21 @@ class Pose:
         )
 
     def of(self, image: UInt8Array) -> UInt8Array:
-        """``image`` in this pose."""
+        """Put ``image`` into this pose."""
         out = image[:, ::-1] if self.mirrored else image
         out = 255 - out if self.inverted else out
         return np.ascontiguousarray(np.rot90(out, self.turn))
 
 
 def view(film: UInt8Array, pose: Pose, rng: np.random.Generator) -> Float32Array:
-    """A view ``[SIDE, SIDE]`` of ``film`` after everything that happens to films on their way; see
+    """A view ``[SIDE, SIDE]`` of ``film`` with all distortions; see
     :func:`hilum.filmcheck.view.ranks`."""
     seen = _moved(film, rng)
     seen = _shaded(seen, rng)
     if rng.random() < 0.3:
         _lines(seen, rng)
     seen = pose.of(seen)
-    # What stands on the film or around it was put there after exposure, upright.
+    # Frames and marks are added after exposure, upright.
     if rng.random() < 0.3:
         _framed(seen, rng)
     if rng.random() < 0.5:
@@ -56,13 +56,13 @@ def view(film: UInt8Array, pose: Pose, rng: np.random.Generator) -> Float32Array
 
 
 def plain(film: UInt8Array, pose: Pose) -> Float32Array:
-    """A view of ``film`` with nothing done to it but ``pose``."""
+    """A view of ``film`` in ``pose``, without distortions."""
     small = Image.fromarray(film).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
     return ranks(pose.of(np.asarray(small)))
 
 
 def _moved(film: UInt8Array, rng: np.random.Generator) -> UInt8Array:
-    """Tilted by a few degrees, cropped or with air around, a little wider or taller, warped."""
+    """Tilt by a few degrees, crop or add air around, stretch and warp."""
     side = film.shape[0]
     angle = np.deg2rad(rng.normal(0, 4.5))
     zoom = side / SIDE * np.exp(rng.uniform(-0.22, 0.1) + rng.normal(0, 0.07, 2))
@@ -83,7 +83,7 @@ def _moved(film: UInt8Array, rng: np.random.Generator) -> UInt8Array:
 
 
 def _shaded(image: UInt8Array, rng: np.random.Generator) -> UInt8Array:
-    """Uneven exposure, processing that lifts edges, grain, a clipped tone scale."""
+    """Add uneven exposure, edge enhancement, grain and a clipped tone scale."""
     seen = image.astype(np.float32)
     field = ndimage.zoom(rng.normal(0, 1, (3, 3)), SIDE / 3, order=2, grid_mode=True,
                          mode="nearest")  # fmt: skip
@@ -100,7 +100,7 @@ def _shaded(image: UInt8Array, rng: np.random.Generator) -> UInt8Array:
 
 
 def _lines(image: UInt8Array, rng: np.random.Generator) -> None:
-    """Tubes, leads and devices: bright, and with the film."""
+    """Draw tubes, leads and devices, which are bright and move with the film."""
     canvas = Image.fromarray(image)
     pen = ImageDraw.Draw(canvas)
     for _ in range(int(rng.integers(1, 4))):
@@ -113,7 +113,7 @@ def _lines(image: UInt8Array, rng: np.random.Generator) -> None:
 
 
 def _framed(image: UInt8Array, rng: np.random.Generator) -> None:
-    """The shutter's shadow or an empty border, black or white, on some of the edges."""
+    """Draw the shadow of the shutter or an empty border, black or white, along some edges."""
     tone = 0 if rng.random() < 0.5 else 255
     for turn in range(4):
         if rng.random() < 0.6:
@@ -122,7 +122,7 @@ def _framed(image: UInt8Array, rng: np.random.Generator) -> None:
 
 
 def _marked(image: UInt8Array, rng: np.random.Generator) -> None:
-    """A side marker, letters, a label with text."""
+    """Draw a side marker, letters or a label with text."""
     canvas = Image.fromarray(image)
     pen = ImageDraw.Draw(canvas)
     for _ in range(int(rng.integers(1, 4))):

@@ -1,4 +1,4 @@
-"""Thresholds from the validation films, figures from the test films and the real ones."""
+"""Chooses thresholds on the validation films, and measures on the test films and real films."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ Judge = Callable[[Float32Array], tuple[Doubt, ...]]
 
 STEPS: Final = (0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.998, 0.999)
 SURE: Final = ("not_chest", "not_frontal", "rotated", "inverted")
-# Not below these. Synthesised films come from one CT, so that real chests are stranger to the
-# network than any of the validation films: of the real chest film at hand, distorted, one in
-# five was taken for no chest with 0.9 or more, one in twenty with 0.99.
+# The lowest allowed thresholds. Synthetic films come from one CT, so real chests differ more from
+# the training films than any validation film: of the distorted views of the one real chest film,
+# one in five was called not a chest with 0.9 or more, and one in twenty with 0.99 or more.
 FLOORS: Final = {"not_chest": 0.99, "not_frontal": 0.98}
-WRONG_REFUSALS: Final = 0.0005  # of good validation films, by each finding
-WRONG_REMARKS: Final = 0.01  # «mirrored»
+WRONG_REFUSALS: Final = 0.0005  # share of good validation films, for each doubt
+WRONG_REMARKS: Final = 0.01  # share of good validation films, for "mirrored"
 
 TURNED: Final = {f"rotated by {90 * turn}°": Pose(turn=turn) for turn in (1, 2, 3)}
 FAULTS: Final[dict[str, tuple[str, Pose]]] = {
@@ -43,23 +43,23 @@ FAULTS: Final[dict[str, tuple[str, Pose]]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """How films of one kind ended: a row of the table in benchmarks/results/film-check.md."""
+    """Outcomes of films of one kind: a row of the table in benchmarks/results/film-check.md."""
 
     films: str
     count: int
     refused: int
     flagged: int
     passed: int
-    by: dict[str, int]  # refusals by finding
+    by: dict[str, int]  # refusals by doubt
 
 
 def thresholds(network: Network, films: Films, *, count: int, seed: int) -> dict[str, float]:
-    """The lowest of :data:`STEPS` at which hardly any good film is refused for a finding.
+    """The lowest of :data:`STEPS` at which hardly any good film is refused, for each doubt.
 
     Args:
-        network: the trained one.
-        films: of the validation set.
-        count: good films, distorted, to look at.
+        network: the trained network.
+        films: the validation set.
+        count: number of distorted good films.
         seed: of the distortions.
     """
     good = list(_distorted(films, "frontal", Pose(), count=count, seed=seed))
@@ -80,7 +80,7 @@ def thresholds(network: Network, films: Films, *, count: int, seed: int) -> dict
 
 
 def on_films(judge: Judge, films: Films, *, good: int, faulty: int, seed: int) -> list[Row]:
-    """The figures on synthesised ``films``, distorted: ``good`` ones, ``faulty`` of each fault."""
+    """Figures on ``good`` distorted films, and on ``faulty`` films of each fault."""
     rows = [
         row("frontal chest, as it should be", map(judge, _distorted(
             films, "frontal", Pose(), count=good, seed=seed)))
@@ -92,7 +92,7 @@ def on_films(judge: Judge, films: Films, *, good: int, faulty: int, seed: int) -
 
 
 def on_real(judge: Judge, films: dict[str, UInt8Array], *, each: int, seed: int) -> list[Row]:
-    """The figures on the real films: as they are, and ``each`` times distorted."""
+    """Figures on the real films: undistorted, and ``each`` times distorted."""
     chest, leg = films["RG1"], films["RG3"]
     poses = {"as it is": Pose()}
     poses |= {name: pose for name, (kind, pose) in FAULTS.items() if kind == "frontal"}
@@ -106,7 +106,7 @@ def on_real(judge: Judge, films: dict[str, UInt8Array], *, each: int, seed: int)
 
 
 def row(films: str, ended: Iterable[tuple[Doubt, ...]]) -> Row:
-    """Count how films ended, under the default policy."""
+    """Count the outcomes of films under the default policy."""
     refused = flagged = count = 0
     by: Counter[str] = Counter()
     for doubts in ended:
@@ -128,8 +128,8 @@ def row(films: str, ended: Iterable[tuple[Doubt, ...]]) -> Row:
 
 
 def table(rows: Iterable[dict[str, object]]) -> str:
-    """``rows`` (:class:`Row` as dictionaries) in Markdown, with exact 95 % intervals (Clopper and
-    Pearson 1934) of the share refused."""
+    """``rows`` (:class:`Row` as dictionaries) in Markdown, with exact 95 % intervals of the share
+    refused (Clopper and Pearson 1934)."""
     lines = ["| films | n | refused | flagged | passed | refused, 95 % |", f"|{'---|' * 6}"]
     for fields in rows:
         found = Row(**fields)  # type: ignore[arg-type]
@@ -151,7 +151,7 @@ def interval(hits: int, count: int) -> tuple[float, float]:
 
 
 def fields(rows: Iterable[Row]) -> list[dict[str, object]]:
-    """For JSON."""
+    """``rows`` as dictionaries for JSON."""
     return [asdict(found) for found in rows]
 
 

@@ -1,4 +1,4 @@
-"""The network of :mod:`hilum.filmcheck.network` as torch trains it."""
+"""The network of :mod:`hilum.filmcheck.network` in torch, for training."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OUTPUTS: Final = 3 + 4 + 2 + 2  # kind, turn, polarity, sides
 
 
 class FilmNetwork(nn.Module):
-    """Views ``[N, 1, SIDE, SIDE]`` to logits ``[N, OUTPUTS]``."""
+    """Turns views ``[N, 1, SIDE, SIDE]`` into logits ``[N, OUTPUTS]``."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,15 +38,15 @@ class FilmNetwork(nn.Module):
         x = views
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
             x = torch.relu(norm(convolution(x)))
-        x = x.permute(0, 2, 3, 1).flatten(1)  # as numpy has it: [N, h, w, C]
+        x = x.permute(0, 2, 3, 1).flatten(1)  # the order of the NumPy network: [N, h, w, C]
         x = torch.relu(self.dense(self.drop(x)))
         out: torch.Tensor = self.heads(x)
         return out
 
 
 def folded(network: FilmNetwork) -> dict[str, npt.NDArray[np.float16]]:
-    """The weights as :class:`hilum.filmcheck.network.Network` takes them, in half precision, the
-    running statistics of batch normalisation folded in."""
+    """The weights for :class:`hilum.filmcheck.network.Network`, in half precision, with the running
+    statistics of batch normalisation folded in."""
     found: dict[str, npt.NDArray[np.float16]] = {}
     layers = zip(network.convolutions, network.norms, strict=True)
     for n, (convolution, norm) in enumerate(layers):

@@ -1,4 +1,4 @@
-"""What is no chest film: drawn bones and skulls, slices and scans, photographs, charts, noise."""
+"""Pictures that are not chest films: drawn bones, skulls and slices, photographs, charts, noise."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ Maker = Callable[[np.random.Generator], FloatArray]
 
 
 def drawn(rng: np.random.Generator) -> UInt8Array:
-    """One image ``[SIDE, SIDE]`` of no chest, of a kind drawn at random."""
+    """Draw one image ``[SIDE, SIDE]`` without a chest, of a random kind."""
     kinds, weights = zip(*_KINDS, strict=True)
     made = kinds[int(rng.choice(len(kinds), p=np.array(weights) / sum(weights)))](rng)
     return _shown(made)
 
 
 def cut(pictures: Sequence[FloatArray], rng: np.random.Generator) -> UInt8Array:
-    """A part ``[SIDE, SIDE]`` of one of ``pictures``: photographs, slices, scans."""
+    """Cut a part ``[SIDE, SIDE]`` from one of ``pictures``: photographs, slices, scans."""
     picture = pictures[int(rng.integers(len(pictures)))]
     height, width = picture.shape
     h, w = (max(16, int(side * rng.uniform(0.35, 1))) for side in (height, width))

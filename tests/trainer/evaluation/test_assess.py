@@ -145,7 +145,7 @@ def test_age_bands(age: float, band: str) -> None:
 
 
 def test_view_matched_auroc_takes_the_view_away(scored: Scored) -> None:
-    """A «model» that only knows the view looks good on all films and knows nothing within one."""
+    """A model that only knows the view looks good on all films and knows nothing within one."""
     blind = np.array([float(record.view == "AP") for record in scored.records])
     cheat = dataclasses.replace(
         scored, probability=np.repeat(blind[:, None], len(SYNTHETIC.labels), axis=1)
