@@ -26,8 +26,9 @@ _ROUGHER_BITS, _ROUGHER_SIGN = 1.05, 1.5
 _NOISE: Final = 0.15
 _STEP: Final = 7  # every so many rows are looked at
 _MOST_BELOW: Final = 0.25  # share of pixels; graphics have fewer edges
-# Lossy codestreams go beyond their range at edges: this far, of the range, in this share of pixels.
+# Blocks of a lossy codestream are not beyond its range: this far, of the range, and this share.
 _BEYOND, _MOST_BEYOND = 1 / 8, 0.02
+_BLOCK: Final = 16  # pixels along each side
 
 
 def check_below(words: Words, lowest: int) -> None:
@@ -91,14 +92,20 @@ def check_bits(
 
 
 def check_overshoot(values: Integers, low: int, high: int) -> None:
-    """Make sure that values beyond ``low`` … ``high`` are what lossy compression makes of edges.
+    """Make sure that values beyond ``low`` … ``high`` are what lossy compression makes of edges:
+    they swing around what is stored, so that the mean of a block is not beyond.
 
     Raises:
-        InconsistentPixelsError: they are too many, too far beyond.
+        InconsistentPixelsError: the means of many blocks are far beyond.
     """
+    height, width = (side // _BLOCK * _BLOCK for side in values.shape[:2])
+    if not height or not width:
+        return
+    grid = values[:height, :width].reshape(height // _BLOCK, _BLOCK, width // _BLOCK, -1)
+    means = grid.mean(axis=(1, 3))
     margin = (high - low + 1) * _BEYOND
-    beyond = np.count_nonzero(values > high + margin) + np.count_nonzero(values < low - margin)
-    if beyond > _MOST_BEYOND * values.size:
+    beyond = np.count_nonzero((means > high + margin) | (means < low - margin))
+    if beyond > _MOST_BEYOND * means.size:
         raise InconsistentPixelsError(
             "The codestream holds values beyond those of Bits Stored (0028,0101)."
         )
