@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from hilum.dicom import colour, greyscale, picture, reduced
 from hilum.dicom.decode import decoded
+from hilum.dicom.elements import Source
 from hilum.dicom.greyscale import TABLE_BITS, Shown
 from hilum.dicom.header import FilmHeader
 from hilum.dicom.parse import DicomObject, open_object
@@ -36,7 +37,7 @@ class RowFilm:
     box: Box | Samples
 
 
-def open_film(data: bytes, limits: Limits, *, identity: bool = False) -> DicomObject:
+def open_film(data: Source, limits: Limits, *, identity: bool = False) -> DicomObject:
     """A DICOM object, or a PNG or JPEG file, checked as far as it can be without decoding.
 
     Args:
@@ -47,10 +48,10 @@ def open_film(data: bytes, limits: Limits, *, identity: bool = False) -> DicomOb
     Raises:
         DicomError: it is none of these, or broken, or too large; a subclass says how.
     """
-    kind = picture.kind(data)
+    kind = picture.kind(bytes(data[:132]))
     if kind is None:
         return open_object(data, limits, identity=identity)
-    return picture.open_picture(data, kind, limits)
+    return picture.open_picture(bytes(data), kind, limits)
 
 
 def decode(opened: DicomObject, *, side: int | None = None) -> Film:

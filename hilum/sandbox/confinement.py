@@ -23,13 +23,14 @@ _UNUSED: Final = 256 * 2**20
 _LIBRARIES: Final = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache")
 
 
-def confine(*, lifeline: int, max_bytes: int) -> Memory:
+def confine(*, lifeline: int, max_bytes: int, max_shared_bytes: int) -> Memory:
     """Bind this process to its parent and take away what decoding does not need.
 
     - It dies with its parent, even inside C code that holds the interpreter's lock: the kernel
       signals the end of ``lifeline``, whose other end only the parent has.
     - It cannot write a file: no temporary ones, no core dump, both would hold patient data.
-    - An allocation that would take it beyond ``max_bytes`` fails.
+    - An allocation that would take it beyond ``max_bytes`` fails, and so does mapping more than
+      about ``max_shared_bytes`` of its parent's.
     - If the whole machine runs out of memory, it is the first to go.
     - It gains no privileges and, where the kernel has Landlock, opens nothing but Python's modules
       and libraries, which are loaded as they are needed; :func:`hilum.sandbox.landlock.restrict`
@@ -55,7 +56,7 @@ def confine(*, lifeline: int, max_bytes: int) -> Memory:
         pages = [int(field) * resource.getpagesize() for field in _STATM.read_text().split()]
         size, shared = pages[0], pages[2]
         _lower(resource.RLIMIT_DATA, max_bytes - shared)
-        _lower(resource.RLIMIT_AS, size + max_bytes + _UNUSED)
+        _lower(resource.RLIMIT_AS, size + max_bytes + max_shared_bytes + _UNUSED)
     landlock.restrict(readable=_modules())
     return memory
 

@@ -53,21 +53,31 @@ class ObjectStore:
             CredentialsRejectedError, StorageUnavailableError: transient.
         """
         whole = BytesIO()  # chunks in a list would be there twice when they are joined
-        for chunk in self._chunks(uri, max_bytes, etag):
-            whole.write(chunk)
+        self.read_into(whole.write, uri, max_bytes=max_bytes, etag=etag)
         return whole.getvalue()
 
-    def read_with_etag(self, uri: str) -> tuple[bytes, str | None]:
-        """As :meth:`read`, with the object's ETag; ``None`` of a local file."""
+    def read_into(
+        self,
+        write: Callable[[bytes], object],
+        uri: str,
+        *,
+        max_bytes: int | None = None,
+        etag: str | None = None,
+    ) -> str | None:
+        """As :meth:`read`, piece by piece, each of which is given to ``write``.
+
+        Returns:
+            The object's ETag; ``None`` of a local file.
+        """
         etags: list[str] = []
-        data = b"".join(self._chunks(uri, None, told=etags.append))
-        return data, etags[0] if etags else None
+        for chunk in self._chunks(uri, max_bytes, etag, told=etags.append):
+            write(chunk)
+        return etags[0] if etags else None
 
     def download(self, uri: str, target: Path, *, max_bytes: int | None = None) -> None:
         """Like :meth:`read`, into the file ``target``, with no more than a chunk in memory."""
         with target.open("wb") as file:
-            for chunk in self._chunks(uri, max_bytes):
-                file.write(chunk)
+            self.read_into(file.write, uri, max_bytes=max_bytes)
 
     def iter_uris(self, prefix: str) -> Iterator[str]:
         """Every object at or below ``prefix``, in a stable order, one at a time.
