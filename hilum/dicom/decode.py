@@ -244,7 +244,8 @@ def _as_signed(words: Words, bits: int) -> StoredValues:
     """Up to the top and back: the arithmetic shift carries the sign."""
     shift = max(0, 8 * words.dtype.itemsize - bits)
     moved: StoredValues = (words << shift).view(f"i{words.dtype.itemsize}")
-    return moved >> shift
+    moved >>= shift
+    return moved
 
 
 def _low(words: Words, bits: int, width: int) -> StoredValues:
