@@ -31,6 +31,22 @@ _BEYOND, _MOST_BEYOND = 1 / 8, 0.02
 _BLOCK: Final = 16  # pixels along each side
 
 
+def as_signed(words: Words, bits: int) -> Integers:
+    """The lowest ``bits`` of ``words`` with their sign: up to the top and back, so that the
+    arithmetic shift carries the sign."""
+    shift = max(0, 8 * words.dtype.itemsize - bits)
+    values: Integers = (words << shift).view(f"i{words.dtype.itemsize}")
+    values >>= shift
+    return values
+
+
+def low_bits(words: Words, bits: int) -> Words:
+    """The lowest ``bits`` of ``words``; themselves if they have no others."""
+    if bits >= 8 * words.dtype.itemsize or words.max() < 1 << bits:  # nearly always: no copy
+        return words
+    return words & words.dtype.type((1 << bits) - 1)
+
+
 def check_below(words: Words, lowest: int) -> None:
     """Make sure that the bits below ``lowest`` are not part of the values.
 
@@ -64,8 +80,8 @@ def check_bits(
     few = words[::_STEP]
     if signed:
         sure = extended and bits < width and _fills(words, bits)
-        rough = _roughness(_as_signed(few, bits))
-        if rough > _ROUGHER_SIGN * _roughness(_low(few, bits)) and not sure:
+        rough = _roughness(as_signed(few, bits))
+        if rough > _ROUGHER_SIGN * _roughness(low_bits(few, bits)) and not sure:
             raise InconsistentPixelsError(
                 "Pixel Representation (0028,0103) is 1; the pixels have no sign."
             )
@@ -77,8 +93,8 @@ def check_bits(
         )
     # A codestream that has a sign where the header has none comes with it.
     sign = signed or not extended
-    whole = _as_signed(few, top or width) if sign else few
-    low = _as_signed(few, bits) if signed else _low(few, bits)
+    whole = as_signed(few, top or width) if sign else few
+    low = as_signed(few, bits) if signed else low_bits(few, bits)
     rough, rougher = _roughness(whole), _roughness(low)
     span = 1 << (int(whole.max()) - int(whole.min())).bit_length()
     noise = _NOISE * low.size * (1 << bits)
@@ -115,16 +131,6 @@ def _roughness(values: Integers) -> float:
     """How much neighbours in a row differ, on the whole."""
     wide = values.astype(np.float64)
     return float(np.abs(np.diff(wide, axis=1)).sum())
-
-
-def _as_signed(words: Words, bits: int) -> Integers:
-    shift = max(0, 8 * words.dtype.itemsize - bits)
-    moved: Integers = (words << shift).view(f"i{words.dtype.itemsize}")
-    return moved >> shift
-
-
-def _low(words: Words, bits: int) -> Words:
-    return words & words.dtype.type((1 << bits) - 1)
 
 
 def _fills(words: Words, bits: int) -> bool:

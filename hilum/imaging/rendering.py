@@ -69,10 +69,10 @@ def answer(request: Message) -> Message:
     probability, input_size = request.fields["heat"]
     heat = Heat(grid=grid, probability=probability, input_size=input_size)
     limits = Limits.model_validate(request.fields["limits"])
-    return Message(fields={}, arrays=(drawn(data, heat, Look(**request.fields["look"]), limits),))
+    return Message(fields={}, arrays=(draw(data, heat, Look(**request.fields["look"]), limits),))
 
 
-def drawn(data: bytes | memoryview, heat: Heat, look: Look, limits: Limits) -> bytes:
+def draw(data: bytes | memoryview, heat: Heat, look: Look, limits: Limits) -> bytes:
     """:func:`render` in this process.
 
     Raises:
