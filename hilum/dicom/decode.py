@@ -30,6 +30,7 @@ from hilum.dicom.greyscale import StoredValues, stored_range
 from hilum.dicom.header import FilmHeader
 from hilum.dicom.native import Words, native, run_length
 from hilum.dicom.parse import DicomObject
+from hilum.dicom.plausible import as_signed, low_bits
 from hilum.dicom.syntaxes import NATIVE
 from hilum.errors import (
     DecodeError,
@@ -62,12 +63,12 @@ def stored_values(opened: DicomObject) -> StoredValues:
     defines them: the Bits Stored below High Bit, sign-extended if Pixel Representation says so.
 
     Raises:
-        As :func:`decoded`.
+        As :func:`decode_stored`.
     """
-    return decoded(opened).stored
+    return decode_stored(opened).stored
 
 
-def decoded(opened: DicomObject) -> Decoded:
+def decode_stored(opened: DicomObject) -> Decoded:
     """Stored values, and what they mean if they are colour.
 
     Raises:
@@ -92,7 +93,7 @@ def decoded(opened: DicomObject) -> Decoded:
         raise UnsupportedTransferSyntaxError(
             f"There is no decoder for Transfer Syntax UID (0002,0010), {name}."
         )
-    frame, declared = checked_frame(opened)
+    frame, declared = read_frame(opened)
     # Lossy JPEG and JPEG 2000 with a component transform come out as RGB.
     turned = syntax in _JPEG and not declared.lossless
     turned = turned or (syntax in _JPEG2000 and bool(declared.colour_transform))
@@ -100,12 +101,12 @@ def decoded(opened: DicomObject) -> Decoded:
     return Decoded(stored=_extract(words, header, declared), ybr=ybr and not turned)
 
 
-def checked_frame(opened: DicomObject) -> tuple[bytes, Codestream]:
+def read_frame(opened: DicomObject) -> tuple[bytes, Codestream]:
     """The codestream of compressed pixel data, and what it declares, which fits the header.
 
     Raises:
         TruncatedError, UnsupportedPixelsError, InconsistentPixelsError, DecodeError: as
-            :func:`decoded`.
+            :func:`decode_stored`.
     """
     frame = _frame(opened)
     declared = codestream.read(frame)
@@ -113,7 +114,7 @@ def checked_frame(opened: DicomObject) -> tuple[bytes, Codestream]:
     if opened.header.transfer_syntax in _JPEG:
         codestream.check_end(frame)
     elif opened.header.transfer_syntax in _JPEG2000:
-        return tileparts.mended(frame, declared)
+        return tileparts.mend(frame, declared)
     return frame, declared
 
 
@@ -213,7 +214,6 @@ def _extract(words: Words, header: FilmHeader, declared: Codestream | None = Non
         InconsistentPixelsError: the words show that these are not the bits they were stored in.
     """
     native_words = words.astype(f"u{words.dtype.itemsize}", copy=False)
-    width = 8 * native_words.dtype.itemsize
     bits, lowest = header.bits_stored, header.high_bit + 1 - header.bits_stored
     overshoots, signed = False, header.signed
     if declared is not None:
@@ -232,22 +232,9 @@ def _extract(words: Words, header: FilmHeader, declared: Codestream | None = Non
     if declared is None or declared.signed[0] != signed or declared.bits > bits:
         top, extended = (declared.bits, not declared.signed[0]) if declared else (None, True)
         plausible.check_bits(native_words, bits, signed=signed, top=top, extended=extended)
-    values = _as_signed(native_words, bits) if signed else _low(native_words, bits, width)
+    values: StoredValues = as_signed(native_words, bits) if signed else low_bits(native_words, bits)
     if overshoots:
         low, high = stored_range(header)
         plausible.check_overshoot(values, low, high)
         values = np.clip(values, low, high)
     return values
-
-
-def _as_signed(words: Words, bits: int) -> StoredValues:
-    """Up to the top and back: the arithmetic shift carries the sign."""
-    shift = max(0, 8 * words.dtype.itemsize - bits)
-    moved: StoredValues = (words << shift).view(f"i{words.dtype.itemsize}")
-    return moved >> shift
-
-
-def _low(words: Words, bits: int, width: int) -> StoredValues:
-    if bits >= width or words.max() < 1 << bits:  # nearly always, and the copy is a film
-        return words
-    return words & words.dtype.type((1 << bits) - 1)

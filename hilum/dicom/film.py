@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from hilum.dicom import colour, greyscale, picture, reduced
-from hilum.dicom.decode import decoded
+from hilum.dicom.decode import decode_stored
+from hilum.dicom.elements import Source
 from hilum.dicom.greyscale import TABLE_BITS, Shown
 from hilum.dicom.header import FilmHeader
 from hilum.dicom.parse import DicomObject, open_object
@@ -36,7 +37,7 @@ class RowFilm:
     box: Box | Samples
 
 
-def open_film(data: bytes, limits: Limits, *, identity: bool = False) -> DicomObject:
+def open_film(data: Source, limits: Limits, *, identity: bool = False) -> DicomObject:
     """A DICOM object, or a PNG or JPEG file, checked as far as it can be without decoding.
 
     Args:
@@ -47,10 +48,10 @@ def open_film(data: bytes, limits: Limits, *, identity: bool = False) -> DicomOb
     Raises:
         DicomError: it is none of these, or broken, or too large; a subclass says how.
     """
-    kind = picture.kind(data)
+    kind = picture.kind(bytes(data[:132]))
     if kind is None:
         return open_object(data, limits, identity=identity)
-    return picture.open_picture(data, kind, limits)
+    return picture.open_picture(bytes(data), kind, limits)
 
 
 def decode(opened: DicomObject, *, side: int | None = None) -> Film:
@@ -78,10 +79,10 @@ def decode_rows(opened: DicomObject, *, side: int | None = None) -> RowFilm:
     header, how = opened.header, opened.greyscale
     if side is not None and _reducible(opened):
         less = reduced.stored_values(opened, side=side)
-        shown = greyscale.shown(less.values, header, how)
+        shown = greyscale.present(less.values, header, how)
         greyscale.check_seen(shown, header, how)
         return RowFilm(header=header, pixels=shown, padding=less.padding, box=less.box)
-    found = picture.decoded(opened) if header.picture else decoded(opened)
+    found = picture.decode(opened) if header.picture else decode_stored(opened)
     pixels: npt.NDArray[np.float32] | Shown
     if opened.palette is not None:
         rgb = opened.palette.apply(found.stored)
@@ -89,7 +90,7 @@ def decode_rows(opened: DicomObject, *, side: int | None = None) -> RowFilm:
     elif header.samples == 3:
         pixels = colour.grey(found.stored, ybr=found.ybr, bits=header.bits_stored)
     else:
-        pixels = greyscale.shown(found.stored, header, how)
+        pixels = greyscale.present(found.stored, header, how)
         greyscale.check_seen(pixels, header, how)
     return RowFilm(
         header=header,

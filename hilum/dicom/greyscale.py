@@ -123,24 +123,26 @@ def presentation(
     Means of stored values are floats; what lies between two stored values is shown between what
     they are shown as. Not for deep images.
     """
-    return shown(stored, header, how).whole()
+    return present(stored, header, how).whole()
 
 
-def shown(stored: StoredValues | Float32Array, header: FilmHeader, how: Greyscale) -> Shown:
+def present(stored: StoredValues | Float32Array, header: FilmHeader, how: Greyscale) -> Shown:
     """:func:`presentation`, row by row."""
-    return Shown(stored=stored, tones=_tones(stored, header, how))
+    return Shown(stored=stored, tones=_mapping(stored, header, how))
 
 
-def _tones(
+def _mapping(
     stored: StoredValues | Float32Array, header: FilmHeader, how: Greyscale
 ) -> Callable[[StoredValues | Float32Array], Float32Array]:
     """What shows any part of ``stored``."""
     if header.bits_stored > TABLE_BITS:
         full = _own_range(stored, how)
-        return lambda part: _shown(part.astype(np.float64), how, full=full).astype(np.float32)
+        return lambda part: _show_values(part.astype(np.float64), how, full=full).astype(np.float32)
     low, high = stored_range(header)
     values = np.arange(low, high + 1, dtype=np.float64)
-    table = _shown(values, how, full=_modality_range(low, high, how.modality)).astype(np.float32)
+    table = _show_values(values, how, full=_modality_range(low, high, how.modality)).astype(
+        np.float32
+    )
     if stored.dtype.kind == "f":
         return partial(_between, *_finer(table, max(0, 12 - header.bits_stored)), np.float32(low))
     # Nothing beyond the range should come from a decoder; what does is black or white.
@@ -204,7 +206,7 @@ def check_seen(film: Shown, header: FilmHeader, how: Greyscale) -> None:
     was encoded with an offset look like those of one that was exposed beyond its window.
 
     Args:
-        film: the film, as :func:`shown` has it.
+        film: the film, as :func:`present` has it.
         header: of the film.
         how: it is shown.
 
@@ -238,7 +240,7 @@ def _offset(values: StoredValues | Float32Array, header: FilmHeader, how: Greysc
     half = (high - low + 1) // 2
     numbers = values.astype(np.int64)
     moved = np.where(numbers >= low + half, numbers - half, numbers + half)
-    if header.bits_stored > TABLE_BITS or _two_at_most(_tones(moved, header, how)(moved)):
+    if header.bits_stored > TABLE_BITS or _two_at_most(_mapping(moved, header, how)(moved)):
         return ""
     return f" They would fit with an offset of {half}: see Pixel Representation (0028,0103)."
 
@@ -316,18 +318,20 @@ def _voi(
     return None, flags
 
 
-def _shown(values: Float64Array, how: Greyscale, *, full: tuple[float, float]) -> Float64Array:
+def _show_values(
+    values: Float64Array, how: Greyscale, *, full: tuple[float, float]
+) -> Float64Array:
     """Stored values to [0, 1]; ``full`` is the range of modality values shown without a VOI."""
     if isinstance(how.modality, Lut):
         values = how.modality.apply(values)
     elif how.modality is not None:
         slope, intercept = how.modality
         values = values * slope + intercept
-    shown = _windowed(values, how.voi, full)
-    return 1 - shown if how.inverted else shown
+    greys = _apply_voi(values, how.voi, full)
+    return 1 - greys if how.inverted else greys
 
 
-def _windowed(
+def _apply_voi(
     values: Float64Array, voi: Lut | Window | None, full: tuple[float, float]
 ) -> Float64Array:
     """Modality values to [0, 1]."""

@@ -94,7 +94,7 @@ def open_picture(data: bytes, kind: Kind, limits: Limits) -> DicomObject:
     return DicomObject(header=header, greyscale=PLAIN, pixel_data=data, pixel_vr="OB")
 
 
-def decoded(opened: DicomObject) -> Decoded:
+def decode(opened: DicomObject) -> Decoded:
     """The pixels of a PNG or JPEG file, upright.
 
     Raises:

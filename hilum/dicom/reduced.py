@@ -27,7 +27,7 @@ from pydicom.uid import (
     JPEGBaseline8Bit,
 )
 
-from hilum.dicom.decode import checked_frame
+from hilum.dicom.decode import read_frame
 from hilum.dicom.decode import stored_values as every_value
 from hilum.dicom.greyscale import padding, stored_range
 from hilum.dicom.parse import DicomObject
@@ -151,7 +151,7 @@ def _scaled_dct(opened: DicomObject, *, side: int) -> Reduced | None:
     bits (a sign, Bits Stored below the 8 of the codestream), whose mean means nothing, or it is
     another JPEG than the transfer syntax says, or decoding a part of it fails."""
     header = opened.header
-    frame, declared = checked_frame(opened)
+    frame, declared = read_frame(opened)
     baseline = declared.bits == _BASELINE_BITS and not declared.lossless
     if not baseline or header.signed or declared.bits > header.bits_stored:
         return None
@@ -179,7 +179,7 @@ def _wavelet(opened: DicomObject, *, side: int) -> Reduced | None:
     an old overlay of thin lines in them averages to what could as well be grey, and only the whole
     film tells."""
     header = opened.header
-    frame, declared = checked_frame(opened)
+    frame, declared = read_frame(opened)
     halvings = max(header.rows, header.columns) // side
     level = min(declared.levels or 0, halvings.bit_length() - 1)
     plain = (

@@ -22,7 +22,7 @@ _SOD: Final = 0x93
 _LENGTH_AT: Final = 6  # Psot, in a tile-part
 
 
-def mended(data: bytes, declared: Codestream) -> tuple[bytes, Codestream]:
+def mend(data: bytes, declared: Codestream) -> tuple[bytes, Codestream]:
     """The codestream with the length of each tile-part, the end marker after the last one and
     nothing behind it; as ``mended`` if its end was another. Decoding all of it fails then if data
     of a tile-part is missing; decoding a part may not.

@@ -13,6 +13,7 @@ from hilum.dicom import DicomObject
 from hilum.imaging import heatmaps
 from hilum.imaging.transform import Placement, resize
 from hilum.sandbox.pool import Decoders
+from hilum.sandbox.shared import SharedBytes
 from hilum.sandbox.wire import Message
 from hilum.settings import Limits
 
@@ -53,7 +54,9 @@ def render(data: bytes, heat: Heat, look: Look, *, decoders: Decoders) -> bytes:
         "look": asdict(look),
     }
     grid = heat.grid.astype(np.float32)
-    (png,) = decoders.ask(Message(fields=fields, arrays=(data, grid))).arrays
+    with SharedBytes() as shared:
+        shared.write(data)
+        (png,) = decoders.ask(Message(fields=fields, arrays=(shared, grid))).arrays
     assert isinstance(png, bytes)
     return png
 
@@ -61,15 +64,15 @@ def render(data: bytes, heat: Heat, look: Look, *, decoders: Decoders) -> bytes:
 def answer(request: Message) -> Message:
     """What a decode process does with the request of :func:`render`."""
     data, grid = request.arrays
-    assert isinstance(data, bytes)
+    assert isinstance(data, bytes | memoryview)
     assert isinstance(grid, np.ndarray)
     probability, input_size = request.fields["heat"]
     heat = Heat(grid=grid, probability=probability, input_size=input_size)
     limits = Limits.model_validate(request.fields["limits"])
-    return Message(fields={}, arrays=(drawn(data, heat, Look(**request.fields["look"]), limits),))
+    return Message(fields={}, arrays=(draw(data, heat, Look(**request.fields["look"]), limits),))
 
 
-def drawn(data: bytes, heat: Heat, look: Look, limits: Limits) -> bytes:
+def draw(data: bytes | memoryview, heat: Heat, look: Look, limits: Limits) -> bytes:
     """:func:`render` in this process.
 
     Raises:

@@ -252,7 +252,7 @@ def resize(pixels: Float32Array | Rows, box: Box | Samples, size: tuple[int, int
     uneven = abs(size[0] * height - size[1] * width) > height + width
     smaller = size[0] < width and size[1] < height
     if box != Extent.whole(pixels).box or tall or uneven or not smaller:
-        return _bilinear(_rows(pixels, 0, height), size, box)
+        return _at_once(pixels, size, box)
     narrow = np.empty((height, size[0]), dtype=np.float32)
     for start in range(0, height, _ROWS_AT_ONCE):
         stop = min(start + _ROWS_AT_ONCE, height)
@@ -260,6 +260,16 @@ def resize(pixels: Float32Array | Rows, box: Box | Samples, size: tuple[int, int
         part = _rows(pixels, start, stop)
         narrow[start:stop] = _bilinear(part, (size[0], stop - start), lines)
     return _bilinear(narrow, size, (0, 0, size[0], height))
+
+
+def _at_once(pixels: Float32Array | Rows, size: tuple[int, int], box: Box) -> Float32Array:
+    """The film is there as floats once, in Pillow's own memory."""
+    height, width = pixels.shape
+    whole = Image.new("F", (width, height))
+    for start in range(0, height, _ROWS_AT_ONCE):
+        part = _rows(pixels, start, min(start + _ROWS_AT_ONCE, height))
+        whole.paste(Image.fromarray(np.ascontiguousarray(part, dtype=np.float32)), (0, start))
+    return np.asarray(whole.resize(size, Image.Resampling.BILINEAR, box), dtype=np.float32)
 
 
 def _bilinear(pixels: Float32Array, size: tuple[int, int], box: Box) -> Float32Array:

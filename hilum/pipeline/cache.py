@@ -17,7 +17,7 @@ import logging
 import os
 import re
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final
 
@@ -31,7 +31,7 @@ from hilum.errors import ConfigurationError, HilumError, ObjectMissingError
 from hilum.imaging.spec import PreprocessSpec
 from hilum.pipeline import codec
 from hilum.pipeline.stages import Examination
-from hilum.pipeline.version import PIPELINE
+from hilum.pipeline.version import PIPELINE, reads_the_same
 from hilum.settings import PreparedSettings
 from hilum.storage import ObjectStore, Stat
 
@@ -57,6 +57,7 @@ class Place:
     uri: str = field(repr=False)
     name: str  # hexadecimal; nothing of the film or its address can be read from it
     source: Stat = field(repr=False)
+    before: Place | None = field(default=None, repr=False)  # of the pipeline version before
 
 
 class PreparedCache:
@@ -86,11 +87,15 @@ class PreparedCache:
         source = self._store.stat(uri)
         if source is None:
             return None
+        before = self._named(uri, spec, source, PIPELINE - 1)
+        return replace(self._named(uri, spec, source, PIPELINE), before=before)
+
+    def _named(self, uri: str, spec: PreprocessSpec, source: Stat, pipeline: int) -> Place:
         bucket, _, key = uri.removeprefix("s3://").partition("/")
         # The ETag is as unguessable as the content, so that the name gives no key away. Other
         # builds of the decoders might give other pixels of a lossy film.
         builds = f"{imagecodecs.__version__} {PIL.__version__}"
-        parts = [FORMAT, PIPELINE, builds, bucket, key, source.version]
+        parts = [FORMAT, pipeline, builds, bucket, key, source.version]
         name = hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()
         stage = spec.stage_digest
         folder = f"{self._settings.bucket or bucket}/{self._settings.prefix}"
@@ -102,7 +107,17 @@ class PreparedCache:
         )
 
     def find(self, place: Place) -> Examination | None:
-        """What was kept there, if it can be trusted."""
+        """What was kept there, if it can be trusted. An entry of the pipeline version before is
+        used, and kept under this version, if its film still reads the same."""
+        found = self._read(place)
+        if found is None and place.before is not None:
+            found = self._read(place.before)
+            if found is None or not reads_the_same(found):
+                return None
+            self.keep(place, found)
+        return found
+
+    def _read(self, place: Place) -> Examination | None:
         try:
             return self._sealer.open(self._store.read(place.uri, max_bytes=_MAX_ENTRY), place.name)
         except ObjectMissingError:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import lru_cache
 
 from hilum import filmcheck
 from hilum.dicom import open_film
@@ -21,12 +21,13 @@ from hilum.packages.manifest import PixelPolicy
 from hilum.pipeline import admit, codec
 from hilum.pipeline.stages import Examination, ExamineOptions
 from hilum.sandbox.pool import Decoders
+from hilum.sandbox.shared import SharedBytes, mapped
 from hilum.sandbox.wire import Message
 
-Examiner = Callable[[bytes], Examination]
+Examiner = Callable[[bytes | SharedBytes], Examination]
 
 
-def examine(data: bytes, options: ExamineOptions) -> Examination:
+def examine(data: bytes | memoryview, options: ExamineOptions) -> Examination:
     """Parse, decode and preprocess one DICOM object, PNG or JPEG; from any number of threads. What
     the header is enough to refuse is not decoded. An error after the header was read is in
     ``failure``.
@@ -63,10 +64,10 @@ def examiner(options: ExamineOptions, decoders: Decoders | None) -> Examiner:
     """:func:`examine` in one of ``decoders``, with the errors of
     :meth:`hilum.sandbox.pool.Decoders.ask` beside its own; ``None``: in this process."""
     if decoders is None:
-        return partial(examine, options=options)
+        return lambda data: examine(_view(data), options)
     fields = {"task": "examine", "options": options.model_dump_json()}
 
-    def ask(data: bytes) -> Examination:
+    def ask(data: bytes | SharedBytes) -> Examination:
         answer = decoders.ask(Message(fields=fields, arrays=(data,)))
         return codec.unpack(answer.fields, answer.arrays)
 
@@ -76,9 +77,16 @@ def examiner(options: ExamineOptions, decoders: Decoders | None) -> Examiner:
 def answer(request: Message) -> Message:
     """What a decode process does with the request of an :func:`examiner`."""
     (data,) = request.arrays
-    assert isinstance(data, bytes)
+    assert isinstance(data, bytes | memoryview)
     fields, arrays = codec.pack(examine(data, _options(request.fields["options"])))
     return Message(fields=fields, arrays=arrays)
+
+
+def _view(data: bytes | SharedBytes) -> bytes | memoryview:
+    if isinstance(data, bytes):
+        return data
+    sealed = data.sealed()
+    return sealed if isinstance(sealed, bytes) else mapped(*sealed)
 
 
 def _is_refused(known: Examination, options: ExamineOptions) -> bool:

@@ -19,6 +19,7 @@ from hilum.pipeline.cache import PreparedCache
 from hilum.pipeline.examine import complete, examiner
 from hilum.pipeline.stages import Examination, ExamineOptions, Ready
 from hilum.sandbox import Decoders
+from hilum.sandbox.shared import SharedBytes
 from hilum.storage import ObjectStore
 
 
@@ -81,13 +82,18 @@ class Loader:
         cache = self._cache
         place = None if cache is None else cache.place(uri, self._options.preprocess)
         if cache is None or place is None:
-            data, etag = self._store.read_with_etag(uri)
-            return self._examine(data), etag
+            return self._read(uri)
         kept = cache.find(place)
         if kept is not None and (known := complete(kept, self._options)) is not None:
             return known, place.source.etag
         # Of the version whose place it is: what is kept must never be another film's.
-        examination = self._examine(self._store.read(uri, etag=place.source.etag))
+        examination, _ = self._read(uri, etag=place.source.etag)
         if examination.failure is None:
             cache.keep(place, examination)
         return examination, place.source.etag
+
+    def _read(self, uri: str, *, etag: str | None = None) -> tuple[Examination, str | None]:
+        """The film, from the object itself, and its ETag."""
+        with SharedBytes() as data:
+            found = self._store.read_into(data.write, uri, etag=etag)
+            return self._examine(data), found

@@ -6,9 +6,11 @@ from functools import cache
 from typing import Final
 
 from hilum.filmcheck import network
+from hilum.pipeline.stages import Examination
 
-# Raised whenever decoding or the greyscale pipeline gives other pixels than before.
-PIPELINE: Final = 2
+# Raised whenever decoding or the greyscale pipeline gives other pixels than before, or refuses what
+# it scored. Whoever raises it says in ``reads_the_same`` which films are not affected.
+PIPELINE: Final = 3
 
 
 @cache
@@ -20,3 +22,13 @@ def pipeline_version() -> str:
     under another version is scored anew when it comes again.
     """
     return f"{PIPELINE:04d}-{network.digest()[:16]}"
+
+
+def reads_the_same(kept: Examination) -> bool:
+    """Whether what the version before kept of a film is what this version would make of it.
+
+    Version 3 reads look-up tables anew, and refuses DICOM objects whose pixels contradict their
+    header, surplus frames and bytes among them. A header does not show whether its object is one
+    of these. PNG and JPEG files have neither; what was refused by its header has no pixels.
+    """
+    return kept.header.picture is not None or kept.stage is None

@@ -1,4 +1,5 @@
-"""``python -m hilum.sandbox.child LINK LIFELINE MAX_BYTES TASKS``: a decode process.
+"""``python -m hilum.sandbox.child LINK LIFELINE MAX_BYTES MAX_SHARED_BYTES TASKS``: a
+decode process.
 
 Not for people. It answers one request after the other, by the table of the module TASKS,
 until its parent closes the link.
@@ -24,15 +25,17 @@ _GROWN: Final = 96 * 2**20
 def main() -> None:
     """Answer requests until the parent closes the link."""
     link = socket.socket(fileno=int(sys.argv[1]))
-    max_bytes = int(sys.argv[3])
-    tasks: Tasks = importlib.import_module(sys.argv[4]).TASKS
+    max_bytes, max_shared_bytes = int(sys.argv[3]), int(sys.argv[4])
+    tasks: Tasks = importlib.import_module(sys.argv[5]).TASKS
     tasks.warm_up()
-    memory = confinement.confine(lifeline=int(sys.argv[2]), max_bytes=max_bytes)
+    memory = confinement.confine(
+        lifeline=int(sys.argv[2]), max_bytes=max_bytes, max_shared_bytes=max_shared_bytes
+    )
     before = memory.data_bytes()
     wire.send(link, Message(fields={"ready": True}))
     while True:
         try:
-            request = wire.receive(link, max_bytes=max_bytes)
+            request = wire.receive_request(link, max_bytes=max_bytes)
         except wire.BrokenMessageError:
             return
         except MemoryError:  # the rest of the request is still in the link

@@ -23,13 +23,14 @@ _UNUSED: Final = 256 * 2**20
 _LIBRARIES: Final = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache")
 
 
-def confine(*, lifeline: int, max_bytes: int) -> Memory:
+def confine(*, lifeline: int, max_bytes: int, max_shared_bytes: int) -> Memory:
     """Bind this process to its parent, and give up every right that decoding does not need.
 
     - It ends with its parent, even inside C code that holds the interpreter's lock: the kernel
       sends a signal when ``lifeline`` closes, whose other end only the parent has.
     - It cannot write files: temporary files and core dumps would contain patient data.
-    - An allocation beyond ``max_bytes`` fails.
+    - An allocation beyond ``max_bytes`` fails, and so does mapping more than about
+      ``max_shared_bytes`` of its parent's.
     - If the machine runs out of memory, the kernel kills this process first.
     - It cannot gain privileges. If the kernel has Landlock, it can open only Python's modules and
       libraries, which are loaded when needed, and has the other limits of
@@ -55,7 +56,7 @@ def confine(*, lifeline: int, max_bytes: int) -> Memory:
         pages = [int(field) * resource.getpagesize() for field in _STATM.read_text().split()]
         size, shared = pages[0], pages[2]
         _lower(resource.RLIMIT_DATA, max_bytes - shared)
-        _lower(resource.RLIMIT_AS, size + max_bytes + _UNUSED)
+        _lower(resource.RLIMIT_AS, size + max_bytes + max_shared_bytes + _UNUSED)
     landlock.restrict(readable=_modules())
     return memory
 

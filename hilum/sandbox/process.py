@@ -49,7 +49,8 @@ class DecodeProcess:
         lifeline, self._lifeline = os.pipe()
         kept = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
         descriptors = (theirs.fileno(), lifeline)
-        arguments = [*map(str, descriptors), str(limits.max_decode_bytes), tasks]
+        sizes = (limits.max_decode_bytes, limits.max_object_bytes)
+        arguments = [*map(str, (*descriptors, *sizes)), tasks]
         try:
             self._process = subprocess.Popen(  # noqa: S603 -- ourselves
                 [sys.executable, *program, *arguments],

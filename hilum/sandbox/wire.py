@@ -1,4 +1,5 @@
-"""Messages between a process and its decode processes: fields as JSON, arrays as their bytes.
+"""Messages between a process and its decode processes: fields as JSON, arrays as their bytes, and
+large objects by descriptor.
 
 Pickle is not used, because an attacker in a decode process could run code in the parent with it.
 """
@@ -7,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import socket
 import struct
 import time
@@ -19,10 +21,15 @@ import numpy.typing as npt
 
 from hilum import errors
 from hilum.errors import HilumError, UnexpectedError
+from hilum.sandbox import shared
+from hilum.sandbox.shared import SharedBytes
 
 MAX_HEAD_BYTES: Final = 1 << 20
 _LENGTH: Final = struct.Struct(">I")
 _DTYPES: Final = {"uint8", "uint16", "float32"}
+_BYTES, _SHARED = "bytes", "shared"
+
+Array = npt.NDArray[Any] | bytes | memoryview | SharedBytes
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -30,7 +37,8 @@ class Message:
     """One request or answer."""
 
     fields: dict[str, Any] = field(repr=False)  # JSON
-    arrays: tuple[npt.NDArray[Any] | bytes, ...] = field(default=(), repr=False)
+    # At most one :class:`SharedBytes`, in a request; its receiver has a memoryview.
+    arrays: tuple[Array, ...] = field(default=(), repr=False)
 
 
 class BrokenMessageError(Exception):
@@ -43,34 +51,72 @@ def send(link: socket.socket, message: Message) -> None:
     Raises:
         OSError: the socket failed, or (``TimeoutError``) timed out.
     """
-    shapes, parts = [], []
-    for array in message.arrays:
-        if isinstance(array, bytes):
-            shapes.append(["bytes", len(array)])
+    shapes: list[list[Any]] = []
+    parts: list[memoryview] = []
+    descriptors: list[int] = []
+    for given in message.arrays:
+        array = given.sealed() if isinstance(given, SharedBytes) else given
+        if isinstance(array, tuple):
+            descriptors.append(array[0])
+            shapes.append([_SHARED, array[1]])
+        elif isinstance(array, bytes | memoryview):
+            shapes.append([_BYTES, len(array)])
             parts.append(memoryview(array))
         else:
             whole = np.ascontiguousarray(array)
             shapes.append([whole.dtype.name, *whole.shape])
             parts.append(whole.reshape(-1).view(np.uint8).data)
     head = json.dumps([message.fields, shapes], separators=(",", ":")).encode()
-    link.sendall(_LENGTH.pack(len(head)) + head)
+    if descriptors:  # they travel with the first byte
+        socket.send_fds(link, [_LENGTH.pack(len(head))], descriptors)
+    else:
+        link.sendall(_LENGTH.pack(len(head)))
+    link.sendall(head)
     for part in parts:
         link.sendall(part)
 
 
-def receive(link: socket.socket, *, max_bytes: int, deadline: float | None = None) -> Message:
-    """Receive one message.
+def receive_request(link: socket.socket, *, max_bytes: int) -> Message:
+    """Wait for a message of the parent, which may share an object.
+
+    Raises:
+        BrokenMessageError: as :func:`receive`.
+        MemoryError: there is not enough for it.
+    """
+    link.settimeout(None)
+    length, descriptors, _, _ = socket.recv_fds(link, _LENGTH.size, 1)
+    try:
+        return _receive(link, length, max_bytes, None, descriptors)
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def receive(link: socket.socket, *, max_bytes: int, deadline: float) -> Message:
+    """Read one answer; descriptors that come with it are not taken.
 
     Args:
-        link: a connected stream socket.
-        max_bytes: limit on the size of all arrays together.
-        deadline: latest time by :func:`time.monotonic`, or ``None`` to wait for ever.
+        link: a connected stream.
+        max_bytes: of all arrays together.
+        deadline: of :func:`time.monotonic`.
 
     Raises:
         TimeoutError: the deadline has passed.
         BrokenMessageError: the other side closed ``link``, or sent something else than a message.
     """
-    (length,) = _LENGTH.unpack(_read(link, _LENGTH.size, deadline))
+    return _receive(link, _read(link, _LENGTH.size, deadline), max_bytes, deadline, [])
+
+
+def _receive(
+    link: socket.socket,
+    head: bytes,
+    max_bytes: int,
+    deadline: float | None,
+    descriptors: list[int],
+) -> Message:
+    if len(head) != _LENGTH.size:
+        raise BrokenMessageError
+    (length,) = _LENGTH.unpack(head)
     if length > MAX_HEAD_BYTES:
         raise BrokenMessageError
     try:
@@ -80,16 +126,21 @@ def receive(link: socket.socket, *, max_bytes: int, deadline: float | None = Non
         raise BrokenMessageError from None
     sizes = []
     for name, shape in specs:
-        known = name in _DTYPES or (name == "bytes" and len(shape) == 1)
+        plain = name == _BYTES or (name == _SHARED and len(descriptors) == 1)
+        known = name in _DTYPES or (plain and len(shape) == 1)
         if not known or min(shape, default=0) < 0:
             raise BrokenMessageError
-        sizes.append(math.prod(shape) * (1 if name == "bytes" else np.dtype(name).itemsize))
+        size = 0 if name == _SHARED else 1 if plain else np.dtype(name).itemsize
+        sizes.append(math.prod(shape) * size)
     if not isinstance(fields, dict) or sum(sizes) > max_bytes:
         raise BrokenMessageError
-    arrays: list[npt.NDArray[Any] | bytes] = []
+    arrays: list[Array] = []
     for (name, shape), size in zip(specs, sizes, strict=True):
+        if name == _SHARED:
+            arrays.append(shared.mapped(descriptors[0], shape[0]))
+            continue
         data = _read(link, size, deadline)
-        arrays.append(data if name == "bytes" else np.frombuffer(data, name).reshape(shape))
+        arrays.append(data if name == _BYTES else np.frombuffer(data, name).reshape(shape))
     return Message(fields=fields, arrays=tuple(arrays))
 
 

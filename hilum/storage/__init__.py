@@ -51,19 +51,32 @@ class ObjectStore:
             ObjectChangedError: the object has another ETag than ``etag``.
             CredentialsRejectedError, StorageUnavailableError: the store failed (transient).
         """
-        return _whole(self._chunks(uri, max_bytes, etag))
+        whole = BytesIO()  # chunks in a list would be there twice when they are joined
+        self.read_into(whole.write, uri, max_bytes=max_bytes, etag=etag)
+        return whole.getvalue()
 
-    def read_with_etag(self, uri: str) -> tuple[bytes, str | None]:
-        """As :meth:`read`, with the object's ETag; ``None`` of a local file."""
+    def read_into(
+        self,
+        write: Callable[[bytes], object],
+        uri: str,
+        *,
+        max_bytes: int | None = None,
+        etag: str | None = None,
+    ) -> str | None:
+        """As :meth:`read`, piece by piece, each of which is given to ``write``.
+
+        Returns:
+            The object's ETag; ``None`` of a local file.
+        """
         etags: list[str] = []
-        data = _whole(self._chunks(uri, None, told=etags.append))
-        return data, etags[0] if etags else None
+        for chunk in self._chunks(uri, max_bytes, etag, told=etags.append):
+            write(chunk)
+        return etags[0] if etags else None
 
     def download(self, uri: str, target: Path, *, max_bytes: int | None = None) -> None:
         """Like :meth:`read`, but write to the file ``target``, one chunk at a time."""
         with target.open("wb") as file:
-            for chunk in self._chunks(uri, max_bytes):
-                file.write(chunk)
+            self.read_into(file.write, uri, max_bytes=max_bytes)
 
     def iter_uris(self, prefix: str) -> Iterator[str]:
         """Yield the address of every object at or below ``prefix``, in a stable order.
@@ -177,14 +190,6 @@ def open_store(s3: S3Settings, limits: Limits, *, allow_local: bool = False) -> 
             service, whose clients must not read its files.
     """
     return ObjectStore(s3, limits, allow_local=allow_local)
-
-
-def _whole(chunks: Iterator[bytes]) -> bytes:
-    """In one piece; chunks in a list would be there twice when they are joined."""
-    whole = BytesIO()
-    for chunk in chunks:
-        whole.write(chunk)
-    return whole.getvalue()
 
 
 def _batches(addresses: Iterator[str]) -> Iterator[list[str]]:

@@ -68,7 +68,7 @@ class S3:
         same = {} if etag is None else {"IfMatch": etag}
         with self._errors():
             response = self._client().get_object(Bucket=bucket, Key=key, **same)
-            if told is not None:
+            if told is not None and "ETag" in response:
                 told(str(response["ETag"]))
             with closing(response["Body"]) as body:
                 check_size(response["ContentLength"], limit)

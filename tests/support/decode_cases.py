@@ -39,7 +39,7 @@ from support.encodings import described, encoded, native
 
 from hilum import dicom
 from hilum.dicom import picture
-from hilum.dicom.decode import decoded
+from hilum.dicom.decode import decode_stored
 from hilum.settings import Limits
 
 Decoder = Callable[[bytes], np.ndarray]
@@ -285,7 +285,7 @@ def check(case: Case) -> None:
         AssertionError: a value is further off than the case allows.
     """
     opened = dicom.open_film(case.data, Limits())
-    stored = (picture.decoded if opened.header.picture else decoded)(opened).stored
+    stored = (picture.decode if opened.header.picture else decode_stored)(opened).stored
     if case.shown:
         found = dicom.decode(opened).pixels * ((1 << case.shown) - 1)
     else:

@@ -21,7 +21,7 @@ from hilum.dicom.decode import Decoded
 from hilum.dicom.parse import DicomObject
 from hilum.errors import UnexpectedError
 
-_real = film.decoded
+_real = film.decode_stored
 _libc = ctypes.PyDLL(None)  # calls that hold the interpreter's lock
 
 
@@ -109,7 +109,7 @@ def _deadly(opened: DicomObject) -> Decoded:
     return _real(opened)
 
 
-film.decoded = _deadly
+film.decode_stored = _deadly
 
 if __name__ == "__main__":
     from hilum.sandbox.child import main

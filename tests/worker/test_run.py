@@ -18,16 +18,18 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+from pydicom import Dataset, Sequence
 from sqlalchemy import func, select, update
 from support import tiny_package
 from support.ready import ready
 from support.tiny_film import film
 
-from hilum.db import jobs, migrate, models, studies
+from hilum.db import jobs, migrate, models, results, studies
 from hilum.db.connection import Database
+from hilum.db.results import StoredResult
 from hilum.db.states import Event, ItemStatus, JobStatus
 from hilum.db.studies import ImageState, StudyState, Submission
-from hilum.db.tables import images, items, outbox
+from hilum.db.tables import FIRST_PIPELINE, images, items, outbox
 from hilum.db.tables import jobs as jobs_table
 from hilum.engines import Engine, EngineOutput
 from hilum.engines.loading import open_engine
@@ -37,6 +39,7 @@ from hilum.pipeline.score import Scorer
 from hilum.pipeline.stages import Ready
 from hilum.queue import Queue
 from hilum.settings import Settings, WorkerSettings
+from worker import outcomes
 from worker.run import Ending, Tools, run_job
 
 PATIENCE_S = 30
@@ -414,3 +417,40 @@ def test_a_value_that_sql_refuses_costs_its_own_image(bench: Bench) -> None:
     assert bench.run(made) is Ending.COMPLETED
     assert bench.ends(made) == ["scored", "internal.unexpected", "scored", "scored"]
     assert bench.owed() == [Event.JOB_COMPLETED]
+
+
+def test_a_film_that_was_scored_wrongly_gets_a_new_result_when_it_comes_again(
+    bench: Bench, package: Package, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The words of a VOI LUT that was a little short were read as bytes up to version 2."""
+
+    def with_lut(entries: npt.NDArray[np.uint16]) -> bytes:
+        table = Dataset()
+        table.add_new("LUTDescriptor", "US", [4096, 0, 12])
+        table.add_new("LUTData", "OW", entries.tobytes())
+        return film(3, VOILUTSequence=Sequence([table]))
+
+    words = np.arange(4090, dtype="<u2")
+    as_bytes = words.view(np.uint8)[:4096].astype("<u2")
+    right, wrong = ready(package, with_lut(words)), ready(package, with_lut(as_bytes))
+    wrong = replace(wrong, content_sha256=right.content_sha256)
+
+    def shown(image: Ready) -> StoredResult:
+        bench.films.change = lambda number, _: image
+        made = bench.submit(1)
+        assert bench.run(made) is Ending.COMPLETED
+        (one,) = bench.images(made)
+        with bench.database.read() as connection:
+            found = results.get(connection, one.result_id or 0)
+        assert found is not None
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(outcomes, "pipeline_version", lambda: FIRST_PIPELINE)
+        before = shown(wrong)
+    after = shown(right)
+    assert before.id != after.id
+    assert before.model.id == after.model.id
+    (expected,) = bench.tools.scorer.score([right])
+    assert np.array_equal(after.raw, expected.raw)
+    assert not np.array_equal(before.raw, after.raw)

@@ -14,7 +14,7 @@ from pydicom.data import get_testdata_file
 from hilum import dicom
 from hilum.deidentify import text
 from hilum.deidentify.text import Region
-from hilum.imaging.rendering import Heat, Look, drawn, preview
+from hilum.imaging.rendering import Heat, Look, draw, preview
 from hilum.settings import DeidentifySettings, Limits
 
 NAME = "DOE^JANE 1950-01-01"
@@ -89,6 +89,6 @@ def test_an_overlay_is_masked_where_it_is_asked_for() -> None:
     heat = Heat(grid=np.zeros((4, 4), dtype=np.float32), probability=0.0, input_size=64)
     plain = Look(max_side=256, caption=None)
     region = Look(max_side=256, caption=None, mask_text=True, regions=((0.0, 0.0, 0.2, 0.2),))
-    one, two = (drawn(path.read_bytes(), heat, look, Limits()) for look in (plain, region))
+    one, two = (draw(path.read_bytes(), heat, look, Limits()) for look in (plain, region))
     assert one != two
-    assert drawn(path.read_bytes(), heat, plain, Limits()) == one
+    assert draw(path.read_bytes(), heat, plain, Limits()) == one

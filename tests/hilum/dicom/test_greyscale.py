@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hilum.imaging.model_input import model_input
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.pixels import apply_modality_lut, apply_voi, apply_windowing
 from pydicom.sequence import Sequence
@@ -18,7 +17,8 @@ from hilum import dicom
 from hilum.dicom import Film, greyscale
 from hilum.dicom.decode import stored_values
 from hilum.errors import InconsistentPixelsError
-from hilum.imaging.transform import PreprocessSpec, prepare
+from hilum.imaging.spec import PreprocessSpec
+from hilum.imaging.transform import make_input, model_input
 from hilum.settings import Limits
 
 LIMITS = Limits()
@@ -377,5 +377,5 @@ def test_rows_are_those_of_the_whole(bits: int, signed: bool, padded: bool) -> N
         assert (rows.padding is not None) == padded
         for size in (32, 100, 130):
             spec = PreprocessSpec(size=size)
-            made = prepare(found.pixels, spec, padding=found.padding).image
+            made = make_input(found.pixels, spec, padding=found.padding).image
             assert np.array_equal(model_input(opened, spec).image, made)

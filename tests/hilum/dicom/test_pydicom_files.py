@@ -12,7 +12,7 @@ from pydicom.data import get_testdata_file
 from pydicom.pixels import apply_color_lut, pixel_array
 
 from hilum import dicom
-from hilum.dicom.decode import decoded
+from hilum.dicom.decode import decode_stored
 from hilum.errors import DicomError, HilumError
 from hilum.settings import Limits
 
@@ -68,7 +68,7 @@ def test_there_is_much_to_compare() -> None:
 @pytest.mark.parametrize("path", [pytest.param(p, id=str(p.relative_to(FOLDER))) for p in IMAGES])
 def test_stored_values_are_those_of_pydicom(path: Path) -> None:
     opened = _opened(path)
-    found = decoded(opened)
+    found = decode_stored(opened)
     expected = pixel_array(pydicom.dcmread(path), raw=found.ybr)
     assert np.array_equal(found.stored, expected)
     if opened.palette is not None:
@@ -80,7 +80,7 @@ def test_stored_values_are_those_of_pydicom(path: Path) -> None:
 @pytest.mark.parametrize("name", sorted(MULTI_FRAME))
 def test_of_several_frames_the_first_is_read(name: str) -> None:
     opened = _opened(FOLDER / name)
-    found = decoded(opened)
+    found = decode_stored(opened)
     whole = pydicom.dcmread(FOLDER / name)
     assert opened.header.frames == whole.NumberOfFrames > 1
     assert np.array_equal(found.stored, pixel_array(whole, index=0, raw=found.ybr))

@@ -223,7 +223,7 @@ def test_an_overlay_of_a_signed_baseline_jpeg() -> None:
     assert np.abs(shown - expected).mean() < 0.01
     heat = rendering.Heat(grid=np.zeros((4, 4), np.float32), probability=0.5, input_size=64)
     look = rendering.Look(max_side=128, caption=None)
-    assert rendering.drawn(data, heat, look, LIMITS).startswith(b"\x89PNG")
+    assert rendering.draw(data, heat, look, LIMITS).startswith(b"\x89PNG")
 
 
 def test_alignment_is_what_makes_it_so() -> None:

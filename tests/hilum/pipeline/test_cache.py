@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import logging
 from datetime import UTC, datetime, timedelta
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from pydantic import SecretStr
 from support.tiny_film import film
 
@@ -310,3 +312,29 @@ def test_off_by_default_and_never_without_a_secret(local_store: ObjectStore) -> 
 def test_without_an_intermediate_the_input_itself_is_kept() -> None:
     assert isinstance(entry().kept().stage, ModelInput)
     assert isinstance(entry(STAGED).kept().stage, Grey)
+
+
+def picture() -> bytes:
+    out = BytesIO()
+    Image.fromarray(np.add.outer(np.arange(120), np.arange(90)).astype(np.uint8)).save(out, "PNG")
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("data", [picture(), FILM], ids=["PNG", "DICOM"])
+def test_of_the_pipeline_version_before_only_what_reads_the_same_is_used(
+    data: bytes, store: ObjectStore, bucket: str
+) -> None:
+    uri = f"s3://{bucket}/film"
+    store.write(uri, data)
+    cache = PreparedCache(store, ON)
+    place = cache.place(uri, SPEC)
+    assert place is not None
+    assert place.before is not None
+    cache.keep(place.before, entry(data=data))
+    found = cache.find(place)
+    if data == FILM:
+        assert found is None
+        return
+    assert found is not None
+    store.write(place.before.uri, b"")
+    assert cache.find(place) is not None, "it is kept under this version now"

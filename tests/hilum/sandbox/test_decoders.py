@@ -27,7 +27,7 @@ from hilum.errors import (
     OutOfMemoryError,
     UnexpectedError,
 )
-from hilum.imaging.rendering import Heat, Look, drawn, render
+from hilum.imaging.rendering import Heat, Look, draw, render
 from hilum.imaging.spec import PreprocessSpec
 from hilum.packages.manifest import InputPolicy, PixelPolicy
 from hilum.pipeline.admit import admit
@@ -97,7 +97,7 @@ def test_the_answer_is_that_of_this_process(load: Load) -> None:
 def test_an_overlay_is_drawn_there(poisoned: Decoders) -> None:
     heat = Heat(grid=np.eye(7, dtype=np.float32), probability=0.7, input_size=64)
     look = Look(max_side=64, caption="demonstration only")
-    assert render(film(1), heat, look, decoders=poisoned) == drawn(film(1), heat, look, LIMITS)
+    assert render(film(1), heat, look, decoders=poisoned) == draw(film(1), heat, look, LIMITS)
 
 
 def test_errors_are_of_their_own_class_and_the_process_goes_on(

@@ -1,8 +1,10 @@
-"""What a large object costs: its size once in the worker, once in the decode process."""
+"""What a large object costs: its size once, in the decode process that reads it."""
 
 from __future__ import annotations
 
+import os
 import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,52 +14,74 @@ from support.tiny_film import film
 
 from hilum.errors import HilumError
 from hilum.imaging.spec import PreprocessSpec
-from hilum.packages.manifest import InputPolicy, PixelPolicy
+from hilum.packages.manifest import InputPolicy
 from hilum.pipeline.load import Loader
 from hilum.pipeline.stages import ExamineOptions
 from hilum.sandbox import Decoders
+from hilum.sandbox.shared import SharedBytes, mapped
 from hilum.session import DECODE_TASKS
 from hilum.settings import Limits, S3Settings
 from hilum.storage import open_store
 
 LIMITS = Limits()
 SIZE = 64 * 2**20
-JUNK = np.random.default_rng(0).bytes(SIZE)
+OPTIONS = ExamineOptions(preprocess=PreprocessSpec(size=64), policy=InputPolicy(), limits=LIMITS)
 KINDS = {
-    "bytes behind a prefix": bytes(128) + b"DICM" + JUNK,
-    "private data": part10(element(0x29, 0x10, b"OB", JUNK)),
-    "pixels of another size": film(1, PixelData=JUNK),
+    "bytes behind a prefix": lambda junk: bytes(128) + b"DICM" + junk,
+    "private data": lambda junk: part10(element(0x29, 0x10, b"OB", junk)),
+    "pixels of another size": lambda junk: film(1, PixelData=junk),
+    "no format at all": lambda junk: junk,
 }
 
 
+@pytest.fixture
+def decoders() -> Iterator[Decoders]:
+    with Decoders(1, LIMITS, tasks=DECODE_TASKS) as found:
+        yield found
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_junk_object_is_held_once(kind: str, tmp_path: Path) -> None:
-    path = tmp_path / "junk"
-    path.write_bytes(KINDS[kind])
-    (tmp_path / "film").write_bytes(film(2))
-    policy = InputPolicy(pixels=PixelPolicy.nothing())  # the film is noise
-    options = ExamineOptions(preprocess=PreprocessSpec(size=64), policy=policy, limits=LIMITS)
-    store = open_store(S3Settings(), LIMITS, allow_local=True)
-    with Decoders(1, LIMITS, tasks=DECODE_TASKS) as decoders:
-        loader = Loader(options, store, decoders=decoders)
-        loader.load(str(tmp_path / "film"))
-        (child,) = decoders._idle.queue
-        assert child is not None
-        idle = _peak(child.pid)
-        tracemalloc.start()
-        try:
-            with pytest.raises(HilumError):
-                loader.load(str(path))
-            _, here = tracemalloc.get_traced_memory()
-        finally:
-            tracemalloc.stop()
-        assert list(decoders._idle.queue) == [child], "a large object is no leak"
-        there = _peak(child.pid) - idle
-    assert here < 1.5 * SIZE
-    assert there < 1.5 * SIZE
+def test_a_junk_object_is_held_once(kind: str, tmp_path: Path, decoders: Decoders) -> None:
+    small, path = tmp_path / "small", tmp_path / "junk"
+    small.write_bytes(film(2, BodyPartExamined="HAND"))
+    path.write_bytes(KINDS[kind](np.random.default_rng(0).bytes(SIZE)))
+    loader = Loader(OPTIONS, open_store(S3Settings(), LIMITS, allow_local=True), None, decoders)
+    with pytest.raises(HilumError):
+        loader.load(str(small))
+    (child,) = psutil.Process().children()
+    idle = _peak(child)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak from now on
+    before = _peak(psutil.Process())
+    tracemalloc.start()
+    try:
+        with pytest.raises(HilumError):
+            loader.load(str(path))
+        _, made = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert child.is_running(), "a large object is no leak"
+    there = _peak(child) - idle
+    here = _peak(psutil.Process()) - before
+    assert made < 0.1 * SIZE, "only pieces are here"
+    assert here < 0.1 * SIZE, "nor are they mapped"
+    assert there < 1.2 * SIZE
 
 
-def _peak(pid: int) -> int:
-    """The most memory it ever had, bytes."""
-    status = Path(f"/proc/{pid}/status").read_text()
+def test_an_object_cannot_be_changed_by_whoever_reads_it(tmp_path: Path) -> None:
+    with SharedBytes() as shared:
+        shared.write(b"film")
+        sealed = shared.sealed()
+        if isinstance(sealed, bytes):
+            pytest.skip("There is no memory to share.")
+        descriptor, size = sealed
+        assert bytes(mapped(descriptor, size)) == b"film"
+        with pytest.raises(PermissionError):
+            os.write(descriptor, b"other")
+        with pytest.raises(PermissionError):
+            os.ftruncate(descriptor, 0)
+
+
+def _peak(process: psutil.Process) -> int:
+    """The most memory it ever had, what it shares included, bytes."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024

@@ -92,7 +92,10 @@ def large() -> list[bytes]:
     harsh = np.clip(waves * 2 + 0.5, 0, 1)  # much of it is black or white
     deep = np.rint(harsh * 4095).astype(np.uint16)
     eight, seven = (deep >> 4).astype(np.uint8), (deep >> 5).astype(np.uint8)
-    signed, signed_bits = (deep.astype(int) - 2048).astype(np.int16), (eight ^ 0x80)
+    signed = (deep.astype(int) - 2048).astype(np.int16)
+    # Black and white are neighbours in the bits of signed values: a lossy codestream of harsh ones
+    # has black for white, and is refused.
+    signed_bits = np.rint(waves * 40 + 60).astype(np.uint8)
     wide, narrow = described(deep, bits=12), described(eight, bits=8)
     jpeg2000 = {"codecformat": "j2k", "reversible": True, "level": 0}
     lossy = {"codecformat": "j2k", "reversible": False, "level": 45}
