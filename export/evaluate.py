@@ -12,7 +12,7 @@ from hilum.engines import Engine
 from hilum.packages.findings import calibrate
 from hilum.packages.labels import LabelSchema
 from hilum.packages.manifest import Calibration, OperatingPoint
-from trainer.data import Prepared
+from trainer.data import SplitFilms
 from trainer.evaluation import scorer
 from trainer.evaluation.assess import assess
 from trainer.evaluation.scored import Scored
@@ -21,14 +21,14 @@ from trainer.evaluation.scorer import Run
 __all__ = ["Run", "report", "run"]
 
 
-def run(engine: Engine, split: Prepared) -> Run:
+def run(engine: Engine, split: SplitFilms) -> Run:
     """Run every image of ``split``."""
     return scorer.run(engine, split)
 
 
 def report(
     found: Run,
-    split: Prepared,
+    split: SplitFilms,
     schema: LabelSchema,
     calibration: Calibration,
     points: dict[str, OperatingPoint],

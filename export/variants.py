@@ -19,7 +19,7 @@ from export.session import run
 from export.writing import write_golden
 from hilum.packages.manifest import GRAPH, PARITY, Calibration, OperatingPoint, Variant
 from trainer.checkpoint import Checkpoint
-from trainer.data import Prepared
+from trainer.data import SplitFilms
 from trainer.evaluation.scorer import Run, TorchEngine
 from trainer.manifest import Split
 
@@ -34,7 +34,7 @@ _SEED: Final = 0
 class Measured:
     """What is known of the float32 graph."""
 
-    splits: dict[Split, Prepared]
+    splits: dict[Split, SplitFilms]
     validation: Run
     test: Run
     calibration: Calibration
@@ -150,7 +150,7 @@ def _write(folder: Path, made: Made, images: npt.NDArray[np.uint8]) -> Variant:
 
 
 def _losses(
-    raw: precision.FloatArray, exact: Run, split: Prepared, found: Checkpoint, *, replicates: int
+    raw: precision.FloatArray, exact: Run, split: SplitFilms, found: Checkpoint, *, replicates: int
 ) -> dict[str, Any]:
     return parity.auroc_loss(
         raw,
@@ -167,7 +167,7 @@ def _macro_loss(losses: dict[str, Any]) -> float:
     return float(losses["macro"]["loss"] or 0.0)
 
 
-def _calibration_films(train: Prepared, count: int) -> npt.NDArray[np.uint8]:
+def _calibration_films(train: SplitFilms, count: int) -> npt.NDArray[np.uint8]:
     """``count`` films of training, drawn once and for all; every patient before any twice."""
     order = np.random.default_rng(_SEED).permutation(len(train))
     seen: set[str] = set()

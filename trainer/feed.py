@@ -16,7 +16,7 @@ from hilum.packages.labels import LabelSchema
 from trainer import localisation, randomness
 from trainer.augment import augment, shrink
 from trainer.config import TrainConfig
-from trainer.data import Prepared
+from trainer.data import SplitFilms
 from trainer.processes import Processes
 
 
@@ -47,7 +47,7 @@ class Feed:
     """
 
     def __init__(
-        self, split: Prepared, schema: LabelSchema, config: TrainConfig, processes: Processes
+        self, split: SplitFilms, schema: LabelSchema, config: TrainConfig, processes: Processes
     ) -> None:
         """Raises:
         ConfigurationError: there is no batch that gives each part two images.

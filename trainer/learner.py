@@ -16,7 +16,7 @@ from hilum.packages.labels import LabelSchema
 from trainer import optimisation, randomness
 from trainer.backbones import Classifier
 from trainer.config import TrainConfig
-from trainer.data import Prepared
+from trainer.data import SplitFilms
 from trainer.errors import CheckpointError, TrainingDivergedError
 from trainer.feed import Batch, Feed
 from trainer.objective import Objective, grid
@@ -33,7 +33,7 @@ class Learner:
         config: TrainConfig,
         *,
         model: Classifier,
-        split: Prepared,
+        split: SplitFilms,
         schema: LabelSchema,
         alpha: Tensor | None,
         processes: Processes,

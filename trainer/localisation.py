@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from hilum.imaging.transform import Placement
 from hilum.packages.labels import LabelSchema
-from trainer.data import Prepared
+from trainer.data import SplitFilms
 
 SIDE = 28  # of the masks; finer than any grid they are compared with
 
@@ -56,7 +56,7 @@ def pooled(masks: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def masks(
-    split: Prepared, schema: LabelSchema, rows: Iterable[int] | None = None
+    split: SplitFilms, schema: LabelSchema, rows: Iterable[int] | None = None
 ) -> npt.NDArray[np.int8]:
     """``[N, K, SIDE, SIDE]`` of ``rows`` (``None``: of all): 1 where a box of the label lies in
     the model's input, else 0.

@@ -31,7 +31,7 @@ from trainer import (
 from trainer.backbones import Classifier, Kind, build, set_prior_bias
 from trainer.balance import Balance
 from trainer.config import Stage, TrainConfig
-from trainer.data import Prepared
+from trainer.data import SplitFilms
 from trainer.learner import Learner
 from trainer.prediction import predict
 from trainer.processes import Processes, joined
@@ -168,7 +168,7 @@ class _Run:
         out: Path,
         *,
         learner: Learner,
-        validation: Prepared,
+        validation: SplitFilms,
         kind: Kind,
         processes: Processes,
         report: Report | None,

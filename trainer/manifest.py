@@ -27,6 +27,7 @@ from trainer.errors import DataError, PatientLeakError
 
 PARQUET: Final = ".parquet"
 Split = Literal["train", "val", "test"]
+SPLITS: Final[tuple[Split, ...]] = get_args(Split)
 _FIXED = ("uri", "patient", "split", "view", "sex", "age", "site")
 
 

@@ -36,7 +36,7 @@ from trainer.ablation import plan
 from trainer.ablation.plan import AblationConfig, Cell
 from trainer.calibration import Rule
 from trainer.config import TrainConfig
-from trainer.data import Prepared
+from trainer.data import SplitFilms
 from trainer.errors import CheckpointError, DataError
 from trainer.evaluation.scored import Scored
 from trainer.loop import Report
@@ -213,7 +213,7 @@ def _outputs(found: checkpoint.Checkpoint, size: int, path: Path, settings: Sett
 
     model = found.model.to(processes.scoring_device(config.compute.device))
 
-    def predict(split: Prepared) -> FloatArray:
+    def predict(split: SplitFilms) -> FloatArray:
         raw: FloatArray = prediction.predict(model, split.images, size, schema.kind).numpy()
         return raw
 

@@ -22,7 +22,7 @@ from trainer import calibration as fitting
 from trainer import data, manifest
 from trainer.calibration import Method, Rule
 from trainer.config import DataConfig
-from trainer.data import Prepared
+from trainer.data import SplitFilms
 from trainer.errors import CacheWriteError, DataError
 from trainer.evaluation import scorer, shortcuts
 from trainer.evaluation.assess import assess
@@ -59,7 +59,7 @@ class Evaluation:
     model: Model
     figures: Mapping[str, Any]  # metrics.json
     scored: Scored
-    films: Prepared
+    films: SplitFilms
     gallery: int
 
 
@@ -170,7 +170,7 @@ def _films(
     *,
     options: Options,
     progress: Progress | None,
-) -> tuple[dict[Split, Prepared], dict[Split, list[Record]]]:
+) -> tuple[dict[Split, SplitFilms], dict[Split, list[Record]]]:
     """The splits that are ``needed`` and no other: the training films of a large set take days.
     And all their rows, those too whose film could not be read."""
     records = [r for r in manifest.read(source, model.schema) if r.split in needed]
@@ -210,13 +210,13 @@ def _films(
     return films, {split: [r for r in records if r.split == split] for split in needed}
 
 
-def _run(model: Model, films: Prepared, what: str, progress: Progress | None) -> Run:
+def _run(model: Model, films: SplitFilms, what: str, progress: Progress | None) -> Run:
     told = None if progress is None else lambda n, of: progress(what, n, of)
     return scorer.run(model.engine, films, progress=told)
 
 
 def _fit(
-    model: Model, options: Options, run: Run | None, films: Prepared | None
+    model: Model, options: Options, run: Run | None, films: SplitFilms | None
 ) -> tuple[Calibration, dict[str, OperatingPoint]]:
     """Calibration and operating points: the package's own, or from validation."""
     kind = model.schema.kind
@@ -239,7 +239,7 @@ def _fit(
 
 def _scored(
     model: Model,
-    films: Prepared,
+    films: SplitFilms,
     run: Run,
     fitted: Calibration,
     points: dict[str, OperatingPoint],
@@ -261,7 +261,7 @@ def _scored(
 
 def _corners(
     model: Model,
-    films: Prepared,
+    films: SplitFilms,
     scored: Scored,
     fitted: Calibration,
     progress: Progress | None,

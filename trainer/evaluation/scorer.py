@@ -31,7 +31,7 @@ BATCH: Final = 16
 
 
 class Films(Protocol):
-    """Prepared films, see :class:`trainer.data.Prepared`."""
+    """Prepared films, see :class:`trainer.data.SplitFilms`."""
 
     @property
     def images(self) -> UInt8Array:
