@@ -26,8 +26,8 @@ def every() -> list[Key]:
     return list(_keys(TrainConfig, ""))
 
 
-def documented(text: str) -> str:
-    """``text``, a Markdown page, with the up-to-date table of keys between its two comments."""
+def update_table(text: str) -> str:
+    """Write the table of keys between its two comments in ``text``, a Markdown page; returns it."""
     start = text.index("-->\n", text.index("<!-- keys")) + len("-->\n")
     rows = ["| key | default | meaning |", "|---|---|---|"]
     for key in every():

@@ -21,11 +21,14 @@ from hilum.errors import HilumError
 from hilum.files import locked
 from hilum.imaging.spec import PreprocessSpec
 from hilum.imaging.transform import Placement
+from hilum.packages import labels
 from hilum.packages.labels import LabelSchema
 from hilum.pipeline.version import PIPELINE
-from hilum.settings import Limits, S3Settings
+from hilum.session import open_local_store
+from hilum.settings import Limits, S3Settings, Settings
 from hilum.storage import ObjectStore, open_store
 from trainer import cache, left_out, manifest
+from trainer.config import TrainConfig
 from trainer.errors import DataError
 from trainer.images import open_images
 from trainer.left_out import REPORT, LeftOut
@@ -128,6 +131,22 @@ def load(
     return splits
 
 
+def load_configured(
+    config: TrainConfig, settings: Settings, progress: Progress | None = None
+) -> dict[Split, SplitFilms]:
+    """The splits of the data-set table of ``config``, see :func:`load`."""
+    return load(
+        config.manifest,
+        labels.schema(config.model.label_schema),
+        config.preprocess,
+        cache_dir=settings.cache_dir / "prepared",
+        progress=progress,
+        max_bad_fraction=config.data.max_bad_fraction,
+        store=open_local_store(settings),
+        limits=settings.limits,
+    )
+
+
 def _folder(cache_dir: Path, path: Path, spec: PreprocessSpec) -> Path:
     """The folder of one data-set table, at one place, under one preprocessing."""
     identity = f"{PIPELINE}/{manifest.digest(path)}/{path.parent.resolve()}"
@@ -147,12 +166,12 @@ def _make_folder(folder: Path) -> None:
 def _check_splits(found: set[Split], needed: Sequence[Split], name: str) -> None:
     for split in needed:
         if split not in found:
-            raise DataError(f"{name} has no image in split {split!r}.")
+            raise DataError(f"{name} has no film in split {split!r}.")
 
 
 def _can_read_more(job: Job) -> bool:
     """Whether a film that was left out of a finished folder can be read now."""
-    rows, killed = left_out.worth_trying_again(job.folder)
+    rows, killed = left_out.rows_to_retry(job.folder)
     if not rows:
         return False
     found: list[Problem | None] = []

@@ -95,14 +95,14 @@ class LeftOut:
         count, total = sum(counts.values()), len(self._records)
         if count > self._allowed * total:
             raise BadImagesError(
-                f"{count} of {total} images cannot be used ({in_words(counts)}); at most "
+                f"{count} of {total} films cannot be used ({in_words(counts)}); at most "
                 f"{self._allowed:.2%} may be left out. They are listed in {self._folder / REPORT}."
             )
 
 
-def worth_trying_again(folder: Path) -> tuple[list[int], bool]:
-    """Rows of the data-set table that were left out, but not as duplicates; and whether one of
-    them killed the process that decoded it."""
+def rows_to_retry(folder: Path) -> tuple[list[int], bool]:
+    """The rows of the data-set table that a finished folder leaves out, but not as duplicates; and
+    whether a film killed the process that decoded it."""
     rows, killed = [], False
     try:
         with (folder / REPORT).open(newline="") as file:

@@ -61,9 +61,9 @@ Report = Callable[[Problem | None], None]
 class Preparer:
     """Prepares the films of a job in this process."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, folder: UnfinishedFolder) -> None:
         self._job = job
-        self._folder = job.open_folder()
+        self._folder = folder
         self._known = KnownImages(job.folder)
 
     def prepare(self, row: int) -> Problem | None:
@@ -94,10 +94,6 @@ class Preparer:
         self._folder.write(row, GOOD, image, height=height, width=width, sha256=digest)
         return None
 
-    def close(self) -> None:
-        """Close the files of the folder."""
-        self._folder.close()
-
 
 def prepare_all(
     job: Job, folder: UnfinishedFolder, report: Report, *, processes: int | None
@@ -125,12 +121,9 @@ def prepare_all(
     if processes is None:
         processes = min(os.cpu_count() or 1, max(1, len(todo) // _WORTH))
     if processes <= 1:
-        preparer = Preparer(job)
-        try:
-            for row in todo:
-                report(preparer.prepare(row))
-        finally:
-            preparer.close()
+        preparer = Preparer(job, folder)
+        for row in todo:
+            report(preparer.prepare(row))
         return
     while todo:
         try:
@@ -196,7 +189,7 @@ _preparer: Preparer | None = None  # of this process
 def _begin(job: Job) -> None:
     global _preparer  # noqa: PLW0603 -- what a pool's initializer is for
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
-    _preparer = Preparer(job)
+    _preparer = Preparer(job, job.open_folder())
 
 
 def _prepare(row: int) -> Problem | None:

@@ -89,7 +89,7 @@ def test_bad_images_are_listed_counted_and_left_out(
     (folder / "7.png").write_bytes(b"\x89PNG\r\n\x1a\nrubbish")
     (folder / "8.png").unlink()
     (folder / "9.png").write_bytes((folder / "50.png").read_bytes())  # of the test split
-    with pytest.raises(BadImagesError, match="3 of 60 images cannot be used") as caught:
+    with pytest.raises(BadImagesError, match="3 of 60 films cannot be used") as caught:
         data.load(
             dataset,
             SYNTHETIC,
@@ -396,6 +396,6 @@ def test_labels_that_a_split_lacks_are_flagged(
 def test_an_empty_split_is_said_before_anything_is_decoded(dataset: Path, tmp_path: Path) -> None:
     records = [r for r in manifest.read(dataset, SYNTHETIC) if r.split != "val"]
     manifest.write(dataset, records, SYNTHETIC)
-    with pytest.raises(DataError, match="no image in split 'val'"):
+    with pytest.raises(DataError, match="no film in split 'val'"):
         data.load(dataset, SYNTHETIC, SPEC, cache_dir=tmp_path / "cache")
     assert not (tmp_path / "cache").exists()

@@ -157,5 +157,5 @@ def test_a_run_that_would_take_no_step_is_refused(
     )
     two = Processes(rank=1, count=2, device=torch.device("cpu"))
     Feed(few, SYNTHETIC, parsed, _ALONE).close()
-    with pytest.raises(ConfigurationError, match="has 3 images: too few for one step"):
+    with pytest.raises(ConfigurationError, match="has 3 films: too few for one step"):
         Feed(few, SYNTHETIC, parsed, two)

@@ -15,12 +15,12 @@ from hilum.engines import Engine, EngineOutput
 from hilum.engines.loading import open_engine
 from hilum.imaging.spec import PreprocessSpec
 from hilum.imaging.transform import Placement
-from hilum.packages.labels import LabelSchema
+from hilum.packages.labels import HeadKind, LabelSchema
 from hilum.packages.manifest import MANIFEST, Calibration, OperatingPoint
 from hilum.session import open_package
 from hilum.settings import Settings
 from trainer import checkpoint, processes
-from trainer.backbones import Classifier, Kind
+from trainer.backbones import Classifier
 from trainer.errors import CheckpointError
 from trainer.gradcam import WithMaps
 
@@ -65,7 +65,9 @@ class Model:
 class TorchEngine:
     """A checkpoint's model as an engine: the same contract, without a graph."""
 
-    def __init__(self, model: Classifier, kind: Kind, device: torch.device | None = None) -> None:
+    def __init__(
+        self, model: Classifier, kind: HeadKind, device: torch.device | None = None
+    ) -> None:
         """``device``: where it computes; ``None``: on the CPU."""
         self._device = device or torch.device("cpu")
         self._model = WithMaps(model, kind).eval().to(self._device)
