@@ -37,7 +37,7 @@ from hilum.settings import Settings
 from trainer import balance, config, data, manifest
 from trainer.backbones import BACKBONES, build
 from trainer.config import ComputeConfig, Precision, TrainConfig
-from trainer.data import Prepared
+from trainer.data import SplitFilms
 from trainer.learner import Learner
 from trainer.manifest import Record, Split
 from trainer.processes import Processes
@@ -124,7 +124,7 @@ def _config(path: Path, name: str, batch: int, compute: ComputeConfig) -> TrainC
     return config.parse(values, "benchmark")
 
 
-def _hilum(asked: TrainConfig, split: Prepared) -> Callable[[], None]:
+def _hilum(asked: TrainConfig, split: SplitFilms) -> Callable[[], None]:
     """Run an epoch of hilum's loop."""
     processes = Processes(rank=0, count=1, device=torch.device(asked.compute.device))
     counts = balance.count(split.targets, SYNTHETIC)
@@ -229,7 +229,7 @@ class _Pictures(Dataset[tuple[Tensor, Tensor]]):
 class _Tensors(Dataset[tuple[Tensor, Tensor]]):
     """hilum's prepared images with the same transforms on tensors."""
 
-    def __init__(self, split: Prepared) -> None:
+    def __init__(self, split: SplitFilms) -> None:
         self._split = split
         self._transform = v2.Compose(
             [

@@ -14,7 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from export.errors import ExportError
 from export.graph import mute
-from trainer.backbones import Classifier, Kind
+from hilum.packages.labels import HeadKind
+from trainer.backbones import Classifier
 from trainer.gradcam import WithMaps
 
 OPSET: Final = 20
@@ -24,7 +25,7 @@ _SMALL: Final = 256  # initialisers with fewer values stay float32
 WeightsDtype = Literal["float32", "float16"]
 
 
-def export(model: Classifier, kind: Kind, *, size: int) -> bytes:
+def export(model: Classifier, kind: HeadKind, *, size: int) -> bytes:
     """Export ``model`` for inputs of side ``size``, in float32 and with a dynamic batch size.
 
     Input: ``image`` uint8 ``[N, 1, S, S]``. Outputs: ``probability`` float32 ``[N, K]`` and ``cam``
@@ -38,7 +39,7 @@ def export(model: Classifier, kind: Kind, *, size: int) -> bytes:
     return graph
 
 
-def check_parity(graph: bytes, model: Classifier, kind: Kind, *, size: int) -> float:
+def check_parity(graph: bytes, model: Classifier, kind: HeadKind, *, size: int) -> float:
     """Return the largest difference between ``graph`` in ONNX Runtime and ``model`` in PyTorch.
 
     Measured on noise in batches of one and three. Maps are compared relative to their maximum.

@@ -37,7 +37,7 @@ from hilum.storage import ObjectStore
 from trainer import calibration as fitting
 from trainer import data
 from trainer.checkpoint import Checkpoint
-from trainer.data import Prepared
+from trainer.data import SplitFilms
 from trainer.evaluation.assess import assess
 from trainer.evaluation.scorer import run, scored
 from trainer.manifest import Split
@@ -119,7 +119,7 @@ def build(
 def _fill(  # noqa: PLR0917 -- one call, every name the same on both sides
     folder: Path,
     found: Checkpoint,
-    splits: dict[Split, Prepared],
+    splits: dict[Split, SplitFilms],
     identity: Identity,
     weights_dtype: WeightsDtype,
     precisions: Precisions,

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from hilum.packages.findings import calibrate
 from hilum.packages.labels import LabelSchema
 from hilum.packages.manifest import Calibration, OperatingPoint
-from trainer.data import Prepared
+from trainer.data import SplitFilms
 from trainer.evaluation.bootstrap import Bootstrap, interval
 from trainer.evaluation.figures import mean_defined
 from trainer.evaluation.ranking import Ranking, whole
@@ -51,7 +51,7 @@ def decisions_changed(
 def auroc_loss(
     found: FloatArray,
     reference: FloatArray,
-    films: Prepared,
+    films: SplitFilms,
     schema: LabelSchema,
     *,
     replicates: int = 500,

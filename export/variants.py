@@ -18,7 +18,7 @@ from export.precision import Made
 from export.writing import write_golden
 from hilum.packages.manifest import GRAPH, PARITY, Calibration, OperatingPoint, Variant
 from trainer.checkpoint import Checkpoint
-from trainer.data import Prepared
+from trainer.data import SplitFilms
 from trainer.evaluation.scorer import Run, TorchEngine, run
 from trainer.manifest import Split
 
@@ -33,7 +33,7 @@ _SEED: Final = 0
 class Measured:
     """The outputs, calibration and operating points of the float32 graph."""
 
-    splits: dict[Split, Prepared]
+    splits: dict[Split, SplitFilms]
     validation: Run
     test: Run
     calibration: Calibration
@@ -152,7 +152,7 @@ def _macro_loss(losses: dict[str, Any]) -> float:
     return float(losses["macro"]["loss"] or 0.0)
 
 
-def _calibration_films(train: Prepared, count: int) -> npt.NDArray[np.uint8]:
+def _calibration_films(train: SplitFilms, count: int) -> npt.NDArray[np.uint8]:
     """Draw ``count`` training films with a fixed seed, one per patient before any second film."""
     order = np.random.default_rng(_SEED).permutation(len(train))
     seen: set[str] = set()

@@ -46,8 +46,8 @@ from hilum.packages.manifest import (
 from hilum.settings import Limits
 from trainer import weights
 from trainer.backbones import Classifier, Normalise, PooledHead, resnet_features
+from trainer.checkpoint import code_revision
 from trainer.errors import WeightsMissingError
-from trainer.loop import code_revision
 
 SOURCE: Final = "torchxrayvision 1.5.7, resnet50-res512-all"
 LICENCE: Final = "Apache-2.0 (torchxrayvision); its training sets have their own terms"

@@ -89,7 +89,7 @@ def main() -> None:
 
 
 def _epoch(begin: float, step: Step) -> None:
-    if step.judged:
+    if step.ends_epoch:
         auroc = "–" if step.validation_auroc is None else f"{step.validation_auroc:.3f}"
         _say(begin, f"epoch {step.epoch}/{step.epochs}: loss {step.loss:.4f}, AUROC {auroc}")
 

@@ -17,7 +17,7 @@ def main() -> None:
     text = page.read_text(encoding="utf-8")
     page.write_text(text[: text.index("| variable |")] + settings.table(), encoding="utf-8")
     page = DOCS / "use/training.md"
-    page.write_text(config_keys.documented(page.read_text(encoding="utf-8")), encoding="utf-8")
+    page.write_text(config_keys.update_table(page.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

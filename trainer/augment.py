@@ -1,4 +1,4 @@
-"""Augmentation within what patients, positioning and machines do."""
+"""Augmentation: changes that patients, positioning and machines cause, too."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from trainer.config import Augmentation
 def augment(
     images: Tensor, masks: Tensor | None, config: Augmentation, seeds: Sequence[int]
 ) -> tuple[Tensor, Tensor | None]:
-    """Change each image in its own way, and its masks with it.
+    """Change each image, and its masks with it, by random numbers of its own.
 
     Args:
         images: uint8 ``[N, 1, S, S]``, on any device.
-        masks: float32 ``[N, K, s, s]``, moved as the images are; ``None``: there are none.
-        config: how much.
-        seeds: one an image; the same seed changes an image the same way, whatever is beside it.
+        masks: float32 ``[N, K, s, s]``, moved like the images; or ``None``.
+        config: the largest changes.
+        seeds: one for each image. The same seed changes an image in the same way in every batch.
     """
     draws, noise = _draw(images, config, seeds)
-    # Uniform in [-1, 1] but the last, which is in [0, 1].
+    # Uniform in [-1, 1], except the last, which is in [0, 1].
     angle, zoom, right, down, contrast, brightness, flip = draws.to(images.device).unbind(1)
     angle = angle * math.radians(config.rotate_deg)
     zoom = 1 + zoom * config.scale
@@ -47,7 +47,7 @@ def augment(
 
 
 def shrink(images: Tensor, size: int) -> Tensor:
-    """uint8 ``[N, 1, S, S]`` to side ``size``, antialiased."""
+    """Resize uint8 ``[N, 1, S, S]`` to side ``size``, antialiased."""
     if images.shape[-1] == size:
         return images
     small = F.interpolate(
@@ -59,7 +59,7 @@ def shrink(images: Tensor, size: int) -> Tensor:
 def _draw(
     images: Tensor, config: Augmentation, seeds: Sequence[int]
 ) -> tuple[Tensor, Tensor | None]:
-    """Seven numbers an image, float32 ``[N, 7]`` on the CPU, and noise like ``images``."""
+    """Seven random numbers for each image, float32 ``[N, 7]`` on the CPU; noise like ``images``."""
     numbers = torch.Generator()
     pixels = torch.Generator(images.device)
     draws = torch.empty(len(images), 7)

@@ -1,15 +1,14 @@
-"""AlexNet, ResNet and InceptionV3 with their heads replaced, open at the Grad-CAM layer.
+"""AlexNet, ResNet and InceptionV3 with new heads, split at the Grad-CAM layer.
 
-Every model takes films as they are stored, uint8 ``[N, 1, S, S]``; scaling, the normalisation its
-pretrained weights were made with and the replication to three channels are inside, once. ``S`` is
-the backbone's native size unless the configuration says otherwise.
+Every model takes model inputs, uint8 ``[N, 1, S, S]``. It scales them, normalises them as its
+pretrained weights expect and replicates them to three channels, once. ``S`` is the backbone's
+native size unless the configuration sets another.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +16,13 @@ from torch.nn import functional as F
 from torchvision import models
 
 from hilum.errors import ConfigurationError, UnknownBackboneError
+from hilum.packages.labels import HeadKind
 
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 # InceptionV3's weights come from TensorFlow, which normalised to [-1, 1]. torchvision asks for
-# ImageNet's normalisation nevertheless and undoes it inside (`transform_input`); here it never was.
+# ImageNet's normalisation and undoes it inside (`transform_input`). Here neither is done.
 _UNIT = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-# torchvision's names of the layers that give logits; they are replaced, whatever their width.
+# torchvision's names of the layers that give logits. They are replaced, whatever their width.
 _HEADS = ("fc.", "AuxLogits.fc.", "classifier.6.")
 
 
@@ -31,56 +31,35 @@ class Backbone:
     """What is known about one architecture."""
 
     build: Callable[..., nn.Module]
-    native_size: int
-    channels: int  # of the Grad-CAM layer
-    grid: int  # side of the Grad-CAM map at the native size
     weights: str  # torchvision's name of the ImageNet weights
+    channels: int = 2048  # of the Grad-CAM layer
+    native_size: int = 224
+    grid: int = 7  # side of the Grad-CAM map at the native size
     # Mean and standard deviation of each channel, of full scale, as those weights expect.
     normalisation: tuple[tuple[float, ...], tuple[float, ...]] = _IMAGENET
 
 
 BACKBONES: dict[str, Backbone] = {
     "alexnet": Backbone(
-        build=models.alexnet,
-        native_size=224,
-        channels=256,
-        grid=13,
-        weights="AlexNet_Weights.IMAGENET1K_V1",
+        build=models.alexnet, weights="AlexNet_Weights.IMAGENET1K_V1", channels=256, grid=13
     ),
     "resnet18": Backbone(
-        build=models.resnet18,
-        native_size=224,
-        channels=512,
-        grid=7,
-        weights="ResNet18_Weights.IMAGENET1K_V1",
+        build=models.resnet18, weights="ResNet18_Weights.IMAGENET1K_V1", channels=512
     ),
-    "resnet50": Backbone(
-        build=models.resnet50,
-        native_size=224,
-        channels=2048,
-        grid=7,
-        weights="ResNet50_Weights.IMAGENET1K_V2",
-    ),
-    "resnet152": Backbone(
-        build=models.resnet152,
-        native_size=224,
-        channels=2048,
-        grid=7,
-        weights="ResNet152_Weights.IMAGENET1K_V2",
-    ),
+    "resnet50": Backbone(build=models.resnet50, weights="ResNet50_Weights.IMAGENET1K_V2"),
+    "resnet152": Backbone(build=models.resnet152, weights="ResNet152_Weights.IMAGENET1K_V2"),
     "inception_v3": Backbone(
         build=models.inception_v3,
-        native_size=299,
-        channels=2048,
-        grid=8,
         weights="Inception_V3_Weights.IMAGENET1K_V1",
+        native_size=299,
+        grid=8,
         normalisation=_UNIT,
     ),
 }
 
 
 def backbone(name: str) -> Backbone:
-    """What is known about ``name``.
+    """What is known about the architecture ``name``.
 
     Raises:
         UnknownBackboneError: hilum does not know it.
@@ -93,7 +72,7 @@ def backbone(name: str) -> Backbone:
 
 
 class Normalise(nn.Module):
-    """uint8 ``[N, 1, S, S]`` to float32 ``[N, C, S, S]`` as the weights expect it."""
+    """Model inputs uint8 ``[N, 1, S, S]`` to float32 ``[N, C, S, S]`` as the weights expect."""
 
     scale: Tensor
     shift: Tensor
@@ -106,7 +85,7 @@ class Normalise(nn.Module):
         self.register_buffer("shift", -mean_ / std_, persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Broadcasting over the channels is the replication."""
+        """Broadcasting over the channels replicates the image."""
         return image.to(self.scale.dtype) * self.scale + self.shift
 
 
@@ -116,12 +95,7 @@ class PooledHead(nn.Module):
     def __init__(self, channels: int, outputs: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.dropout = nn.Dropout(dropout)
-        self.linear = nn.Linear(channels, outputs)
-
-    @property
-    def last(self) -> nn.Linear:
-        """The layer whose outputs are the logits."""
-        return self.linear
+        self.linear = nn.Linear(channels, outputs)  # gives the logits
 
     def forward(self, activation: Tensor) -> Tensor:
         """``[N, C, h, w]`` to logits ``[N, K]``."""
@@ -142,12 +116,7 @@ class AlexNetHead(nn.Module):
         self.hidden1 = hidden1
         self.dropout2 = nn.Dropout(dropout)
         self.hidden2 = hidden2
-        self.linear = nn.Linear(hidden2.out_features, outputs)
-
-    @property
-    def last(self) -> nn.Linear:
-        """The layer whose outputs are the logits."""
-        return self.linear
+        self.linear = nn.Linear(hidden2.out_features, outputs)  # gives the logits
 
     def hidden(self, activation: Tensor) -> tuple[Tensor, Tensor]:
         """Both hidden layers after their ReLU, ``[N, 4096]`` each."""
@@ -162,27 +131,13 @@ class AlexNetHead(nn.Module):
 
 
 class InceptionFeatures(nn.Module):
-    """InceptionV3 up to Mixed_7c; in training it keeps what the auxiliary head needs."""
+    """InceptionV3 up to Mixed_7c, in two parts: the auxiliary head needs what is between them."""
 
     def __init__(self, net: models.Inception3) -> None:
         super().__init__()
-        self.lower = nn.Sequential(
-            net.Conv2d_1a_3x3,
-            net.Conv2d_2a_3x3,
-            net.Conv2d_2b_3x3,
-            net.maxpool1,
-            net.Conv2d_3b_1x1,
-            net.Conv2d_4a_3x3,
-            net.maxpool2,
-            net.Mixed_5b,
-            net.Mixed_5c,
-            net.Mixed_5d,
-            net.Mixed_6a,
-            net.Mixed_6b,
-            net.Mixed_6c,
-            net.Mixed_6d,
-            net.Mixed_6e,
-        )
+        children = list(net.named_children())
+        middle = [name for name, _ in children].index("AuxLogits")  # after Mixed_6e
+        self.lower = nn.Sequential(*(child for _, child in children[:middle]))
         self.upper = nn.Sequential(net.Mixed_7a, net.Mixed_7b, net.Mixed_7c)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -195,7 +150,7 @@ class AuxiliaryHead(nn.Module):
     """InceptionV3's second head (Szegedy et al. 2016, section 4), for training only."""
 
     def __init__(self, net: nn.Module, outputs: int) -> None:
-        """Args: ``net`` is torchvision's, whose convolutions are kept."""
+        """Args: ``net`` is torchvision's auxiliary head, whose convolutions are kept."""
         super().__init__()
         self.conv0 = net.get_submodule("conv0")
         self.conv1 = net.get_submodule("conv1")
@@ -203,7 +158,7 @@ class AuxiliaryHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[N, 768, h, w]`` of Mixed_6e (17×17 at 299 px) to logits ``[N, K]``."""
-        # torchvision's pooling; what it leaves of smaller inputs is less than conv1's 5×5.
+        # torchvision's pooling would leave less than conv1's 5×5 of smaller inputs.
         large = min(x.shape[2:]) >= 17
         pooled = F.avg_pool2d(x, 5, stride=3) if large else F.adaptive_avg_pool2d(x, (5, 5))
         middle: Tensor = self.conv1(self.conv0(pooled))
@@ -211,14 +166,11 @@ class AuxiliaryHead(nn.Module):
         return logits
 
 
-Kind = Literal["multi_label", "multi_class"]
-
-
 class Classifier(nn.Module):
     """A backbone with a head of ``outputs`` logits.
 
-    ``features`` ends at the layer Grad-CAM is taken of; ``head`` does the rest. In training
-    InceptionV3 also has ``auxiliary``, the head of Szegedy et al. 2016, section 4.
+    ``features`` ends at the Grad-CAM layer; ``head`` does the rest. In training InceptionV3 also
+    has ``auxiliary``, the head of Szegedy et al. 2016, section 4.
     """
 
     def __init__(
@@ -270,10 +222,10 @@ def build(
         name: one of :data:`BACKBONES`.
         outputs: number of labels.
         state: torchvision's state dict of pretrained weights; its classification head is
-            dropped. ``None``: random weights, on the caller's own word (see
-            :mod:`trainer.weights`).
+            dropped. ``None``: random weights.
         dropout: of the head; ``None``: the architecture's own (AlexNet and InceptionV3 0.5).
-        initialise: false: weights will be loaded, the slow parts of drawing random ones can go.
+        initialise: false: weights will be loaded, so drawing random ones is skipped where it is
+            slow.
 
     Raises:
         UnknownBackboneError: hilum does not know ``name``.
@@ -282,13 +234,14 @@ def build(
     known = backbone(name)
     extra: dict[str, bool] = {}
     if name == "inception_v3":
-        # Its own input transform stays off: Normalise does it, once.
+        # Its own input transform stays off: Normalise does it.
         extra = {"aux_logits": True, "transform_input": False}
         extra["init_weights"] = initialise and state is None
     net = known.build(weights=None, **extra)
     if state is not None:
         try:
-            net.load_state_dict(_but_heads(state) | _only_heads(net.state_dict()))
+            own = {name: v for name, v in net.state_dict().items() if name.startswith(_HEADS)}
+            net.load_state_dict({n: v for n, v in state.items() if not n.startswith(_HEADS)} | own)
         except RuntimeError:
             raise ConfigurationError(
                 f"The pretrained weights are not those of {name}.",
@@ -309,14 +262,6 @@ def build(
     return Classifier(name, resnet_features(net), pooled, None, normalise)
 
 
-def _but_heads(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value for name, value in state.items() if not name.startswith(_HEADS)}
-
-
-def _only_heads(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value for name, value in state.items() if name.startswith(_HEADS)}
-
-
 def resnet_features(net: models.ResNet) -> nn.Sequential:
     """A ResNet without its pooling and classification layer."""
     stem = (net.conv1, net.bn1, net.relu, net.maxpool)
@@ -324,11 +269,8 @@ def resnet_features(net: models.ResNet) -> nn.Sequential:
 
 
 def heads(model: Classifier) -> list[nn.Linear]:
-    """The new layers, which no pretrained weights know: those that give logits."""
-    found = [model.head.last]
-    if model.auxiliary is not None:
-        found.append(model.auxiliary.fc)
-    return found
+    """The layers that give logits. They are new: no pretrained weights have them."""
+    return [model.head.linear] + ([] if model.auxiliary is None else [model.auxiliary.fc])
 
 
 def blocks(model: Classifier) -> list[list[nn.Parameter]]:
@@ -347,13 +289,13 @@ def blocks(model: Classifier) -> list[list[nn.Parameter]]:
         modules += [model.head.hidden1, model.head.hidden2]
     found = [list(module.parameters()) for module in modules]
     if model.auxiliary is not None:
-        # Hangs at a middle layer, but is the farther from the input for it.
+        # It starts at a middle layer, but counts as part of the last block.
         new = {id(parameter) for head in heads(model) for parameter in head.parameters()}
         found[-1] += [p for p in model.auxiliary.parameters() if id(p) not in new]
     return [block for block in found if block]
 
 
-def set_prior_bias(model: Classifier, prevalence: Tensor, kind: Kind) -> None:
+def set_prior_bias(model: Classifier, prevalence: Tensor, kind: HeadKind) -> None:
     """Start from the prevalences ``[K]`` instead of from one half (Lin et al. 2017, 4.1)."""
     prior = prevalence.clamp(1e-4, 1 - 1e-4)
     bias = torch.logit(prior) if kind == "multi_label" else prior.log()

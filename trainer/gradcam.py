@@ -1,14 +1,14 @@
 """Exact Grad-CAM of every label in the forward pass (Selvaraju et al. 2017, equations 1 and 2).
 
-Grad-CAM weighs channel c of activation A by the mean over the grid of ∂y_k/∂A_c, y_k the logit
-of label k, and keeps what is positive of the weighted sum. For these heads the gradient has a
-closed form, so no backward pass is needed and the map can live in an exported graph:
+Grad-CAM weighs channel c of activation A by the mean over the grid of ∂y_k/∂A_c, where y_k is the
+logit of label k, and keeps the positive part of the weighted sum. For these heads the gradient has
+a closed form, so no backward pass is needed and the map can be part of an exported graph:
 
 - *Pooled head*: y_k = W_k · mean(A) + b, so the weight is W_kc / (h·w) at every cell.
 - *AlexNet's head*: a ReLU passes the gradient where it is open, a linear layer multiplies it by
-  its weights, pooling only redistributes it: max-pooling routes each output's gradient to one
-  input, adaptive average pooling spreads it with weights that sum to one. Their sum over the grid,
-  which is all that Grad-CAM uses, stays the same at every input size, and no argmax is needed.
+  its weights, and pooling only redistributes it. Max-pooling routes each output's gradient to one
+  input; adaptive average pooling spreads it with weights that sum to one. Grad-CAM uses only the
+  sum over the grid, which stays the same at every input size, so no argmax is needed.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trainer.backbones import AlexNetHead, Classifier, Kind
+from hilum.packages.labels import HeadKind
+from trainer.backbones import AlexNetHead, Classifier
 
 
 class WithMaps(nn.Module):
-    """A classifier whose one forward pass yields probabilities and all maps."""
+    """A classifier with one forward pass that gives the probabilities and all maps."""
 
-    def __init__(self, model: Classifier, kind: Kind) -> None:
+    def __init__(self, model: Classifier, kind: HeadKind) -> None:
         super().__init__()
         self.model = model
         self.kind = kind
@@ -34,7 +35,7 @@ class WithMaps(nn.Module):
         if isinstance(head, AlexNetHead):
             logits, cam = _alexnet(head, activation)
         else:
-            logits, cam = head(activation), _pooled(head.last.weight, activation)
+            logits, cam = head(activation), _pooled(head.linear.weight, activation)
         probability = logits.sigmoid() if self.kind == "multi_label" else logits.softmax(dim=1)
         return probability, cam
 

@@ -1,4 +1,4 @@
-"""The model, its running average, and what changes them."""
+"""The model, its running average, and the steps that change them."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from hilum.packages.labels import LabelSchema
 from trainer import optimisation, randomness
 from trainer.backbones import Classifier
 from trainer.config import TrainConfig
-from trainer.data import Prepared
+from trainer.data import SplitFilms
 from trainer.errors import CheckpointError, TrainingDivergedError
 from trainer.feed import Batch, Feed
 from trainer.objective import Objective, grid
 from trainer.processes import Processes
 
-_SMALLEST_SCALE = 2.0**-10  # of fp16's loss: below, nothing is left to be gained by halving it
+_SMALLEST_SCALE = 2.0**-10  # of fp16's loss: halving it further gains nothing
 
 
 class Learner:
@@ -33,7 +33,7 @@ class Learner:
         config: TrainConfig,
         *,
         model: Classifier,
-        split: Prepared,
+        split: SplitFilms,
         schema: LabelSchema,
         alpha: Tensor | None,
         processes: Processes,
@@ -41,7 +41,7 @@ class Learner:
         layout = torch.channels_last if config.compute.channels_last else torch.contiguous_format
         self.objective = Objective(model, config.loss, schema.kind, alpha)
         self.objective.to(device=processes.device, memory_format=layout)  # type: ignore[call-overload]
-        # What is kept and judged: the running average of the weights.
+        # The running average of the weights: it is validated and kept.
         self.averaged = copy.deepcopy(model).eval().requires_grad_(False)
         if processes.count > 1 and processes.device.type == "cuda":
             convert = nn.SyncBatchNorm.convert_sync_batchnorm
@@ -53,14 +53,13 @@ class Learner:
             processes.device.type, enabled=config.compute.precision == "fp16"
         )
         own, kept = self.objective.model.state_dict(), self.averaged.state_dict()
-        self._floating = [name for name, value in own.items() if value.is_floating_point()]
-        self._counting = [name for name in own if not own[name].is_floating_point()]
-        self._own, self._kept = own, kept
+        floating = [name for name, value in own.items() if value.is_floating_point()]
+        self._averages = [kept[name] for name in floating], [own[name] for name in floating]
+        self._counters = [(kept[name], own[name]) for name in own if name not in floating]
 
     def enter(self, number: int) -> None:
-        """Start stage ``number``: its size, its trained layers, a new optimiser."""
+        """Start stage ``number`` with its size, its trained layers and a new optimiser."""
         self._stage = self._config.stages[number]
-        self._number = number
         weight_decay = self._config.optimiser.weight_decay
         groups = optimisation.groups(self.objective, self._stage, weight_decay)
         self._parameters = [p for group in groups for p in group["params"]]
@@ -74,7 +73,8 @@ class Learner:
             )
 
     def epoch(self, epoch: int, stage_epoch: int, start: int) -> Iterator[tuple[Batch, float]]:
-        """Every image once, from batch ``start`` on. Yields the batch and its loss, once applied.
+        """Train on every film once, from batch ``start`` on. Yields each batch after its step, with
+        its loss.
 
         Args:
             epoch: counted from 0 over all stages.
@@ -82,7 +82,7 @@ class Learner:
             start: number of the first batch, from 0.
 
         Raises:
-            TrainingDivergedError: loss or gradient is not finite; nothing of that batch is applied.
+            TrainingDivergedError: loss or gradient is not finite; the step is not done.
         """
         optimisation.set_modes(self.objective, self._stage)
         steps = self._stage.epochs * self.feed.steps
@@ -95,20 +95,20 @@ class Learner:
             torch.manual_seed(randomness.seed(self._config.seed, "step", epoch, number, rank))
             yield batch, self._step(batch, number + 1)
 
-    def agree(self) -> None:
-        """Make the averaged statistics of batch normalisation those of the first process, which
-        are the ones that are kept; without synchronised layers each has seen its own share."""
+    def share_statistics(self) -> None:
+        """Give every process the averaged batch statistics of the first process, which are kept.
+        Without synchronised layers each process has seen only its own share of the films."""
         self._processes.share(
             value for value in self.averaged.buffers() if value.is_floating_point()
         )
 
     @property
     def rate(self) -> float:
-        """The head's learning rate, now."""
+        """The present learning rate of the head."""
         return float(self._optimiser.param_groups[0]["lr"])
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that :meth:`restore` needs, but for the scale of fp16 (:attr:`scale`)."""
+        """The tensors that :meth:`restore` needs, beside :attr:`scale`."""
         found = {f"own.{name}": value for name, value in self.objective.state_dict().items()}
         found |= {f"kept.{name}": value for name, value in self.averaged.state_dict().items()}
         for n, state in self._optimiser.state_dict()["state"].items():
@@ -117,14 +117,14 @@ class Learner:
 
     @property
     def scale(self) -> dict[str, Any]:
-        """State of fp16's loss scaling; empty otherwise."""
+        """State of fp16's loss scaling; empty for another precision."""
         return dict(self._scaler.state_dict())
 
     def restore(self, tensors: dict[str, Tensor], scale: dict[str, Any]) -> None:
-        """Be as when ``tensors`` and ``scale`` were taken; the stage has been entered.
+        """Go back to the state of ``tensors`` and ``scale``. Call :meth:`enter` first.
 
         Raises:
-            CheckpointError: they are not those of this learner.
+            CheckpointError: the tensors are not those of this learner.
         """
         optimiser: dict[int, dict[str, Tensor]] = {}
         own: dict[str, Tensor] = {}
@@ -141,8 +141,8 @@ class Learner:
             self.averaged.load_state_dict(kept)
             for index, state in optimiser.items():
                 parameter = self._parameters[index]
-                # Laid out in memory as the parameter is: another order of summation would round
-                # otherwise, and the run would not go on bit for bit.
+                # With the memory layout of the parameter: another order of summation would round
+                # differently, and the run would not go on bit for bit.
                 self._optimiser.state[parameter] = {
                     key: torch.empty_like(parameter).copy_(value)
                     if value.shape == parameter.shape
@@ -150,7 +150,7 @@ class Learner:
                     for key, value in state.items()
                 }
         except (RuntimeError, IndexError):
-            raise CheckpointError("The state of the run is not that of this model.") from None
+            raise CheckpointError("The state of the run does not fit this model.") from None
         if scale:
             self._scaler.load_state_dict(scale)
 
@@ -163,13 +163,13 @@ class Learner:
             self._processes.sum(known_cells)
         loss = torch.zeros((), device=known.device)
         for n, part in enumerate(batch.parts):
-            with self._unshared(n + 1 < len(batch.parts)):
-                with self._mixed():
+            with self._postpone_exchange(n + 1 < len(batch.parts)):
+                with self._autocast():
                     share: Tensor = self._module(
                         part.images, part.targets, known, part.cells, known_cells
                     )
                 loss += share.detach()
-                # DDP takes the mean of the gradients; the whole is the sum of the shares.
+                # DDP takes the mean of the gradients; the loss is the sum of the shares.
                 self._scaler.scale(share * self._processes.count).backward()  # type: ignore[no-untyped-call]
         self._scaler.unscale_(self._optimiser)
         norm = nn.utils.clip_grad_norm_(self._parameters, self._config.optimiser.clip_norm)
@@ -184,7 +184,7 @@ class Learner:
         if not math.isfinite(loss):
             raise TrainingDivergedError(f"The loss is {loss} in batch {number}.")
         if self._scaler.is_enabled():
-            # An overflow is what scaling looks for: the step is left out, the scale halved.
+            # Scaling expects overflows: the scaler then skips the step and halves the scale.
             if self._scaler.get_scale() < _SMALLEST_SCALE:
                 raise TrainingDivergedError(f"The gradient overflows fp16 in batch {number}.")
         elif not math.isfinite(norm):
@@ -192,20 +192,17 @@ class Learner:
 
     @torch.no_grad()
     def _average(self) -> None:
-        weight = 1 - self._config.optimiser.ema_decay
-        kept = [self._kept[name] for name in self._floating]
-        own = [self._own[name] for name in self._floating]
-        torch._foreach_lerp_(kept, own, weight)
-        for name in self._counting:
-            self._kept[name].copy_(self._own[name])
+        torch._foreach_lerp_(*self._averages, 1 - self._config.optimiser.ema_decay)
+        for kept, own in self._counters:
+            kept.copy_(own)
 
-    def _unshared(self, more: bool) -> AbstractContextManager[None]:
-        """Gradients are exchanged once a step, with the last part."""
+    def _postpone_exchange(self, more: bool) -> AbstractContextManager[None]:
+        """Exchange gradients between processes once a step, with the last part."""
         if more and isinstance(self._module, DistributedDataParallel):
             return self._module.no_sync()
         return nullcontext()
 
-    def _mixed(self) -> torch.autocast:
+    def _autocast(self) -> torch.autocast:
         precision = self._config.compute.precision
         kind = torch.float16 if precision == "fp16" else torch.bfloat16
         return torch.autocast(

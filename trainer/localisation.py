@@ -1,9 +1,9 @@
-"""Boxes as a second teacher, where a data set has them.
+"""Training with boxes, where a data set has them.
 
-While it trains, a linear layer on every cell of the Grad-CAM layer learns which labels lie there
-(compare Li et al., CVPR 2018). Small findings, which the pooled head alone hardly finds among all
-the cells, so shape the features. The layer is thrown away; the model keeps its plain head, and
-Grad-CAM is what it always is.
+During training a linear layer on every cell of the Grad-CAM layer learns which labels lie there
+(compare Li et al., CVPR 2018). The features so also learn small findings, which the pooled head
+alone hardly finds among all the cells. After training the layer is dropped: the model keeps its
+plain head, and Grad-CAM stays the same.
 """
 
 from __future__ import annotations
@@ -13,15 +13,14 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hilum.imaging.transform import Placement
 from hilum.packages.labels import LabelSchema
-from trainer.data import Prepared
+from trainer.data import SplitFilms
 
-SIDE = 28  # of the masks; finer than any grid they are compared with
+SIDE = 28  # of the masks: finer than any grid they are compared with
 
 
 class CellHead(nn.Module):
@@ -35,11 +34,11 @@ class CellHead(nn.Module):
         nn.init.constant_(self.linear.bias, math.log(0.05 / 0.95))
 
     def loss(self, activation: Tensor, cells: Tensor, total: Tensor) -> Tensor:
-        """Cross-entropy over the cells that are known, divided by ``total``.
+        """Sum of the cross-entropy of the known cells, divided by ``total``.
 
         Args:
             activation: ``[N, C, h, w]``.
-            cells: ``[N, K, h, w]``, see :func:`pooled`.
+            cells: ``[N, K, h, w]``, see :func:`pool_masks`.
             total: number of known cells in the whole batch.
         """
         logits = self.linear(activation).float()
@@ -49,20 +48,20 @@ class CellHead(nn.Module):
         return mean
 
 
-def pooled(masks: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Masks ``[N, K, SIDE, SIDE]`` at the cells ``grid``: a cell holds a finding as soon as a box
-    touches it. 1 in a box, 0 outside, -1 not known."""
+def pool_masks(masks: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Masks ``[N, K, SIDE, SIDE]`` reduced to the cells of ``grid``: 1 in a cell that a box
+    touches, 0 outside, -1 unknown."""
     return F.adaptive_max_pool2d(masks, list(grid))
 
 
 def masks(
-    split: Prepared, schema: LabelSchema, rows: Iterable[int] | None = None
+    split: SplitFilms, schema: LabelSchema, rows: Iterable[int] | None = None
 ) -> npt.NDArray[np.int8]:
-    """``[N, K, SIDE, SIDE]`` of ``rows`` (``None``: of all): 1 where a box of the label lies in
-    the model's input, else 0.
+    """Masks ``[N, K, SIDE, SIDE]`` of ``rows`` (``None``: of all): 1 where a box of the label lies
+    in the model input, else 0.
 
-    -1 throughout for a label that is present without a box or not known, and for the label that
-    means «normal», which is nowhere.
+    The whole mask is -1 for a label that is unknown or present without a box, and for the label of
+    a normal film, which has no place.
     """
     chosen = range(len(split)) if rows is None else [int(row) for row in rows]
     out = np.zeros((len(chosen), len(schema.labels), SIDE, SIDE), dtype=np.int8)
@@ -85,7 +84,7 @@ def masks(
 def _cells(
     box: Sequence[float], placement: Placement, height: int, width: int
 ) -> tuple[int, int, int, int]:
-    """Half-open, in cells of the mask; at least one cell."""
+    """``box`` in cells of the mask, half-open, at least one cell: x0, y0, x1, y1."""
     per_x = (placement.x1 - placement.x0) / width * SIDE / placement.size
     per_y = (placement.y1 - placement.y0) / height * SIDE / placement.size
     left, top = placement.x0 * SIDE / placement.size, placement.y0 * SIDE / placement.size
@@ -93,8 +92,3 @@ def _cells(
     y0, y1 = top + box[1] * per_y, top + box[3] * per_y
     start_x, start_y = round(x0), round(y0)
     return start_x, start_y, max(start_x + 1, round(x1)), max(start_y + 1, round(y1))
-
-
-def as_tensor(rows: npt.NDArray[np.int8]) -> Tensor:
-    """float32, for the loss."""
-    return torch.from_numpy(np.ascontiguousarray(rows)).float()

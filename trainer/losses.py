@@ -1,12 +1,12 @@
 """Losses on logits, stable at any magnitude, with unknown labels left out.
 
 Focal loss (Lin et al., ICCV 2017, equation 5): FL = −α_t (1 − p_t)^γ log p_t. ``alpha`` is the
-weight of the *positive* term and 1 − α that of the negative one, per label; 0.25, the value of
-the paper, therefore favours negatives (there, against hard ones at γ = 2). With γ = 0 and no α it
+weight of the *positive* term and 1 − α that of the negative term, per label; the paper's 0.25
+therefore favours negatives (in the paper, against hard negatives at γ = 2). With γ = 0 and no α it
 is the cross-entropy. For exclusive classes α is the weight of each class.
 
-Every function returns a mean; ``total`` replaces the number it is taken over. Parts of a batch,
-in several processes or one after another, so add up to exactly the loss of the whole.
+Every function returns a mean; ``total`` replaces the number it is taken over. The losses of the
+parts of a batch, in several processes or one after another, so add up to the loss of the batch.
 """
 
 from __future__ import annotations
@@ -19,20 +19,28 @@ from hilum.packages.labels import HeadKind
 from trainer.config import LossConfig
 
 
-def focal_sigmoid(
+def sigmoid_loss(
     logits: Tensor,
     targets: Tensor,
     *,
-    gamma: float,
+    gamma_positive: float = 0.0,
+    gamma_negative: float = 0.0,
+    margin: float = 0.0,
     alpha: Tensor | None = None,
     total: Tensor | None = None,
 ) -> Tensor:
-    """Mean focal loss of independent labels.
+    """Mean loss of independent labels.
+
+    With one γ it is the focal loss. With two, and a margin, it is the asymmetric loss (Ridnik et
+    al., ICCV 2021, equations 4 to 7): the margin is taken off the probability of a negative, so a
+    negative scored below the margin has no part in the loss.
 
     Args:
         logits: ``[N, K]``.
-        targets: ``[N, K]`` in [0, 1]; NaN where the label is not known.
-        gamma: focusing parameter, >= 0.
+        targets: ``[N, K]`` in [0, 1]; NaN where the label is unknown.
+        gamma_positive: focusing of positives, >= 0.
+        gamma_negative: focusing of negatives, >= 0.
+        margin: in [0, 1).
         alpha: ``[K]`` in (0, 1), or ``None`` for equal weight of both terms.
         total: what to divide the sum by; ``None``: the number of known labels.
 
@@ -41,18 +49,26 @@ def focal_sigmoid(
     """
     known = ~targets.isnan()
     target = torch.where(known, targets, 0.0)
+    # Powers of p and 1 − p through the log, whose gradient is finite where they underflow.
     positive = target * F.softplus(-logits)
-    negative = (1 - target) * F.softplus(logits)
-    if gamma:
-        # (1 − p)^γ and p^γ through the log, whose gradient is finite where p underflows.
-        positive = positive * torch.exp(-gamma * F.softplus(logits))
-        negative = negative * torch.exp(-gamma * F.softplus(-logits))
+    if gamma_positive:
+        positive = positive * torch.exp(-gamma_positive * F.softplus(logits))
+    if margin:
+        shifted = (torch.sigmoid(logits) - margin).clamp(min=0)
+        negative = (1 - target) * -torch.log1p(-shifted)
+        if gamma_negative:
+            # Where the margin leaves no probability, a power below one has no finite slope.
+            negative = negative * shifted.clamp(min=1e-6) ** gamma_negative
+    else:
+        negative = (1 - target) * F.softplus(logits)
+        if gamma_negative:
+            negative = negative * torch.exp(-gamma_negative * F.softplus(-logits))
     if alpha is not None:
         positive, negative = alpha * positive, (1 - alpha) * negative
     return _mean(torch.where(known, positive + negative, 0.0), known, total)
 
 
-def focal_softmax(
+def softmax_loss(
     logits: Tensor,
     targets: Tensor,
     *,
@@ -65,7 +81,7 @@ def focal_softmax(
     Args:
         logits: ``[N, K]``.
         targets: ``[N, K]``, rows that sum to one; rows with a NaN are left out.
-        gamma: focusing parameter, >= 0.
+        gamma: focusing, >= 0.
         alpha: weight of each class ``[K]``, or ``None``.
         total: what to divide the sum by; ``None``: the number of known rows.
 
@@ -81,46 +97,6 @@ def focal_softmax(
     if alpha is not None:
         loss = loss * alpha
     return _mean(loss, known, total)
-
-
-def asymmetric(
-    logits: Tensor,
-    targets: Tensor,
-    *,
-    gamma_positive: float,
-    gamma_negative: float,
-    margin: float,
-    total: Tensor | None = None,
-) -> Tensor:
-    """Mean asymmetric loss of independent labels (Ridnik et al., ICCV 2021, equations 4 to 7).
-
-    Positives are focused by ``gamma_positive``, negatives by ``gamma_negative`` after ``margin``
-    has been taken off their probability: a negative scored below the margin has no part.
-
-    Args:
-        logits: ``[N, K]``.
-        targets: ``[N, K]`` in [0, 1]; NaN where the label is not known.
-        gamma_positive: γ₊ >= 0.
-        gamma_negative: γ₋ >= 0.
-        margin: m in [0, 1).
-        total: what to divide the sum by; ``None``: the number of known labels.
-    """
-    known = ~targets.isnan()
-    target = torch.where(known, targets, 0.0)
-    positive = target * F.softplus(-logits)
-    if gamma_positive:
-        positive = positive * torch.exp(-gamma_positive * F.softplus(logits))
-    if margin:
-        shifted = (torch.sigmoid(logits) - margin).clamp(min=0)
-        negative = (1 - target) * -torch.log1p(-shifted)
-        if gamma_negative:
-            # Where nothing is left of the probability, a power below one has no finite slope.
-            negative = negative * shifted.clamp(min=1e-6) ** gamma_negative
-    else:
-        negative = (1 - target) * F.softplus(logits)
-        if gamma_negative:
-            negative = negative * torch.exp(-gamma_negative * F.softplus(-logits))
-    return _mean(torch.where(known, positive + negative, 0.0), known, total)
 
 
 class Loss(nn.Module):
@@ -143,18 +119,19 @@ class Loss(nn.Module):
     def forward(self, logits: Tensor, targets: Tensor, total: Tensor | None = None) -> Tensor:
         """Logits ``[N, K]`` and targets ``[N, K]`` to the mean loss."""
         config, logits = self._config, logits.float()
-        if config.kind == "asymmetric":
-            return asymmetric(
-                logits,
-                targets,
-                gamma_positive=config.gamma_positive,
-                gamma_negative=config.gamma_negative,
-                margin=config.margin,
-                total=total,
-            )
-        function = focal_sigmoid if self._kind == "multi_label" else focal_softmax
         gamma = config.gamma if config.kind == "focal" else 0.0
-        return function(logits, targets, gamma=gamma, alpha=self.alpha, total=total)
+        if self._kind == "multi_class":
+            return softmax_loss(logits, targets, gamma=gamma, alpha=self.alpha, total=total)
+        is_asymmetric = config.kind == "asymmetric"
+        return sigmoid_loss(
+            logits,
+            targets,
+            gamma_positive=config.gamma_positive if is_asymmetric else gamma,
+            gamma_negative=config.gamma_negative if is_asymmetric else gamma,
+            margin=config.margin if is_asymmetric else 0.0,
+            alpha=self.alpha,
+            total=total,
+        )
 
 
 def _mean(loss: Tensor, known: Tensor, total: Tensor | None) -> Tensor:

@@ -1,9 +1,9 @@
-"""The one table format of every data set: CSV or Parquet, a row an image.
+"""Data-set tables: CSV or Parquet, one row a film.
 
-Columns: ``uri, patient, split, view, sex, age, site``, one column a label of the schema
-(``1``, ``0``, something between where it is uncertain, or empty for «not known», read as NaN),
-and ``boxes``: JSON list of ``{"label", "x0", "y0", "x1", "y1"}`` in pixels of the stored image,
-half-open. Parquet has the same columns: strings, doubles with nulls.
+The columns are ``uri, patient, split, view, sex, age, site``, one column for each label of the
+schema (``1``, ``0``, a number between for an uncertain label, or empty for an unknown label, which
+is read as NaN), and ``boxes``: a JSON list of ``{"label", "x0", "y0", "x1", "y1"}`` in pixels of
+the stored image, half-open. Parquet has the same columns: strings, and doubles with nulls.
 """
 
 from __future__ import annotations
@@ -27,12 +27,13 @@ from trainer.errors import DataError, PatientLeakError
 
 PARQUET: Final = ".parquet"
 Split = Literal["train", "val", "test"]
+SPLITS: Final[tuple[Split, ...]] = get_args(Split)
 _FIXED = ("uri", "patient", "split", "view", "sex", "age", "site")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Box:
-    """Where a finding is, in pixels of the stored image; half-open."""
+    """A rectangle around a finding, in pixels of the stored image; half-open."""
 
     label: str
     x0: float
@@ -43,12 +44,12 @@ class Box:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Record:
-    """One image of a data set."""
+    """One film of a data set."""
 
     uri: str  # relative to the data-set table's folder, absolute path, or s3://
     patient: str  # pseudonymous; splits never share one
     split: Split
-    targets: tuple[float, ...]  # in schema order; NaN = not known
+    targets: tuple[float, ...]  # in schema order; NaN = unknown
     boxes: tuple[Box, ...] = ()
     view: str = ""
     sex: str = ""
@@ -57,7 +58,7 @@ class Record:
 
 
 def write(path: Path, records: Iterable[Record], schema: LabelSchema) -> None:
-    """Write ``records`` to ``path`` atomically: Parquet if its name ends so, else CSV.
+    """Write ``records`` to ``path`` atomically: as Parquet if its name ends in .parquet, else CSV.
 
     Raises:
         DataError: the folder does not exist, or the disk is full.
@@ -85,8 +86,8 @@ def read(path: Path, schema: LabelSchema) -> list[Record]:
     """Read the data-set table at ``path``.
 
     Raises:
-        DataError: the file is missing, has other columns than the schema, a value is not one
-            the format allows, or an image is listed twice.
+        DataError: the file is missing, does not have the columns of the schema, has a value that
+            the format does not allow, or lists an object twice.
         PatientLeakError: a patient is in two splits.
     """
     if not path.is_file():
@@ -113,10 +114,10 @@ def columns_of(schema: LabelSchema) -> list[str]:
 
 
 def check_patients(records: Iterable[Record], name: str = "The data set") -> None:
-    """Refuse records of one patient in two splits.
+    """Check that no patient is in two splits.
 
     Raises:
-        PatientLeakError: some are.
+        PatientLeakError: a patient is.
     """
     split_of: dict[str, str] = {}
     leaked = {r.patient for r in records if split_of.setdefault(r.patient, r.split) != r.split}
@@ -125,7 +126,7 @@ def check_patients(records: Iterable[Record], name: str = "The data set") -> Non
 
 
 def digest(path: Path) -> str:
-    """sha256 of the data-set table file: the training data's identity in the model package."""
+    """sha256 of the file of a data-set table. It identifies the training data in a package."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -147,14 +148,14 @@ def _records(
         missing = [column for column in expected if column not in columns]
         extra = sorted(set(columns) - set(expected))
         said = [f"it lacks {', '.join(missing)}"] if missing else []
-        said += [f"it has {', '.join(extra)} too"] if extra else []
+        said += [f"it also has {', '.join(extra)}"] if extra else []
         raise DataError(f"{name} does not fit schema {schema.id!r}: {'; '.join(said)}.")
     return [_record(row, schema, f"{name} line {n}") for n, row in enumerate(rows, 2)]
 
 
 def _record(row: dict[str, str], schema: LabelSchema, where: str) -> Record:
     if None in row or None in row.values():
-        raise DataError(f"{where} has another number of columns than the header.")
+        raise DataError(f"{where} does not have as many columns as the header.")
     if row["split"] not in get_args(Split):
         raise DataError(f"{where}: split must be one of {', '.join(get_args(Split))}.")
     if not row["uri"] or not row["patient"]:
@@ -164,12 +165,12 @@ def _record(row: dict[str, str], schema: LabelSchema, where: str) -> Record:
         boxes = tuple(Box(**box) for box in json.loads(row["boxes"])) if row["boxes"] else ()
         age = _number(row["age"])
     except (ValueError, TypeError):
-        # Not the value itself: who knows what stands in it.
+        # Without the value, which may be a name.
         raise DataError(f"{where}: age, a label or the boxes cannot be read.") from None
     if any(t < 0 or t > 1 for t in targets):
-        raise DataError(f"{where}: a label is neither empty nor within 0 and 1.")
+        raise DataError(f"{where}: every label must be empty or a number from 0 to 1.")
     if any(box.label not in schema.labels for box in boxes):
-        raise DataError(f"{where}: a box carries a label outside schema {schema.id!r}.")
+        raise DataError(f"{where}: the label of a box is not in schema {schema.id!r}.")
     return Record(
         uri=row["uri"],
         patient=row["patient"],
@@ -185,14 +186,14 @@ def _record(row: dict[str, str], schema: LabelSchema, where: str) -> Record:
 
 @lru_cache(maxsize=4096)
 def _number(text: str) -> float:
-    """One object for each value: a large data set has millions of them."""
+    """One float object for each value, because a large data set has millions of cells."""
     return float(text) if text else math.nan
 
 
 def _check(records: Sequence[Record], name: str) -> None:
     if not records:
-        raise DataError(f"{name} lists no image.")
+        raise DataError(f"{name} lists no films.")
     uris = {r.uri for r in records}
     if len(uris) != len(records):
-        raise DataError(f"{name} lists {len(records) - len(uris)} images twice.")
+        raise DataError(f"{name} lists {len(records) - len(uris)} films twice.")
     check_patients(records, name)

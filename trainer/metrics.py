@@ -1,7 +1,7 @@
-"""How good the numbers are. A figure that is not defined is ``None``, never 0 or 1.
+"""Figures of probabilities. A figure that is not defined is ``None``, never 0 or 1.
 
-A label is known where it is 0 or 1; anything else (NaN, an uncertain label in between) is no truth
-to measure against. Intervals are in :mod:`trainer.evaluation`.
+A label is known if it is 0 or 1. Anything else (NaN, or an uncertain label in between) is left
+out. Intervals are in :mod:`trainer.evaluation`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ FloatArray = npt.NDArray[np.floating]
 
 def auroc(target: FloatArray, score: FloatArray) -> float | None:
     """Area under the ROC curve; ``None`` if one of the two classes is absent."""
-    known = _known(target)
+    known = known_mask(target)
     if len(np.unique(target[known])) != 2:
         return None
     return float(roc_auc_score(target[known], score[known]))
@@ -26,13 +26,13 @@ def auroc(target: FloatArray, score: FloatArray) -> float | None:
 
 def brier(target: FloatArray, probability: FloatArray) -> float | None:
     """Mean squared error of the probability."""
-    known = _known(target)
+    known = known_mask(target)
     return float(np.mean((probability[known] - target[known]) ** 2)) if known.any() else None
 
 
 def calibration_error(target: FloatArray, probability: FloatArray, bins: int = 15) -> float | None:
     """Expected calibration error over ``bins`` bins of equal width (Guo et al. 2017, eq. 3)."""
-    known = _known(target)
+    known = known_mask(target)
     if not known.any():
         return None
     found = reliability(target, probability, bins)
@@ -55,7 +55,7 @@ def reliability(
     target: FloatArray, probability: FloatArray, bins: int = 15
 ) -> tuple[ReliabilityBin, ...]:
     """The reliability curve over ``bins`` bins of equal width; empty bins are left out."""
-    known = _known(target)
+    known = known_mask(target)
     t, p = target[known].astype(np.float64), probability[known].astype(np.float64)
     place = np.minimum((p * bins).astype(int), bins - 1)
     return tuple(
@@ -71,10 +71,11 @@ def reliability(
 
 
 def mean_defined(values: Sequence[float | None]) -> float | None:
-    """The mean of those that are defined."""
+    """The mean of the values that are defined; ``None`` if none is."""
     defined = [v for v in values if v is not None]
     return float(np.mean(defined)) if defined else None
 
 
-def _known(target: FloatArray) -> npt.NDArray[np.bool_]:
+def known_mask(target: FloatArray) -> npt.NDArray[np.bool_]:
+    """Which labels are known."""
     return np.asarray((target == 0) | (target == 1))

@@ -1,6 +1,6 @@
-"""What is minimised: the model, the loss of its heads, and the boxes' where they are used.
+"""What training minimises: the loss of the model's heads, and of boxes where they are used.
 
-One module with one forward pass, so that DistributedDataParallel sees all that has gradients.
+It is one module with one forward pass, so that DistributedDataParallel sees every gradient.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from trainer.losses import Loss
 
 
 class Objective(nn.Module):
-    """A classifier under its loss."""
+    """A classifier with its loss."""
 
     def __init__(
         self,
@@ -31,7 +31,7 @@ class Objective(nn.Module):
         self.loss = Loss(config, kind, alpha)
         self.cells: CellHead | None = None
         if config.box_weight:
-            channels, labels = backbone(model.name).channels, model.head.last.out_features
+            channels, labels = backbone(model.name).channels, model.head.linear.out_features
             self.cells = CellHead(channels, labels)
         self._config = config
 
@@ -43,14 +43,14 @@ class Objective(nn.Module):
         cells: Tensor | None,
         known_cells: Tensor | None,
     ) -> Tensor:
-        """This part's share of the batch's loss; the shares of all parts add up to it.
+        """The share of this part in the loss of the batch. The shares of all parts add up to it.
 
         Args:
             images: uint8 ``[n, 1, S, S]``.
-            targets: float32 ``[n, K]``, NaN = not known.
-            known: known targets in the whole batch.
-            cells: float32 ``[n, K, h, w]``: 1 in a box, 0 outside, -1 not known; or ``None``.
-            known_cells: known cells in the whole batch; or ``None``.
+            targets: float32 ``[n, K]``, NaN = unknown.
+            known: number of known targets in the whole batch.
+            cells: float32 ``[n, K, h, w]``: 1 in a box, 0 outside, -1 unknown; or ``None``.
+            known_cells: number of known cells in the whole batch; or ``None``.
         """
         logits, activation, auxiliary = self.model.forward_training(images)
         loss: Tensor = self.loss(logits, targets, known)

@@ -1,4 +1,4 @@
-"""Which parameters learn how fast, and when."""
+"""The learning rate of every parameter at every step."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from trainer.backbones import blocks, heads
 from trainer.config import OptimiserConfig, Stage
 from trainer.objective import Objective
 
-PEAK = "peak"  # a group's learning rate at the top of the schedule
+PEAK = "peak"  # key of a group's largest learning rate in the schedule
 
 
 def groups(objective: Objective, stage: Stage, weight_decay: float) -> list[dict[str, Any]]:
-    """Parameter groups for AdamW: the head at the stage's rate, each block of the backbone at a
-    rate of its own (discriminative fine-tuning, Howard and Ruder 2018). Sets ``requires_grad``.
+    """Parameter groups for AdamW. The head has the stage's learning rate, each block of the
+    backbone its own (discriminative fine-tuning, Howard and Ruder 2018). Sets ``requires_grad``.
 
-    Biases and normalisation layers are not decayed.
+    Weight decay does not apply to biases and normalisation layers.
     """
     new: list[nn.Module] = [*heads(objective.model)]
     if objective.cells is not None:
@@ -45,13 +45,13 @@ def groups(objective: Objective, stage: Stage, weight_decay: float) -> list[dict
 
 
 def set_rates(optimiser: torch.optim.Optimizer, factor: float) -> None:
-    """Every group at ``factor`` times its peak."""
+    """Set the learning rate of every group to ``factor`` times its peak."""
     for group in optimiser.param_groups:
         group["lr"] = group[PEAK] * factor
 
 
 def schedule(step: int, steps: int, config: OptimiserConfig) -> float:
-    """The factor at ``step`` of a stage's ``steps``: linear warm-up, then a cosine to zero."""
+    """The factor at ``step`` of the ``steps`` of a stage: linear warm-up, then a cosine to zero."""
     warmup = max(1, round(config.warmup * steps))
     if step < warmup:
         return (step + 1) / warmup
@@ -59,7 +59,7 @@ def schedule(step: int, steps: int, config: OptimiserConfig) -> float:
 
 
 def set_modes(objective: Objective, stage: Stage) -> None:
-    """Training mode, with what is frozen in ``stage`` as in evaluation."""
+    """Set training mode, and evaluation mode for the layers that ``stage`` freezes."""
     objective.train()
     model = objective.model
     if stage.backbone_scale == 0:

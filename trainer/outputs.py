@@ -1,4 +1,4 @@
-"""Folders and files that are the user's to make room for."""
+"""Errors of folders and files that the user has to make room for."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hilum.errors import HilumError
-from trainer.errors import CheckpointWriteError, OutputWriteError
+from trainer.errors import OutputWriteError
 
 
 @contextmanager
 def writing(path: Path, error: type[HilumError] = OutputWriteError) -> Iterator[None]:
-    """What the system says of ``path``, in hilum's words.
+    """Turn what the system says about writing ``path`` into an error of hilum.
 
     Raises:
         OutputWriteError: or ``error``; the disk is full or refuses.
@@ -22,13 +22,3 @@ def writing(path: Path, error: type[HilumError] = OutputWriteError) -> Iterator[
     except OSError as found:
         reason = found.strerror or type(found).__name__
         raise error(f"{path} cannot be written: {reason}.") from None
-
-
-def make_run_folder(out: Path) -> None:
-    """The folder of a run, before anything is computed for it.
-
-    Raises:
-        CheckpointWriteError: it cannot be made.
-    """
-    with writing(out, CheckpointWriteError):
-        out.mkdir(parents=True, exist_ok=True)

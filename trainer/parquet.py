@@ -1,11 +1,13 @@
-"""Tables as Parquet, through pyarrow, which is imported only where one is read or written."""
+"""Tables as Parquet. pyarrow is imported only when a table is read or written."""
 
 from __future__ import annotations
 
 import io
 import math
 from collections.abc import Collection, Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from hilum.errors import MissingExtraError
 from trainer.errors import DataError
@@ -14,16 +16,13 @@ from trainer.errors import DataError
 def dumps(
     columns: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: Collection[str]
 ) -> bytes:
-    """The table as a Parquet file; ``numbers`` are doubles, null where empty, the rest strings.
+    """The table as a Parquet file. ``numbers`` are columns of doubles, null where a cell is empty;
+    the others are columns of strings.
 
     Raises:
         MissingExtraError: pyarrow is not installed.
     """
-    try:
-        import pyarrow as pa  # noqa: PLC0415
-        import pyarrow.parquet as pq  # noqa: PLC0415
-    except ModuleNotFoundError:
-        raise _missing() from None
+    pa, pq = _import_pyarrow()
     arrays = []
     for n, column in enumerate(columns):
         values = [row[n] for row in rows]
@@ -41,13 +40,9 @@ def rows(path: Path) -> tuple[list[str], Iterator[dict[str, str]]]:
 
     Raises:
         MissingExtraError: pyarrow is not installed.
-        DataError: it is no Parquet file.
+        DataError: it is not a Parquet file.
     """
-    try:
-        import pyarrow as pa  # noqa: PLC0415
-        import pyarrow.parquet as pq  # noqa: PLC0415
-    except ModuleNotFoundError:
-        raise _missing() from None
+    pa, pq = _import_pyarrow()
     try:
         file = pq.ParquetFile(path)
     except (pa.ArrowException, OSError):
@@ -55,8 +50,8 @@ def rows(path: Path) -> tuple[list[str], Iterator[dict[str, str]]]:
     return list(file.schema_arrow.names), _rows(file)
 
 
-def _rows(file: object) -> Iterator[dict[str, str]]:
-    for batch in file.iter_batches(batch_size=4096):  # type: ignore[attr-defined]
+def _rows(file: Any) -> Iterator[dict[str, str]]:
+    for batch in file.iter_batches(batch_size=4096):
         for row in batch.to_pylist():
             yield {column: _text(value) for column, value in row.items()}
 
@@ -67,5 +62,8 @@ def _text(value: object) -> str:
     return "" if value is None else str(value)
 
 
-def _missing() -> MissingExtraError:
-    return MissingExtraError("Parquet needs pyarrow: install `hilum[train]`.")
+def _import_pyarrow() -> tuple[Any, Any]:
+    try:
+        return import_module("pyarrow"), import_module("pyarrow.parquet")
+    except ModuleNotFoundError:
+        raise MissingExtraError("Parquet needs pyarrow: install `hilum[train]`.") from None

@@ -1,4 +1,4 @@
-"""One run in several processes, on one machine or many, as torchrun starts them."""
+"""One run in several processes, on one machine or many, which torchrun starts."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from torch import Tensor
 
 from hilum.errors import ConfigurationError
 
-# Long: while one machine still prepares its films, the others wait in their first exchange. A
-# process that died is torchrun's to notice, at once.
+# Long: while one machine still prepares its films, the others wait in their first exchange.
+# torchrun notices at once if a process has died.
 _PATIENCE: Final = timedelta(hours=6)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Processes:
-    """This process among those that share a run."""
+    """This process among the processes that share a run."""
 
     rank: int
     count: int
@@ -30,7 +30,7 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """Whether this one writes files and shows progress."""
+        """Whether this process writes files and shows progress."""
         return self.rank == 0
 
     def sum(self, value: Tensor) -> Tensor:
@@ -40,7 +40,7 @@ class Processes:
         return value
 
     def share(self, values: Iterable[Tensor]) -> None:
-        """Make ``values`` those of the first process, in place."""
+        """Replace ``values`` by those of the first process, in place."""
         if self.count > 1:
             for value in values:
                 dist.broadcast(value, src=0)
@@ -54,27 +54,27 @@ class Processes:
         return found
 
     def wait(self) -> None:
-        """Until all are here."""
+        """Wait until all processes are here."""
         if self.count > 1:
             dist.barrier()
 
 
-def speaks() -> bool:
-    """Whether this process is the one that shows results, before or after :func:`joined`."""
+def shows_results() -> bool:
+    """Whether this process is the one that shows results, before or after :func:`join`."""
     if not (dist.is_available() and dist.is_torchelastic_launched()):
         return True
-    return os.environ["RANK"] == "0"  # torchrun's word; torch tells it only while joined
+    return os.environ["RANK"] == "0"  # set by torchrun; torch tells it only within `join`
 
 
 @contextmanager
-def joined(device: str) -> Iterator[Processes]:
-    """This process, having met the others if torchrun started it.
+def join(device: str) -> Iterator[Processes]:
+    """Join the other processes of the run, if torchrun started this one; yields this process.
 
     Args:
         device: ``auto``, ``cpu`` or ``cuda``.
 
     Raises:
-        ConfigurationError: ``cuda`` was asked for and there is no GPU for this process.
+        ConfigurationError: ``device`` is ``cuda`` and there is no GPU for this process.
     """
     shared = dist.is_available() and dist.is_torchelastic_launched()
     place = dist.get_node_local_rank(0) if shared else 0
@@ -93,8 +93,9 @@ def joined(device: str) -> Iterator[Processes]:
 
 
 def scoring_device(wanted: str) -> torch.device:
-    """Where a trained model scores films: the first GPU, unless there is none or ``wanted``, of
-    ``compute.device``, is ``cpu``. A checkpoint from a GPU can be measured on a machine without."""
+    """The device on which a trained model scores films: the first GPU, or the CPU if there is no
+    GPU or ``wanted``, the value of ``compute.device``, is ``cpu``. A checkpoint from a GPU can
+    therefore be measured on a machine without one."""
     return _device("cpu" if wanted == "cpu" else "auto", 0)
 
 

@@ -1,4 +1,4 @@
-"""Progress bars, for every command that takes its time."""
+"""Progress bars for commands that take long."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ if TYPE_CHECKING:
 
 
 def progress_bar() -> Progress:
-    """On stderr; silent where that is no terminal."""
+    """A progress bar on stderr; silent if stderr is not a terminal."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     return Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True))
 
 
 class TrainingProgress:
-    """Training as two bars, preparing the films and the epoch that runs; without a terminal, as
-    one line an epoch on stderr."""
+    """Shows training as two bars: one for preparing the films, one for the present epoch. Without
+    a terminal, it writes one line for each epoch to stderr."""
 
     def __init__(self, bar: Progress) -> None:
         self._bar = bar
         self._preparing: TaskID | None = None
         self._epoch: TaskID | None = None
 
-    def prepared(self, done: int, total: int) -> None:
-        """``done`` of ``total`` films are prepared."""
+    def show_preparing(self, done: int, total: int) -> None:
+        """Show that ``done`` of ``total`` films are prepared."""
         if self._preparing is None:
             self._preparing = self._bar.add_task("prepare", total=total)
         self._bar.update(self._preparing, completed=done)
 
-    def step(self, step: Step) -> None:
-        """A batch or an epoch is done."""
+    def show_step(self, step: Step) -> None:
+        """Show that a batch or an epoch is done."""
         if not self._bar.console.is_terminal:
-            if step.judged:
+            if step.ends_epoch:
                 self._bar.console.print(_line(step), highlight=False)
             return
         if self._epoch is None:

@@ -1,17 +1,16 @@
-"""All that a run needs to go on after a kill as if nothing had happened.
+"""Everything that a run needs to go on after a kill as if nothing had happened.
 
-Random numbers need no room here: they depend on seed and position, see :mod:`trainer.randomness`;
-nor does the schedule, which is a function of the position.
+Random numbers are not stored: they depend on seed and position, see :mod:`trainer.randomness`.
+Neither is the schedule, which is a function of the position.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from trainer import snapshot
@@ -23,7 +22,7 @@ _FILE = "state.json"
 
 
 class RunState(BaseModel):
-    """Where a run is."""
+    """The position of a run."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -34,13 +33,13 @@ class RunState(BaseModel):
     stage: int = 0
     stage_epoch: int = 0  # finished in this stage
     batch: int = 0  # finished in this epoch
-    loss_sum: float = 0.0  # over the images of this epoch so far
+    loss_sum: float = 0.0  # over the films of this epoch so far
     images: int = 0
     best: float | None = None  # validation macro AUROC, in this stage
     kept: bool = False  # `best` has been written
     stale: int = 0  # epochs without a better one
     history: tuple[dict[str, Any], ...] = ()
-    scale: dict[str, Any] = {}  # of fp16
+    scale: dict[str, Any] = {}  # state of fp16's loss scaling
     tracking: dict[str, str] = {}
     finished: bool = False
 
@@ -50,69 +49,56 @@ class RunState(BaseModel):
         return len(self.history)
 
     @property
+    def step(self) -> int:
+        """Batches finished, over all epochs: those in ``history`` and those of this epoch."""
+        return sum(int(epoch["batches"]) for epoch in self.history) + self.batch
+
+    @property
     def loss(self) -> float:
-        """The mean of this epoch so far."""
+        """The mean loss of this epoch so far."""
         return self.loss_sum / max(1, self.images)
 
-    def but(self, **changes: Any) -> RunState:
+    def replace(self, **changes: Any) -> RunState:
         """A copy with ``changes``."""
         return self.model_copy(update=changes)
 
     def after_batch(self, loss: float, images: int) -> RunState:
-        """With one more batch of ``images`` images and mean ``loss``."""
-        return self.but(
+        """The state after one more batch of ``images`` films and mean ``loss``."""
+        return self.replace(
             batch=self.batch + 1,
             loss_sum=self.loss_sum + loss * images,
             images=self.images + images,
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Found:
-    """A run that was there."""
-
-    state: RunState
-    tensors: dict[str, Tensor]
-
-    def check_data(self, digest: str) -> None:
-        """Raise ``CheckpointError`` if the data-set table is not the run's, by its digest."""
-        if digest != self.state.manifest_digest:
-            raise CheckpointError(
-                "The run in this folder began with another data-set table.",
-                next_step="Restore the data-set table, or start in another folder.",
-            )
-
-
 def save(out: Path, state: RunState, tensors: Mapping[str, Tensor]) -> None:
     """Write the state of the run in ``out``, whole or not at all.
 
     Raises:
-        CheckpointWriteError: the disk is full or refuses; the state before is untouched.
+        CheckpointWriteError: the disk is full or refuses. The state before is unchanged.
     """
     snapshot.write(out / FOLDER / _FILE, tensors, state.model_dump(mode="json"))
 
 
-def find(out: Path, config: TrainConfig, *, resume: bool) -> Found | None:
-    """The run in ``out``; ``None``: there is none, or it did not get as far as a state.
+def find(
+    out: Path, config: TrainConfig, *, resume: bool
+) -> tuple[RunState | None, dict[str, Tensor]]:
+    """State and tensors of the run in ``out``; ``None`` and nothing if no state was saved there.
 
     Raises:
-        RunExistsError: there is one and ``resume`` is false.
-        CheckpointError: it is damaged, or began with another configuration.
+        RunExistsError: there is a run and ``resume`` is false.
+        CheckpointError: the run is damaged, or began with another configuration.
     """
     path = out / FOLDER / _FILE
     if not path.is_file():
-        return None
+        return None, {}
     if not resume:
         raise RunExistsError(f"{out} already holds a run.")
-    values, tensors = snapshot.read(path)
-    try:
-        state = RunState.model_validate(values)
-    except ValidationError:
-        raise CheckpointError(f"{path.parent} is damaged (ValidationError).") from None
+    state, tensors = snapshot.read(path, RunState.model_validate)
     changed = differences(state.config, config)
     if changed:
         raise CheckpointError(
             f"The run in {out} began with another configuration: {', '.join(changed)}.",
             next_step="Restore those values, or start in another folder.",
         )
-    return Found(state=state, tensors=tensors)
+    return state, tensors

@@ -1,4 +1,4 @@
-"""Pretrained weights: from a file, an s3:// object or torchvision; never silently random."""
+"""Pretrained weights from a file, an s3:// object or torchvision; never silently random."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ class Pretrained:
 
 
 def load(config: ModelConfig, settings: Settings) -> Pretrained | None:
-    """What the configured backbone starts from; ``None`` for ``weights = "random"``.
+    """The weights that the configured backbone starts from; ``None`` for ``weights = "random"``.
 
     ``torchvision`` downloads its ImageNet weights into torch's own cache, once; a path or an
-    s3:// object holds a state dict as torchvision publishes it, or the same as safetensors.
+    s3:// object holds a state dict as torchvision publishes it, as a pickle or as safetensors.
 
     Raises:
-        WeightsMissingError: they are not there, cannot be had, or are no state dict.
-        WeightsDigestError: they are not the file that ``weights_sha256`` names.
+        WeightsMissingError: the weights are missing, cannot be fetched, or are not a state dict.
+        WeightsDigestError: the weights are not the file that ``weights_sha256`` names.
         UnknownBackboneError: hilum does not know the backbone.
     """
     if config.weights == RANDOM:
@@ -56,24 +56,24 @@ def load(config: ModelConfig, settings: Settings) -> Pretrained | None:
 
 
 def parse(data: bytes, source: str) -> dict[str, Tensor]:
-    """The state dict in the content of a file; a ``module.`` that DDP left is taken off.
+    """The state dict in the content of a file, without the prefix ``module.`` that DDP adds.
 
     Raises:
-        WeightsMissingError: it is none.
+        WeightsMissingError: ``data`` is not a state dict.
     """
     try:
         if _is_safetensors(data):
             found: Any = load_safetensors(data)
         else:
             found = torch.load(BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # unpickling has no end of ways to fail
+    except Exception as error:  # unpickling can raise anything
         raise WeightsMissingError(
             f"{source} is not a PyTorch state dict ({type(error).__name__})."
         ) from None
     if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
         found = found["state_dict"]
     if not isinstance(found, Mapping) or not all(isinstance(v, Tensor) for v in found.values()):
-        raise WeightsMissingError(f"{source} holds something else than a state dict.")
+        raise WeightsMissingError(f"{source} is not a state dict.")
     return {str(name).removeprefix("module."): value for name, value in found.items()}
 
 
@@ -83,13 +83,13 @@ def _torchvision(name: str) -> bytes:
     path = folder / Path(weights.url).name
     if not path.is_file():
         try:
-            # Into a temporary file beside it, whose digest is checked before it gets its name.
+            # Downloads into a temporary file, whose digest is checked before it gets its name.
             folder.mkdir(parents=True, exist_ok=True)
             expected = path.stem.rpartition("-")[2]
             torch.hub.download_url_to_file(weights.url, str(path), expected, progress=False)
         except (OSError, RuntimeError) as error:
             raise WeightsMissingError(
-                f"torchvision could not download its ImageNet weights of {name} "
+                f"torchvision could not download its ImageNet weights for {name} "
                 f"({type(error).__name__}).",
                 next_step=f"Fetch {weights.url} elsewhere and give its path as `model.weights`, "
                 f"or put the file into {folder}.",
@@ -116,5 +116,5 @@ def _read_file(path: Path) -> bytes:
 
 
 def _is_safetensors(data: bytes) -> bool:
-    """Eight bytes of length, then JSON; a pickle or a zip archive begins otherwise."""
+    """Whether JSON follows eight bytes of length, unlike in a pickle or a zip archive."""
     return data[8:9] == b"{"

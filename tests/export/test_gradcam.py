@@ -7,7 +7,8 @@ import torch
 from support.backbones import LABELS, images, model
 
 from benchmarks.autograd_cam import one_label
-from trainer.backbones import BACKBONES, Kind, build
+from hilum.packages.labels import HeadKind
+from trainer.backbones import BACKBONES, build
 from trainer.gradcam import WithMaps
 
 
@@ -17,7 +18,7 @@ from trainer.gradcam import WithMaps
     # The kind of head decides the probability only; one backbone of each kind of head shows it.
     + [("alexnet", "multi_class"), ("resnet18", "multi_class"), ("inception_v3", "multi_class")],
 )
-def test_every_map_equals_autograd(name: str, kind: Kind) -> None:
+def test_every_map_equals_autograd(name: str, kind: HeadKind) -> None:
     image = images(name, 2)
     with torch.no_grad():
         probability, cam = WithMaps(model(name), kind)(image)

@@ -183,10 +183,10 @@ def test_finished_cells_are_not_run_again_and_others_are(
 
 def test_gains_are_differences_of_means_over_seeds(ran: Path) -> None:
     config = plan.load(ran / "config.toml")
-    found = run.finished(config, ran)
+    found = run.read_finished(config, ran)
     made = stats.groups(config, found)
-    before = stats.find(made, "resnet18", "frozen", "bce")
-    after = stats.find(made, "resnet18", "fine_tuned", "focal")
+    before = made.get(("resnet18", "frozen", "bce"))
+    after = made.get(("resnet18", "fine_tuned", "focal"))
     assert before is not None
     assert after is not None
     assert before.seeds == (0, 1)
@@ -212,8 +212,8 @@ def test_the_page(ran: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     row = next(line for line in text.splitlines() if line.startswith("| resnet18 | AUROC, macro"))
     numbers = [float(n) for n in re.findall(r"(?<![\d.])[+-]?\d\.\d{3}", row)]
     config = plan.load(ran / "config.toml")
-    made = stats.groups(config, run.finished(config, ran))
-    before = stats.find(made, "resnet18", "frozen", "bce")
+    made = stats.groups(config, run.read_finished(config, ran))
+    before = made.get(("resnet18", "frozen", "bce"))
     assert before is not None
     assert numbers[0] == pytest.approx(before.estimate("auroc").value, abs=5e-4)
     assert "Squares." in text
@@ -229,17 +229,19 @@ def test_a_stopped_ablation_gains_over_shared_seeds_and_says_what_is_missing(ran
     config = plan.load(ran / "config.toml")
     found = [
         one
-        for one in run.finished(config, ran)
+        for one in run.read_finished(config, ran)
         if (one.cell.arm, one.cell.seed) != ("fine_tuned", 1)
         and (one.cell.arm, one.cell.loss) != ("frozen", "focal")
     ]
     made = stats.groups(config, found)
-    before = stats.find(made, "resnet18", "frozen", "bce")
-    after = stats.find(made, "resnet18", "fine_tuned", "focal")
+    before = made.get(("resnet18", "frozen", "bce"))
+    after = made.get(("resnet18", "fine_tuned", "focal"))
     assert before is not None
     assert after is not None
     assert (before.seeds, after.seeds) == ((0, 1), (0,))
-    gain = stats.gain(before, after, "auroc")
+    pair = stats.match_seeds(before, after)
+    assert pair is not None
+    gain = stats.gain(*pair, "auroc")
     # The first seed against the first seed, not against the mean of both.
     row, auroc = -2, 0
     assert gain.absolute == after.values[0, row, auroc] - before.values[0, row, auroc]
@@ -262,7 +264,7 @@ def test_folders_that_cannot_be_made(ran: Path, tmp_path: Path) -> None:
     afile.write_text("precious")
     with pytest.raises(OutputWriteError, match="afile"):
         run.run(config, afile / "ablation", settings=Settings(cache_dir=ran / "cache"))
-    found = run.finished(config, ran)
+    found = run.read_finished(config, ran)
     with pytest.raises(OutputWriteError, match="File exists"):
         page.write(afile / "page.md", config, found)
     assert afile.read_text() == "precious"
@@ -270,8 +272,8 @@ def test_folders_that_cannot_be_made(ran: Path, tmp_path: Path) -> None:
 
 def test_nothing_finished_is_an_error(write: WriteConfig, tmp_path: Path) -> None:
     config = plan.load(write())
-    with pytest.raises(DataError, match="no manifest"):
-        run.finished(config, tmp_path / "empty")
+    with pytest.raises(DataError, match="no data-set table"):
+        run.read_finished(config, tmp_path / "empty")
     run.data_of(config, tmp_path)
     with pytest.raises(DataError, match="No cell"):
-        run.finished(config, tmp_path)
+        run.read_finished(config, tmp_path)

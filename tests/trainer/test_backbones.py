@@ -41,10 +41,10 @@ def test_the_same_numbers_as_torchvision(pair: tuple[nn.Module, Classifier]) -> 
     net, model = pair
     size = _SIZES[model.name]
     image = torch.randint(0, 256, (2, 1, size, size), dtype=torch.uint8)
-    weight = torch.randn(5, model.head.last.in_features)
+    weight = torch.randn(5, model.head.linear.in_features)
     with torch.no_grad():
-        model.head.last.weight.copy_(weight)
-        model.head.last.bias.zero_()
+        model.head.linear.weight.copy_(weight)
+        model.head.linear.bias.zero_()
         theirs = nn.Linear(weight.shape[1], 5)
         theirs.weight.copy_(weight)
         theirs.bias.zero_()
@@ -92,7 +92,7 @@ def test_the_bias_starts_at_the_prevalence(pair: tuple[nn.Module, Classifier]) -
         expected = [0.002, 0.177, 0.5, 0.9, 1e-4]
         assert head.bias.sigmoid().tolist() == pytest.approx(expected, rel=1e-4)
     set_prior_bias(model, torch.tensor([0.1, 0.2, 0.3, 0.15, 0.25]), "multi_class")
-    found = model.head.last.bias.softmax(dim=0).tolist()
+    found = model.head.linear.bias.softmax(dim=0).tolist()
     assert found == pytest.approx([0.1, 0.2, 0.3, 0.15, 0.25], rel=1e-4)
 
 

@@ -129,7 +129,7 @@ def test_a_value_out_of_reach_reports_nothing() -> None:
 
 @pytest.mark.parametrize("text", ["", "sensitivity", "sensitivity>=90", "recall>=0.9", "ppv>0.5"])
 def test_rules_that_are_none(text: str) -> None:
-    with pytest.raises(ConfigurationError, match="no rule"):
+    with pytest.raises(ConfigurationError, match="not a rule"):
         Rule.parse(text)
 
 

@@ -62,11 +62,11 @@ def _record(n: int, **changes: object) -> Record:
 @pytest.mark.parametrize(
     ("records", "message"),
     [
-        ([], "lists no image"),
-        ([_record(0), _record(1, uri="0.png")], "1 images twice"),
+        ([], "lists no films"),
+        ([_record(0), _record(1, uri="0.png")], "1 films twice"),
         ([_record(0), _record(1, patient="p0", split="test")], "1 patients are in more than one"),
         ([_record(0, split="dev")], "split must be one of"),
-        ([_record(0, targets=(2.0,) * 6)], "neither empty nor within"),
+        ([_record(0, targets=(2.0,) * 6)], "must be empty or a number"),
     ],
 )
 def test_manifests_that_cannot_be_trusted(
@@ -107,7 +107,7 @@ def test_files_that_are_no_manifest(
 def test_a_line_cut_short(dataset: Path) -> None:
     lines = dataset.read_text().splitlines()
     dataset.write_text("\n".join([*lines[:-1], lines[-1][:12]]))
-    with pytest.raises(DataError, match="line 61 has another number of columns"):
+    with pytest.raises(DataError, match="line 61 does not have as many columns"):
         manifest.read(dataset, SYNTHETIC)
 
 

@@ -38,12 +38,12 @@ def _config(config_file: ConfigFile, size: int = 32, **optimiser: object) -> Tra
     )
 
 
-def _films(dataset: Path, cache: Path, size: int) -> data.Prepared:
+def _films(dataset: Path, cache: Path, size: int) -> data.SplitFilms:
     spec = PreprocessSpec(size=size)
     return data.load(dataset, SYNTHETIC, spec, cache_dir=cache)["train"]
 
 
-def _learner(parsed: TrainConfig, films: data.Prepared, backbone: str = "resnet18") -> Learner:
+def _learner(parsed: TrainConfig, films: data.SplitFilms, backbone: str = "resnet18") -> Learner:
     torch.manual_seed(3)
     learner = Learner(
         parsed,
@@ -149,7 +149,7 @@ def test_a_run_that_would_take_no_step_is_refused(
     Feed(films, SYNTHETIC, parsed, six).close()
     with pytest.raises(ConfigurationError, match=r"batch_size 12 is less than two .* of 7 parts"):
         Feed(films, SYNTHETIC, parsed, seven)
-    few = data.Prepared(
+    few = data.SplitFilms(
         images=films.images[:3],
         targets=films.targets[:3],
         records=films.records[:3],
@@ -157,5 +157,5 @@ def test_a_run_that_would_take_no_step_is_refused(
     )
     two = Processes(rank=1, count=2, device=torch.device("cpu"))
     Feed(few, SYNTHETIC, parsed, _ALONE).close()
-    with pytest.raises(ConfigurationError, match="has 3 images: too few for one step"):
+    with pytest.raises(ConfigurationError, match="has 3 films: too few for one step"):
         Feed(few, SYNTHETIC, parsed, two)

@@ -52,7 +52,7 @@ def test_the_cells_loss_is_cross_entropy_over_what_is_known() -> None:
     masks = torch.zeros(2, 2, localisation.SIDE, localisation.SIDE)
     masks[0, 0, 3, 9] = 1  # one speck marks its cell
     masks[1, 1] = -1
-    cells = localisation.pooled(masks, (4, 4))
+    cells = localisation.pool_masks(masks, (4, 4))
     assert cells[0, 0].tolist() == [[0, 1, 0, 0], [0] * 4, [0] * 4, [0] * 4]
     known = (cells >= 0).sum()
     assert known == 48

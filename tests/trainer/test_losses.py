@@ -12,9 +12,16 @@ from hilum.packages.labels import COVID_TB_PNEUMONIA, SYNTHETIC
 from trainer import balance
 from trainer.config import LossConfig
 from trainer.errors import DataError
-from trainer.losses import Loss, asymmetric, focal_sigmoid, focal_softmax
+from trainer.losses import Loss, sigmoid_loss, softmax_loss
 
 NAN = math.nan
+
+
+def focal_sigmoid(
+    logits: torch.Tensor, targets: torch.Tensor, *, gamma: float, alpha: torch.Tensor | None = None
+) -> torch.Tensor:
+    """The focal loss: one γ for both terms."""
+    return sigmoid_loss(logits, targets, gamma_positive=gamma, gamma_negative=gamma, alpha=alpha)
 
 
 def _by_hand(logit: float, target: int, gamma: float, alpha: float | None) -> float:
@@ -47,7 +54,7 @@ def test_gamma_zero_is_cross_entropy() -> None:
     classes = torch.randint(0, 5, (8,))
     hot = torch.nn.functional.one_hot(classes, 5).float()
     expected = torch.nn.functional.cross_entropy(logits, classes)
-    torch.testing.assert_close(focal_softmax(logits, hot, gamma=0.0), expected)
+    torch.testing.assert_close(softmax_loss(logits, hot, gamma=0.0), expected)
 
 
 def test_easy_examples_count_less_than_in_cross_entropy() -> None:
@@ -61,7 +68,7 @@ def test_easy_examples_count_less_than_in_cross_entropy() -> None:
 @pytest.mark.parametrize("logit", [-1e4, -80.0, 80.0, 1e4])
 @pytest.mark.parametrize("target", [0.0, 1.0])
 def test_finite_at_any_magnitude(logit: float, target: float) -> None:
-    for function in (focal_sigmoid, focal_softmax):
+    for function in (focal_sigmoid, softmax_loss):
         logits = torch.tensor([[logit, 0.0]], requires_grad=True)
         loss = function(logits, torch.tensor([[target, 1 - target]]), gamma=2.0)
         loss.backward()
@@ -91,7 +98,7 @@ def test_unknown_labels_neither_count_nor_teach() -> None:
     assert (logits.grad == 0).tolist() == [[False, True], [True, False]]
     nothing = torch.full((2, 2), NAN)
     assert focal_sigmoid(logits, nothing, gamma=2.0).item() == 0
-    assert focal_softmax(logits, nothing, gamma=2.0).item() == 0
+    assert softmax_loss(logits, nothing, gamma=2.0).item() == 0
 
 
 def test_asymmetric_literally() -> None:
@@ -107,7 +114,7 @@ def test_asymmetric_literally() -> None:
     for logit in (-4.0, -3.0, -0.4, 0.0, 1.2, 5.0):
         for target in (0, 1):
             for plus, minus, margin in ((0.0, 4.0, 0.05), (1.0, 4.0, 0.2), (0.0, 2.0, 0.0)):
-                found = asymmetric(
+                found = sigmoid_loss(
                     torch.tensor([[logit]], dtype=torch.float64),
                     torch.tensor([[float(target)]], dtype=torch.float64),
                     gamma_positive=plus,
@@ -122,7 +129,7 @@ def test_asymmetric_without_focus_or_margin_is_cross_entropy() -> None:
     torch.manual_seed(0)
     logits, targets = torch.randn(8, 5), torch.randint(0, 2, (8, 5)).float()
     targets[0, 0] = NAN
-    found = asymmetric(logits, targets, gamma_positive=0, gamma_negative=0, margin=0)
+    found = sigmoid_loss(logits, targets, gamma_positive=0, gamma_negative=0, margin=0)
     torch.testing.assert_close(found, focal_sigmoid(logits, targets, gamma=0.0))
 
 
@@ -130,7 +137,7 @@ def test_asymmetric_without_focus_or_margin_is_cross_entropy() -> None:
 @pytest.mark.parametrize("logit", [-1e4, -80.0, 0.0, 80.0, 1e4])
 def test_asymmetric_is_finite_at_any_magnitude(logit: float, margin: float) -> None:
     logits = torch.tensor([[logit, -logit]], requires_grad=True)
-    loss = asymmetric(
+    loss = sigmoid_loss(
         logits, torch.tensor([[1.0, 0.0]]), gamma_positive=1, gamma_negative=0.5, margin=margin
     )
     loss.backward()
@@ -234,5 +241,5 @@ def test_soft_and_missing_labels_are_counted_as_what_they_are() -> None:
     counts = balance.count(targets, SYNTHETIC)
     assert counts.prevalence.tolist() == [1, 0.5, 0, 0.5, 0, 0.5]
     targets[0, 0] = NAN
-    with pytest.raises(DataError, match="says nothing of Cardiomegaly"):
+    with pytest.raises(DataError, match="has no known value of Cardiomegaly"):
         balance.count(targets, SYNTHETIC)

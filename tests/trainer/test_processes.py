@@ -16,7 +16,7 @@ from hilum.errors import ConfigurationError
 from hilum.settings import Settings
 from trainer import checkpoint, config, loop
 from trainer.checkpoint import Checkpoint
-from trainer.processes import joined, scoring_device
+from trainer.processes import join, scoring_device
 
 ConfigFile = Callable[..., Path]
 
@@ -114,12 +114,12 @@ def test_two_processes_and_three_parts_train_what_one_does(
 
 def test_a_gpu_that_is_not_there_is_said_to_be_missing() -> None:
     if torch.cuda.is_available():
-        with joined("cuda") as processes:
+        with join("cuda") as processes:
             assert processes.device.type == "cuda"
         return
-    with pytest.raises(ConfigurationError, match="this machine has 0"), joined("cuda"):
+    with pytest.raises(ConfigurationError, match="this machine has 0"), join("cuda"):
         pass
     # What was trained on one can be measured without.
     assert scoring_device("cuda") == scoring_device("auto") == torch.device("cpu")
-    with joined("auto") as processes:
+    with join("auto") as processes:
         assert (processes.device.type, processes.count, processes.first) == ("cpu", 1, True)

@@ -73,7 +73,7 @@ def test_frozen_features_stay_as_they_are(
     for name, value in found.model.features.state_dict().items():
         # A running average of what never changes rounds in its last bit.
         torch.testing.assert_close(value, start[name], rtol=1e-6, atol=1e-7)
-    bias = found.model.head.last.bias.detach()
+    bias = found.model.head.linear.bias.detach()
     assert bias.std() > 0
 
 
@@ -102,7 +102,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run(
 
     def vertical(self: Objective, *parts: torch.Tensor) -> torch.Tensor:
         loss = forward(self, *parts)
-        bias = self.model.head.last.bias
+        bias = self.model.head.linear.bias
         return loss + (bias - bias.detach()).abs().sqrt().sum()
 
     monkeypatch.setattr(Objective, "forward", vertical)
@@ -282,16 +282,16 @@ def test_an_mlflow_server_that_fails_does_not_end_the_run(
     assert warned == ["MLflow takes no more figures (MlflowException); the run goes on without it"]
     assert server.calls == 2, "the figure that failed and the end; not every batch"
     # At the start nothing is lost yet: it is an error. A run that goes on does so without it.
-    with pytest.raises(StorageUnavailableError, match="MLflow does not take this run"):
+    with pytest.raises(StorageUnavailableError, match="MLflow does not accept this run"):
         loop.train(parsed, tmp_path / "new", settings=settings)
     caplog.clear()
-    with tracking.opened(parsed, out, step=3, state={"mlflow_run": "run0"}) as trackers:
+    with tracking.open_trackers(parsed, out, step=3, state={"mlflow_run": "run0"}) as trackers:
         trackers.log({"train/loss": 0.5}, 4)
     assert trackers.state == {"mlflow_run": "run0"}
     assert len(caplog.records) == 1
     # What ended the run is what is told, not that MLflow could not be told.
     with (
         pytest.raises(TrainingDivergedError),
-        tracking.opened(parsed, out, step=3, state={"mlflow_run": "run0"}),
+        tracking.open_trackers(parsed, out, step=3, state={"mlflow_run": "run0"}),
     ):
         raise TrainingDivergedError("The loss is nan.")

@@ -79,7 +79,7 @@ def test_after_sigkill_the_weights_are_those_of_a_run_left_alone(
 
     seen: list[loop.Step] = []
     best = loop.train(config.load(file), out, settings=settings, resume=True, report=seen.append)
-    assert len([step for step in seen if not step.judged]) < 9, "went on, did not begin again"
+    assert len([step for step in seen if not step.ends_epoch]) < 9, "went on, did not begin again"
     for name in ("best", "last"):
         assert _files(out / name) == _files(alone.parent / name)
     one, other = checkpoint.load(best).record, checkpoint.load(alone).record
@@ -189,7 +189,7 @@ def test_curves_that_cannot_be_written_do_not_end_a_run(
     config_file: ConfigFile, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     parsed = config.load(config_file(tracking="[tracking]\ntensorboard = true\n"))
-    with tracking.opened(parsed, tmp_path, step=0, state={}) as trackers, _room_for(150):
+    with tracking.open_trackers(parsed, tmp_path, step=0, state={}) as trackers, _room_for(150):
         for step in range(1, 9):
             trackers.log({"train/loss": 0.5}, step)
     assert len(caplog.records) == 1
@@ -198,7 +198,7 @@ def test_curves_that_cannot_be_written_do_not_end_a_run(
     (tmp_path / "run" / tracking.TENSORBOARD).write_text("not a folder")
     with (
         pytest.raises(CheckpointWriteError, match="tensorboard cannot be written"),
-        tracking.opened(parsed, tmp_path / "run", step=0, state={}),
+        tracking.open_trackers(parsed, tmp_path / "run", step=0, state={}),
     ):
         pass
 
@@ -213,13 +213,13 @@ def test_a_snapshot_is_of_one_moment(tmp_path: Path) -> None:
     snapshot.write(tmp_path / "elsewhere" / "x.json", new, {"n": 2})
     (file,) = (tmp_path / "elsewhere").glob("*.safetensors")
     (tmp_path / file.name).write_bytes(file.read_bytes())
-    values, tensors = snapshot.read(path)
+    values, tensors = snapshot.read(path, dict)
     assert (values, tensors["w"].tolist()) == ({"n": 1}, [0, 0, 0])
     snapshot.write(path, new, {"n": 2})
-    values, tensors = snapshot.read(path)
+    values, tensors = snapshot.read(path, dict)
     assert (values, tensors["w"].tolist()) == ({"n": 2}, [1, 1, 1])
     assert len(list(tmp_path.glob("*.safetensors"))) == 1
     text = path.read_text().replace(file.name, f"../{tmp_path.name}/{file.name}")
     path.write_text(text)
     with pytest.raises(CheckpointError, match="damaged"):
-        snapshot.read(path)
+        snapshot.read(path, dict)

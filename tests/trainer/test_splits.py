@@ -71,7 +71,7 @@ def test_labels_not_known_are_no_positives() -> None:
 
 
 def test_fewer_patients_than_splits() -> None:
-    with pytest.raises(DataError, match="2 patients cannot be in 3 splits"):
+    with pytest.raises(DataError, match="2 patients are too few for 3 splits"):
         splits.by_patient(["a", "b", "a"], [[0.0]] * 3, SHARES, seed=0)
 
 

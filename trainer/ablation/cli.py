@@ -23,21 +23,28 @@ if TYPE_CHECKING:
     "--report",
     "page",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Markdown page, figures beside it.  [default: DIR/ablation.md]",
+    help="Markdown page; its figure is written beside it.  [default: DIR/ablation.md]",
 )
-@click.option("--report-only", is_flag=True, help="Run nothing; write what is finished.")
-@click.option("--keep-checkpoints", is_flag=True, help="Of finished cells; they need much space.")
+@click.option(
+    "--report-only", is_flag=True, help="Run nothing. Write the page about the finished cells."
+)
+@click.option(
+    "--keep-checkpoints",
+    is_flag=True,
+    help="Keep the checkpoints of finished cells, which need much space.",
+)
 def ablate(
     *, config: Path, out: Path, page: Path | None, report_only: bool, keep_checkpoints: bool
 ) -> None:
-    """What fine-tuning and focal loss each bring, on equal budgets.
+    """Measure what fine-tuning and focal loss each bring, on equal budgets.
 
     CONFIG names backbones, losses and seeds (configs/ablation.toml is for ChestX-ray14 and a GPU,
     configs/ablation-synthetic.toml for a CPU). Every backbone is trained with its features frozen
     and fine-tuned, with every loss, for every seed. Thresholds for F1 come from validation only.
 
-    Stop it whenever you like: the same command goes on with the cells that are not finished, and
-    writes the page at the end. --report-only writes it from what there is.
+    You can stop the command at any time. The same command goes on with the cells that are not
+    finished, and writes the page at the end. --report-only writes the page about the cells that
+    are finished.
     """
     # torch takes seconds to import; `hilum train ablate --help` should not.
     from trainer.ablation import plan, run  # noqa: PLC0415
@@ -56,8 +63,8 @@ def ablate(
                 out,
                 settings=settings.load(),
                 begun=begun,
-                report=shown.step,
+                report=shown.show_step,
                 keep=keep_checkpoints,
             )
-    found = run.finished(parsed, out)
+    found = run.read_finished(parsed, out)
     click.echo(write(page or out / "ablation.md", parsed, found))

@@ -1,12 +1,14 @@
 """What the cells of an ablation add up to: means over seeds, gains, intervals over patients.
 
-Every cell is resampled with the same patients, so that gains are paired: what makes a draw easy or
-hard makes it so before and after alike.
+Every cell is resampled with the same patients. Gains are therefore paired: a draw that is easy or
+hard is so before and after.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -20,6 +22,7 @@ from trainer.evaluation.figures import FIGURES, Statistic
 from trainer.evaluation.ranking import whole
 
 FloatArray = npt.NDArray[np.floating]
+Key = tuple[str, Arm, str]  # backbone, arm, loss
 
 _MACRO, _MICRO = -2, -1  # rows of Statistic
 SHOWN: Final = {
@@ -52,20 +55,29 @@ class Group:
     samples: FloatArray  # [seeds, B, K + 2, F]
     seconds: float  # of a cell, mean
 
+    def of_seeds(self, name: str) -> FloatArray:
+        """``name`` of :data:`SHOWN`, for each seed: ``[seeds]``."""
+        _, row, figure = SHOWN[name]
+        return self.values[:, row, FIGURES.index(figure)]
+
+    def of_draws(self, name: str) -> FloatArray:
+        """``name`` of :data:`SHOWN`, for each draw of patients, mean over seeds: ``[B]``."""
+        _, row, figure = SHOWN[name]
+        drawn: FloatArray = self.samples[:, :, row, FIGURES.index(figure)].mean(axis=0)
+        return drawn
+
     def estimate(self, name: str) -> Estimate:
         """``name`` of :data:`SHOWN`."""
-        _, row, figure = SHOWN[name]
-        column = FIGURES.index(figure)
-        values = self.values[:, row, column]
+        values = self.of_seeds(name)
         return Estimate(
             value=float(values.mean()),
-            interval=interval(self.samples[:, :, row, column].mean(axis=0)),
+            interval=interval(self.of_draws(name)),
             lowest=float(values.min()),
             highest=float(values.max()),
         )
 
     def only(self, seeds: Sequence[int]) -> Group:
-        """With ``seeds`` alone, all of which it has; ``seconds`` stay those of all."""
+        """The group with ``seeds`` alone, all of which it has. ``seconds`` stays."""
         rows = [self.seeds.index(seed) for seed in seeds]
         return replace(
             self, seeds=tuple(seeds), values=self.values[rows], samples=self.samples[rows]
@@ -74,7 +86,7 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True)
 class Gain:
-    """From one group to another, over the seeds that both have."""
+    """The gain from one group to another."""
 
     absolute: float
     absolute_interval: Interval | None
@@ -82,43 +94,37 @@ class Gain:
     relative_interval: Interval | None
 
 
-def groups(config: AblationConfig, found: Sequence[Finished]) -> list[Group]:
+def groups(config: AblationConfig, found: Sequence[Finished]) -> dict[Key, Group]:
     """The groups that have at least one finished cell, in the order of the configuration."""
     bootstrap = Bootstrap(replicates=config.replicates)
-    samples: dict[str, FloatArray] = {}
-    values: dict[str, FloatArray] = {}
+    members: dict[Key, list[Finished]] = defaultdict(list)
     for one in found:
-        statistic = Statistic(one.scored)
-        values[one.cell.name] = statistic(whole(len(one.scored)))[0]
-        samples[one.cell.name] = bootstrap.samples(one.scored.patients, statistic)
-    made = []
-    for backbone, arm, loss in _combinations(config):
-        members = [
-            one
-            for one in found
-            if (one.cell.backbone, one.cell.arm, one.cell.loss) == (backbone, arm, loss)
-        ]
-        if members:
-            names = [one.cell.name for one in members]
-            made.append(
-                Group(
-                    backbone=backbone,
-                    arm=arm,
-                    loss=loss,
-                    seeds=tuple(one.cell.seed for one in members),
-                    values=np.stack([values[name] for name in names]),
-                    samples=np.stack([samples[name] for name in names]),
-                    seconds=float(np.mean([one.seconds for one in members])),
-                )
+        members[one.cell.backbone, one.cell.arm, one.cell.loss].append(one)
+    made: dict[Key, Group] = {}
+    backbones = [backbone.name for backbone in config.backbones]
+    for key in itertools.product(backbones, ARMS, config.losses):
+        if ones := members.get(key):
+            backbone, arm, loss = key
+            scored = [(one.scored, Statistic(one.scored)) for one in ones]
+            made[key] = Group(
+                backbone=backbone,
+                arm=arm,
+                loss=loss,
+                seeds=tuple(one.cell.seed for one in ones),
+                values=np.stack([statistic(whole(len(films)))[0] for films, statistic in scored]),
+                samples=np.stack(
+                    [bootstrap.samples(films.patients, statistic) for films, statistic in scored]
+                ),
+                seconds=float(np.mean([one.seconds for one in ones])),
             )
     return made
 
 
-def shared(before: Group | None, after: Group | None) -> tuple[Group, Group] | None:
-    """Both over the seeds that both have; ``None`` if there is none.
+def match_seeds(before: Group | None, after: Group | None) -> tuple[Group, Group] | None:
+    """Both groups over the seeds that both have; ``None`` if there is none.
 
-    A stopped ablation has more seeds of one than of the other: a mean over all of each would take
-    what differs between seeds for a gain.
+    A stopped ablation has more seeds of one group than of the other. A mean over all seeds of each
+    would show differences between seeds as a gain.
     """
     if before is None or after is None:
         return None
@@ -127,20 +133,12 @@ def shared(before: Group | None, after: Group | None) -> tuple[Group, Group] | N
 
 
 def gain(before: Group, after: Group, name: str) -> Gain:
-    """The gain in ``name`` of :data:`SHOWN`, absolute and relative to ``before``, over the seeds
-    that both have.
+    """The gain in ``name`` of :data:`SHOWN`, absolute and relative to ``before``.
 
-    Raises:
-        ValueError: they have none in common, see :func:`shared`.
+    Both groups must have the same seeds, see :func:`match_seeds`.
     """
-    pair = shared(before, after)
-    if pair is None:
-        raise ValueError("no seed in common")
-    before, after = pair
-    _, row, figure = SHOWN[name]
-    column = FIGURES.index(figure)
-    old, new = (float(group.values[:, row, column].mean()) for group in (before, after))
-    drawn_old, drawn_new = (g.samples[:, :, row, column].mean(axis=0) for g in (before, after))
+    old, new = (float(group.of_seeds(name).mean()) for group in (before, after))
+    drawn_old, drawn_new = before.of_draws(name), after.of_draws(name)
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.where(drawn_old > 0, (drawn_new - drawn_old) / drawn_old, np.nan)
     return Gain(
@@ -149,18 +147,3 @@ def gain(before: Group, after: Group, name: str) -> Gain:
         relative=(new - old) / old if old else float("nan"),
         relative_interval=interval(ratio),
     )
-
-
-def find(made: Sequence[Group], backbone: str, arm: Arm, loss: str) -> Group | None:
-    """That group, if it has a finished cell."""
-    for group in made:
-        if (group.backbone, group.arm, group.loss) == (backbone, arm, loss):
-            return group
-    return None
-
-
-def _combinations(config: AblationConfig) -> Iterator[tuple[str, Arm, str]]:
-    for backbone in config.backbones:
-        for arm in ARMS:
-            for loss in config.losses:
-                yield backbone.name, arm, loss

@@ -20,7 +20,7 @@ from trainer import calibration as fitting
 from trainer import data, manifest
 from trainer.calibration import Method, Rule
 from trainer.config import DataConfig
-from trainer.data import Prepared
+from trainer.data import SplitFilms
 from trainer.errors import CacheWriteError, DataError
 from trainer.evaluation import scorer, shortcuts
 from trainer.evaluation.assess import assess
@@ -57,7 +57,7 @@ class Evaluation:
     model: Model
     figures: Mapping[str, Any]  # metrics.json
     scored: Scored
-    films: Prepared
+    films: SplitFilms
     gallery: int
 
 
@@ -175,7 +175,7 @@ def _films(
     *,
     options: Options,
     progress: Progress,
-) -> tuple[dict[Split, Prepared], dict[Split, list[Record]]]:
+) -> tuple[dict[Split, SplitFilms], dict[Split, list[Record]]]:
     """Prepare the ``needed`` splits alone, since the training films of a large set take days.
 
     Also returns all records of these splits, with those whose film cannot be read.
@@ -215,7 +215,7 @@ def _films(
 
 
 def _fit(
-    model: Model, options: Options, run: Run, films: Prepared
+    model: Model, options: Options, run: Run, films: SplitFilms
 ) -> tuple[Calibration, dict[str, OperatingPoint]]:
     """Fit on validation what the package does not bring or ``options`` ask for."""
     kind, fitted = model.schema.kind, model.calibration
@@ -230,7 +230,7 @@ def _fit(
 
 
 def _corners(
-    model: Model, films: Prepared, scored: Scored, fitted: Calibration, progress: Progress
+    model: Model, films: SplitFilms, scored: Scored, fitted: Calibration, progress: Progress
 ) -> dict[str, Any]:
     """Run twice more: without the corners, and with nothing else.
 

@@ -15,13 +15,13 @@ from hilum.engines import Engine, EngineOutput
 from hilum.engines.loading import open_engine
 from hilum.imaging.spec import PreprocessSpec
 from hilum.packages.findings import calibrate
-from hilum.packages.labels import LabelSchema
+from hilum.packages.labels import HeadKind, LabelSchema
 from hilum.packages.manifest import MANIFEST, Calibration, OperatingPoint
 from hilum.session import open_package
 from hilum.settings import Settings
 from trainer import checkpoint, processes
-from trainer.backbones import Classifier, Kind
-from trainer.data import Prepared
+from trainer.backbones import Classifier
+from trainer.data import SplitFilms
 from trainer.errors import CheckpointError
 from trainer.evaluation.scored import Scored
 from trainer.gradcam import WithMaps
@@ -51,7 +51,9 @@ class Model:
 class TorchEngine:
     """The model of a checkpoint as a :class:`hilum.engines.Engine`, without a graph."""
 
-    def __init__(self, model: Classifier, kind: Kind, device: torch.device | None = None) -> None:
+    def __init__(
+        self, model: Classifier, kind: HeadKind, device: torch.device | None = None
+    ) -> None:
         """``device`` computes; ``None``: the CPU."""
         self._device = device or torch.device("cpu")
         self._model = WithMaps(model, kind).eval().to(self._device)
@@ -162,7 +164,7 @@ def run(
 
 
 def scored(
-    films: Prepared,
+    films: SplitFilms,
     found: Run,
     schema: LabelSchema,
     calibration: Calibration,

@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 
 from hilum.imaging import heatmaps
 from hilum.imaging.transform import Placement
-from trainer.data import Prepared
+from trainer.data import SplitFilms
 from trainer.evaluation.scored import Scored
 from trainer.manifest import Box
 
@@ -40,7 +40,7 @@ class Picture:
     data: str  # address (data:) of a JPEG
 
 
-def pictures(scored: Scored, films: Prepared, count: int) -> list[Picture]:
+def pictures(scored: Scored, films: SplitFilms, count: int) -> list[Picture]:
     """At most ``count`` pictures: the surest hit of every finding, then the worst misses, then the
     worst false alarms, then the next of each."""
     if scored.cam is None:
@@ -83,7 +83,7 @@ def _boxes(scored: Scored, n: int, k: int) -> list[Box]:
     return [box for box in scored.records[n].boxes if box.label == label]
 
 
-def _picture(scored: Scored, films: Prepared, n: int, k: int, kind: Kind) -> Picture:
+def _picture(scored: Scored, films: SplitFilms, n: int, k: int, kind: Kind) -> Picture:
     place = films.placement(n)
     height, width = (int(side) for side in scored.sizes[n])
     shape = _shape(place)

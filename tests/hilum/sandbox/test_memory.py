@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from support.fuzz.hostile import element, part10
 from support.tiny_film import film

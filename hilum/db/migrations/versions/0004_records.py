@@ -9,6 +9,8 @@ Revises: 0003
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.schema import CreateTable
@@ -24,7 +26,8 @@ oldest_code = "0002"
 
 _SCHEMA = Metadata()
 # Of the schema before: what the tables below refer to.
-for _name, _key in {"outbox": SERIAL, "jobs": ID, "models": sa.Integer()}.items():
+_KEYS: dict[str, Any] = {"outbox": SERIAL, "jobs": ID, "models": sa.Integer()}
+for _name, _key in _KEYS.items():
     sa.Table(_name, _SCHEMA, sa.Column("id", _key, primary_key=True))
 _DELIVERIES = sa.Table(
     "deliveries",

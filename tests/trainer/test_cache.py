@@ -22,7 +22,8 @@ from hilum.imaging.spec import PreprocessSpec
 from hilum.packages.labels import SYNTHETIC
 from hilum.settings import Limits, S3Settings
 from hilum.storage import ObjectStore
-from trainer import data, filling, manifest, prepared
+from trainer import cache as folders
+from trainer import data, manifest, prepare
 from trainer.errors import BadImagesError, CacheWriteError, DataError
 from trainer.images import MappedImages
 from trainer.manifest import Split
@@ -40,7 +41,7 @@ def _no_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise AssertionError("a film was decoded again")
 
-    monkeypatch.setattr(prepared, "model_input", refuse)
+    monkeypatch.setattr(prepare, "model_input", refuse)
 
 
 def test_processes_make_the_same_bytes(dataset: Path, tmp_path: Path) -> None:
@@ -88,7 +89,7 @@ def test_bad_images_are_listed_counted_and_left_out(
     (folder / "7.png").write_bytes(b"\x89PNG\r\n\x1a\nrubbish")
     (folder / "8.png").unlink()
     (folder / "9.png").write_bytes((folder / "50.png").read_bytes())  # of the test split
-    with pytest.raises(BadImagesError, match="3 of 60 images cannot be used") as caught:
+    with pytest.raises(BadImagesError, match="3 of 60 films cannot be used") as caught:
         data.load(
             dataset,
             SYNTHETIC,
@@ -132,7 +133,7 @@ def test_a_repaired_image_is_taken_and_nothing_else_is_decoded(
     (folder / "8.png").unlink()
     (folder / "9.png").write_bytes((folder / "50.png").read_bytes())
 
-    def load(allowed: float) -> dict[Split, data.Prepared]:
+    def load(allowed: float) -> dict[Split, data.SplitFilms]:
         return data.load(
             dataset,
             SYNTHETIC,
@@ -154,13 +155,13 @@ def test_a_repaired_image_is_taken_and_nothing_else_is_decoded(
         load(0.04)
     (folder / "8.png").write_bytes(good["8.png"])
     decoded: list[str] = []
-    prepare = prepared.prepare
+    prepare_film = prepare.Preparer.prepare
 
-    def counting(*args: Any) -> Any:
-        decoded.append(Path(args[2]).name)
-        return prepare(*args)
+    def counting(self: Any, row: int) -> Any:
+        decoded.append(Path(self._job.uris[row]).name)
+        return prepare_film(self, row)
 
-    monkeypatch.setattr(filling, "prepare", counting)
+    monkeypatch.setattr(prepare.Preparer, "prepare", counting)
     after = load(0.04)
     assert len(after["train"]) == 34
     assert set(decoded) <= {"7.png", "8.png", "9.png"}, "the rest is copied"
@@ -213,12 +214,12 @@ import sys, time
 from pathlib import Path
 from hilum.packages.labels import SYNTHETIC
 from hilum.imaging.spec import PreprocessSpec
-from trainer import data, prepared
-made = prepared.model_input
+from trainer import data, prepare
+made = prepare.model_input
 def slow(opened, spec):
     time.sleep(0.05)
     return made(opened, spec)
-prepared.model_input = slow
+prepare.model_input = slow
 data.load(Path(sys.argv[1]), SYNTHETIC, PreprocessSpec(size=48), cache_dir=Path(sys.argv[2]))
 """
 
@@ -232,27 +233,27 @@ def test_after_sigkill_it_goes_on(
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             parts = list(cache.rglob("rows.part"))
-            if parts and (np.fromfile(parts[0], prepared.ROW)["state"] == prepared.GOOD).sum() > 5:
+            if parts and (np.fromfile(parts[0], folders.ROW)["state"] == folders.GOOD).sum() > 5:
                 break
             time.sleep(0.01)
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
     (part,) = cache.rglob("rows.part")
-    done = np.flatnonzero(np.fromfile(part, prepared.ROW)["state"] == prepared.GOOD)
+    done = np.flatnonzero(np.fromfile(part, folders.ROW)["state"] == folders.GOOD)
     assert 5 < len(done) < 60
     # A row whose image never reached the disk is not believed.
     with part.with_name("images.part").open("r+b") as file:
         file.seek(-60 * 48 * 48, os.SEEK_END)
         file.write(bytes(48 * 48))
     decoded: list[int] = []
-    made: Callable[..., object] = prepared.model_input
+    made: Callable[..., object] = prepare.model_input
 
     def counted(*arguments: object) -> object:
         decoded.append(1)
         return made(*arguments)
 
-    monkeypatch.setattr(prepared, "model_input", counted)
+    monkeypatch.setattr(prepare, "model_input", counted)
     resumed = data.load(dataset, SYNTHETIC, SPEC, cache_dir=cache)
     assert len(decoded) == 60 - len(done) + 1
     fresh = data.load(dataset, SYNTHETIC, SPEC, cache_dir=tmp_path / "fresh")
@@ -289,7 +290,7 @@ def test_a_film_that_kills_its_process_is_left_out(dataset: Path, tmp_path: Path
     )
     assert sum(map(len, splits.values())) == 59
     assert [(row["uri"], row["code"]) for row in _left_out(tmp_path)] == [
-        ("20.png", filling.KILLED)
+        ("20.png", prepare.KILLED)
     ]
 
 
@@ -331,7 +332,7 @@ def test_a_disk_that_fills_up_at_the_end_keeps_what_is_done(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(prepared, "_copy", full)
+        patch.setattr(folders.UnfinishedFolder, "_copy", full)
         with pytest.raises(CacheWriteError, match="no room"):
             data.load(dataset, SYNTHETIC, SPEC, cache_dir=tmp_path, max_bad_fraction=0.1)
     assert not list(tmp_path.rglob("whole.json"))
@@ -395,6 +396,6 @@ def test_labels_that_a_split_lacks_are_flagged(
 def test_an_empty_split_is_said_before_anything_is_decoded(dataset: Path, tmp_path: Path) -> None:
     records = [r for r in manifest.read(dataset, SYNTHETIC) if r.split != "val"]
     manifest.write(dataset, records, SYNTHETIC)
-    with pytest.raises(DataError, match="no image in split 'val'"):
+    with pytest.raises(DataError, match="no film in split 'val'"):
         data.load(dataset, SYNTHETIC, SPEC, cache_dir=tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
