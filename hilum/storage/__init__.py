@@ -51,15 +51,12 @@ class ObjectStore:
             ObjectChangedError: the object has another ETag than ``etag``.
             CredentialsRejectedError, StorageUnavailableError: the store failed (transient).
         """
-        whole = BytesIO()  # chunks in a list would be there twice when they are joined
-        for chunk in self._chunks(uri, max_bytes, etag):
-            whole.write(chunk)
-        return whole.getvalue()
+        return _joined(self._chunks(uri, max_bytes, etag))
 
     def read_with_etag(self, uri: str) -> tuple[bytes, str | None]:
         """As :meth:`read`, with the object's ETag; ``None`` of a local file."""
         etags: list[str] = []
-        data = b"".join(self._chunks(uri, None, told=etags.append))
+        data = _joined(self._chunks(uri, None, told=etags.append))
         return data, etags[0] if etags else None
 
     def download(self, uri: str, target: Path, *, max_bytes: int | None = None) -> None:
@@ -186,6 +183,13 @@ def _batches(addresses: Iterator[str]) -> Iterator[list[str]]:
     """Split ``addresses`` into lists that one request can remove (at most 1000)."""
     while batch := list(islice(addresses, 1000)):
         yield batch
+
+
+def _joined(chunks: Iterator[bytes]) -> bytes:
+    whole = BytesIO()  # chunks in a list would be there twice when they are joined
+    for chunk in chunks:
+        whole.write(chunk)
+    return whole.getvalue()
 
 
 def _reopen(s3: S3Settings, limits: Limits, allow_local: bool) -> ObjectStore:
