@@ -31,10 +31,9 @@ from hilum import settings
 from hilum.engines.golden import check_golden
 from hilum.engines.tensorrt import library
 from hilum.engines.tensorrt.network import signature
-from hilum.engines.tensorrt.options import BuildOptions, profile_of
 from hilum.engines.tensorrt.plan import load as load_plan
 from hilum.engines.tensorrt.provision import build_into
-from hilum.engines.tensorrt.record import PlanRecord
+from hilum.engines.tensorrt.record import BuildOptions, PlanRecord, profile_of
 from hilum.engines.tensorrt.runtime import TensorRTEngine
 from hilum.engines.tensorrt.store import PlanStore
 from hilum.errors import EngineIncompatibleError, HilumError

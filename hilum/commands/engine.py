@@ -13,9 +13,15 @@ import click
 from hilum import settings
 from hilum.engines.tensorrt import library
 from hilum.engines.tensorrt.build import Progress, Report
-from hilum.engines.tensorrt.options import BuildOptions, Hardware, Profile
 from hilum.engines.tensorrt.provision import Provided, build_into, graph_sha256
-from hilum.engines.tensorrt.record import Machine, PlanRecord, misfit, this_machine
+from hilum.engines.tensorrt.record import (
+    BuildOptions,
+    Hardware,
+    Machine,
+    PlanRecord,
+    misfit,
+    this_machine,
+)
 from hilum.engines.tensorrt.store import PlanStore
 from hilum.errors import EngineDamagedError, EngineMissingError, EngineUnavailableError
 from hilum.packages.load import Package
@@ -77,7 +83,7 @@ def build(  # noqa: PLR0917 -- click passes them by name
     package = _load(location, config)
     largest = max_batch or package.manifest.input.max_batch
     options = BuildOptions(
-        profile=Profile(optimum=min(batch or config.worker.batch_size, largest), maximum=largest),
+        profile=(1, min(batch or config.worker.batch_size, largest), largest),
         optimization_level=optimization_level,
         hardware=hardware,
         version_compatible=version_compatible,

@@ -190,7 +190,7 @@ def _tensorrt(package: Package, settings: Settings) -> Engine:
 def _build(store: PlanStore, package: Package, settings: Settings, refused: str | None) -> Provided:
     """Build a plan and log the progress. This takes minutes."""
     from hilum.engines.tensorrt import provision  # noqa: PLC0415 - only the one used
-    from hilum.engines.tensorrt.options import BuildOptions, profile_of  # noqa: PLC0415
+    from hilum.engines.tensorrt.record import BuildOptions, profile_of  # noqa: PLC0415
 
     def report(step: Progress) -> None:
         if step.parent is None and step.done == 0:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Sequence
+from contextlib import suppress
 from types import TracebackType
 
-from hilum.errors import HilumError
+from hilum.errors import DecodersUnavailableError, HilumError
 from hilum.sandbox import process
 from hilum.sandbox.process import DecodeProcess
 from hilum.sandbox.wire import Message
@@ -44,8 +45,11 @@ class Decoders:
             DecodersUnavailableError: a process cannot be started.
         """
         taken = [self._idle.get() for _ in range(self._count)]
-        for child in taken:
-            self._idle.put(child or self._start())
+        try:
+            taken = [child or self._start() for child in taken]
+        finally:
+            for child in taken:
+                self._idle.put(child)
 
     def ask(self, request: Message) -> Message:
         """Send ``request`` to a free process, waiting for one, and return its answer.
@@ -60,10 +64,15 @@ class Decoders:
         child = self._idle.get()
         try:
             if child is None or not child.alive:  # it ended while idle: not because of an image
-                child = self._replace(child)
+                if child is not None:
+                    child.close()
+                child = self._start()
             answer, goes_on = child.ask(request)
             if not goes_on:
-                child = self._replace(child)
+                child.close()
+                child = None
+                with suppress(DecodersUnavailableError):  # of the next image: this one is answered
+                    child = self._start()
         except BaseException:
             if child is not None:
                 child.close()
@@ -95,8 +104,3 @@ class Decoders:
 
     def _start(self) -> DecodeProcess:
         return DecodeProcess(self.limits, tasks=self._tasks, program=self._program)
-
-    def _replace(self, child: DecodeProcess | None) -> DecodeProcess:
-        if child is not None:
-            child.close()
-        return self._start()

@@ -30,10 +30,8 @@ class LocalFiles:
         told: Callable[[str], None] | None = None,
     ) -> Iterator[bytes]:
         try:
-            # Non-blocking, so that opening a named pipe without a writer does not hang.
-            descriptor = os.open(address, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-            with os.fdopen(descriptor, "rb") as file:
-                status = os.fstat(descriptor)
+            with open(address, "rb", opener=_open_without_waiting) as file:
+                status = os.fstat(file.fileno())
                 if not stat.S_ISREG(status.st_mode):
                     raise InvalidURIError("The path is not a regular file.")
                 check_size(status.st_size, limit)
@@ -70,6 +68,11 @@ class LocalFiles:
             write_atomically(Path(address), data)
         except OSError as error:
             _raise(error)
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    # Opening a named pipe without a writer would hang.
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _raise(error: OSError) -> NoReturn:

@@ -10,8 +10,13 @@ from typing import Any
 import numpy as np
 from support import fake_tensorrt, tiny_package
 
-from hilum.engines.tensorrt.options import BuildOptions, profile_of
-from hilum.engines.tensorrt.record import PlanRecord, key_for, this_machine
+from hilum.engines.tensorrt.record import (
+    BuildOptions,
+    PlanRecord,
+    key_for,
+    profile_of,
+    this_machine,
+)
 from hilum.engines.tensorrt.store import PlanStore
 from hilum.packages.load import Package
 from hilum.packages.manifest import GOLDEN

@@ -10,19 +10,17 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Final, SupportsInt
+from typing import SupportsInt
 
 from hilum.engines import cuda
 from hilum.engines.tensorrt import collector
 from hilum.engines.tensorrt.library import builds_without_gpu, bytes_of, keeps_timings, label, trt
-from hilum.engines.tensorrt.messages import Messages
 from hilum.engines.tensorrt.network import Signature, parse
-from hilum.engines.tensorrt.objects import make
-from hilum.engines.tensorrt.options import BuildOptions, Hardware
+from hilum.engines.tensorrt.objects import Messages, make
+from hilum.engines.tensorrt.record import BuildOptions
 from hilum.errors import EngineBuildError
-
-_POLL_S: Final = 0.2  # how soon Ctrl-C is noticed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,78 +72,53 @@ def build(
     """
     if not builds_without_gpu():
         cuda.require_device()  # without a driver, using a builder crashes the process
-    work = _Work(graph, promised, options, timing_cache, report)
-    thread = threading.Thread(target=work.run, name="hilum-engine-build", daemon=True)
-    try:
-        thread.start()  # Ctrl-C may arrive here too, when the builder is already running
-        while not work.ended.wait(_POLL_S):
-            pass
-    except BaseException:
-        work.cancel.set()
-        if thread.ident is not None:
-            work.ended.wait()
-        raise
-    if work.failure is not None:
-        raise work.failure
-    assert work.built is not None
-    return work.built
+    cancel = threading.Event()
 
-
-class _Work:
-    """One build, on its own thread: the builder calls Python code, and the exception of a signal
-    must not be raised there and pass through C++."""
-
-    def __init__(
-        self,
-        graph: bytes,
-        promised: Signature,
-        options: BuildOptions,
-        timing_cache: bytes,
-        report: Report | None,
-    ) -> None:
-        self._graph = graph
-        self._promised = promised
-        self._options = options
-        self._timing_cache = timing_cache
-        self._report = report
-        self.cancel = threading.Event()
-        self.ended = threading.Event()
-        self.built: Built | None = None
-        self.failure: BaseException | None = None
-
-    def run(self) -> None:
+    def work() -> Built:
         try:
-            self.built = self._build()
-        except BaseException as error:  # raised again in the waiting thread
+            return _build(graph, promised, options, timing_cache, _monitor(cancel, report))
+        except BaseException as error:
             collector.release(error)
-            self.failure = error
-        finally:
-            self.ended.set()
+            raise
 
-    def _build(self) -> Built:
-        began = time.monotonic()
-        messages = Messages()
-        builder = make(trt.Builder, messages=messages)
-        network, parser = parse(builder, self._graph, self._promised, messages)
-        config = builder.create_builder_config()
-        if config is None:
-            raise EngineBuildError(f"{label()} cannot create a configuration: {messages.quote()}")
-        _configure(config, self._options)
-        _add_profile(builder, config, self._promised, self._options, messages)
-        if keeps_timings():
-            _use_timing_cache(config, self._timing_cache)
-        config.progress_monitor = _monitor(self.cancel, self._report)
-        plan = builder.build_serialized_network(network, config)
-        del parser  # not earlier: the parser owns the weights
-        if plan is None:
-            if self.cancel.is_set():
-                raise EngineBuildError("The build was cancelled.", next_step="Start it again.")
-            raise EngineBuildError(f"{label()} cannot build the network: {messages.quote()}")
-        return Built(
-            plan=bytes_of(plan),
-            timing_cache=_timing_cache(config) if keeps_timings() else b"",
-            seconds=time.monotonic() - began,
-        )
+    # On a thread of its own: the builder calls Python code, and the exception of a signal must not
+    # be raised there and pass through C++.
+    with ThreadPoolExecutor(1, thread_name_prefix="hilum-engine-build") as thread:
+        try:
+            return thread.submit(work).result()
+        except BaseException:
+            cancel.set()
+            raise
+
+
+def _build(
+    graph: bytes,
+    promised: Signature,
+    options: BuildOptions,
+    timing_cache: bytes,
+    monitor: trt.IProgressMonitor,
+) -> Built:
+    began = time.monotonic()
+    messages = Messages()
+    builder = make(trt.Builder, messages=messages)
+    network, parser = parse(builder, graph, promised, messages)
+    config = builder.create_builder_config()
+    if config is None:
+        raise EngineBuildError(f"{label()} cannot create a configuration: {messages.quote()}")
+    _configure(config, options)
+    _add_profile(builder, config, promised, options, messages)
+    if keeps_timings():
+        _use_timing_cache(config, timing_cache)
+    config.progress_monitor = monitor
+    plan = builder.build_serialized_network(network, config)
+    del parser  # not earlier: the parser owns the weights
+    if plan is None:
+        raise EngineBuildError(f"{label()} cannot build the network: {messages.quote()}")
+    return Built(
+        plan=bytes_of(plan),
+        timing_cache=_timing_cache(config) if keeps_timings() else b"",
+        seconds=time.monotonic() - began,
+    )
 
 
 def _configure(config: trt.IBuilderConfig, options: BuildOptions) -> None:
@@ -160,19 +133,10 @@ def _configure(config: trt.IBuilderConfig, options: BuildOptions) -> None:
             raise EngineBuildError(f"{label()} does not accept the flag {flag.name} = {wanted}.")
     if options.workspace_bytes:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_bytes)
-    level = _hardware_level(options.hardware)
+    level = getattr(trt.HardwareCompatibilityLevel, options.hardware.upper())
     config.hardware_compatibility_level = level
     if not builds_without_gpu() and config.hardware_compatibility_level != level:
         raise EngineBuildError(f"{label()} does not accept hardware compatibility {level.name}.")
-
-
-def _hardware_level(hardware: Hardware) -> trt.HardwareCompatibilityLevel:
-    levels = trt.HardwareCompatibilityLevel
-    return {
-        "none": levels.NONE,
-        "same_compute_capability": levels.SAME_COMPUTE_CAPABILITY,
-        "ampere_plus": levels.AMPERE_PLUS,
-    }[hardware]
 
 
 def _add_profile(
@@ -188,15 +152,12 @@ def _add_profile(
     batches = options.profile
     for name, (_, shape) in promised.inputs.items():
         # TensorRT 10 accepts only Dims, and Dims accepts only a list.
-        minimum, optimum, maximum = (
-            trt.Dims([count, *shape])
-            for count in (batches.minimum, batches.optimum, batches.maximum)
-        )
+        minimum, optimum, maximum = (trt.Dims([count, *shape]) for count in batches)
         profile.set_shape(name, minimum, optimum, maximum)
     if config.add_optimization_profile(profile) < 0:
         raise EngineBuildError(
-            f"{label()} does not accept the batch profile {batches.minimum}, {batches.optimum}, "
-            f"{batches.maximum}: {messages.quote()}"
+            f"{label()} does not accept the batch profile {', '.join(map(str, batches))}: "
+            f"{messages.quote()}"
         )
 
 

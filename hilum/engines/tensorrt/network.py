@@ -10,8 +10,7 @@ from dataclasses import dataclass
 
 from hilum.engines.onnx_file import has_external_data
 from hilum.engines.tensorrt.library import label, shape_of, trt
-from hilum.engines.tensorrt.messages import Messages, shorten
-from hilum.engines.tensorrt.objects import make
+from hilum.engines.tensorrt.objects import Messages, make, shorten
 from hilum.errors import EngineBuildError, PackageError
 from hilum.packages.manifest import GRAPH, Manifest
 

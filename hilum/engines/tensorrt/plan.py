@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 from hilum.engines import cuda
 from hilum.engines.tensorrt.library import label, shape_of, trt
-from hilum.engines.tensorrt.messages import Messages
 from hilum.engines.tensorrt.network import Signature
-from hilum.engines.tensorrt.objects import make, raise_if_out_of_memory
+from hilum.engines.tensorrt.objects import Messages, make, raise_if_out_of_memory
 from hilum.errors import EngineDamagedError, EngineIncompatibleError
 
 

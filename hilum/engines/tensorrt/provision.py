@@ -9,8 +9,7 @@ from datetime import UTC, datetime
 
 from hilum.engines.tensorrt.build import Report, build
 from hilum.engines.tensorrt.network import signature
-from hilum.engines.tensorrt.options import BuildOptions
-from hilum.engines.tensorrt.record import PlanKey, PlanRecord, key_for, this_machine
+from hilum.engines.tensorrt.record import BuildOptions, PlanKey, PlanRecord, key_for, this_machine
 from hilum.engines.tensorrt.store import PlanStore
 from hilum.errors import EngineDamagedError
 from hilum.packages.load import Package

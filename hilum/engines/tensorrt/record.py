@@ -1,4 +1,4 @@
-"""The record of a plan: what it was built from, and where it may run."""
+"""What a plan is built from, its record, and where it may run."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from hilum.engines import cuda
 from hilum.engines.cuda import Device
 from hilum.engines.tensorrt import library
 from hilum.engines.tensorrt.library import Library
-from hilum.engines.tensorrt.options import BuildOptions, Hardware
 from hilum.errors import EngineUnavailableError
-from hilum.packages.manifest import Sha256
+from hilum.packages.manifest import Manifest, Sha256
 
+# The GPUs, besides the one it was built on, that a plan may run on.
+Hardware = Literal["none", "same_compute_capability", "ampere_plus"]
 ANY_DEVICE = "any"  # without a GPU, TensorRT-RTX builds for all GPUs that it supports
 
 
@@ -48,7 +49,34 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class PlanKey(_Frozen):
+class BuildOptions(_Frozen):
+    """Everything a plan depends on besides the graph, the GPU and the library.
+
+    The precision is not an option: the graph decides it.
+    """
+
+    profile: tuple[int, int, int] = Field(description="batch sizes: minimum, optimum, maximum")
+    optimization_level: int = Field(default=3, description="0 builds fastest, 5 searches longest")
+    hardware: Hardware = "none"
+    version_compatible: bool = Field(
+        default=False, description="also runs on later versions with the same major version"
+    )
+    tf32: bool = Field(
+        default=False,
+        description="float32 convolutions round to 10 bits: faster, less exact",
+    )
+    workspace_bytes: int = Field(
+        default=0, description="limit of a layer's scratch memory; 0: no limit"
+    )
+
+
+def profile_of(manifest: Manifest, *, batch_size: int) -> tuple[int, int, int]:
+    """A profile from one image to the manifest's ``max_batch``, tuned for ``batch_size``."""
+    maximum = manifest.input.max_batch
+    return 1, min(batch_size, maximum), maximum
+
+
+class PlanKey(BuildOptions):
     """Everything a plan depends on. Builds with equal keys are interchangeable."""
 
     graph_sha256: Sha256
@@ -58,13 +86,7 @@ class PlanKey(_Frozen):
     device: str = Field(description="name of the GPU, or `any`")
     sm: str = Field(description="compute capability, for example `sm_89`, or `any`")
     cuda: str = Field(description="newest CUDA version that the driver supports, or `any`")
-    profile: tuple[int, int, int] = Field(description="batch sizes: minimum, optimum, maximum")
-    optimization_level: int
-    hardware: Hardware
-    version_compatible: bool
     refittable: bool = Field(default=False, description="True only of plans of release 0.1")
-    tf32: bool
-    workspace_bytes: int
 
     @property
     def id(self) -> str:
@@ -91,7 +113,6 @@ class PlanRecord(_Frozen):
 def key_for(graph_sha256: str, precision: str, machine: Machine, options: BuildOptions) -> PlanKey:
     """The key of a plan built on ``machine``."""
     device = machine.device
-    batches = options.profile
     return PlanKey(
         graph_sha256=graph_sha256,
         precision=precision,
@@ -100,12 +121,7 @@ def key_for(graph_sha256: str, precision: str, machine: Machine, options: BuildO
         device=device.name if device else ANY_DEVICE,
         sm=device.sm if device else ANY_DEVICE,
         cuda=device.driver_cuda if device else ANY_DEVICE,
-        profile=(batches.minimum, batches.optimum, batches.maximum),
-        optimization_level=options.optimization_level,
-        hardware=options.hardware,
-        version_compatible=options.version_compatible,
-        tf32=options.tf32,
-        workspace_bytes=options.workspace_bytes,
+        **options.model_dump(),
     )
 
 

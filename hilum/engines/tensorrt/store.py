@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -61,24 +61,10 @@ class PlanStore:
             EngineIncompatibleError: no plan of the graph runs on ``machine``.
             EngineDamagedError: no plan that runs on ``machine`` is intact.
         """
-        return self.first_intact(lambda: self.candidates(graph_sha256, machine, max_batch))
-
-    def first_intact(
-        self, candidates: Callable[[], Sequence[PlanRecord]]
-    ) -> tuple[PlanRecord, bytes]:
-        """Return the first of ``candidates`` that can be read: its record and content.
-
-        ``candidates`` is called at most twice: another process may have built a plan again and
-        removed the old file after its record was read here.
-
-        Raises:
-            EngineDamagedError: none can be read. This is the error of the first.
-            HilumError: whatever ``candidates`` raises.
-        """
         damaged: dict[str, EngineDamagedError] = {}
-        for _ in range(2):
+        for _ in range(2):  # another process may have replaced a file after its record was read
             damaged.clear()
-            for record in candidates():
+            for record in self._candidates(graph_sha256, machine, max_batch):
                 try:
                     plan = self.read(record)
                 except EngineDamagedError as error:
@@ -89,15 +75,10 @@ class PlanStore:
                 return record, plan
         raise next(iter(damaged.values()))
 
-    def candidates(self, graph_sha256: str, machine: Machine, max_batch: int) -> list[PlanRecord]:
-        """The plans of a graph that run on ``machine``, best first. Plans for this GPU alone come
-        before plans for several, plans of this library version before older ones, plans for larger
-        batches (up to ``max_batch``) before smaller ones, and then newer before older.
-
-        Raises:
-            EngineMissingError: no plan of the graph was built.
-            EngineIncompatibleError: no plan of the graph runs on ``machine``.
-        """
+    def _candidates(self, graph_sha256: str, machine: Machine, max_batch: int) -> list[PlanRecord]:
+        """The plans of a graph that run on ``machine``, best first: those for this GPU alone before
+        those for several, this library version before older ones, larger batches (up to
+        ``max_batch``) before smaller ones, and then newer before older."""
         plans = [r for r in self.records() if r.key.graph_sha256 == graph_sha256]
         if not plans:
             raise EngineMissingError("No TensorRT plan of this model was built on this machine.")

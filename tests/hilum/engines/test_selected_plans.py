@@ -15,7 +15,7 @@ from support.plans import SIDE, put_plan
 
 from hilum.commands.engine import engine as engine_command
 from hilum.engines.loading import open_engine
-from hilum.engines.tensorrt.options import BuildOptions, profile_of
+from hilum.engines.tensorrt.record import BuildOptions, profile_of
 from hilum.engines.tensorrt.store import PlanStore
 from hilum.errors import (
     EngineIncompatibleError,
@@ -44,7 +44,7 @@ def test_a_missing_or_damaged_plan_is_built_where_the_settings_say_so(
 
     monkeypatch.setattr(provision, "build_into", build_into)
     assert open_engine(package, settings).name.startswith("tensorrt-")
-    assert (built[0].profile.optimum, built[0].profile.maximum) == (8, 16)
+    assert built[0].profile == (1, 8, 16)
     open_engine(package, settings)
     assert len(built) == 1  # there now
     (plan,) = settings.engine_dir.glob("*.plan")

@@ -186,6 +186,26 @@ def test_processes_that_cannot_start_say_nothing_of_the_image() -> None:
         load_in(decoders)(film(1))
 
 
+def test_a_machine_that_starts_no_process_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    with (
+        pytest.raises(DecodersUnavailableError),
+        Decoders(2, LIMITS, tasks=DECODE_TASKS) as decoders,
+    ):
+        decoders.warm()  # and the pool is closed without waiting for processes that are not there
+
+
+def test_an_answer_is_not_lost_with_the_process_that_follows(
+    poisoned: Decoders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poisoned.warm()
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    with pytest.raises(UnexpectedError):  # its process retires, and no other can be started
+        load_in(poisoned)(film(2, rows=73))
+    monkeypatch.undo()
+    assert isinstance(load_in(poisoned)(film(1)), Ready)
+
+
 _PARENT = """
 import sys, threading
 from hilum.sandbox import Decoders, landlock

@@ -56,11 +56,13 @@ def test_what_cannot_be_read_says_why_and_not_where(
         f"ftp://host/{secret}": InvalidURIError,
         f"file://elsewhere/{secret}": InvalidURIError,
     }
+    descriptors = len([*Path("/proc/self/fd").iterdir()])
     for uri, expected in cases.items():
         with pytest.raises(expected) as caught:
             local_store.read(uri)
         assert secret not in str(caught.value)
         assert caught.value.__suppress_context__ or caught.value.__context__ is None
+    assert len([*Path("/proc/self/fd").iterdir()]) == descriptors, "a file stayed open"
 
 
 def test_a_file_without_permission(tmp_path: Path, local_store: ObjectStore) -> None:

@@ -16,11 +16,11 @@ from export.half import to_bf16, to_fp16
 from export.int8 import calibrate, quantise
 from hilum.engines.tensorrt.build import build
 from hilum.engines.tensorrt.network import Signature
-from hilum.engines.tensorrt.options import BuildOptions, Profile
+from hilum.engines.tensorrt.record import BuildOptions
 from trainer.backbones import BACKBONES
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
-OPTIONS = BuildOptions(profile=Profile(optimum=2, maximum=2), optimization_level=0)
+OPTIONS = BuildOptions(profile=(1, 2, 2), optimization_level=0)
 
 
 @pytest.fixture(autouse=True)

@@ -17,10 +17,10 @@ from support.tiny_package import graph as tiny_graph
 
 from hilum.engines.tensorrt.build import Progress, build
 from hilum.engines.tensorrt.library import trt
-from hilum.engines.tensorrt.messages import Messages
 from hilum.engines.tensorrt.network import Signature
-from hilum.engines.tensorrt.options import BuildOptions, Profile
-from hilum.errors import ConfigurationError, EngineBuildError, PackageError
+from hilum.engines.tensorrt.objects import Messages
+from hilum.engines.tensorrt.record import BuildOptions
+from hilum.errors import EngineBuildError, PackageError
 from hilum.packages.labels import SYNTHETIC
 
 pytestmark = pytest.mark.usefixtures("rtx")
@@ -31,7 +31,7 @@ PROMISED = Signature(
     inputs={"image": ("UINT8", (1, SIDE, SIDE))},
     outputs={"probability": ("FLOAT", (COUNT,)), "cam": ("FLOAT", (COUNT, 4, 4))},
 )
-OPTIONS = BuildOptions(profile=Profile(optimum=2, maximum=4), optimization_level=0)
+OPTIONS = BuildOptions(profile=(1, 2, 4), optimization_level=0)
 
 
 def tiny() -> bytes:
@@ -137,14 +137,6 @@ def test_a_profile_the_graph_cannot_take_is_explained_by_the_builder() -> None:
     assert "values for profile 0 violate shape constraints" in error.detail
 
 
-@pytest.mark.parametrize(("minimum", "optimum", "maximum"), [(0, 1, 2), (1, 5, 4), (3, 2, 4)])
-def test_a_profile_that_contradicts_itself_is_not_tried(
-    minimum: int, optimum: int, maximum: int
-) -> None:
-    with pytest.raises(ConfigurationError, match="minimum ≤ optimum ≤ maximum"):
-        Profile(minimum=minimum, optimum=optimum, maximum=maximum)
-
-
 def test_a_profile_of_another_size_than_the_graph_is_noticed_before_the_build() -> None:
     other = Signature(inputs={"image": ("UINT8", (1, 32, 32))}, outputs=PROMISED.outputs)
     with pytest.raises(EngineBuildError, match="input image is UINT8"):
@@ -185,11 +177,6 @@ def test_what_the_builder_cannot_do_here_is_quoted() -> None:
 
 def test_a_timing_cache_of_something_else_is_ignored() -> None:
     assert build(tiny(), PROMISED, OPTIONS, timing_cache=b"not a cache").plan
-
-
-def test_an_optimization_level_outside_the_scale_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="between 0 and 5"):
-        BuildOptions(profile=OPTIONS.profile, optimization_level=6)
 
 
 def refused(graph: bytes) -> EngineBuildError:

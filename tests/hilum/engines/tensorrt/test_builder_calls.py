@@ -11,7 +11,7 @@ from support.fake_cuda import FakeCuda
 
 from hilum.engines.tensorrt.build import Built, build
 from hilum.engines.tensorrt.network import Signature
-from hilum.engines.tensorrt.options import BuildOptions, Profile
+from hilum.engines.tensorrt.record import BuildOptions
 from hilum.errors import DeviceOutOfMemoryError, EngineBuildError, EngineUnavailableError
 from hilum.packages.labels import SYNTHETIC
 
@@ -24,7 +24,7 @@ PROMISED = Signature(
 
 def run(timing_cache: bytes = b"", **options: Any) -> Built:
     graph = tiny_package.graph(64).SerializeToString()
-    build_options = BuildOptions(profile=Profile(optimum=8, maximum=16), **options)
+    build_options = BuildOptions(profile=(1, 8, 16), **options)
     return build(graph, PROMISED, build_options, timing_cache=timing_cache)
 
 

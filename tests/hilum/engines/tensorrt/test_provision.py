@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from support import tiny_package
 
-from hilum.engines.tensorrt.options import BuildOptions, profile_of
 from hilum.engines.tensorrt.provision import build_into
+from hilum.engines.tensorrt.record import BuildOptions, profile_of
 from hilum.engines.tensorrt.store import PlanStore
 from hilum.errors import EngineBuildError
 from hilum.packages.load import Package, verify

@@ -13,8 +13,7 @@ import pytest
 from support import fake_tensorrt, plans, tiny_package
 from support.fake_cuda import FakeCuda
 
-from hilum.engines.tensorrt.options import BuildOptions, Profile
-from hilum.engines.tensorrt.record import PlanRecord
+from hilum.engines.tensorrt.record import BuildOptions, PlanRecord
 from hilum.engines.tensorrt.runtime import TensorRTEngine
 from hilum.engines.tensorrt.slot import buckets
 from hilum.errors import (
@@ -48,7 +47,7 @@ def plan_of(package: Package, **more: Any) -> bytes:
 
 
 def record_of(package: Package, plan: bytes, **options: Any) -> PlanRecord:
-    build = BuildOptions(profile=Profile(optimum=MAX, maximum=MAX), **options)
+    build = BuildOptions(profile=(1, MAX, MAX), **options)
     return plans.record_of(package, plan, build)
 
 

@@ -15,8 +15,14 @@ from typing import Any
 import pytest
 
 from hilum.engines.cuda import Device
-from hilum.engines.tensorrt.options import BuildOptions, Profile
-from hilum.engines.tensorrt.record import Machine, PlanKey, PlanRecord, key_for, misfit
+from hilum.engines.tensorrt.record import (
+    BuildOptions,
+    Machine,
+    PlanKey,
+    PlanRecord,
+    key_for,
+    misfit,
+)
 from hilum.engines.tensorrt.store import PlanStore
 from hilum.errors import (
     EngineDamagedError,
@@ -38,7 +44,7 @@ def machine(device: Device | None = L4, version: str = "11.4.0.106") -> Machine:
 
 
 def key(where: Machine | None = None, **options: Any) -> PlanKey:
-    profile = options.pop("profile", Profile(optimum=8, maximum=16))
+    profile = options.pop("profile", (1, 8, 16))
     build = BuildOptions(profile=profile, **options)
     return key_for(GRAPH, "fp16", where or machine(), build)
 
@@ -78,7 +84,7 @@ def test_every_part_of_the_key_counts() -> None:
     """A plan built with any other option, library or GPU has files of its own."""
     base = key()
     others = [
-        key(profile=Profile(optimum=4, maximum=16)),
+        key(profile=(1, 4, 16)),
         key(optimization_level=5),
         key(hardware="ampere_plus"),
         key(version_compatible=True),
@@ -139,12 +145,12 @@ def test_nothing_built_and_nothing_that_fits_are_told_apart(store: PlanStore) ->
 
 def test_a_plan_for_smaller_batches_does_where_there_is_none_for_larger(store: PlanStore) -> None:
     """The engine takes a large batch in parts."""
-    small = keep(store, key(profile=Profile(optimum=4, maximum=8)), b"8")
+    small = keep(store, key(profile=(1, 4, 8)), b"8")
     assert store.find(GRAPH, machine(), max_batch=16) == (small, b"8")
     large = keep(store, key(), b"16", age_s=100)
     assert store.find(GRAPH, machine(), max_batch=16) == (large, b"16")
     # Room for more than ever comes is worth nothing.
-    keep(store, key(profile=Profile(optimum=4, maximum=64)), b"64", age_s=200)
+    keep(store, key(profile=(1, 4, 64)), b"64", age_s=200)
     assert store.find(GRAPH, machine(), max_batch=16) == (large, b"16")
 
 
