@@ -37,7 +37,7 @@ from hilum.sandbox import Decoders, landlock
 from hilum.session import DECODE_TASKS
 from hilum.settings import Limits
 
-LIMITS = Limits(max_decode_s=1.5, max_decode_bytes=256 * 2**20)
+LIMITS = Limits(max_decode_s=60, max_decode_bytes=256 * 2**20)
 OPTIONS = ExamineOptions(
     preprocess=PreprocessSpec(size=64),
     policy=InputPolicy(pixels=PixelPolicy.nothing()),  # the films are noise
@@ -115,7 +115,6 @@ def test_errors_are_of_their_own_class_and_the_process_goes_on(
 
 FAULTS: dict[int, tuple[type[HilumError], str]] = {
     67: (DecoderCrashedError, "SIGSEGV"),
-    68: (DecodeTimeoutError, r"max_decode_s \(1\.5 s\)"),
     69: (LimitExceededError, "max_decode_bytes"),
     70: (DecoderCrashedError, "SIGSEGV"),
     71: (OutOfMemoryError, "from outside"),
@@ -129,13 +128,22 @@ def test_a_fault_costs_its_own_image(rows: int, poisoned: Decoders, load: Load) 
     load(film(1))
     before = pid_of(poisoned)
     kind, says = FAULTS[rows]
-    began = time.monotonic()
     with pytest.raises(HilumError, match=says) as failed:
         load(film(2, rows=rows))
     assert type(failed.value) is kind
-    assert time.monotonic() - began < 30
     assert not psutil.pid_exists(before), "a process that something happened to does not go on"
     assert isinstance(load(film(3)), Ready)
+
+
+def test_one_that_hangs_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", TESTS)
+    hurried = Limits(max_decode_s=1, max_decode_bytes=LIMITS.max_decode_bytes)
+    with Decoders(1, hurried, tasks=DECODE_TASKS, program=POISONED) as decoders:
+        decoders.warm()
+        before = pid_of(decoders)
+        with pytest.raises(DecodeTimeoutError, match="max_decode_s, which is 1"):
+            load_in(decoders)(film(2, rows=68))
+        assert not psutil.pid_exists(before)
 
 
 def test_a_decoder_holds_no_secrets(load: Load) -> None:
@@ -162,8 +170,10 @@ def test_a_decoder_reaches_nothing_but_its_modules(load: Load) -> None:
 
 def test_a_process_that_died_while_idle_costs_nothing(poisoned: Decoders, load: Load) -> None:
     load(film(1))
-    psutil.Process(pid_of(poisoned)).kill()
-    time.sleep(0.1)
+    child = psutil.Process(pid_of(poisoned))
+    child.kill()
+    while child.status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.01)
     assert isinstance(load(film(2)), Ready)
 
 
@@ -241,6 +251,6 @@ def test_they_die_with_their_parent_even_in_the_middle_of_c_code(tmp_path: Path)
         children = psutil.Process(parent.pid).children()
         assert len(children) == 2
         parent.send_signal(signal.SIGKILL)
-        gone, alive = psutil.wait_procs(children, timeout=20)
+        gone, alive = psutil.wait_procs(children, timeout=120)
     assert not alive
     assert len(gone) == 2
