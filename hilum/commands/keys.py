@@ -23,8 +23,10 @@ def keys() -> None:
 
 
 @keys.command()
-@click.option("--tenant", required=True, help="Whose studies the key sees; nobody else's.")
-@click.option("--name", required=True, help="To recognise the key by, for example the system.")
+@click.option("--tenant", required=True, help="The tenant whose studies the key may see.")
+@click.option(
+    "--name", required=True, help="To recognise the key by, for example its system."
+)
 @click.option(
     "--scope",
     "scopes",
@@ -34,7 +36,7 @@ def keys() -> None:
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
 def create(tenant: str, name: str, scopes: tuple[str, ...], as_json: bool) -> None:
-    """Make a key and print its secret, this once."""
+    """Create a key and print its secret. The secret is not shown again."""
     with _database() as database, database.write() as connection:
         key, secret = store.create(
             connection, tenant=tenant, name=name, scopes=scopes or list(Scope), actor=_actor()
@@ -62,11 +64,11 @@ def revoke(key_id: str) -> None:
     """Make the key KEY_ID invalid from now on."""
     with _database() as database, database.write() as connection:
         if not store.revoke(connection, key_id, actor=_actor()):
-            raise click.UsageError(f"There is no valid key {key_id}.")
+            raise click.UsageError(f"There is no key {key_id}.")
 
 
 def _actor() -> str:
-    """The user of this machine, who acts."""
+    """The actor: the user of this machine."""
     try:
         return f"cli:{getpass.getuser()}"[:100]
     except (OSError, KeyError):  # a container's user may have no name

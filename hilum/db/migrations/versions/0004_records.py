@@ -24,8 +24,9 @@ oldest_code = "0002"
 
 _SCHEMA = Metadata()
 # Of the schema before: what the tables below refer to.
-for _name, _key in {"outbox": SERIAL, "jobs": ID, "models": sa.Integer()}.items():
-    sa.Table(_name, _SCHEMA, sa.Column("id", _key, primary_key=True))
+sa.Table("outbox", _SCHEMA, sa.Column("id", SERIAL, primary_key=True))
+sa.Table("jobs", _SCHEMA, sa.Column("id", ID, primary_key=True))
+sa.Table("models", _SCHEMA, sa.Column("id", sa.Integer(), primary_key=True))
 _DELIVERIES = sa.Table(
     "deliveries",
     _SCHEMA,
