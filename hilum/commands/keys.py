@@ -24,9 +24,7 @@ def keys() -> None:
 
 @keys.command()
 @click.option("--tenant", required=True, help="The tenant whose studies the key may see.")
-@click.option(
-    "--name", required=True, help="To recognise the key by, for example its system."
-)
+@click.option("--name", required=True, help="To recognise the key by, for example its system.")
 @click.option(
     "--scope",
     "scopes",
