@@ -12,15 +12,15 @@ from hilum.db.connection import Database
 
 @click.group()
 def audit() -> None:
-    """Look after the audit of what operators and readers did."""
+    """Check the audit, which records who did what."""
 
 
 @audit.command()
 def verify() -> None:
     """Check the chain of all audit rows, and print its length and its last hash.
 
-    Fails and names the first wrong row if one was changed, removed or put in later. Keep the last
-    hash elsewhere: rows missing from the end can only be noticed by comparing it.
+    Fails and names the first wrong row if a row was changed, removed or inserted later. Keep the
+    last hash elsewhere: only a comparison with it shows that rows are missing at the end.
     """
     with Database(settings.load().database_url) as database:
         version.check(database)

@@ -62,11 +62,11 @@ def revoke(key_id: str) -> None:
     """Revoke the key KEY_ID. It is invalid from now on."""
     with _database() as database, database.write() as connection:
         if not store.revoke(connection, key_id, actor=_actor()):
-            raise click.UsageError(f"There is no valid key {key_id}.")
+            raise click.UsageError(f"There is no key {key_id}.")
 
 
 def _actor() -> str:
-    """The user of this machine, who acts."""
+    """The actor: the user of this machine."""
     try:
         return f"cli:{getpass.getuser()}"[:100]
     except (OSError, KeyError):  # a container's user may have no name

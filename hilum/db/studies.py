@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, cast
 
-from sqlalchemy import Connection, Row, Select, bindparam, func, insert, select, true
+from sqlalchemy import Connection, Select, bindparam, func, insert, select, true
 
 from hilum.db import schedule
 from hilum.db.connection import Database, insert_or_ignore
@@ -265,8 +265,8 @@ def get_image(connection: Connection, *, study: StudyState, image_id: str) -> Im
     return None if row is None else _image(study, row)
 
 
-def _image(study: StudyState, row: Row[Any]) -> ImageState:
-    image_id, position, uri, status, result_id, error = cast("tuple[Any, ...]", row)
+def _image(study: StudyState, row: Iterable[Any]) -> ImageState:
+    image_id, position, uri, status, result_id, error = row
     return ImageState(
         id=image_id,
         study_id=study.id,

@@ -9,8 +9,6 @@ Revises: 0003
 
 from __future__ import annotations
 
-from typing import Any
-
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.schema import CreateTable
@@ -26,9 +24,9 @@ oldest_code = "0002"
 
 _SCHEMA = Metadata()
 # Of the schema before: what the tables below refer to.
-_KEYS: dict[str, Any] = {"outbox": SERIAL, "jobs": ID, "models": sa.Integer()}
-for _name, _key in _KEYS.items():
-    sa.Table(_name, _SCHEMA, sa.Column("id", _key, primary_key=True))
+sa.Table("outbox", _SCHEMA, sa.Column("id", SERIAL, primary_key=True))
+sa.Table("jobs", _SCHEMA, sa.Column("id", ID, primary_key=True))
+sa.Table("models", _SCHEMA, sa.Column("id", sa.Integer(), primary_key=True))
 _DELIVERIES = sa.Table(
     "deliveries",
     _SCHEMA,
