@@ -67,7 +67,7 @@ def test_files_that_are_no_weights_are_refused(
     for name in ("junk.pth", "empty.pth"):
         with pytest.raises(WeightsMissingError, match="not a PyTorch state dict"):
             weights.load(_asked(tmp_path / name), settings)
-    with pytest.raises(WeightsMissingError, match=r"not a PyTorch state dict|not a state dict"):
+    with pytest.raises(WeightsMissingError, match="is not a state dict"):
         weights.load(_asked(tmp_path / "other.pth"), settings)
     save_file(state, tmp_path / "cut.safetensors")
     whole = (tmp_path / "cut.safetensors").read_bytes()
