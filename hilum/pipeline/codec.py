@@ -15,6 +15,7 @@ from hilum.dicom import FilmHeader
 from hilum.filmcheck import Doubt
 from hilum.imaging.transform import Grey, ModelInput, Placement
 from hilum.pipeline.stages import Examination
+from hilum.sandbox import wire
 from hilum.sandbox.wire import error_in, failure
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -48,7 +49,7 @@ def pack(examination: Examination) -> tuple[dict[str, Any], tuple[Array, ...]]:
     return fields, tuple(arrays)
 
 
-def unpack(fields: dict[str, Any], arrays: Sequence[Any]) -> Examination:
+def unpack(fields: dict[str, Any], arrays: Sequence[wire.Array]) -> Examination:
     """The examination of which :func:`pack` gave these.
 
     Raises:
@@ -76,7 +77,7 @@ def unpack(fields: dict[str, Any], arrays: Sequence[Any]) -> Examination:
     )
 
 
-def _next(arrays: Iterator[Any]) -> Any:
+def _next(arrays: Iterator[wire.Array]) -> wire.Array:
     for array in arrays:
         return array
     raise ValueError("an array is missing")
