@@ -90,7 +90,7 @@ def test_a_new_version_carries_no_figures_of_the_old_ones_thresholds(
     lines = (tmp_path / "new" / CARD).read_text().splitlines()
     assert lines[0] == "# tiny 1.1.0"
     at = lines.index("## Figures of version 1.0.0")
-    assert lines[at + 2].startswith("**Not of this version**")
+    assert lines[at + 2].startswith("**Not for this version**")
     assert lines[at + 4] == "| Effusion | 0.90 |"
     assert "## Figures" not in lines
     # And once more: the first version's figures stay the first version's.
