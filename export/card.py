@@ -12,7 +12,7 @@ def write(manifest: Manifest, test: dict[str, Any], *, data: str, training: str)
 
     Args:
         manifest: the manifest of the package, or of its draft.
-        test: the report on the test split, see :func:`export.evaluate.report`.
+        test: the report on the test split, see :func:`trainer.evaluation.assess.assess`.
         data: a paragraph on where the data comes from.
         training: a paragraph on how the model was trained.
     """

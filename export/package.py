@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from export import card, evaluate, int8, precision, validation_outputs, variants
-from export.errors import ExportError
+from export import card, int8, precision, validation_outputs, variants
 from export.onnx import OPSET, WeightsDtype, store_in_half
 from export.onnx import export as export_graph
-from export.writing import replacing, write_golden
+from export.writing import check_target, replacing, write_golden
 from hilum.engines.onnxruntime import OnnxRuntimeEngine
 from hilum.packages.findings import calibrate
+from hilum.packages.labels import LabelSchema
 from hilum.packages.load import seal, verify
 from hilum.packages.manifest import (
     CARD,
@@ -37,6 +37,10 @@ from trainer import calibration as fitting
 from trainer import data
 from trainer.checkpoint import Checkpoint
 from trainer.data import Prepared
+from trainer.evaluation import scorer
+from trainer.evaluation.assess import assess
+from trainer.evaluation.scored import Scored
+from trainer.evaluation.scorer import Run
 from trainer.manifest import Split
 
 _GOLDEN_IMAGES = 3
@@ -94,10 +98,7 @@ def build(
         WriteError: the disk is full, or ``target`` cannot be written. Its content is unchanged.
         DataError: a split cannot be read.
     """
-    if target.exists() and not (target / GRAPH).is_file() and any(target.iterdir()):
-        raise ExportError(
-            f"{target} is neither empty nor a model package.", next_step="Choose another folder."
-        )
+    check_target(target)
     config = found.record.config
     size = config.preprocess.size
     graph = export_graph(found.model, found.schema.kind, size=size)
@@ -142,17 +143,17 @@ def _fill(  # noqa: PLR0917 -- one call, every name the same on both sides
     engine = OnnxRuntimeEngine(verify(folder))
 
     validation, test = splits["val"], splits["test"]
-    on_validation, on_test = evaluate.run(engine, validation), evaluate.run(engine, test)
+    on_validation, on_test = scorer.run(engine, validation), scorer.run(engine, test)
     calibration = fitting.fit(on_validation.raw, validation.targets, schema.kind)
     calibrated = calibrate(on_validation.raw, calibration, schema.kind)
     points = {
         label: fitting.operating_point(validation.targets[:, k], calibrated[:, k])
         for k, label in enumerate(schema.labels)
     }
-    tested = evaluate.report(on_test, test, schema, calibration, points)
+    tested = _report(on_test, test, schema, calibration, points)
     figures = {
         "notice": NOTICE if identity.demonstration_only else None,
-        "validation": evaluate.report(on_validation, validation, schema, calibration, points),
+        "validation": _report(on_validation, validation, schema, calibration, points),
         "test": tested,
         "history": list(found.record.history),
     }
@@ -185,6 +186,29 @@ def _fill(  # noqa: PLR0917 -- one call, every name the same on both sides
     text = card.write(draft, tested, data=identity.data, training=identity.training)
     (folder / CARD).write_text(text)
     return seal(folder, **final)
+
+
+def _report(
+    found: Run,
+    split: Prepared,
+    schema: LabelSchema,
+    calibration: Calibration,
+    points: dict[str, OperatingPoint],
+) -> dict[str, Any]:
+    """The figures of ``metrics.json``. ``points`` were chosen on the validation split."""
+    return assess(
+        Scored(
+            schema=schema,
+            records=split.records,
+            sizes=split.sizes,
+            targets=split.targets,
+            probability=calibrate(found.raw, calibration, schema.kind),
+            cam=found.cam,
+            input_size=int(split.images.shape[-1]),
+            points=points,
+            chosen=True,
+        )
+    )
 
 
 def _fields(found: Checkpoint, identity: Identity, weights_dtype: WeightsDtype) -> dict[str, Any]:

@@ -184,11 +184,11 @@ def write(package: Package, target: Path, version: str, change: Change) -> Manif
         figures = _figures(package, change)
         (folder / METRICS).write_text(json.dumps(figures, indent=2) + "\n")
         outputs = change.outputs
-        np.savez_compressed(
+        validation_outputs.write(
             folder / VALIDATION,
             raw=outputs.raw,
             targets=outputs.targets,
-            patients=outputs.patients,
+            patients=outputs.patients.tolist(),
         )
         fields = {name: getattr(manifest, name) for name in Manifest.model_fields}
         del fields["files"], fields["format"]

@@ -77,7 +77,7 @@ def recalibrate(  # noqa: PLR0917 -- click passes them by name
             "--prevalence and --rule both set thresholds, so they cannot be used together.",
             next_step="Use one of the two, or run the command twice.",
         )
-    package = _package(location)
+    package = open_package(settings.load(), location)
     found = work.stored_outputs(package, outputs)
     if prevalence:
         wanted = {label: _number(label, text) for label, text in map(_pair, prevalence)}
@@ -102,7 +102,7 @@ def rethreshold(
     """
     from export import recalibrate as work  # noqa: PLC0415 - scikit-learn takes a second
 
-    package = _package(location)
+    package = open_package(settings.load(), location)
     found = work.stored_outputs(package, outputs)
     calibration = package.manifest.calibration
     change = work.Change(
@@ -112,10 +112,6 @@ def rethreshold(
         outputs=found,
     )
     _finish(package, target, version, change)
-
-
-def _package(location: str) -> Package:
-    return open_package(settings.load(), location)
 
 
 def _finish(package: Package, target: Path, version: str, change: Change) -> None:

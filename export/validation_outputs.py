@@ -7,7 +7,7 @@ are numbered in order of appearance, so the file only says which films belong to
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -31,9 +31,11 @@ class Outputs:
     patients: npt.NDArray[np.int32]  # [N]
 
 
-def write(path: Path, *, raw: Float32Array, targets: Float32Array, patients: Sequence[str]) -> None:
+def write(
+    path: Path, *, raw: Float32Array, targets: Float32Array, patients: Sequence[Hashable]
+) -> None:
     """Write raw outputs and labels to ``path``."""
-    number: dict[str, int] = {}
+    number: dict[Hashable, int] = {}
     groups = [number.setdefault(patient, len(number)) for patient in patients]
     np.savez_compressed(
         path,

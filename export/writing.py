@@ -11,8 +11,21 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from export.errors import WriteError
+from export.errors import ExportError, WriteError
 from hilum.engines import Engine
+from hilum.packages.manifest import GRAPH
+
+
+def check_target(target: Path) -> None:
+    """Check that a package may replace what is at ``target``.
+
+    Raises:
+        ExportError: it is a folder that is neither empty nor a package.
+    """
+    if target.exists() and not (target / GRAPH).is_file() and any(target.iterdir()):
+        raise ExportError(
+            f"{target} is neither empty nor a model package.", next_step="Choose another folder."
+        )
 
 
 @contextmanager

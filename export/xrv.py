@@ -23,7 +23,7 @@ from torchvision import models
 from export.errors import ExportError
 from export.onnx import OPSET
 from export.onnx import export as export_graph
-from export.writing import replacing, write_golden
+from export.writing import check_target, replacing, write_golden
 from hilum import dicom
 from hilum.engines.onnxruntime import OnnxRuntimeEngine
 from hilum.errors import HilumError
@@ -104,10 +104,7 @@ def build(source: Path, target: Path, identity: Identity, *, films: Path) -> Man
             there is no film, or ``target`` is neither empty nor a package.
         WriteError: the disk is full, or ``target`` cannot be written.
     """
-    if target.exists() and not (target / GRAPH).is_file() and any(target.iterdir()):
-        raise ExportError(
-            f"{target} is neither empty nor a model package.", next_step="Choose another folder."
-        )
+    check_target(target)
     try:
         data = source.read_bytes()
     except OSError as error:
