@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from hilum.engines.loading import open_engine
-from hilum.engines.tuning import apply_tuning
 from hilum.logs import CarryingThreads
 from hilum.packages.load import Package, load
 from hilum.pipeline.cache import open_cache
@@ -97,7 +96,7 @@ def open_session(
         threads = CarryingThreads(decode_processes, thread_name_prefix="hilum-load")
         try:
             yield Session(
-                settings=apply_tuning(package, settings, engine.name),
+                settings=engine.settings,
                 store=store,
                 package=package,
                 loader=Loader(options, store, cache, decoders),

@@ -24,7 +24,6 @@ from hilum.engines.tensorrt.record import (
 )
 from hilum.engines.tensorrt.store import PlanStore
 from hilum.errors import EngineDamagedError, EngineMissingError, EngineUnavailableError
-from hilum.packages.load import Package
 from hilum.session import open_package
 from hilum.settings import Settings
 
@@ -80,7 +79,7 @@ def build(  # noqa: PLR0917 -- click passes them by name
     if refittable:
         click.echo("--refittable has no effect, and will be removed.", err=True)
     config = _settings()
-    package = _load(location, config)
+    package = open_package(config, location)
     largest = max_batch or package.manifest.input.max_batch
     options = BuildOptions(
         profile=(1, min(batch or config.worker.batch_size, largest), largest),
@@ -119,7 +118,7 @@ def list_command(location: str | None, as_json: bool) -> None:
     """List all stored plans, or those of one package, and say which run on this machine."""
     config = _settings()
     store = PlanStore(config.engine_dir)
-    graph = graph_sha256(_load(location, config).manifest) if location else None
+    graph = graph_sha256(open_package(config, location).manifest) if location else None
     machine = _machine()
     for record in store.records():
         if graph in (None, record.key.graph_sha256):
@@ -149,10 +148,6 @@ def _settings() -> Settings:
     config = settings.load()
     library.use(config.tensorrt.library)
     return config
-
-
-def _load(location: str, config: Settings) -> Package:
-    return open_package(config, location)
 
 
 def _machine() -> Machine | None:

@@ -13,7 +13,7 @@ from hilum.errors import ConfigurationError
 from hilum.files import write_atomically
 from hilum.packages import signing
 from hilum.packages.diff import differences, same_graphs
-from hilum.packages.load import Package, check_signature, pack
+from hilum.packages.load import check_signature, pack
 from hilum.packages.load import verify as verify_folder
 from hilum.packages.manifest import MANIFEST, SIGNATURE, TARGETS, Manifest
 from hilum.session import open_package
@@ -45,7 +45,7 @@ def verify(location: str, trusted: Path | None, as_json: bool) -> None:
     config = settings.load()
     if trusted is not None:
         config = config.model_copy(update={"trusted_signers": trusted})
-    found = _load(location, config)
+    found = open_package(config, location)
     signer = check_signature(found, config)
     engine = open_engine(found, config)
     signed = (found.folder / SIGNATURE).is_file()
@@ -102,7 +102,7 @@ def diff(old: str, new: str, as_json: bool) -> None:
     OLD and NEW are folders, archives or s3:// addresses. Digests are checked, graphs are not run.
     """
     config = settings.load()
-    before, after = _load(old, config), _load(new, config)
+    before, after = open_package(config, old), open_package(config, new)
     found = differences(before, after)
     same = same_graphs(before, after)
     if as_json:
@@ -129,7 +129,7 @@ def diff(old: str, new: str, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest and digest as JSON.")
 def inspect(location: str, as_json: bool) -> None:
     """Show the manifest of a package. Its digests are checked, its graph is not run."""
-    found = _load(location, settings.load())
+    found = open_package(settings.load(), location)
     if as_json:
         document = {"digest": found.digest, **found.manifest.model_dump(mode="json")}
         click.echo(json.dumps(document, indent=2))
@@ -148,7 +148,7 @@ def pack_command(location: str, archive: Path) -> None:
         raise click.BadParameter("must end in .zip", param_hint="ARCHIVE.zip")
     if not archive.parent.is_dir():
         raise click.BadParameter("the folder does not exist", param_hint="ARCHIVE.zip")
-    found = _load(location, settings.load())
+    found = open_package(settings.load(), location)
     pack(found, archive)
     click.echo(f"{archive}  {found.digest}")
 
@@ -173,10 +173,6 @@ def _forward(name: str) -> None:
 
 for _name in ("recalibrate", "rethreshold"):
     _forward(_name)
-
-
-def _load(location: str, config: settings.Settings) -> Package:
-    return open_package(config, location)
 
 
 def _lines(manifest: Manifest) -> list[str]:

@@ -34,11 +34,6 @@ class Valkey:
         if not self._child.running:
             self._child = self._start()
 
-    def restart(self) -> None:
-        """Stop and start Valkey."""
-        self.stop()
-        self.start()
-
     def _start(self) -> Child:
         config = self._folder / "valkey.conf"
         data = self._folder / "data"

@@ -57,6 +57,7 @@ class ChosenEngine:
     """An engine that passed the golden check, and why it was chosen. It is itself an engine."""
 
     engine: Engine
+    settings: Settings  # with the tuning of this model on this machine
     automatic: bool
     passed_over: tuple[PassedOver, ...] = ()
 
@@ -112,25 +113,33 @@ def choose(package: Package, settings: Settings) -> ChosenEngine:
         MissingExtraError: ONNX Runtime is not installed.
     """
     if settings.engine != "auto":
-        engine = _open_checked(settings.engine, package, settings)
-        return ChosenEngine(engine=engine, automatic=False)
+        engine, tuned = _open_checked(settings.engine, package, settings)
+        return ChosenEngine(engine=engine, settings=tuned, automatic=False)
     passed_over: list[PassedOver] = []
-    for candidate in AUTOMATIC[:-1]:
+    for candidate in AUTOMATIC:
         try:
-            engine = _open_checked(candidate, package, settings)
+            engine, tuned = _open_checked(candidate, package, settings)
+            break
         except (DeviceLostError, DeviceOutOfMemoryError):
             raise
         except HilumError as error:
+            if candidate == AUTOMATIC[-1]:
+                raise  # it lies in the package or the installation
             collector.release(error)  # the error is kept, but must not keep the engine alive
             passed_over.append(PassedOver(candidate=candidate, error=error))
-        else:
-            return ChosenEngine(engine=engine, automatic=True, passed_over=tuple(passed_over))
-    # An error of the last candidate is raised: it lies in the package or the installation.
-    engine = _open_checked(AUTOMATIC[-1], package, settings)
-    return ChosenEngine(engine=engine, automatic=True, passed_over=tuple(passed_over))
+    return ChosenEngine(
+        engine=engine, settings=tuned, automatic=True, passed_over=tuple(passed_over)
+    )
 
 
-def _open_checked(candidate: EngineChoice, package: Package, settings: Settings) -> Engine:
+def _open_checked(
+    candidate: EngineChoice, package: Package, settings: Settings
+) -> tuple[Engine, Settings]:
+    """The engine, and ``settings`` with the tuning, which only the CPU has."""
+    if candidate == "onnxruntime":
+        from hilum.engines.onnxruntime import name_of  # noqa: PLC0415 - only the one used
+
+        settings = apply_tuning(package, settings, name_of(package.manifest, "cpu"))
     engine = _OPENERS[candidate](package, settings)
     try:
         check_golden(engine, package, "cpu" if candidate == "onnxruntime" else "tensorrt")
@@ -138,13 +147,12 @@ def _open_checked(candidate: EngineChoice, package: Package, settings: Settings)
         if isinstance(engine, _Closable):
             engine.close()  # the next candidate or another process needs the GPU's memory
         raise
-    return engine
+    return engine, settings
 
 
 def _onnxruntime(package: Package, settings: Settings) -> Engine:
-    from hilum.engines.onnxruntime import OnnxRuntimeEngine, name_of  # noqa: PLC0415 - as above
+    from hilum.engines.onnxruntime import OnnxRuntimeEngine  # noqa: PLC0415 - as above
 
-    settings = apply_tuning(package, settings, name_of(package.manifest, "cpu"))
     return OnnxRuntimeEngine(package, settings.worker.engine_threads)
 
 
