@@ -62,7 +62,7 @@ def test_every_split_has_every_label(planned: list[Patient]) -> None:
 
 
 def test_sizes_it_cannot_have(wheel_cache: Path) -> None:
-    with pytest.raises(DataError, match="has 16 to 112120"):
+    with pytest.raises(DataError, match="must have 16 to 112120 films"):
         chestxray14.plan(200_000, seed=0, cache_dir=wheel_cache)
 
 
