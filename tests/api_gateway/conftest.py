@@ -176,7 +176,7 @@ def shared_gateway(
     """One for all tests of a module that harm nothing, with the usual settings, on SQLite."""
     url = f"sqlite:///{tmp_path_factory.mktemp('gateway') / 'hilum.db'}"
     bucket = f"test-{secrets.token_hex(6)}"
-    settings = {"broker_url": SecretStr(valkey.url), "s3": s3}
+    settings: dict[str, Any] = {"broker_url": SecretStr(valkey.url), "s3": s3}
     with _opened(url, gateway_package, bucket, **settings) as gateway:
         yield gateway
 
