@@ -4,6 +4,7 @@ For each image, the first of these that exists:
 
 1. the result of the study's canary, if the study is in the canary's share, and otherwise of the
    model in force (:mod:`hilum.db.serving`), for the image's object and of the newest pipeline;
+   unless a live job has refused the image since, and rule 2 would show that;
 2. the newest outcome "scored" or "refused" of the image in a live job;
 3. the state of the image in the live job that :data:`FIRST_JOB` puts first.
 
@@ -120,6 +121,7 @@ def _build() -> Subquery:
             items.c.status,
             items.c.result_id,
             items.c.error,
+            items.c.finished_at,
             _choose_result().label("in_force"),
         )
         .select_from(images)
@@ -127,15 +129,21 @@ def _build() -> Subquery:
         .where(images.c.study_id == STUDY)
         .subquery("chosen")
     )
-    scored = chosen.c.in_force.is_not(None)
-    return select(
+    in_force = results.alias("in_force")
+    # A film that a corrected decoder or policy refuses must not keep its numbers.
+    refused = and_(
+        chosen.c.status == ItemStatus.REFUSED, chosen.c.finished_at > in_force.c.created_at
+    )
+    scored = and_(chosen.c.in_force.is_not(None), ~refused)
+    shown = select(
         chosen.c.image_id,
         chosen.c.position,
         chosen.c.uri,
         case((scored, ItemStatus.SCORED.value), else_=chosen.c.status).label("status"),
-        func.coalesce(chosen.c.in_force, chosen.c.result_id).label("result_id"),
+        case((scored, chosen.c.in_force), else_=chosen.c.result_id).label("result_id"),
         case((~scored, chosen.c.error)).label("error"),
-    ).subquery("shown")
+    ).select_from(chosen.outerjoin(in_force, in_force.c.id == chosen.c.in_force))
+    return shown.subquery("shown")
 
 
 # One row an image of the study: `image_id`, `position`, `uri`, `status`, `result_id`, `error`.

@@ -139,6 +139,22 @@ def test_a_refusal_is_news_and_giving_up_is_not(
     assert scene.state().status is JobStatus.COMPLETED
 
 
+def test_a_refusal_is_news_under_a_model_in_force_too(
+    scene: Scene, model_id: int, refused: Callable[[str], NotScored]
+) -> None:
+    scene.work(scene.made.job_id, scene.score(1), scene.score(2))
+    _serve(scene.database, model_id)
+    second = scene.again()
+    scene.work(second, refused, scene.score(2))
+    one, two = scene.images()
+    assert (one.status, one.result_id) == (ItemStatus.REFUSED, None)
+    assert one.error is not None
+    assert (two.status, two.result_id) == (ItemStatus.SCORED, 2)
+    # Until a later job scores it.
+    scene.work(scene.again(), scene.score(1), scene.score(2))
+    assert scene.results() == [1, 2]
+
+
 def test_a_study_that_was_given_up_is_queued_again(scene: Scene) -> None:
     scene.work(scene.made.job_id, scene.score(1))
     scene.give_up(scene.made.job_id)
