@@ -19,6 +19,8 @@ GOOD = [
     *("hilum/__init__.py", "hilum/py.typed", "hilum/db/migrations/versions/0001.py"),
     *("hilum/filmcheck/weights.npz", "hilum/filmcheck/provenance.json"),
     *("trainer/evaluation/chestxray14.csv", "trainer/report/report.html"),
+    *("trainer/evaluation/published.csv", "trainer/report/report.mplstyle"),
+    *("export/card.md", "export/xrv.csv"),
     *(
         f"hilum_demo/demo/{n}"
         for n in ("manifest.json", "model.onnx", "golden.npz", "MODEL_CARD.md")
