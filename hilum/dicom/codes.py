@@ -1,4 +1,4 @@
-"""Coded views and body parts (PS3.16 CID 4010 «DX View», CID 4009 «DX Anatomy Imaged»).
+"""Coded views and body parts (PS3.16 CID 4010 "DX View", CID 4009 "DX Anatomy Imaged").
 
 SNOMED CT identifiers and the retired SRT ones; each entry is checked against pydicom's
 dictionaries by the tests.

@@ -33,7 +33,7 @@ BITMAPS = {"liver_1frame.dcm", "liver_expb_1frame.dcm"}
 BROKEN = {
     "JPEG2000-embedded-sequence-delimiter.dcm": "dicom.inconsistent_pixels",  # SIZ is spoilt
     "MR_truncated.dcm": "dicom.truncated",
-    "badVR.dcm": "dicom.inconsistent_pixels",  # Number of Frames «1A»
+    "badVR.dcm": "dicom.inconsistent_pixels",  # Number of Frames "1A"
     "meta_missing_tsyntax.dcm": "dicom.inconsistent_pixels",  # no Rows
     "nested_priv_SQ.dcm": "dicom.inconsistent_pixels",  # no Rows
 }

@@ -94,7 +94,7 @@ def test_no_failure_value_is_overlooked(trt: Any, method: str, answer: Any, said
 
 @pytest.mark.parametrize("kind", ["Builder", "OnnxParser"])
 def test_what_cannot_be_made_is_said_with_tensorrts_words(trt: Any, kind: str) -> None:
-    """The bindings raise a bare TypeError: «factory function returned nullptr»."""
+    """The bindings raise a bare TypeError: "factory function returned nullptr"."""
     trt.state.failing[kind] = [None]
     trt.state.said = "CUDA initialization failure with error: 35"
     with pytest.raises(
