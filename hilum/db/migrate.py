@@ -98,6 +98,7 @@ def _prepare(database: Database, found: version.Schema | None, revision: str) ->
         return
     with database.autocommit() as connection, _take_turn(connection):
         for prepare in coming:
+            connection.execute(text(f"SET lock_timeout = '{_LOCK_TIMEOUT}'"))
             prepare(connection)
 
 

@@ -46,7 +46,8 @@ class Decoders:
         """
         taken = [self._idle.get() for _ in range(self._count)]
         try:
-            taken = [child or self._start() for child in taken]
+            for n, child in enumerate(taken):
+                taken[n] = child or self._start()
         finally:
             for child in taken:
                 self._idle.put(child)

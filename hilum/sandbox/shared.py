@@ -69,7 +69,7 @@ def mapped(descriptor: int, size: int) -> memoryview:
     """
     if not size:
         return memoryview(b"")
-    try:
-        return memoryview(mmap.mmap(descriptor, size, prot=mmap.PROT_READ))
+    try:  # private: Linux before 6.7 refuses to map what is sealed against writing as shared
+        return memoryview(mmap.mmap(descriptor, size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ))
     except OSError:
         raise MemoryError from None

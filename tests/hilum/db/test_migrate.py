@@ -96,8 +96,9 @@ def test_processes_that_upgrade_together(database_url: str, start: str | None) -
         assert (out.strip(), code_) == (version.head(), 0), errors
 
 
+@pytest.mark.parametrize("table", ["jobs", "results"])  # what is prepared comes first: results
 def test_a_migration_does_not_queue_behind_a_long_transaction(
-    database_url: str, monkeypatch: pytest.MonkeyPatch
+    table: str, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever comes after it would wait too, so that a backup would stop the gateway."""
     monkeypatch.setattr(migrate, "_LOCK_TIMEOUT", "50ms")
@@ -106,7 +107,7 @@ def test_a_migration_does_not_queue_behind_a_long_transaction(
         if database.dialect != "postgresql":
             return  # SQLite has one lock, and writers wait for it for a limited time only
         with database.read() as backup:
-            backup.execute(text("SELECT count(*) FROM jobs"))
+            backup.execute(text(f"SELECT count(*) FROM {table}"))
             with pytest.raises(DatabaseUnavailableError):
                 migrate.upgrade(database_url)
     assert migrate.upgrade(database_url) == version.head()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -80,6 +81,20 @@ def test_an_object_cannot_be_changed_by_whoever_reads_it(tmp_path: Path) -> None
             os.write(descriptor, b"other")
         with pytest.raises(PermissionError):
             os.ftruncate(descriptor, 0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+def test_an_object_is_mapped_as_every_kernel_allows() -> None:
+    """Linux before 6.7 refuses a shared mapping of what is sealed against writing."""
+    with SharedBytes() as shared:
+        shared.write(b"film")
+        sealed = shared.sealed()
+        assert not isinstance(sealed, bytes)
+        view = mapped(*sealed)
+        lines = Path("/proc/self/maps").read_text().splitlines()
+        rights = [line.split()[1] for line in lines if "memfd:object" in line]
+        assert bytes(view) == b"film"
+    assert rights == ["r--p"]
 
 
 def _peak(process: psutil.Process) -> int:

@@ -50,6 +50,8 @@ def prepare(connection: sa.Connection) -> None:
             f"VARCHAR(32) DEFAULT '{_PIPELINE}' NOT NULL"
         )
     )
+    # From here on, waiting for others makes nobody wait, and may take as long as it takes.
+    connection.execute(sa.text("SET lock_timeout = 0"))
     state = sa.text(
         "SELECT indisvalid FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid "
         "WHERE relname = :name AND pg_table_is_visible(pg_class.oid)"
