@@ -59,7 +59,7 @@ def services() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def valkey(services: Path) -> Iterator[Valkey]:
-    """A broker: ``.url``, ``.stop()``, ``.start()``, ``.restart()``."""
+    """A broker: ``.url``, ``.stop()``, ``.start()``."""
     server = Valkey(services / "valkey")
     yield server
     server.stop()

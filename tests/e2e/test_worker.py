@@ -263,7 +263,8 @@ def test_a_process_that_lost_its_gpu_is_replaced(system: System, tmp_path: Path)
 @on_sqlite
 def test_the_broker_is_restarted_and_then_emptied(system: System) -> None:
     first = [system.submit([system.put(f"a{n}.dcm", film(n))]) for n in range(3)]
-    system.broker.restart()
+    system.broker.stop()
+    system.broker.start()
     system.worker()
     for made in first:
         system.completed(made)

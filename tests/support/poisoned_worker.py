@@ -7,22 +7,29 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from hilum.sandbox import process
 from hilum.storage import ObjectStore
 
 _ROWS = b"\x28\x00\x10\x00US\x02\x00"
-_real = ObjectStore.read_with_etag
+_real = ObjectStore.read_into
 
 
-def _deadly(self: ObjectStore, uri: str) -> tuple[bytes, str | None]:
-    data, etag = _real(self, uri)
+def _deadly(
+    self: ObjectStore, write: Callable[[bytes], object], uri: str, **limits: Any
+) -> str | None:
+    pieces: list[bytes] = []
+    etag = _real(self, pieces.append, uri, **limits)
+    data = b"".join(pieces)
     if _ROWS + b"\x42\x00" in data:
         os.kill(os.getpid(), signal.SIGKILL)
     while _ROWS + b"\x41\x00" in data and not _released():
         time.sleep(0.05)
-    return data, etag
+    write(data)
+    return etag
 
 
 def _released() -> bool:
@@ -34,7 +41,7 @@ def _released() -> bool:
 
 
 # At import: pool processes are spawned and import the main module anew.
-ObjectStore.read_with_etag = _deadly  # type: ignore[method-assign]
+ObjectStore.read_into = _deadly  # type: ignore[method-assign]
 process.PROGRAM = ("-m", "support.poisoned_decoder")  # type: ignore[misc]
 
 if __name__ == "__main__":

@@ -97,7 +97,7 @@ def test_checkpoint_to_package(trained: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
     (other / "thesis.txt").write_text("precious")
-    with pytest.raises(ExportError, match="not empty"):
+    with pytest.raises(ExportError, match="neither empty nor a model package"):
         build(checkpoint.load(best), other, identity, cache_dir=cache)
     assert (other / "thesis.txt").read_text() == "precious"
 

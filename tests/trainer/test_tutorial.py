@@ -85,6 +85,8 @@ def test_from_the_raw_folder_to_the_package(
     _raw_folder(tmp_path / "nih")
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "chestxray14.toml").write_text(TINY)
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "samples").symlink_to(ROOT / "models" / "samples")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HILUM_CACHE_DIR", str(tmp_path / "cache"))
     ran = 0

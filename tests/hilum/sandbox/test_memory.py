@@ -50,7 +50,9 @@ def test_a_junk_object_is_held_once(kind: str, tmp_path: Path, decoders: Decoder
     loader = Loader(OPTIONS, open_store(S3Settings(), LIMITS, allow_local=True), None, decoders)
     with pytest.raises(HilumError):
         loader.load(str(small))
-    (child,) = psutil.Process().children()
+    (decoder,) = decoders._idle.queue
+    assert decoder is not None
+    child = psutil.Process(decoder.pid)
     idle = _peak(child)
     Path("/proc/self/clear_refs").write_text("5")  # the peak from now on
     before = _peak(psutil.Process())
