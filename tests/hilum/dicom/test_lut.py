@@ -240,6 +240,8 @@ def test_a_window_that_misses_the_data(values: np.ndarray, attributes: dict[str,
     raw = native(values, ExplicitVRLittleEndian, **described(values, bits=16), **attributes)
     with pytest.raises(HilumError, match="one or two greys"):
         dicom.decode(dicom.open_object(raw, Limits()), side=100)
+    with pytest.raises(HilumError, match="one or two greys"):
+        dicom.decode(dicom.open_object(raw, Limits()), side=40)
 
 
 def test_what_has_no_range_is_no_fault_of_the_window() -> None:
