@@ -81,7 +81,7 @@ def _natives() -> dict[str, bytes]:
     found = {}
     for name, syntax in (("implicit", ImplicitVRLittleEndian), ("explicit", ExplicitVRLittleEndian),
                          ("big", ExplicitVRBigEndian)):  # fmt: skip
-        for bits, signed in ((8, False), (12, False), (12, True), (16, False)):
+        for bits, signed in ((8, False), (12, False), (12, True), (16, False), (16, True)):
             if name != "explicit" and bits != (12 if name == "implicit" else 8):
                 continue
             values = picture(bits, signed=signed)
@@ -197,6 +197,26 @@ def test_one_declaration_is_wrong(name: str) -> None:
                 assert found.shape == expected.shape, (change, side)
                 assert np.abs(found - expected).max() < 0.02, (change, side)
     assert refused > len(CHANGES)
+
+
+@pytest.mark.parametrize("noise", [0, 40])
+@pytest.mark.parametrize("letters", ["plain", "smooth", "frame"])
+def test_white_on_black_is_no_sign(letters: str, noise: int) -> None:
+    """Sixteen bits, a dark film, its whole range in what was burnt into it."""
+    generator = np.random.default_rng(5)
+    values = 3000 + 2500 * np.sin(np.arange(400) / 30) * np.ones((300, 1))
+    values += generator.normal(0, noise, values.shape)
+    drawn = np.zeros(values.shape)
+    if letters == "frame":
+        drawn[:40] = drawn[:, -50:] = 1
+        values[40:60] = 0
+    else:
+        drawn[20:280, ::4] = drawn[20:280, 1::4] = 1
+    if letters == "smooth":
+        drawn = (drawn + np.roll(drawn, 1, 1) + np.roll(drawn, 1, 0)) / 3
+        drawn *= generator.uniform(0.7, 1, drawn.shape)
+    film = np.clip(values * (1 - drawn) + 65535 * drawn, 0, 65535).astype(np.uint16)
+    assert code(native(film, ExplicitVRLittleEndian, **described(film, bits=16))) is None
 
 
 @pytest.mark.parametrize("extra", [1, 2, 3])
