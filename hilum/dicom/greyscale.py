@@ -201,7 +201,9 @@ def stored_range(header: FilmHeader) -> tuple[int, int]:
     return (-count // 2, count // 2 - 1) if header.signed else (0, count - 1)
 
 
-def check_seen(film: Shown, header: FilmHeader, how: Greyscale) -> None:
+def check_seen(
+    film: Shown, header: FilmHeader, how: Greyscale, *, outside: BoolArray | None = None
+) -> None:
     """Refuse a film of which the header's LUT or window leaves one or two greys.
 
     No viewer shows such a film, and nothing in it says what its values mean: those of a film that
@@ -211,6 +213,7 @@ def check_seen(film: Shown, header: FilmHeader, how: Greyscale) -> None:
         film: the film, as :func:`present` has it.
         header: of the film.
         how: it is shown.
+        outside: ``[h, w]``, which samples are no image, if their values do not tell.
 
     Raises:
         WindowMissesDataError: two greys are all that is shown, and more than two values are stored.
@@ -222,7 +225,9 @@ def check_seen(film: Shown, header: FilmHeader, how: Greyscale) -> None:
     # Of fewer samples than the film has pixels each counts for several: both paths refuse alike.
     sides = (header.rows, header.columns)
     of_film = math.prod(-(-side // max(1, side // _LOOKED_AT)) for side in sides) / values.size
-    if how.padding is not None:
+    if outside is not None:
+        values = values[~outside[every]]
+    elif how.padding is not None:
         values = values[(values < how.padding[0]) | (values > how.padding[1])]
     greys = film.tones(values)
     if values.size * of_film < _FEWEST or not _two_at_most(greys) or _two_at_most(values):
