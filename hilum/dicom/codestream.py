@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from hilum.errors import DecodeError, TruncatedError
 
@@ -22,7 +22,8 @@ _COD, _COC = 0x52, 0x53
 _SOT, _SOD, _EOC = 0x90, 0x93, 0xD9
 END: Final = b"\xff\xd9"  # EOC of JPEG 2000, EOI of JPEG and JPEG-LS
 # JPEG frame headers (ISO 10918-1 table B.1) and JPEG-LS (ISO 14495-1): SOF55.
-_SOF: Final = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
+_SOF55: Final = 0xF7
+_SOF: Final = {*range(0xC0, 0xD0), _SOF55} - {0xC4, 0xC8, 0xCC}
 _LOSSLESS: Final = {0xC3, 0xC7, 0xCB, 0xCF}
 _ALONE: Final = {0x01, *range(0xD0, 0xD8)}  # markers without a length
 _EOI, _SOS, _APP1, _APP14 = 0xD9, 0xDA, 0xE1, 0xEE
@@ -65,6 +66,7 @@ class Codestream:
     reversible: bool = False  # JPEG 2000: the 5/3 wavelet, otherwise the 9/7
     tiles: int = 1
     mended: bool = False  # JPEG 2000: it came with another end than its marker
+    kind: Literal["JPEG", "JPEG-LS", "JPEG 2000"] = "JPEG"
 
 
 def read(data: bytes) -> Codestream:
@@ -168,6 +170,7 @@ def _jpeg2000(data: bytes) -> Codestream:
         at_origin=not any(origins),
         reversible=reversible,
         tiles=_count(x1, origins[2], tile_columns) * _count(y1, origins[3], tile_rows),
+        kind="JPEG 2000",
     )
 
 
@@ -196,6 +199,7 @@ def _jpeg(data: bytes) -> Codestream:
                 subsampling=tuple((factor & 0xF, factor >> 4) for factor in factors),
                 colour_transform=adobe,
                 lossless=marker in _LOSSLESS,
+                kind="JPEG-LS" if marker == _SOF55 else "JPEG",
             )
         if marker in {_EOI, _SOS}:
             break

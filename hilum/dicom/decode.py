@@ -132,6 +132,12 @@ def _frame(opened: DicomObject) -> bytes:
 
 def _check(declared: Codestream, header: FilmHeader) -> None:
     """Header and codestream must speak of the same image before a decoder allocates for it."""
+    syntax = header.transfer_syntax
+    kind = "JPEG 2000" if syntax in _JPEG2000 else "JPEG-LS" if syntax in _JPEG_LS else "JPEG"
+    if declared.kind != kind:
+        raise InconsistentPixelsError(
+            f"The codestream is {declared.kind}; Transfer Syntax UID (0002,0010) says {kind}."
+        )
     if (declared.rows, declared.columns) != (header.rows, header.columns):
         raise InconsistentPixelsError(
             f"The codestream is {declared.rows} × {declared.columns}; the header says "

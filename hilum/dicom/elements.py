@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from pydicom.datadict import dictionary_has_tag, repeater_has_tag
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
@@ -28,6 +29,7 @@ Source = bytes | memoryview
 UNDEFINED_LENGTH: Final = 0xFFFFFFFF  # PS3.5 section 7.1.1
 PIXEL_DATA: Final = 0x7FE00010
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+_BLANK: Final = b" \t\r\n\x1a"  # what a text mode leaves at the end of a file
 _LITTLE_ITEM: Final = b"\xfe\xff\x00\xe0"
 _LONG: Final = frozenset(code.value.encode() for code in EXPLICIT_VR_LENGTH_32)
 _KNOWN: Final = frozenset(code.value.encode() for code in EXPLICIT_VR_LENGTH_16) | _LONG
@@ -83,8 +85,9 @@ def read(
     while place < size:
         element = walk.element(place, implicit)
         if element is None:
+            rest = bytes(source[place:])
             return Elements(dataset=Dataset(found), end=place, pixel_data=None,
-                            cut=any(source[place:]))  # fmt: skip
+                            cut=bool(rest.strip(b"\0") and rest.strip(_BLANK)))  # fmt: skip
         if not element.tag or (group is not None and element.tag >> 16 != group):
             break  # zeros fill up a file
         if element.tag == PIXEL_DATA:
@@ -161,7 +164,12 @@ class _Walk:
 
     def plain(self, element: Element) -> bool:
         """Whether ``element`` looks like one, not like bytes that follow the last one."""
-        return element.tag >= 0x00080000 and (element.implicit or element.code is not None)
+        if not 0x00080000 <= element.tag < 0xFFFE0000:
+            return False
+        private = bool(element.tag >> 16 & 1)
+        if not element.implicit:
+            return element.code is not None
+        return private or dictionary_has_tag(element.tag) or repeater_has_tag(element.tag)
 
     @staticmethod
     def odd(code: bytes) -> bool:

@@ -80,7 +80,7 @@ def decode_rows(opened: DicomObject, *, side: int | None = None) -> RowFilm:
     if side is not None and _reducible(opened):
         less = reduced.stored_values(opened, side=side)
         shown = greyscale.present(less.values, header, how)
-        greyscale.check_seen(shown, header, how)
+        greyscale.check_seen(shown, header, how, outside=less.padding)
         return RowFilm(header=header, pixels=shown, padding=less.padding, box=less.box)
     found = picture.decode(opened) if header.picture else decode_stored(opened)
     pixels: npt.NDArray[np.float32] | Shown

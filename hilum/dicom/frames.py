@@ -21,6 +21,7 @@ _END: Final = b"\xfe\xff\xdd\xe0"
 _HEADER: Final = 8  # bytes: tag and length
 _MARKER: Final = b"\xff\xd9"  # EOI of JPEG and JPEG-LS, EOC of JPEG 2000
 _STARTS: Final = (b"\xff\xd8\xff", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  ")  # a codestream
+_AFTER_RLE_HEADER: Final = struct.pack("<I", 64)  # where the first segment begins (PS3.5 G.5)
 _PADDING: Final = 10  # bytes that may follow it
 _MOST: Final = 2**16  # fragments; a film has one, or a few
 
@@ -108,7 +109,7 @@ def _items(data: bytes | memoryview, frames: int) -> tuple[bytes, list[Fragment]
             if len(fragments) >= frames and _ends(data, fragments[-1]):
                 break
             length = _shortened(data, start, length)
-        if table is None and not bytes(data[start : start + 8]).startswith(_STARTS):
+        if table is None and not _is_codestream(bytes(data[start : start + 8])):
             table, base = bytes(data[start : start + length]), start + length
         else:
             table = table or b""  # a codestream in the place of the table: there is none
@@ -121,6 +122,12 @@ def _items(data: bytes | memoryview, frames: int) -> tuple[bytes, list[Fragment]
     if not fragments:
         raise TruncatedError("The encapsulated pixel data has no fragment.")
     return table or b"", fragments
+
+
+def _is_codestream(head: bytes) -> bool:
+    """Whether an item that begins so is no offset table, whose first entry is 0."""
+    segments, offset = int.from_bytes(head[:4], "little"), head[4:]
+    return head.startswith(_STARTS) or (0 < segments < 16 and offset == _AFTER_RLE_HEADER)
 
 
 def _shortened(data: bytes | memoryview, start: int, length: int) -> int:
@@ -155,23 +162,17 @@ def _offsets(table: bytes, extended: bytes | None) -> tuple[int, ...]:
 def _count(
     data: bytes | memoryview, fragments: list[Fragment], frames: int, offsets: tuple[int, ...]
 ) -> int:
-    """How many fragments the first of several frames has."""
-    if offsets:
-        if len(offsets) != frames or offsets[0] != 0:
-            raise DecodeError(
-                f"The offset table has {len(offsets)} entries, the first {offsets[0]}; expected "
-                f"{frames}, the first 0."
-            )
+    """How many fragments the first of several frames has. A table that does not fit the fragments
+    says nothing."""
+    if len(offsets) == frames and offsets[0] == 0:
         for n, fragment in enumerate(fragments):
             if n and fragment.offset == offsets[1]:
                 return n
-        raise DecodeError(f"The offset table says {offsets[1]}, where no fragment begins.")
     if len(fragments) == frames:
         return 1
     if len(fragments) > frames:
         for n, part in enumerate(fragments, 1):
             if _ends(data, part):
                 return n
-    raise DecodeError(
-        f"There are {len(fragments)} fragments for {frames} frames, and no offset table."
-    )
+    which = f"an offset table of {len(offsets)} entries that do not fit" if offsets else "no table"
+    raise DecodeError(f"There are {len(fragments)} fragments for {frames} frames, and {which}.")

@@ -10,6 +10,7 @@ computed pixel by pixel. Both some rows at a time: a film as floats is twice to 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -18,8 +19,9 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 
-from hilum.dicom.header import FilmHeader
+from hilum.dicom.header import FilmHeader, text
 from hilum.dicom.lut import Lut, Range, UnusableTableError
 from hilum.dicom.syntaxes import little_endian
 from hilum.errors import InconsistentPixelsError, WindowMissesDataError
@@ -199,7 +201,9 @@ def stored_range(header: FilmHeader) -> tuple[int, int]:
     return (-count // 2, count // 2 - 1) if header.signed else (0, count - 1)
 
 
-def check_seen(film: Shown, header: FilmHeader, how: Greyscale) -> None:
+def check_seen(
+    film: Shown, header: FilmHeader, how: Greyscale, *, outside: BoolArray | None = None
+) -> None:
     """Refuse a film of which the header's LUT or window leaves one or two greys.
 
     No viewer shows such a film, and nothing in it says what its values mean: those of a film that
@@ -209,6 +213,7 @@ def check_seen(film: Shown, header: FilmHeader, how: Greyscale) -> None:
         film: the film, as :func:`present` has it.
         header: of the film.
         how: it is shown.
+        outside: ``[h, w]``, which samples are no image, if their values do not tell.
 
     Raises:
         WindowMissesDataError: two greys are all that is shown, and more than two values are stored.
@@ -217,10 +222,15 @@ def check_seen(film: Shown, header: FilmHeader, how: Greyscale) -> None:
         return
     every = tuple(slice(None, None, max(1, side // _LOOKED_AT)) for side in film.shape)
     values = film.stored[every]
-    if how.padding is not None:
+    # Of fewer samples than the film has pixels each counts for several: both paths refuse alike.
+    sides = (header.rows, header.columns)
+    of_film = math.prod(-(-side // max(1, side // _LOOKED_AT)) for side in sides) / values.size
+    if outside is not None:
+        values = values[~outside[every]]
+    elif how.padding is not None:
         values = values[(values < how.padding[0]) | (values > how.padding[1])]
     greys = film.tones(values)
-    if values.size < _FEWEST or not _two_at_most(greys) or _two_at_most(values):
+    if values.size * of_film < _FEWEST or not _two_at_most(greys) or _two_at_most(values):
         return
     raise WindowMissesDataError(
         f"The window or LUT of the header shows the whole film as one or two greys; its stored "
@@ -304,7 +314,7 @@ def _voi(
     table, flags = _first_table(dataset, "VOILUTSequence", header, inputs, VOI_IGNORED)
     if table is not None:
         return table, flags
-    function = str(dataset.get("VOILUTFunction") or "LINEAR").strip().upper()
+    function = text(dataset, "VOILUTFunction") or "LINEAR"
     windows = zip(_reals(dataset, "WindowCenter"), _reals(dataset, "WindowWidth"), strict=False)
     for centre, width in windows:
         if not np.isfinite(centre) or not width > 0 or (function == "LINEAR" and width < 1):
@@ -353,8 +363,8 @@ def _apply_voi(
 def _inverted(dataset: Dataset, header: FilmHeader) -> bool:
     """MONOCHROME1 and Presentation LUT Shape INVERSE say the same thing (PS3.3 C.8.11.3.1.2 and
     C.11.6): together they still invert once."""
-    shape = str(dataset.get("PresentationLUTShape") or "").strip().upper()
-    return header.photometric == "MONOCHROME1" or shape == "INVERSE"
+    inverse = text(dataset, "PresentationLUTShape") == "INVERSE"
+    return header.photometric == "MONOCHROME1" or inverse
 
 
 def _padding(dataset: Dataset, header: FilmHeader) -> tuple[int, int] | None:
@@ -362,7 +372,8 @@ def _padding(dataset: Dataset, header: FilmHeader) -> tuple[int, int] | None:
     if first is None:
         return None
     limit = dataset.get("PixelPaddingRangeLimit")
-    ends = [_stored_number(value, header) for value in (first, first if limit is None else limit)]
+    both = (first, first if limit is None else limit)
+    ends = [_stored_number(_first(value), header) for value in both]
     return min(ends), max(ends)
 
 
@@ -386,6 +397,12 @@ def _reals(dataset: Dataset, keyword: str) -> list[float]:
         return []
     one = not hasattr(value, "__len__") or isinstance(value, str)
     return [_number(part) for part in ([value] if one else value)]
+
+
+def _first(value: Any) -> Any:
+    """The first of several values, where one should be."""
+    several = isinstance(value, list | MultiValue) and len(value) > 0
+    return value[0] if several else value
 
 
 def _number(value: Any) -> float:

@@ -115,9 +115,9 @@ def read(dataset: Dataset, syntax: UID, limits: Limits, *, identity: bool = Fals
         study_instance_uid=_uid(dataset, "StudyInstanceUID"),
         sop_class_uid=_uid(dataset, "SOPClassUID"),
         transfer_syntax=str(syntax),
-        modality=_text(dataset, "Modality"),
-        body_part=_text(dataset, "BodyPartExamined") or codes.body_part(dataset),
-        view=_text(dataset, "ViewPosition") or codes.view(dataset),
+        modality=text(dataset, "Modality"),
+        body_part=text(dataset, "BodyPartExamined") or codes.body_part(dataset),
+        view=text(dataset, "ViewPosition") or codes.view(dataset),
         rows=rows,
         columns=columns,
         bits_allocated=allocated,
@@ -129,8 +129,8 @@ def read(dataset: Dataset, syntax: UID, limits: Limits, *, identity: bool = Fals
         planar=_number(dataset, "PlanarConfiguration", default=0) == 1,
         frames=frames,
         age_years=age.years(dataset),
-        burned_in={"YES": True, "NO": False}.get(_text(dataset, "BurnedInAnnotation") or ""),
-        for_processing=_text(dataset, "PresentationIntentType") == "FOR PROCESSING",
+        burned_in={"YES": True, "NO": False}.get(text(dataset, "BurnedInAnnotation") or ""),
+        for_processing=text(dataset, "PresentationIntentType") == "FOR PROCESSING",
         facts=facts.read(dataset, identity=identity),
         flags=() if photometric in GREY else (COLOUR_CAPTURE,),
     )
@@ -154,7 +154,7 @@ def check_size(rows: int, columns: int, limits: Limits) -> None:
 
 def _photometric(dataset: Dataset, samples: int, *, encapsulated: bool) -> str:
     """Photometric Interpretation, if it is one that hilum reads and fits Samples per Pixel."""
-    found = _text(dataset, "PhotometricInterpretation")
+    found = text(dataset, "PhotometricInterpretation")
     colour = _COLOUR | _COLOUR_ENCODED if encapsulated else _COLOUR
     expected = 3 if found in colour else 1 if found in {*GREY, PALETTE} else None
     if found is None or expected is None:
@@ -170,7 +170,7 @@ def _photometric(dataset: Dataset, samples: int, *, encapsulated: bool) -> str:
     return found
 
 
-def _text(dataset: Dataset, keyword: str) -> str | None:
+def text(dataset: Dataset, keyword: str) -> str | None:
     """A code string, upper case; ``None`` if absent or empty; the first of several."""
     value = dataset.get(keyword)
     if value is not None and not isinstance(value, str):

@@ -18,6 +18,9 @@ _NO_RUN, _LONGEST_RUN = 128, 128  # PS3.5 section G.3.2
 _ITEM: Final = b"\xfe\xff\x00\xe0"
 _SEQUENCE_END: Final = b"\xfe\xff\xdd\xe0"
 _MOST_ITEMS: Final = 2**16
+# Samples of a grey pixel differ by less than this share of their range; in the wrong layout so many
+# times as much as in the right one. Every so many pixels are looked at.
+_ALIKE, _FURTHER, _STEP = 1 / 64, 4.0, 7
 
 Words = npt.NDArray[np.unsignedinteger[Any]]  # [H, W], or [H, W, 3]
 
@@ -38,15 +41,15 @@ def native(data: bytes | memoryview, header: FilmHeader, *, vr: str) -> Words:
     count = header.rows * header.columns * (2 if halved else header.samples)
     size = header.bits_allocated // 8
     expected = count * size * header.frames
-    if len(data) < expected:
-        raise TruncatedError(
-            f"Pixel Data (7FE0,0010) has {len(data)} bytes; expected {expected}.",
-            next_step="Have the sender write the object again; it declares more than it holds.",
-        )
     if _are_items(data):
         raise InconsistentPixelsError(
             "Pixel Data (7FE0,0010) holds items; Transfer Syntax UID (0002,0010) says that it is "
             "native."
+        )
+    if len(data) < expected:
+        raise TruncatedError(
+            f"Pixel Data (7FE0,0010) has {len(data)} bytes; expected {expected}.",
+            next_step="Have the sender write the object again; it declares more than it holds.",
         )
     row, column = count // header.rows * size, count // header.columns * size
     if _contradicts(data[expected:], row, column):
@@ -64,6 +67,8 @@ def native(data: bytes | memoryview, header: FilmHeader, *, vr: str) -> Words:
         return _full(words, header)
     if header.samples == 1:
         return words.reshape(header.rows, header.columns)
+    if header.photometric == "RGB":
+        _check_planes(words, header)
     return _pixels(words, header, planar=header.planar)
 
 
@@ -165,6 +170,25 @@ def _pixels(words: Words, header: FilmHeader, *, planar: bool) -> Words:
     if planar:
         return np.moveaxis(words.reshape(3, header.rows, header.columns), 0, -1)
     return words.reshape(header.rows, header.columns, 3)
+
+
+def _check_planes(words: Words, header: FilmHeader) -> None:
+    """Make sure that the samples lie as Planar Configuration says: where neighbours are alike, the
+    three of one plane pass for those of a pixel, and a grey film comes out as nine small ones.
+
+    Raises:
+        InconsistentPixelsError: the samples agree the other way only.
+    """
+    pixels, planes = words.reshape(-1, 3)[::_STEP], words.reshape(3, -1)[:, ::_STEP].T
+    declared, other = (
+        float(np.ptp(three, axis=1).mean())
+        for three in ((planes, pixels) if header.planar else (pixels, planes))
+    )
+    if declared > _FURTHER * other and other < _ALIKE * (1 << header.bits_stored):
+        raise InconsistentPixelsError(
+            f"Planar Configuration (0028,0006) is {int(header.planar)}; the samples lie the other "
+            "way."
+        )
 
 
 def _full(words: Words, header: FilmHeader) -> Words:

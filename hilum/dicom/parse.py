@@ -41,6 +41,7 @@ from hilum.settings import Limits
 
 _PREAMBLE: Final = 128
 _MAGIC: Final = b"DICM"
+_GZIP: Final = b"\x1f\x8b"
 # What makes the preamble the start of a program: DOS and Windows, ELF, Mach-O, scripts, archives.
 _PROGRAMS: Final = (
     b"MZ",
@@ -208,20 +209,26 @@ def _guess(data: Source, start: int) -> UID:
 
 
 def _inflate(data: Source, limit: int) -> tuple[bytes, bool]:
-    """PS3.5 section A.5: a raw deflate stream, or one in zlib's envelope (RFC 1950), as some write
-    it; never more than ``limit`` bytes of it, and whether it ends too early."""
+    """PS3.5 section A.5: a raw deflate stream, or one in the envelope of zlib or gzip (RFC 1950 and
+    1952), as some write it; never more than ``limit`` bytes of it, and whether it ends too
+    early."""
+    if data[:2] == _GZIP:  # a raw stream cannot begin so
+        return _inflated(data, zlib.MAX_WBITS + 16, limit)
     try:
-        stream = zlib.decompressobj(-zlib.MAX_WBITS)
-        inflated = stream.decompress(data, limit + 1)
-    except zlib.error:
+        return _inflated(data, -zlib.MAX_WBITS, limit)
+    except DicomError:
         envelope = len(data) > 2 and data[0] & 0xF == zlib.DEFLATED
         if not envelope or (data[0] << 8 | data[1]) % 31 or data[1] & 0x20:
-            raise DicomError("The deflated data set is damaged.") from None
-        stream = zlib.decompressobj(-zlib.MAX_WBITS)
-        try:
-            inflated = stream.decompress(data[2:], limit + 1)
-        except zlib.error:
-            raise DicomError("The deflated data set is damaged.") from None
+            raise
+    return _inflated(data[2:], -zlib.MAX_WBITS, limit)
+
+
+def _inflated(data: Source, window: int, limit: int) -> tuple[bytes, bool]:
+    stream = zlib.decompressobj(window)
+    try:
+        inflated = stream.decompress(data, limit + 1)
+    except zlib.error:
+        raise DicomError("The deflated data set is damaged.") from None
     if len(inflated) > limit:
         raise LimitExceededError(f"The data set inflates to more than {limit} bytes.")
     return inflated, not stream.eof

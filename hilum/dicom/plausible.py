@@ -28,6 +28,7 @@ _STEP: Final = 7  # every so many rows are looked at
 _MOST_BELOW: Final = 0.25  # share of pixels; graphics have fewer edges
 # Blocks of a lossy codestream are not beyond its range: this far, of the range, and this share.
 _BEYOND, _MOST_BEYOND = 1 / 8, 0.02
+_FEWEST_WHITES: Final = 24  # so many different ones beside black are no letters
 _BLOCK: Final = 16  # pixels along each side
 
 
@@ -85,7 +86,12 @@ def check_bits(
             raise InconsistentPixelsError(
                 "Pixel Representation (0028,0103) is 1; the pixels have no sign."
             )
-    if bits >= width or words.max() < 1 << bits:  # nearly always
+    whole_words = bits >= width
+    if not signed and extended and top is None and whole_words and _below_zero(few):
+        raise InconsistentPixelsError(
+            "Pixel Representation (0028,0103) is 0; the pixels have a sign."
+        )
+    if whole_words or words.max() < 1 << bits:  # nearly always
         return
     if not signed and extended and _fills(words, bits):
         raise InconsistentPixelsError(
@@ -138,3 +144,22 @@ def _fills(words: Words, bits: int) -> bool:
     are, and none in others."""
     above = words >> (bits - 1)
     return bool(((above == 0) | (above == np.iinfo(words.dtype).max >> (bits - 1))).all())
+
+
+def _below_zero(words: Words) -> bool:
+    """Whether whole words are numbers with a sign: many different ones of the top quarter stand
+    beside some of the lowest, and with a sign about as far from them as neighbours are elsewhere.
+    White letters on black stand beside it too, but are of one white, or their edges are steep."""
+    width = 8 * words.dtype.itemsize
+    if width < 16:
+        return False
+    quarter = (words >> (width - 2)).astype(np.int8)
+    beside = np.abs(np.diff(quarter, axis=1)) == 3
+    if np.count_nonzero(beside) < _FEWEST_WHITES:
+        return False
+    whites = np.maximum(words[:, 1:], words[:, :-1])[beside]
+    values = as_signed(words, width)
+    steps = np.abs(np.diff(values.astype(np.int64), axis=1))
+    alike = np.median(steps[beside]) <= 4 * np.median(steps[~beside]) + 1
+    smoother = _roughness(words) > _ROUGHER_SIGN * _roughness(values)
+    return bool(alike and smoother and len(np.unique(whites)) >= _FEWEST_WHITES)

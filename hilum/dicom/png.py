@@ -22,6 +22,7 @@ SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 _COLOUR: Final = {0: False, 2: True, 3: True, 4: False, 6: True}  # colour types, 11.2.1
 _GREY: Final = 0
 _GREY_AND_ALPHA: Final = 4
+_INDEXED: Final = 3
 _MODES: Final = {"1": "L", "P": "RGB", "PA": "RGBA"}  # what Pillow has to expand
 
 
@@ -63,10 +64,11 @@ def decode(data: bytes) -> npt.NDArray[Any]:
         DecodeError: a chunk is damaged, or cannot be decoded.
         UnsupportedPixelsError: parts of the image are transparent.
     """
-    ended, key = False, None
+    ended, key, entries = False, None, 0
     for name, content in _chunks(data):
         ended = ended or name == b"IEND"
         key = content if name == b"tRNS" else key
+        entries = len(content) // 3 if name == b"PLTE" else entries
     if not ended:
         raise TruncatedError("The PNG ends before its IEND chunk.")
     depth, colour = data[24:26]
@@ -76,6 +78,7 @@ def decode(data: bytes) -> npt.NDArray[Any]:
         source = BytesIO(_as_four_bytes(data) if deep_with_alpha else data)
         with PngImagePlugin.PngImageFile(source) as image:
             mode = _MODES.get(image.mode, image.mode)
+            last = int(np.asarray(image).max()) if colour == _INDEXED else -1
             if "transparency" in image.info and colour != _GREY:
                 mode = "RGBA"
             pixels = np.asarray(image if image.mode == mode else image.convert(mode))
@@ -83,6 +86,8 @@ def decode(data: bytes) -> npt.NDArray[Any]:
         raise
     except Exception as error:  # Pillow raises whatever broken data provokes
         raise DecodeError(f"The PNG decoder failed ({type(error).__name__}).") from None
+    if colour == _INDEXED and last >= entries:
+        raise DecodeError(f"A pixel of the PNG has colour {last}; its palette has {entries}.")
     if deep_with_alpha:
         pixels = np.ascontiguousarray(pixels).view(">u2").astype(np.uint16)
     top = np.iinfo(pixels.dtype).max

@@ -29,6 +29,8 @@ def reads_the_same(kept: Examination) -> bool:
 
     Version 3 reads look-up tables anew, and refuses DICOM objects whose pixels contradict their
     header, surplus frames and bytes among them. A header does not show whether its object is one
-    of these. PNG and JPEG files have neither; what was refused by its header has no pixels.
+    of these. PNG and JPEG files have neither, but a PNG in colour may name entries that its palette
+    lacks, which is refused now. What was refused by its header has no pixels.
     """
-    return kept.header.picture is not None or kept.stage is None
+    picture, colour = kept.header.picture, kept.header.samples == 3
+    return picture == "jpeg" or (picture == "png" and not colour) or kept.stage is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import struct
 import zlib
 from collections.abc import Iterator
@@ -31,6 +32,7 @@ PIXELS = (2048 + 2000 * np.sin(np.add.outer(np.arange(ROWS) / 31, np.arange(COLU
 _SAID = {**described(PIXELS, bits=12), "WindowCenter": 2048, "WindowWidth": 4096}
 _PIXEL_DATA = b"\xe0\x7f\x10\x00"
 _WINDOW = b"\x28\x00\x50\x10DS"
+_EMPTY = b"\xfe\xff\x00\xe0\0\0\0\0" + b"\xfe\xff\xdd\xe0\0\0\0\0"
 _COMMENT = b"\xff\x64\x00\x08\x00\x01abcd"
 
 
@@ -106,6 +108,7 @@ def _deflated() -> Iterator[tuple[str, bytes]]:
     endless = zlib.compressobj(9, zlib.DEFLATED, -15)
     yield "deflated, bytes behind", whole + b"junk"
     yield "deflated in zlib's envelope", whole[:start] + zlib.compress(body)
+    yield "deflated in gzip's envelope", whole[:start] + gzip.compress(body)
     yield "deflated in zlib's envelope, even", whole[:start] + zlib.compress(body, 9) + b"\0"
     yield (
         "deflated without an end",
@@ -144,6 +147,10 @@ def _items() -> Iterator[tuple[str, bytes]]:
         yield f"{name}, noise behind the items", whole + noise
         yield f"{name}, items with a length", whole[: at - 4] + length + whole[at:]
         yield f"{name}, no offset table", whole[:at] + whole[at + table :]
+        yield (
+            f"{name}, no offset table, an empty item",
+            whole[:at] + whole[at + table : -8] + _EMPTY,
+        )
         yield f"{name}, noise behind the codestream", film(frame + noise[:60], syntax)
         yield f"{name}, zeros behind the codestream", film(frame + bytes(50), syntax)
         yield f"{name}, Number of Frames 0", film(frame, syntax, NumberOfFrames=0)

@@ -77,6 +77,19 @@ def test_without_a_window_the_stored_range_counts_not_the_type() -> None:
     np.testing.assert_allclose(decoded().pixels, stored() / 4095, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "attributes", [{"VOILUTFunction": ["SIGMOID", "LINEAR"]}, {"PixelPaddingValue": [7, 7]}]
+)
+def test_the_first_of_several_values_where_one_should_be(attributes: dict[str, Any]) -> None:
+    window = {"WindowCenter": 2000, "WindowWidth": 3000}
+    one = {keyword: values[0] for keyword, values in attributes.items()}
+    several, single = (
+        dicom.decode(dicom.open_object(film(1, **window, **said), Limits()))
+        for said in (attributes, one)
+    )
+    assert np.array_equal(several.pixels, single.pixels)
+
+
 def test_rescale_comes_before_the_window() -> None:
     found = decoded(RescaleSlope=2, RescaleIntercept=-1000, WindowCenter=2000, WindowWidth=4000)
     ds = Dataset()

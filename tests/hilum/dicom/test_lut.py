@@ -240,6 +240,20 @@ def test_a_window_that_misses_the_data(values: np.ndarray, attributes: dict[str,
     raw = native(values, ExplicitVRLittleEndian, **described(values, bits=16), **attributes)
     with pytest.raises(HilumError, match="one or two greys"):
         dicom.decode(dicom.open_object(raw, Limits()), side=100)
+    with pytest.raises(HilumError, match="one or two greys"):
+        dicom.decode(dicom.open_object(raw, Limits()), side=40)
+
+
+def test_padding_is_no_part_of_what_a_window_misses() -> None:
+    """Where a block is all padding its mean is of nothing."""
+    values = film(205, 3890)
+    said = {**described(values, bits=16), "WindowCenter": 34768, "WindowWidth": 1000,
+            "PixelPaddingValue": 205, "PixelPaddingRangeLimit": 2000}  # fmt: skip
+    opened = dicom.open_object(native(values, ExplicitVRLittleEndian, **said), Limits())
+    for side in (None, 60):
+        with pytest.raises(HilumError, match=r"values are 20\d\d") as caught:
+            dicom.decode(opened, side=side)
+        assert caught.value.code == "dicom.window_misses_data"
 
 
 def test_what_has_no_range_is_no_fault_of_the_window() -> None:

@@ -231,6 +231,19 @@ def test_a_transparent_grey_of_few_bits(depth: int) -> None:
             shown(data)
 
 
+@pytest.mark.parametrize("entries", [0, 10])
+def test_a_palette_without_the_entries_that_pixels_name(entries: int) -> None:
+    image = Image.fromarray(GREY).convert("P")
+    whole = saved(image, "PNG")
+    at = whole.index(b"PLTE") - 4
+    end = at + 12 + int.from_bytes(whole[at : at + 4], "big")
+    palette = chunk(b"PLTE", bytes(3 * entries)) if entries else b""
+    assert shown(whole).pixels.shape == GREY.shape
+    with pytest.raises(HilumError, match=f"its palette has {entries}") as caught:
+        shown(whole[:at] + palette + whole[end:])
+    assert caught.value.code == "dicom.decode_failed"
+
+
 def test_more_bytes_than_allowed() -> None:
     with pytest.raises(HilumError, match=r"storage\.object_too_large"):
         shown(PNG, Limits(max_object_bytes=100))

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import tracemalloc
+from io import BytesIO
 from pathlib import Path
 
 import imagecodecs
 import numpy as np
 import pytest
 from pydicom.data import get_testdata_file
-from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
     RLELossless,
 )
 from support import colour_cases, decode_cases, sloppy
@@ -114,9 +116,22 @@ def test_a_report_that_ends_in_a_sequence() -> None:
         0x40, 0xA730, b"SQ", b"\xfe\xff\0\xe0\xff\xff\xff\xff" + element(0x40, 0xA160, b"UT", b"ab")
         + b"\xfe\xff\x0d\xe0\0\0\0\0\xfe\xff\xdd\xe0\0\0\0\0", 0xFFFFFFFF)  # fmt: skip
     assert code(data) is None
-    for tail in (b"", bytes(200), b"\x01\x02" * 40):
+    for tail in (b"", bytes(200), b"\x01\x02" * 40, b"\r\n", b"\x1a"):
         assert code(part10(open_ended + tail)) == "dicom.no_pixel_data"
     assert code(part10(open_ended[:-20])) == "dicom.truncated"
+
+
+@pytest.mark.parametrize("tail", [b"\r\n", b" " * 40, b"\xff" * 40, b"<html></html>" * 4])
+def test_bytes_behind_an_implicit_object_without_pixels(tail: bytes) -> None:
+    ds = Dataset()
+    ds.SOPClassUID, ds.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.88.11", "1.2.3"
+    ds.Modality, ds.ContentDescription = "SR", "x"
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    out = BytesIO()
+    ds.save_as(out, enforce_file_format=True)
+    assert code(out.getvalue() + tail) == "dicom.no_pixel_data"
+    assert code(out.getvalue()[:-1]) == "dicom.truncated"
 
 
 def test_more_elements_than_any_film_has(monkeypatch: pytest.MonkeyPatch) -> None:
