@@ -8,18 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from support import small_backbones
+from support.squares import SIDE, write_dataset
 
 from export.package import Identity
 from hilum.packages.labels import SYNTHETIC
 from trainer import checkpoint, config, data, manifest
 from trainer.backbones import PooledHead
 from trainer.checkpoint import Checkpoint, CheckpointRecord
-from trainer.manifest import Box, Record
 
-SIDE = 64
 IDENTITY = Identity(
     name="small",
     version="1.0.0",
@@ -43,7 +41,7 @@ class Small:
 def make(home: Path) -> Small:
     """A model below ``home`` that tells a bright square on the left (effusion) from one on the
     right (nodule)."""
-    table = _films(home / "data")
+    table = write_dataset(home, train=48, val=24, test=24)
     model = copy.deepcopy(small_backbones.model("resnet18"))  # it is shared, and changed here
     settings = config.parse(
         {
@@ -83,29 +81,3 @@ def make(home: Path) -> Small:
     )
     checkpoint.save(home / "checkpoint", model.state_dict(), record)
     return Small(checkpoint.load(home / "checkpoint"), home / "checkpoint", cache)
-
-
-def _films(folder: Path) -> Path:
-    rng = np.random.default_rng(0)
-    folder.mkdir()
-    records = []
-    for n in range(96):
-        pixels = rng.normal(90, 12, (SIDE, SIDE))
-        left, right = bool(rng.integers(2)), bool(rng.integers(2))
-        boxes = []
-        if left:
-            pixels[36:56, 4:24] += 90
-            boxes.append(Box(label="Effusion", x0=4, y0=36, x1=24, y1=56))
-        if right:
-            pixels[10:26, 40:56] += 90
-            boxes.append(Box(label="Nodule/Mass", x0=40, y0=10, x1=56, y1=26))
-        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{n}.png")
-        targets = (0.0, float(left), 0.0, float(right), 0.0, float(not (left or right)))
-        split = "train" if n < 48 else "val" if n < 72 else "test"
-        records.append(
-            Record(
-                uri=f"{n}.png", patient=f"p{n}", split=split, targets=targets, boxes=tuple(boxes)
-            )
-        )
-    manifest.write(folder / "manifest.csv", records, SYNTHETIC)
-    return folder / "manifest.csv"

@@ -14,13 +14,13 @@ from trainer.manifest import Box, Record
 SIDE = 64
 
 
-def write_dataset(home: Path) -> Path:
-    """A manifest of 60 films of 64×64: a square on the left is an effusion, right a nodule."""
+def write_dataset(home: Path, *, train: int = 36, val: int = 12, test: int = 12) -> Path:
+    """A data-set table of films of 64×64: a square on the left is an effusion, right a nodule."""
     rng = np.random.default_rng(0)
     folder = home / "data"
     folder.mkdir()
     records = []
-    for n in range(60):
+    for n in range(train + val + test):
         pixels = rng.normal(90, 12, (SIDE, SIDE))
         left, right = bool(rng.integers(2)), bool(rng.integers(2))
         boxes = []
@@ -32,7 +32,7 @@ def write_dataset(home: Path) -> Path:
             boxes.append(Box(label="Nodule/Mass", x0=40, y0=10, x1=56, y1=26))
         Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{n}.png")
         targets = (0.0, float(left), 0.0, float(right), 0.0, float(not (left or right)))
-        split = "train" if n < 36 else "val" if n < 48 else "test"
+        split = "train" if n < train else "val" if n < train + val else "test"
         records.append(
             Record(
                 uri=f"{n}.png", patient=f"p{n}", split=split, targets=targets, boxes=tuple(boxes)
