@@ -236,10 +236,7 @@ def _test(
     on_validation = predict(validation)
     fitted = calibration.fit(on_validation, validation.targets, schema.kind)
     calibrated = calibrate(on_validation.astype(np.float32), fitted, schema.kind)
-    points = {
-        label: calibration.operating_point(validation.targets[:, k], calibrated[:, k], _F1)
-        for k, label in enumerate(schema.labels)
-    }
+    points = calibration.operating_points(schema.labels, validation.targets, calibrated, _F1)
     probability = calibrate(predict(test).astype(np.float32), fitted, schema.kind)
     packed = BytesIO()
     uris = np.array(sorted(record.uri for record in test.records), dtype=np.str_)

@@ -223,10 +223,7 @@ def _fit(
         fitted = fitting.fit(run.raw, films.targets, kind, options.method or "platt")
     calibrated = calibrate(run.raw, fitted, kind)
     rule = options.rule or fitting.YOUDEN
-    return fitted, {
-        label: fitting.operating_point(films.targets[:, k], calibrated[:, k], rule)
-        for k, label in enumerate(model.schema.labels)
-    }
+    return fitted, fitting.operating_points(model.schema.labels, films.targets, calibrated, rule)
 
 
 def _corners(
