@@ -135,9 +135,9 @@ def run(config: Path, out: Path, resume: bool, manifest: Path | None, seed: int 
 @train.command("keys")
 def keys() -> None:
     """Explain every key of CONFIG."""
-    from trainer import config_keys  # noqa: PLC0415
+    from trainer import config  # noqa: PLC0415
 
-    for key in config_keys.every():
+    for key in config.list_keys():
         click.echo(f"{key.name}  {f'({key.default})' if key.default else '(required)'}")
         click.echo(click.wrap_text(key.meaning, 96, "    ", "    "))
 

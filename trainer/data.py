@@ -30,7 +30,6 @@ from hilum.storage import ObjectStore, open_store
 from trainer import cache, left_out, manifest
 from trainer.config import TrainConfig
 from trainer.errors import DataError
-from trainer.images import open_images
 from trainer.left_out import REPORT, LeftOut
 from trainer.manifest import SPLITS, Record, Split
 from trainer.prepare import Job, Problem, prepare_all
@@ -224,7 +223,7 @@ def _fill(
 
 
 def _read_splits(folder: Path, records: Sequence[Record]) -> dict[Split, SplitFilms]:
-    images = open_images(folder / "images.npy")
+    images = cache.open_images(folder / "images.npy")
     rows = np.load(folder / "rows.npy")
     used = [records[n] for n in rows["record"]]
     sizes = np.stack([rows["height"], rows["width"]], axis=1).astype(np.int32)

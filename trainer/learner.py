@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from hilum.packages.labels import LabelSchema
-from trainer import optimisation, randomness
+from trainer import objective, randomness
 from trainer.backbones import Classifier
 from trainer.config import TrainConfig
 from trainer.data import SplitFilms
@@ -61,7 +61,7 @@ class Learner:
         """Start stage ``number`` with its size, its trained layers and a new optimiser."""
         self._stage = self._config.stages[number]
         weight_decay = self._config.optimiser.weight_decay
-        groups = optimisation.groups(self.objective, self._stage, weight_decay)
+        groups = objective.groups(self.objective, self._stage, weight_decay)
         self._parameters = [p for group in groups for p in group["params"]]
         self._optimiser = torch.optim.AdamW(groups, fused=True)
         self._grid = grid(self.objective.model, self._stage.size)
@@ -84,13 +84,13 @@ class Learner:
         Raises:
             TrainingDivergedError: loss or gradient is not finite; the step is not done.
         """
-        optimisation.set_modes(self.objective, self._stage)
+        objective.set_modes(self.objective, self._stage)
         steps = self._stage.epochs * self.feed.steps
         batches = self.feed.batches(epoch, self._stage.size, self._grid, start)
         for number, batch in enumerate(batches, start):
             step = stage_epoch * self.feed.steps + number
-            factor = optimisation.schedule(step, steps, self._config.optimiser)
-            optimisation.set_rates(self._optimiser, factor)
+            factor = objective.schedule(step, steps, self._config.optimiser)
+            objective.set_rates(self._optimiser, factor)
             rank = self._processes.rank
             torch.manual_seed(randomness.seed(self._config.seed, "step", epoch, number, rank))
             yield batch, self._step(batch, number + 1)

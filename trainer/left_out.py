@@ -13,9 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from hilum.files import write_atomically
-from trainer.errors import BadImagesError, CacheWriteError
+from trainer.errors import BadImagesError, CacheWriteError, writing
 from trainer.manifest import SPLITS, Record
-from trainer.outputs import writing
 from trainer.prepare import KILLED, Problem
 
 REPORT: Final = "left-out.csv"

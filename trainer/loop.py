@@ -21,21 +21,18 @@ from trainer import (
     data,
     manifest,
     metrics,
-    runstate,
     tracking,
     weights,
 )
 from trainer.backbones import Classifier, build, set_prior_bias
 from trainer.balance import Balance
+from trainer.checkpoint import RunState
 from trainer.config import Stage, TrainConfig
 from trainer.data import SplitFilms
-from trainer.errors import CheckpointError, CheckpointWriteError
+from trainer.errors import CheckpointError, CheckpointWriteError, writing
 from trainer.learner import Learner
-from trainer.outputs import writing
-from trainer.prediction import predict
 from trainer.processes import Processes, join
 from trainer.randomness import make_reproducible
-from trainer.runstate import RunState
 from trainer.tracking import Trackers
 
 BEST = "best"
@@ -97,7 +94,7 @@ def train(
     schema = labels.schema(config.model.label_schema)
     exact = config.compute.deterministic
     with join(config.compute.device) as processes, make_reproducible(processes.device, exact=exact):
-        state, tensors = runstate.find(out, config, resume=resume)
+        state, tensors = checkpoint.find_state(out, config, resume=resume)
         # The first process on a machine prepares the films; the others wait.
         progress = prepare_progress if processes.first else None
         splits = data.load_configured(config, settings, progress)
@@ -228,7 +225,7 @@ class _Run:
         split, count = self.validation, self.processes.count
         bounds = np.linspace(0, len(split), count + 1).astype(int)
         start, stop = bounds[self.processes.rank], bounds[self.processes.rank + 1]
-        mine = predict(self.learner.averaged, split.images[start:stop], stage.size, self.kind)
+        mine = self.learner.averaged.predict(split.images[start:stop], stage.size, self.kind)
         probability = np.concatenate(self.processes.gather(mine.numpy()))
         columns = range(probability.shape[1])
         return metrics.mean_defined(
@@ -254,7 +251,7 @@ class _Run:
             state = state.replace(scale=self.learner.scale)
             # No run goes on from the end, whose weights are in `last`.
             tensors = {} if state.finished else self.learner.tensors()
-            runstate.save(self.out, state, tensors)
+            checkpoint.save_state(self.out, state, tensors)
             self.saved = time.monotonic()
 
     def _show(self, state: RunState, *, ends_epoch: bool = False) -> None:

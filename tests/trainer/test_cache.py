@@ -25,7 +25,6 @@ from hilum.storage import ObjectStore
 from trainer import cache as folders
 from trainer import data, manifest, prepare
 from trainer.errors import BadImagesError, CacheWriteError, DataError
-from trainer.images import MappedImages
 from trainer.manifest import Split
 
 SPEC = PreprocessSpec(size=48)
@@ -347,7 +346,7 @@ def test_memory_is_given_back(tmp_path: Path) -> None:
         import sys
         from pathlib import Path
         import numpy as np
-        from trainer.images import open_images
+        from trainer.cache import open_images
 
         def resident():
             lines = Path("/proc/self/status").read_text().splitlines()
@@ -377,7 +376,7 @@ def test_prepared_images_are_an_ordinary_array(dataset: Path, tmp_path: Path) ->
     train = data.load(dataset, SYNTHETIC, SPEC, cache_dir=tmp_path)["train"]
     assert train.images.shape == (36, 1, 48, 48)
     view = train.images[4:9]
-    assert isinstance(view, MappedImages)
+    assert isinstance(view, folders.MappedImages)
     rows = train.images[np.array([3, 1])]
     assert type(rows) is np.ndarray
     assert np.array_equal(rows[1], train.images[1])

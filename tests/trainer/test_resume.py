@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from hilum.settings import Settings
-from trainer import checkpoint, config, loop, snapshot, tracking
+from trainer import checkpoint, config, loop, tracking
 from trainer.errors import CheckpointError, CheckpointWriteError, RunExistsError
 
 ConfigFile = Callable[..., Path]
@@ -206,20 +206,20 @@ def test_curves_that_cannot_be_written_do_not_end_a_run(
 def test_a_snapshot_is_of_one_moment(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     old, new = {"w": torch.zeros(3)}, {"w": torch.ones(3)}
-    snapshot.write(path, old, {"n": 1})
+    checkpoint.write_snapshot(path, old, {"n": 1})
     with _room_for(40), pytest.raises(CheckpointWriteError):
-        snapshot.write(path, new, {"n": 2})
+        checkpoint.write_snapshot(path, new, {"n": 2})
     # Killed between the two files: the tensors are there, the JSON does not speak of them yet.
-    snapshot.write(tmp_path / "elsewhere" / "x.json", new, {"n": 2})
+    checkpoint.write_snapshot(tmp_path / "elsewhere" / "x.json", new, {"n": 2})
     (file,) = (tmp_path / "elsewhere").glob("*.safetensors")
     (tmp_path / file.name).write_bytes(file.read_bytes())
-    values, tensors = snapshot.read(path, dict)
+    values, tensors = checkpoint.read_snapshot(path, dict)
     assert (values, tensors["w"].tolist()) == ({"n": 1}, [0, 0, 0])
-    snapshot.write(path, new, {"n": 2})
-    values, tensors = snapshot.read(path, dict)
+    checkpoint.write_snapshot(path, new, {"n": 2})
+    values, tensors = checkpoint.read_snapshot(path, dict)
     assert (values, tensors["w"].tolist()) == ({"n": 2}, [1, 1, 1])
     assert len(list(tmp_path.glob("*.safetensors"))) == 1
     text = path.read_text().replace(file.name, f"../{tmp_path.name}/{file.name}")
     path.write_text(text)
     with pytest.raises(CheckpointError, match="damaged"):
-        snapshot.read(path, dict)
+        checkpoint.read_snapshot(path, dict)

@@ -15,8 +15,8 @@ from trainer.ablation import plan, stats
 from trainer.ablation.plan import PAPER_AUROC_GAIN, PAPER_F1_GAIN, AblationConfig, BackboneCells
 from trainer.ablation.run import Finished
 from trainer.ablation.stats import SHOWN, Estimate, Gain, Group, Key
+from trainer.errors import writing
 from trainer.evaluation.bootstrap import Interval
-from trainer.outputs import writing
 from trainer.report import plots
 
 _ARMS: Final = {"frozen": "frozen features", "fine_tuned": "fine-tuned"}

@@ -26,7 +26,6 @@ from trainer import (
     data,
     loop,
     manifest,
-    prediction,
     processes,
     splits,
 )
@@ -35,11 +34,10 @@ from trainer.ablation.plan import AblationConfig, Cell
 from trainer.calibration import Rule
 from trainer.config import TrainConfig
 from trainer.data import SplitFilms
-from trainer.errors import CheckpointError, DataError
+from trainer.errors import CheckpointError, DataError, writing
 from trainer.evaluation.scored import Scored
 from trainer.loop import Report
 from trainer.manifest import Split
-from trainer.outputs import writing
 
 MANIFEST: Final = "manifest.csv"
 CELLS: Final = "cells"
@@ -229,7 +227,7 @@ def _test(
     model = found.model.to(processes.scoring_device(config.compute.device))
 
     def predict(split: SplitFilms) -> FloatArray:
-        raw = prediction.predict(model, split.images, config.preprocess.size, schema.kind)
+        raw = model.predict(split.images, config.preprocess.size, schema.kind)
         return np.asarray(raw.numpy())
 
     validation, test = films["val"], films["test"]

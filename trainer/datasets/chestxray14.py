@@ -12,7 +12,8 @@ from dataclasses import replace
 from typing import Final
 
 from hilum.packages.labels import CHESTXRAY14
-from trainer.datasets import fields, real_tables
+from trainer import wheels
+from trainer.datasets import fields
 from trainer.datasets.records import checked, split_by_patient, targets
 from trainer.errors import DataError
 from trainer.manifest import Box, Record
@@ -75,7 +76,7 @@ def differences(
     ``table`` is the file ``Data_Entry_2017….csv``, ``found`` its records; lists hold file names.
     """
     said = []
-    if hashlib.sha256(table).hexdigest() != real_tables.SHA256["Data_Entry_2017_v2020"]:
+    if hashlib.sha256(table).hexdigest() != wheels.SHA256["Data_Entry_2017_v2020"]:
         said.append("Data_Entry_2017 is not the release of 2020, byte for byte.")
     counts = {
         "images in Data_Entry_2017": (len(found), IMAGES),

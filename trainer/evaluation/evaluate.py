@@ -21,14 +21,13 @@ from trainer import data, manifest
 from trainer.calibration import Method, Rule
 from trainer.config import DataConfig
 from trainer.data import SplitFilms
-from trainer.errors import CacheWriteError, DataError
+from trainer.errors import CacheWriteError, DataError, writing
 from trainer.evaluation import scorer, shortcuts
 from trainer.evaluation.assess import assess
 from trainer.evaluation.bootstrap import Bootstrap
 from trainer.evaluation.scored import Scored
 from trainer.evaluation.scorer import Model, Run
 from trainer.manifest import Record, Split
-from trainer.outputs import writing
 
 METRICS: Final = "metrics.json"
 PAGE: Final = "report.html"

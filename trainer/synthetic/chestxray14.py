@@ -16,8 +16,8 @@ from typing import Final, TypeVar, cast
 import numpy as np
 
 from hilum.packages.labels import CHESTXRAY14
-from trainer import splits
-from trainer.datasets import chestxray14, real_tables
+from trainer import splits, wheels
+from trainer.datasets import chestxray14
 from trainer.datasets.records import present
 from trainer.errors import DataError
 from trainer.manifest import Record, Split
@@ -72,7 +72,7 @@ def plan(images: int, *, seed: int, cache_dir: Path) -> list[Patient]:
             f"This cohort must have {_FEWEST} to {chestxray14.IMAGES} films, not {images}.",
             next_step="Ask for fewer films, or for several cohorts with different seeds.",
         )
-    table = chestxray14.entries(real_tables.rows("Data_Entry_2017_v2020", cache_dir))
+    table = chestxray14.entries(wheels.table_rows("Data_Entry_2017_v2020", cache_dir))
     stretches = list(_stretches(table))
     if images < len(table):
         shares = {True: float(images), False: float(len(table) - images)}
