@@ -31,7 +31,7 @@ import numpy.typing as npt
 from hilum.files import write_atomically
 from trainer.errors import CacheWriteError
 
-PENDING, STARTED, GOOD, BAD = range(4)
+GOOD, BAD = 2, 3  # states of a row; any other: not prepared yet
 
 ROW: Final = np.dtype(
     [

@@ -170,18 +170,17 @@ def _check_splits(found: set[Split], needed: Sequence[Split], name: str) -> None
 
 def _can_read_more(job: Job) -> bool:
     """Whether a film that was left out of a finished folder can be read now."""
-    rows, killed = left_out.rows_to_retry(job.folder)
+    rows = left_out.rows_to_retry(job.folder)
     if not rows:
         return False
     found: list[Problem | None] = []
     # Beside the finished folder, whose images a trial must not touch.
     with TemporaryDirectory(dir=job.folder.parent, prefix=".trial-") as name:
         trial = replace(job, folder=Path(name), uris=[job.uris[row] for row in rows])
-        # A film that killed its process before must not kill this one.
-        processes = 2 if killed else 1
         with closing(trial.open_folder()) as folder:
             try:
-                prepare_all(trial, folder, found.append, processes=processes)
+                # In decode processes: a film that crashed its decoder must not crash this process.
+                prepare_all(trial, folder, found.append, processes=2)
             except HilumError as error:
                 log.warning("films that were left out cannot be tried again (%s)", error.code)
     return None in found

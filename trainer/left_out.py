@@ -15,7 +15,7 @@ import numpy.typing as npt
 from hilum.files import write_atomically
 from trainer.errors import BadImagesError, CacheWriteError, writing
 from trainer.manifest import SPLITS, Record
-from trainer.prepare import KILLED, Problem
+from trainer.prepare import Problem
 
 REPORT: Final = "left-out.csv"
 _DUPLICATE: Final = "data.duplicate"
@@ -99,19 +99,14 @@ class LeftOut:
             )
 
 
-def rows_to_retry(folder: Path) -> tuple[list[int], bool]:
-    """The rows of the data-set table that a finished folder leaves out, but not as duplicates; and
-    whether a film killed the process that decoded it."""
-    rows, killed = [], False
+def rows_to_retry(folder: Path) -> list[int]:
+    """The rows of the data-set table that a finished folder leaves out, but not as duplicates."""
     try:
         with (folder / REPORT).open(newline="") as file:
-            for row in csv.DictReader(file):
-                if row["code"] != _DUPLICATE:
-                    rows.append(int(row["line"]) - 2)
-                killed |= row["code"] == KILLED
+            rows = [row for row in csv.DictReader(file) if row["code"] != _DUPLICATE]
+            return [int(row["line"]) - 2 for row in rows]
     except (OSError, KeyError, ValueError):
-        return [], False  # the report is damaged, so nobody knows
-    return rows, killed
+        return []  # the report is damaged, so nobody knows
 
 
 def in_words(counts: dict[str, int]) -> str:
