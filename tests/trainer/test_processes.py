@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support import tiny_backbone
 
 from hilum.errors import ConfigurationError
 from hilum.settings import Settings
@@ -49,7 +50,11 @@ def _file(config_file: ConfigFile, accumulate: int, stages: str = _STAGES) -> Pa
 def _in_two(*arguments: object, cache: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc-per-node", "2", "--no-python", sys.executable, *map(str, arguments)]
-    environment = os.environ | {"HILUM_CACHE_DIR": str(cache), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {
+        "HILUM_CACHE_DIR": str(cache),
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": tiny_backbone.PYTHONPATH,
+    }
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done
@@ -70,6 +75,7 @@ def _assert_the_same(one: Checkpoint, other: Checkpoint) -> None:
 _TELLING = """
 import hashlib, os, sys
 from hilum.cli import main
+from support import tiny_backbone
 from trainer.backbones import Classifier
 
 predict = Classifier.predict
@@ -83,7 +89,8 @@ def telling(model, *rest):
     return predict(model, *rest)
 
 Classifier.predict = telling
-main()
+with tiny_backbone.registered():
+    main()
 """
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support import tiny_backbone
 
 from hilum.settings import Settings
 from trainer import checkpoint, config, loop, tracking
@@ -24,8 +25,7 @@ ConfigFile = Callable[..., Path]
 
 # Head alone, then everything; dropout, so that random numbers matter.
 _MODEL = (
-    '[model]\nbackbone = "resnet18"\nweights = "random"\n'
-    'label_schema = "synthetic-v1"\ndropout = 0.3\n'
+    '[model]\nbackbone = "tiny"\nweights = "random"\nlabel_schema = "synthetic-v1"\ndropout = 0.3\n'
 )
 _STAGES = (
     "[[stages]]\nepochs = 1\nsize = 32\nlearning_rate = 2e-3\nbackbone_scale = 0\n"
@@ -59,10 +59,12 @@ def test_after_sigkill_the_weights_are_those_of_a_run_left_alone(
     alone = loop.train(config.load(file), tmp_path / "alone", settings=settings)
 
     out = tmp_path / "killed"
-    command = [sys.executable, "-m", "hilum", "train", str(file), "--to", str(out), "--resume"]
+    program = [sys.executable, "-m", "support.tiny_backbone"]
+    command = [*program, "train", str(file), "--to", str(out), "--resume"]
     environment = os.environ | {
         "HILUM_CACHE_DIR": str(settings.cache_dir),
         "OMP_NUM_THREADS": str(torch.get_num_threads()),
+        "PYTHONPATH": tiny_backbone.PYTHONPATH,
     }
     record = out / "state" / "state.json"
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE) as child:

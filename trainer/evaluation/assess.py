@@ -7,7 +7,6 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from trainer import metrics
 from trainer.evaluation import localisation, published
@@ -65,13 +64,6 @@ def co_occurrence(scored: Scored) -> dict[str, Any]:
     called = (scored.probability >= scored.thresholds).astype(np.int64)
     return {
         "labels": list(scored.schema.labels),
-        "truth": _rows(true.T @ true),
-        "called": [
-            [None if no else n for n, no in zip(row, scored.undefined, strict=True)]
-            for row in _rows(true.T @ called)
-        ],
+        "truth": (true.T @ true).tolist(),
+        "called": np.where(scored.undefined, None, (true.T @ called).astype(object)).tolist(),
     }
-
-
-def _rows(matrix: npt.NDArray[np.integer]) -> list[list[int]]:
-    return [[int(value) for value in row] for row in matrix]

@@ -49,17 +49,6 @@ class Options:
     max_bad_fraction: float | None = None  # None: that of the checkpoint, else the default
 
 
-@dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """Everything that was measured, for the page."""
-
-    model: Model
-    figures: Mapping[str, Any]  # metrics.json
-    scored: Scored
-    films: SplitFilms
-    gallery: int
-
-
 def evaluate(
     location: str,
     out: Path,
@@ -144,15 +133,7 @@ def evaluate(
     }
     if options.shortcuts:
         figures["corners"] = _corners(model, films[options.split], tested, calibration, progress)
-    page = html.page(
-        Evaluation(
-            model=model,
-            figures=figures,
-            scored=tested,
-            films=films[options.split],
-            gallery=options.gallery,
-        )
-    )
+    page = html.page(figures, tested, films[options.split], gallery=options.gallery)
     with writing(out):
         write_atomically(out / METRICS, (json.dumps(figures, indent=2) + "\n").encode())
         write_atomically(out / PAGE, page.encode())
@@ -181,8 +162,7 @@ def _films(
     """
     records = [r for r in manifest.read(source, model.schema) if r.split in needed]
     listed = {split: [r for r in records if r.split == split] for split in needed}
-    missing = [split for split in needed if not listed[split]]
-    if missing:
+    if missing := [split for split in needed if not listed[split]]:
         raise DataError(
             f"{source.name} has no image in split {missing[0]!r}.",
             next_step="Add the split. Calibration and operating points are fitted on `val`, unless "

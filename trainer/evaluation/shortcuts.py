@@ -28,17 +28,12 @@ _VIEWS: Final = ("PA", "AP")
 
 def without_corners(image: UInt8Array, place: Placement) -> UInt8Array:
     """Mask the four corners of the film in ``image`` ``[1, S, S]`` with black."""
-    masked = image.copy()
-    masked[:, corners(place)] = 0
-    return masked
+    return image * ~corners(place)
 
 
 def only_corners(image: UInt8Array, place: Placement) -> UInt8Array:
     """Mask everything but the four corners of the film in ``image`` ``[1, S, S]`` with black."""
-    masked = np.zeros_like(image)
-    where = corners(place)
-    masked[:, where] = image[:, where]
-    return masked
+    return image * corners(place)
 
 
 def corners(place: Placement) -> npt.NDArray[np.bool_]:
@@ -104,11 +99,9 @@ def _matched(
     target: FloatArray, within: dict[str, float | None], views: npt.NDArray[np.str_]
 ) -> float | None:
     """Mean of the AUROC within each view, weighted by the number of pairs."""
-    pairs = {
-        view: int((target[views == view] == 1).sum()) * int((target[views == view] == 0).sum())
-        for view in within
-    }
-    total = sum(pairs.values())
-    if not total:
+    ill, well = (target == 1), (target == 0)
+    pairs = [int(ill[views == view].sum()) * int(well[views == view].sum()) for view in within]
+    if not any(pairs):
         return None
-    return sum((area or 0.0) * pairs[view] for view, area in within.items()) / total
+    areas = within.values()
+    return sum((area or 0.0) * n for area, n in zip(areas, pairs, strict=True)) / sum(pairs)

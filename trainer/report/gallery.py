@@ -36,7 +36,6 @@ class Picture:
     kind: Kind
     probability: float
     threshold: float
-    boxes: int  # drawn
     data: str  # address (data:) of a JPEG
 
 
@@ -101,7 +100,6 @@ def _picture(scored: Scored, films: SplitFilms, n: int, k: int, kind: Kind) -> P
         kind=kind,
         probability=probability,
         threshold=scored.points[label].threshold,
-        boxes=len(boxes),
         data=_uri(_pair(plain, png, boxes, scale)),
     )
 
