@@ -55,7 +55,6 @@ class Finished:
     scored: Scored  # the test split, thresholds for F1 from validation
     seconds: float  # of training and evaluation
     revision: str  # of the code that ran it
-    history: tuple[dict[str, Any], ...]
 
 
 def run(
@@ -187,7 +186,6 @@ def read_finished(config: AblationConfig, out: Path) -> list[Finished]:
                 scored=scored,
                 seconds=figures["seconds"],
                 revision=figures["code_revision"],
-                history=tuple(figures["history"]),
             )
         )
     if not found:

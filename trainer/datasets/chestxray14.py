@@ -13,8 +13,15 @@ from typing import Final
 
 from hilum.packages.labels import CHESTXRAY14
 from trainer import wheels
-from trainer.datasets import fields
-from trainer.datasets.records import checked, split_by_patient, targets
+from trainer.datasets.records import (
+    age,
+    checked,
+    parse_rows,
+    sex,
+    split_by_patient,
+    targets,
+    view,
+)
 from trainer.errors import DataError
 from trainer.manifest import Box, Record
 
@@ -35,7 +42,7 @@ def entries(table: Iterable[Mapping[str, str]]) -> list[Record]:
         DataError: a column is missing, a label is not one of the fourteen, or an image is listed
             twice.
     """
-    found = [_record(row, n) for n, row in enumerate(table, 2)]
+    found = parse_rows(table, "Data_Entry_2017", _record)
     twice = len(found) - len({record.uri for record in found})
     if twice:
         raise DataError(f"Data_Entry_2017 lists {twice} images twice.")
@@ -52,19 +59,8 @@ def boxes(table: Iterable[Mapping[str, str]]) -> dict[str, tuple[Box, ...]]:
             fourteen.
     """
     found: dict[str, tuple[Box, ...]] = {}
-    for n, row in enumerate(table, 2):
-        where = f"BBox_List_2017 line {n}"
-        try:
-            label = _BOX_SPELLING.get(row["Finding Label"], row["Finding Label"])
-            x, y, width, height = (float(row[name]) for name in ("Bbox [x", "y", "w", "h]"))
-        except KeyError as error:
-            raise DataError(f"{where}: there is no column {error}.") from None
-        except ValueError as error:
-            raise DataError(f"{where}: {error}.") from None
-        if label not in CHESTXRAY14.labels:
-            raise DataError(f"{where}: {label!r} is not a label of {CHESTXRAY14.id}.")
-        box = Box(label=label, x0=x, y0=y, x1=x + width, y1=y + height)
-        found[row["Image Index"]] = (*found.get(row["Image Index"], ()), box)
+    for image, box in parse_rows(table, "BBox_List_2017", _box):
+        found[image] = (*found.get(image, ()), box)
     return found
 
 
@@ -129,21 +125,25 @@ def records(
     return checked(cut)
 
 
-def _record(row: Mapping[str, str], line: int) -> Record:
-    try:
-        labels = set(row["Finding Labels"].split("|")) - {_NORMAL}
-        odd = labels - set(CHESTXRAY14.labels)
-        if odd:
-            raise DataError(f"Data_Entry_2017 line {line}: {min(odd)!r} is none of the labels.")
-        return Record(
-            uri=row["Image Index"],
-            patient=row["Patient ID"],
-            split="train",
-            targets=targets(labels, CHESTXRAY14),
-            age=fields.age(row["Patient Age"]),
-            sex=fields.sex(row.get("Patient Gender") or row.get("Patient Sex") or ""),
-            view=fields.view(row["View Position"]),
-            site="NIH",
-        )
-    except KeyError as error:
-        raise DataError(f"Data_Entry_2017: there is no column {error}.") from None
+def _record(row: Mapping[str, str]) -> Record:
+    labels = set(row["Finding Labels"].split("|")) - {_NORMAL}
+    if odd := labels - set(CHESTXRAY14.labels):
+        raise ValueError(f"{min(odd)!r} is none of the labels")
+    return Record(
+        uri=row["Image Index"],
+        patient=row["Patient ID"],
+        split="train",
+        targets=targets(labels, CHESTXRAY14),
+        age=age(row["Patient Age"]),
+        sex=sex(row.get("Patient Gender") or row.get("Patient Sex") or ""),
+        view=view(row["View Position"]),
+        site="NIH",
+    )
+
+
+def _box(row: Mapping[str, str]) -> tuple[str, Box]:
+    label = _BOX_SPELLING.get(row["Finding Label"], row["Finding Label"])
+    x, y, width, height = (float(row[name]) for name in ("Bbox [x", "y", "w", "h]"))
+    if label not in CHESTXRAY14.labels:
+        raise ValueError(f"{label!r} is not a label of {CHESTXRAY14.id}")
+    return row["Image Index"], Box(label=label, x0=x, y0=y, x1=x + width, y1=y + height)

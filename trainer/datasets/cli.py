@@ -6,6 +6,7 @@ import csv
 import os
 import re
 import secrets
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -13,14 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 from rich.console import Console
+from rich.table import Table
 
 from hilum import settings
 from hilum.packages import labels
 from hilum.packages.labels import CHESTXRAY14, CHEXPERT, LabelSchema
 from hilum.session import open_local_store
 from trainer import manifest as table
-from trainer.datasets import chestxray14, chexpert, dicom_table, folders, summary
+from trainer.datasets import chestxray14, chexpert, dicom_table, folders
 from trainer.errors import DataError
 from trainer.manifest import Record
 from trainer.progress import progress_bar
@@ -295,9 +298,53 @@ def show_manifest(path: Path, schema: LabelSchema) -> None:
 
 def _show(records: Sequence[Record], schema: LabelSchema) -> None:
     console = Console(stderr=True)
-    console.print(summary.table(records, schema))
-    for note in summary.notes(records, schema):
+    console.print(_summary(records, schema))
+    for note in _notes(records, schema):
         console.print(note, highlight=False)
+
+
+def _summary(records: Sequence[Record], schema: LabelSchema) -> Table:
+    """Images, patients, views and positives of each label, by split."""
+    out = Table(title=f"{len(records):,} images, schema {schema.id}")
+    out.add_column("")
+    by_split = {s: [r for r in records if r.split == s] for s in table.SPLITS}
+    for split in by_split:
+        out.add_column(split, justify="right")
+    out.add_row("images", *(f"{len(rows):,}" for rows in by_split.values()))
+    out.add_row("patients", *(f"{len({r.patient for r in rows}):,}" for rows in by_split.values()))
+    views = [Counter(r.view or "unknown" for r in rows) for rows in by_split.values()]
+    for view in sorted(set().union(*views)):
+        out.add_row(f"view: {view}", *(f"{counts[view]:,}" for counts in views))
+    for k, label in enumerate(schema.labels):
+        out.add_row(label, *(_positives(rows, k) for rows in by_split.values()))
+    return out
+
+
+def _notes(records: Sequence[Record], schema: LabelSchema) -> list[str]:
+    """What to know before training: labels that a split lacks, and unknown patients."""
+    said = []
+    for split in table.SPLITS:
+        rows = [record for record in records if record.split == split]
+        if not rows:
+            said.append(f"Split {split} has no image.")
+            continue
+        positive = np.nansum(np.array([r.targets for r in rows], dtype=np.float64), axis=0)
+        absent = [n for n, count in zip(schema.labels, positive, strict=True) if count == 0]
+        if absent:
+            said.append(f"Split {split} has no positive of {', '.join(absent)}.")
+    if len({r.patient for r in records}) == len(records):
+        said.append("Every image counts as a patient of its own, so splits may share patients.")
+    return said
+
+
+def _positives(rows: Sequence[Record], k: int) -> str:
+    values = np.array([record.targets[k] for record in rows], dtype=np.float64)
+    known = values[~np.isnan(values)]
+    if not len(known):
+        return "—"
+    text = f"{int((known > 0.5).sum()):,} ({100 * (known > 0.5).mean():.2f} %)"
+    unknown = len(values) - len(known)
+    return f"{text}, {unknown:,} unknown" if unknown else text
 
 
 def _rows(path: Path) -> list[dict[str, str]]:

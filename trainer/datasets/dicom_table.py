@@ -23,7 +23,7 @@ from pydicom.dataset import Dataset
 from hilum.errors import HilumError, NotDicomError
 from hilum.packages.labels import LabelSchema
 from hilum.storage import ObjectStore
-from trainer.datasets import fields
+from trainer.datasets import records as fields
 from trainer.datasets.records import SHARES, checked, split_by_patient
 from trainer.errors import DataError
 from trainer.manifest import Record, Split

@@ -21,8 +21,8 @@ from trainer.datasets import chestxray14
 from trainer.datasets.records import present
 from trainer.errors import DataError
 from trainer.manifest import Record, Split
-from trainer.synthetic import anatomy, extras, film, labelled, lung_findings, pose
-from trainer.synthetic.labelled import LabelledFilm
+from trainer.synthetic import anatomy, extras, film, lung_findings, pose
+from trainer.synthetic.film import LabelledFilm
 
 FILMS_A_PATIENT: Final = 8
 SHARES: Final[dict[Split, float]] = {"train": 0.7, "val": 0.1, "test": 0.2}
@@ -115,7 +115,7 @@ def films(
             base = base + extras.breasts(there, rng)
         if rng.random() < _LEADS[visit.view]:
             base = base + extras.leads(base.shape, rng)
-        made = labelled.make(
+        made = film.make(
             there,
             visit.labels,
             rng,
