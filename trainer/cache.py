@@ -50,12 +50,8 @@ class UnfinishedFolder:
     """The two files of an unfinished folder. Several processes may write rows."""
 
     def __init__(self, folder: Path, count: int, size: int) -> None:
-        """Open the files, or create them at their full length.
-
-        Args:
-            folder: exists.
-            count: number of films of the data-set table.
-            size: side of the prepared images, pixels.
+        """Open the files in ``folder``, or create them at their full length, for ``count`` films of
+        side ``size``.
 
         Raises:
             CacheWriteError: the disk has no room for the files.
@@ -103,11 +99,7 @@ class UnfinishedFolder:
         return entry["state"] == GOOD and zlib.crc32(self._image(row)) == int(entry["crc"])
 
     def finish(self, kept: Sequence[int], about: dict[str, Any]) -> None:
-        """Finish the folder with the rows ``kept``, in their order.
-
-        Args:
-            kept: rows of the table.
-            about: the content of ``whole.json``.
+        """Finish the folder: the rows ``kept``, in their order, and ``about`` in ``whole.json``.
 
         Raises:
             CacheWriteError: the disk is full. The prepared images stay for the next attempt.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -163,7 +163,10 @@ class Learner:
             self._processes.sum(known_cells)
         loss = torch.zeros((), device=known.device)
         for n, part in enumerate(batch.parts):
-            with self._postpone_exchange(n + 1 < len(batch.parts)):
+            last = n + 1 == len(batch.parts)
+            shared = isinstance(self._module, DistributedDataParallel)
+            # Processes exchange gradients once a step, with the last part.
+            with self._module.no_sync() if shared and not last else nullcontext():
                 with self._autocast():
                     share: Tensor = self._module(
                         part.images, part.targets, known, part.cells, known_cells
@@ -195,12 +198,6 @@ class Learner:
         torch._foreach_lerp_(*self._averages, 1 - self._config.optimiser.ema_decay)
         for kept, own in self._counters:
             kept.copy_(own)
-
-    def _postpone_exchange(self, more: bool) -> AbstractContextManager[None]:
-        """Exchange gradients between processes once a step, with the last part."""
-        if more and isinstance(self._module, DistributedDataParallel):
-            return self._module.no_sync()
-        return nullcontext()
 
     def _autocast(self) -> torch.autocast:
         precision = self._config.compute.precision

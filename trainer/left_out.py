@@ -67,8 +67,13 @@ class LeftOut:
         for group in groups.values():
             keeper = max(group, key=lambda n: (SPLITS.index(records[n].split), -n))
             for n in group:
-                if n != keeper:
-                    self._problems.append(_duplicate(records, n, keeper))
+                if n == keeper:
+                    continue
+                detail = f"The same file as in line {keeper + 2}."
+                kept = records[keeper].targets
+                if not np.array_equal(records[n].targets, kept, equal_nan=True):
+                    detail += " Its labels differ."
+                self._problems.append(Problem(record=n, code=_DUPLICATE, detail=detail))
 
     def write_report(self) -> None:
         """Write ``left-out.csv``: line, split and address in the data-set table, and the problem.
@@ -112,10 +117,3 @@ def rows_to_retry(folder: Path) -> list[int]:
 def in_words(counts: dict[str, int]) -> str:
     """For example ``3 dicom.decode_failed, 1 data.duplicate``."""
     return ", ".join(f"{count} {code}" for code, count in counts.items())
-
-
-def _duplicate(records: Sequence[Record], row: int, keeper: int) -> Problem:
-    detail = f"The same file as in line {keeper + 2}."
-    if not np.array_equal(records[row].targets, records[keeper].targets, equal_nan=True):
-        detail += " Its labels differ."
-    return Problem(record=row, code=_DUPLICATE, detail=detail)

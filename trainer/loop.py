@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from hilum.packages import labels
-from hilum.packages.labels import HeadKind, LabelSchema
+from hilum.packages.labels import HeadKind
 from hilum.settings import Settings
 from trainer import (
     balance,
@@ -24,8 +24,7 @@ from trainer import (
     tracking,
     weights,
 )
-from trainer.backbones import Classifier, build, set_prior_bias
-from trainer.balance import Balance
+from trainer.backbones import build, set_prior_bias
 from trainer.checkpoint import RunState
 from trainer.config import Stage, TrainConfig
 from trainer.data import SplitFilms
@@ -71,11 +70,9 @@ def train(
     share the work.
 
     Args:
-        config: what to do.
         out: folder of the run: ``best``, ``last``, ``state``, ``tensorboard``.
-        settings: of hilum: the folder of the training cache, S3.
+        settings: for the training cache and S3.
         report: called after every batch and every epoch, in the first process.
-        prepare_progress: called while films are prepared.
         resume: go on with the run in ``out``; if there is none, start.
 
     Raises:
@@ -118,9 +115,17 @@ def train(
 
         counts = balance.count(splits["train"].targets, schema)
         torch.manual_seed(config.seed)
+        model = build(
+            config.model.backbone,
+            len(schema.labels),
+            state=None if start is None else start.state,
+            dropout=config.model.dropout,
+        )
+        if config.loss.prior_bias:
+            set_prior_bias(model, counts.prevalence, schema.kind)
         learner = Learner(
             config,
-            model=_build_model(config, schema, counts, start),
+            model=model,
             split=splits["train"],
             schema=schema,
             alpha=balance.alpha(config.loss, counts, schema),
@@ -269,20 +274,3 @@ class _Run:
                 ends_epoch=ends_epoch,
             )
         )
-
-
-def _build_model(
-    config: TrainConfig,
-    schema: LabelSchema,
-    counts: Balance,
-    start: weights.Pretrained | None,
-) -> Classifier:
-    model = build(
-        config.model.backbone,
-        len(schema.labels),
-        state=None if start is None else start.state,
-        dropout=config.model.dropout,
-    )
-    if config.loss.prior_bias:
-        set_prior_bias(model, counts.prevalence, schema.kind)
-    return model

@@ -62,8 +62,6 @@ def prepare_all(
     """Prepare the films that ``folder`` lacks.
 
     Args:
-        job: the films.
-        folder: the folder of ``job``.
         report: called once for each film, also for those that ``folder`` has, with what is wrong
             with it; may raise, which ends the work.
         processes: largest number of decode processes (:mod:`hilum.sandbox`), in which a crash of a

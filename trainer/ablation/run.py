@@ -72,9 +72,7 @@ def run(
     goes on where it was. A cell of another configuration or data-set table is run again.
 
     Args:
-        config: what to compare.
         out: folder of the ablation.
-        settings: for the training cache and S3.
         begun: called before a cell is run, with its number and the number of all cells.
         report: called after every batch.
         keep: keep the checkpoints of finished cells, which the ablation does not need any more.

@@ -102,11 +102,7 @@ def records(
     The official test list stays the test split. The validation split is cut by patient from the
     official train+val list, stratified by label and view, with ``val_share`` of its images.
 
-    Args:
-        found: see :func:`entries`.
-        train_val: file names of the official train+val list.
-        test: file names of the official test list.
-        boxed: see :func:`boxes`.
+    ``train_val`` and ``test`` hold the file names of the official lists; ``boxed``: :func:`boxes`.
 
     Raises:
         DataError: an image is in neither or both of the lists, or a patient is in both.

@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import os
 import re
-import secrets
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -14,16 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 from rich.console import Console
-from rich.table import Table
 
 from hilum import settings
 from hilum.packages import labels
 from hilum.packages.labels import CHESTXRAY14, CHEXPERT, LabelSchema
 from hilum.session import open_local_store
 from trainer import manifest as table
-from trainer.datasets import chestxray14, chexpert, dicom_table, folders
+from trainer.datasets import chestxray14, chexpert, dicom_table, folders, summary
 from trainer.errors import DataError
 from trainer.manifest import Record
 from trainer.progress import progress_bar
@@ -223,7 +219,9 @@ def from_dicom(
     configured = settings.load()
     store = open_local_store(configured)
     address = prefix if "://" in prefix else str(Path(prefix).resolve())
-    name = dicom_table.pseudonym(_key(options["pseudonym_key"] or target.with_suffix(".key")))
+    name = dicom_table.pseudonym(
+        dicom_table.read_key(options["pseudonym_key"] or target.with_suffix(".key"))
+    )
     with progress_bar() as bar:
         task = bar.add_task("headers", total=None)
         films, others = dicom_table.scan(
@@ -298,53 +296,9 @@ def show_manifest(path: Path, schema: LabelSchema) -> None:
 
 def _show(records: Sequence[Record], schema: LabelSchema) -> None:
     console = Console(stderr=True)
-    console.print(_summary(records, schema))
-    for note in _notes(records, schema):
+    console.print(summary.table(records, schema))
+    for note in summary.notes(records, schema):
         console.print(note, highlight=False)
-
-
-def _summary(records: Sequence[Record], schema: LabelSchema) -> Table:
-    """Images, patients, views and positives of each label, by split."""
-    out = Table(title=f"{len(records):,} images, schema {schema.id}")
-    out.add_column("")
-    by_split = {s: [r for r in records if r.split == s] for s in table.SPLITS}
-    for split in by_split:
-        out.add_column(split, justify="right")
-    out.add_row("images", *(f"{len(rows):,}" for rows in by_split.values()))
-    out.add_row("patients", *(f"{len({r.patient for r in rows}):,}" for rows in by_split.values()))
-    views = [Counter(r.view or "unknown" for r in rows) for rows in by_split.values()]
-    for view in sorted(set().union(*views)):
-        out.add_row(f"view: {view}", *(f"{counts[view]:,}" for counts in views))
-    for k, label in enumerate(schema.labels):
-        out.add_row(label, *(_positives(rows, k) for rows in by_split.values()))
-    return out
-
-
-def _notes(records: Sequence[Record], schema: LabelSchema) -> list[str]:
-    """What to know before training: labels that a split lacks, and unknown patients."""
-    said = []
-    for split in table.SPLITS:
-        rows = [record for record in records if record.split == split]
-        if not rows:
-            said.append(f"Split {split} has no image.")
-            continue
-        positive = np.nansum(np.array([r.targets for r in rows], dtype=np.float64), axis=0)
-        absent = [n for n, count in zip(schema.labels, positive, strict=True) if count == 0]
-        if absent:
-            said.append(f"Split {split} has no positive of {', '.join(absent)}.")
-    if len({r.patient for r in records}) == len(records):
-        said.append("Every image counts as a patient of its own, so splits may share patients.")
-    return said
-
-
-def _positives(rows: Sequence[Record], k: int) -> str:
-    values = np.array([record.targets[k] for record in rows], dtype=np.float64)
-    known = values[~np.isnan(values)]
-    if not len(known):
-        return "—"
-    text = f"{int((known > 0.5).sum()):,} ({100 * (known > 0.5).mean():.2f} %)"
-    unknown = len(values) - len(known)
-    return f"{text}, {unknown:,} unknown" if unknown else text
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
@@ -378,22 +332,3 @@ def _pairs(given: Sequence[str]) -> dict[str, Any]:
             raise click.BadParameter(f"{text!r} must have the form NAME=VALUE")
         pairs[left] = right
     return pairs
-
-
-def _key(path: Path) -> bytes:
-    """The secret in ``path``. If the file does not exist, it is created for its owner alone."""
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        found = path.read_bytes()
-        if len(found) < 16:
-            raise DataError(
-                f"{path.name} is too short for a key: it must have at least 16 bytes."
-            ) from None
-        return found
-    except OSError as error:
-        raise DataError(f"{path.name} cannot be written ({error.strerror}).") from None
-    with os.fdopen(descriptor, "wb") as file:
-        secret = secrets.token_bytes(32)
-        file.write(secret)
-    return secret

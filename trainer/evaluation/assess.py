@@ -31,10 +31,7 @@ def assess(
     Figures are given per label, macro over the findings (without the normal label) and micro. A
     figure that is not defined is null. The keys are stable: model cards and the report read them.
 
-    Args:
-        scored: the measured films.
-        bootstrap: resamples for the intervals; ``None``: the default.
-        listed: the split as the data-set table lists it, see :func:`published.beside`.
+    ``listed`` is the split as the data-set table lists it, see :func:`published.beside`.
     """
     bootstrap = bootstrap or Bootstrap()
     found = figures(scored, bootstrap)

@@ -34,12 +34,8 @@ class Decisions:
         threshold: FloatArray,
         undefined: npt.NDArray[np.bool_] | None = None,
     ) -> None:
-        """Args:
-        targets: ``[N, K]``.
-        probability: ``[N, K]``.
-        threshold: ``[K]``.
-        undefined: labels ``[K]`` without an operating point; ``None``: all have one.
-        """
+        """``targets`` and ``probability`` are ``[N, K]``, ``threshold`` is ``[K]``. ``undefined``:
+        labels ``[K]`` without an operating point; ``None``: all have one."""
         called = probability >= threshold
         positive, negative = targets == 1, targets == 0
         outcomes = (positive & called, negative & called, positive & ~called, negative & ~called)

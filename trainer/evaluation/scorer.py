@@ -145,7 +145,6 @@ def run(
     """Run ``engine`` on films in batches of :data:`BATCH`.
 
     Args:
-        engine: the model.
         images: model inputs ``[N, 1, S, S]``, perhaps memory-mapped.
         mask: changes the input ``[1, S, S]`` of the film with that index; ``None``: no change.
         progress: told the number of finished films and of all films.

@@ -51,12 +51,7 @@ def corner_figures(scored: Scored, masked: FloatArray, alone: FloatArray) -> dic
     """AUROC with the corners masked, and with the corners alone.
 
     A model that reads the chest loses little by the first and is close to 0.5 with the second.
-
-    Args:
-        scored: the split.
-        masked: probabilities ``[N, K]`` of the films without their corners, calibrated as those
-            of ``scored``.
-        alone: the same of the corners without their films.
+    ``masked`` and ``alone`` are probabilities ``[N, K]``, calibrated as those of ``scored``.
     """
     seen = {"whole": scored.probability, "corners_masked": masked, "corners_only": alone}
     labels = {
