@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -19,6 +18,7 @@ from torchvision import models
 
 from hilum.errors import ConfigurationError, UnknownBackboneError
 from hilum.packages.labels import HeadKind
+from trainer.arrays import UInt8Array
 from trainer.augment import shrink
 
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -203,7 +203,7 @@ class Classifier(nn.Module):
         return logits
 
     @torch.no_grad()
-    def predict(self, images: npt.NDArray[np.uint8], size: int, kind: HeadKind) -> Tensor:
+    def predict(self, images: UInt8Array, size: int, kind: HeadKind) -> Tensor:
         """Probabilities float32 ``[N, K]``, on the CPU, of ``images`` uint8 ``[N, 1, S, S]``
         resized to side ``size``. Sets evaluation mode."""
         self.eval()

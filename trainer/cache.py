@@ -29,6 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hilum.files import write_atomically
+from trainer.arrays import UInt8Array
 from trainer.errors import CacheWriteError
 
 GOOD, BAD = 2, 3  # states of a row; any other: not prepared yet
@@ -161,7 +162,7 @@ class MappedImages(np.memmap):
             self.file.madvise(mmap.MADV_DONTNEED)
 
 
-def open_images(path: Path) -> npt.NDArray[np.uint8]:
+def open_images(path: Path) -> UInt8Array:
     """Map the ``.npy`` file ``path``."""
     return np.lib.format.open_memmap(path, mode="r").view(MappedImages)
 

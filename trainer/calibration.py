@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 import numpy as np
-import numpy.typing as npt
 from scipy.optimize import minimize_scalar
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_curve
@@ -16,9 +15,9 @@ from sklearn.metrics import roc_curve
 from hilum.errors import ConfigurationError
 from hilum.packages.labels import HeadKind
 from hilum.packages.manifest import Calibration, OperatingPoint
+from trainer.arrays import BoolArray, FloatArray
 from trainer.metrics import known_mask
 
-FloatArray = npt.NDArray[np.floating]
 Method = Literal["platt", "temperature", "none"]
 _EPS = 1e-7
 _TEMPERATURES: Final = (0.05, 20.0)
@@ -158,7 +157,7 @@ def _best(
     return int(allowed[np.argmax(traded[allowed])])  # the first has the fewest false positives
 
 
-def _platt(logit: FloatArray, truth: npt.NDArray[np.bool_]) -> tuple[float, float]:
+def _platt(logit: FloatArray, truth: BoolArray) -> tuple[float, float]:
     """Slope and intercept of least cross-entropy to smoothed targets (Platt 1999, section 2.2).
 
     n positives aim at (n + 1) / (n + 2), m negatives at 1 / (m + 2): the posterior under a uniform
@@ -180,7 +179,7 @@ def _platt(logit: FloatArray, truth: npt.NDArray[np.bool_]) -> tuple[float, floa
     return slope, float(fitted.intercept_[0]) - slope * centre
 
 
-def _sigmoid_temperature(logit: FloatArray, truth: npt.NDArray[np.bool_]) -> float:
+def _sigmoid_temperature(logit: FloatArray, truth: BoolArray) -> float:
     """The temperature of least negative log-likelihood of one label."""
     signed = np.where(truth, -1.0, 1.0) * logit
     # log(1 + exp(x)), for any x.

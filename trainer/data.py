@@ -28,6 +28,7 @@ from hilum.session import open_local_store
 from hilum.settings import Limits, S3Settings, Settings
 from hilum.storage import ObjectStore, open_store
 from trainer import cache, left_out, manifest
+from trainer.arrays import Float32Array, UInt8Array
 from trainer.config import TrainConfig
 from trainer.errors import DataError
 from trainer.left_out import REPORT, LeftOut
@@ -43,8 +44,8 @@ Progress = Callable[[int, int], None]
 class SplitFilms:
     """The films of one split, ready for the model."""
 
-    images: npt.NDArray[np.uint8]  # model inputs [N, 1, S, S], memory-mapped
-    targets: npt.NDArray[np.float32]  # [N, K], NaN = unknown
+    images: UInt8Array  # model inputs [N, 1, S, S], memory-mapped
+    targets: Float32Array  # [N, K], NaN = unknown
     records: tuple[Record, ...]
     sizes: npt.NDArray[np.int32]  # [N, 2]: height and width of the stored film
 

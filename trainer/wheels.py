@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hilum.files import locked
+from trainer.arrays import Float32Array, UInt8Array
 from trainer.errors import DataError
 
 Name = Literal["Data_Entry_2017_v2020", "BBox_List_2017", "chexpert_train"]
@@ -99,7 +100,7 @@ def table_rows(name: Name, cache: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(read_table(name, cache).decode())))
 
 
-def read_chest(cache: Path) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
+def read_chest(cache: Path) -> tuple[Float32Array, UInt8Array]:
     """The CT in Hounsfield units, float32, and structure ids, uint8, both ``[512, 512, 133]``.
 
     x runs from the patient's right to left, y from back to front, z from feet to head.

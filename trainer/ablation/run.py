@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
 from hilum.files import write_atomically
 from hilum.packages import labels
@@ -31,6 +30,7 @@ from trainer import (
 )
 from trainer.ablation import plan
 from trainer.ablation.plan import AblationConfig, Cell
+from trainer.arrays import FloatArray
 from trainer.calibration import Rule
 from trainer.config import TrainConfig
 from trainer.data import SplitFilms
@@ -43,8 +43,6 @@ MANIFEST: Final = "manifest.csv"
 CELLS: Final = "cells"
 _FIGURES, _OUTPUTS, _RUN = "cell.json", "test.npz", "run"
 _F1: Final = Rule(kind="f1")
-
-FloatArray = npt.NDArray[np.floating]
 
 
 @dataclass(frozen=True, kw_only=True)

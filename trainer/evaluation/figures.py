@@ -8,15 +8,12 @@ from __future__ import annotations
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
 from trainer import metrics
+from trainer.arrays import BoolArray, Float32Array, FloatArray
 from trainer.evaluation.bootstrap import Bootstrap, enough_patients, interval
 from trainer.evaluation.ranking import Ranking, whole
 from trainer.evaluation.scored import Scored
-
-FloatArray = npt.NDArray[np.floating]
-Float32Array = npt.NDArray[np.float32]
 
 AREAS: Final = ("auroc", "average_precision")
 RATES: Final = ("sensitivity", "specificity", "ppv", "npv", "f1")
@@ -32,7 +29,7 @@ class Decisions:
         targets: FloatArray,
         probability: FloatArray,
         threshold: FloatArray,
-        undefined: npt.NDArray[np.bool_] | None = None,
+        undefined: BoolArray | None = None,
     ) -> None:
         """``targets`` and ``probability`` are ``[N, K]``, ``threshold`` is ``[K]``. ``undefined``:
         labels ``[K]`` without an operating point; ``None``: all have one."""

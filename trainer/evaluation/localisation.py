@@ -7,15 +7,12 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
 from hilum.imaging import heatmaps
 from hilum.imaging.transform import Placement
+from trainer.arrays import BoolArray, FloatArray
 from trainer.evaluation.scored import Scored
 from trainer.manifest import Box
-
-FloatArray = npt.NDArray[np.floating]
-BoolArray = npt.NDArray[np.bool_]
 
 SHARE: Final = 0.5  # of the maximum of the map; the map points at what is above it
 HIT: Final = 0.25  # least IoU of a found region; Wang et al. 2017 report 0.1 … 0.7

@@ -15,10 +15,8 @@ import numpy.typing as npt
 
 from hilum.imaging.transform import Placement
 from trainer import metrics
+from trainer.arrays import BoolArray, FloatArray, UInt8Array
 from trainer.evaluation.scored import Scored
-
-FloatArray = npt.NDArray[np.floating]
-UInt8Array = npt.NDArray[np.uint8]
 
 Mask = Callable[[UInt8Array, Placement], UInt8Array]
 
@@ -36,7 +34,7 @@ def only_corners(image: UInt8Array, place: Placement) -> UInt8Array:
     return image * corners(place)
 
 
-def corners(place: Placement) -> npt.NDArray[np.bool_]:
+def corners(place: Placement) -> BoolArray:
     """Where the corners of the film are in the model input, bool ``[S, S]``."""
     width = max(1, round((place.x1 - place.x0) * CORNER))
     height = max(1, round((place.y1 - place.y0) * CORNER))

@@ -12,11 +12,11 @@ from io import BytesIO
 from typing import Final, Literal
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from hilum.imaging import heatmaps
 from hilum.imaging.transform import Placement
+from trainer.arrays import Float32Array, UInt8Array
 from trainer.data import SplitFilms
 from trainer.evaluation.scored import Scored
 from trainer.manifest import Box
@@ -111,16 +111,14 @@ def _shape(place: Placement) -> tuple[int, int]:
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
-def _film(
-    image: npt.NDArray[np.uint8], place: Placement, shape: tuple[int, int]
-) -> npt.NDArray[np.float32]:
+def _film(image: UInt8Array, place: Placement, shape: tuple[int, int]) -> Float32Array:
     cropped = Image.fromarray(image[place.y0 : place.y1, place.x0 : place.x1])
     large = cropped.resize((shape[1], shape[0]), Image.Resampling.BICUBIC)
     return np.asarray(large, dtype=np.float32) / np.float32(255)
 
 
 def _pair(
-    plain: npt.NDArray[np.float32], overlay: bytes, boxes: Sequence[Box], scale: tuple[float, float]
+    plain: Float32Array, overlay: bytes, boxes: Sequence[Box], scale: tuple[float, float]
 ) -> Image.Image:
     """The film beside the film with its map and boxes."""
     left = Image.fromarray(np.rint(plain * 255).astype(np.uint8)).convert("RGB")

@@ -10,19 +10,18 @@ from io import StringIO
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import numpy.typing as npt
 from markupsafe import Markup
 from matplotlib import rc_context, rc_params_from_file
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from sklearn.metrics import precision_recall_curve, roc_curve
 
+from trainer.arrays import FloatArray
 from trainer.metrics import ReliabilityBin, known_mask
 
 if TYPE_CHECKING:
     from trainer.ablation.stats import Group
 
-FloatArray = npt.NDArray[np.floating]
 
 _POINTS: Final = 200  # of a curve; more would not be visible
 BLUE, ORANGE, GREY, GREEN = "#0b62a4", "#d95f02", "#8a8f98", "#1b7a4b"

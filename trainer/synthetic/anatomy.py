@@ -15,10 +15,8 @@ from scipy import ndimage
 
 from hilum.files import write_atomically
 from trainer import wheels
+from trainer.arrays import BoolArray, Float32Array, UInt8Array
 
-Float32Array = npt.NDArray[np.float32]
-UInt8Array = npt.NDArray[np.uint8]
-BoolArray = npt.NDArray[np.bool_]
 _T = TypeVar("_T", bound=np.generic)
 
 VOXEL_MM = 1.75

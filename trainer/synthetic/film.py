@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from trainer.arrays import BoolArray, Float32Array, FloatArray
 from trainer.manifest import Box
 from trainer.synthetic import findings
 from trainer.synthetic.anatomy import COARSE, VOXEL_MM, Anatomy
 from trainer.synthetic.findings import Insert
 
-Float32Array = npt.NDArray[np.float32]
 BITS = 12
 
 
@@ -56,7 +56,7 @@ class LabelledFilm:
     boxes: tuple[Box, ...]
 
 
-def collimate(lungs: npt.NDArray[np.bool_], rng: np.random.Generator) -> Field:
+def collimate(lungs: BoolArray, rng: np.random.Generator) -> Field:
     """Draw a field around the shadow of the ``lungs`` ``[X, Z]``, as a radiographer sets it."""
     x, z = np.nonzero(lungs)
     left, right, feet, head = rng.uniform((5, 5, 15, 8), (45, 45, 80, 45)) / VOXEL_MM
@@ -101,7 +101,7 @@ def expose(
 
 
 def box_of(
-    change: npt.NDArray[np.floating], film: Film, *, share: float = 0.25
+    change: FloatArray, film: Film, *, share: float = 0.25
 ) -> tuple[float, float, float, float] | None:
     """The box x0, y0, x1, y1 on ``film`` of where ``|change|`` ``[X, Z]`` reaches ``share`` of
     its maximum; ``None`` if collimation cuts it off."""

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from scipy import ndimage
 from scipy.special import expit
 
+from trainer.arrays import BoolArray, Float32Array, FloatArray
 from trainer.synthetic.anatomy import (
     COARSE,
     HEART,
@@ -27,9 +28,6 @@ from trainer.synthetic.anatomy import (
     around,
 )
 
-Float32Array = npt.NDArray[np.float32]
-BoolArray = npt.NDArray[np.bool_]
-FloatArray = npt.NDArray[np.floating]
 Insert = Callable[[Anatomy, np.random.Generator], Float32Array]
 Crop = tuple[slice, ...]  # of the grid of the organs
 

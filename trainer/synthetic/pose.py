@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional as F
 
+from trainer.arrays import Float32Array
 from trainer.synthetic.anatomy import COARSE, VOXEL_MM, Anatomy, rotation
 
 View = Literal["PA", "AP"]
@@ -84,7 +85,7 @@ def _sample(
     axes: tuple[npt.NDArray[np.float64], ...],
     *,
     mode: str,
-) -> npt.NDArray[np.float32]:
+) -> Float32Array:
     """The values of ``grid`` at the points of ``axes`` (fine voxels) in ``pose``."""
     shape = np.array(chest.attenuation.shape)
     centre = (shape - 1) / 2
