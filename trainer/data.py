@@ -110,7 +110,13 @@ def load(
         spec=spec,
     )
     unusable = LeftOut(job.folder, records, max_bad_fraction)
-    _make_folder(job.folder)
+    try:
+        job.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"The folder of prepared images cannot be made ({error.strerror}).",
+            next_step="Correct HILUM_CACHE_DIR or the permissions of the folder it names.",
+        ) from None
     with locked(job.folder.with_suffix(".lock")):
         about = cache.about(job.folder)
         if about is not None and _can_read_more(job):
@@ -151,16 +157,6 @@ def _folder(cache_dir: Path, path: Path, spec: PreprocessSpec) -> Path:
     """The folder of one data-set table, at one place, under one preprocessing."""
     identity = f"{PIPELINE}/{manifest.digest(path)}/{path.parent.resolve()}"
     return cache_dir / spec.digest[:16] / hashlib.sha256(identity.encode()).hexdigest()[:24]
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(
-            f"The folder of prepared images cannot be made ({error.strerror}).",
-            next_step="Correct HILUM_CACHE_DIR or the permissions of the folder it names.",
-        ) from None
 
 
 def _check_splits(found: set[Split], needed: Sequence[Split], name: str) -> None:

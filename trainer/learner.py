@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -163,10 +163,10 @@ class Learner:
             self._processes.sum(known_cells)
         loss = torch.zeros((), device=known.device)
         for n, part in enumerate(batch.parts):
-            last = n + 1 == len(batch.parts)
-            shared = isinstance(self._module, DistributedDataParallel)
-            # Processes exchange gradients once a step, with the last part.
-            with self._module.no_sync() if shared and not last else nullcontext():
+            exchange: AbstractContextManager[None] = nullcontext()
+            if isinstance(self._module, DistributedDataParallel) and n + 1 < len(batch.parts):
+                exchange = self._module.no_sync()  # gradients are exchanged with the last part
+            with exchange:
                 with self._autocast():
                     share: Tensor = self._module(
                         part.images, part.targets, known, part.cells, known_cells
@@ -180,7 +180,10 @@ class Learner:
         self._check(value, length, number)
         self._scaler.step(self._optimiser)
         self._scaler.update()
-        self._average()
+        with torch.no_grad():
+            torch._foreach_lerp_(*self._averages, 1 - self._config.optimiser.ema_decay)
+            for kept, own in self._counters:
+                kept.copy_(own)
         return float(value)
 
     def _check(self, loss: float, norm: float, number: int) -> None:
@@ -192,12 +195,6 @@ class Learner:
                 raise TrainingDivergedError(f"The gradient overflows fp16 in batch {number}.")
         elif not math.isfinite(norm):
             raise TrainingDivergedError(f"The gradient's norm is {norm} in batch {number}.")
-
-    @torch.no_grad()
-    def _average(self) -> None:
-        torch._foreach_lerp_(*self._averages, 1 - self._config.optimiser.ema_decay)
-        for kept, own in self._counters:
-            kept.copy_(own)
 
     def _autocast(self) -> torch.autocast:
         precision = self._config.compute.precision

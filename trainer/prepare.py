@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -80,6 +80,7 @@ def prepare_all(
     if processes is None:
         processes = min(os.cpu_count() or 1, max(1, len(todo) // _WORTH))
     with ExitStack() as stack:
+        problems: Iterator[Problem | None]
         if processes <= 1:
             preparer = Preparer(job, folder)
             problems = map(preparer.prepare, todo)

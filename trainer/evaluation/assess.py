@@ -62,5 +62,8 @@ def co_occurrence(scored: Scored) -> dict[str, Any]:
     return {
         "labels": list(scored.schema.labels),
         "truth": (true.T @ true).tolist(),
-        "called": np.where(scored.undefined, None, (true.T @ called).astype(object)).tolist(),
+        "called": [
+            [None if no else n for n, no in zip(row, scored.undefined, strict=True)]
+            for row in (true.T @ called).tolist()
+        ],
     }

@@ -37,17 +37,18 @@ _GROUPINGS: Final[Mapping[str, Callable[[Record], str]]] = {
 def subgroups(scored: Scored, bootstrap: Bootstrap) -> dict[str, dict[str, Any]]:
     """Films, patients, macro and label figures of each group of each grouping.
 
-    A grouping with fewer than two groups is left out. A group of fewer than :data:`LEAST_FILMS`
+    Age bands are ordered by age, everything else by name. A grouping with fewer than two groups
+    is left out. A group of fewer than :data:`LEAST_FILMS`
     films has its size only.
     """
-    found = {}
+    found, bands = {}, list(AGE_BANDS.values())
     for name, of in _GROUPINGS.items():
         values = np.array([of(record) for record in scored.records], dtype=np.str_)
         groups = [str(value) for value in np.unique(values) if value]
         if len(groups) > 1:
             found[name] = {
                 group: _group(scored, np.flatnonzero(values == group), bootstrap)
-                for group in sorted(groups, key=_order)
+                for group in sorted(groups, key=lambda g: (bands.index(g) if g in bands else 0, g))
             }
     return found
 
@@ -66,9 +67,3 @@ def _group(scored: Scored, rows: np.ndarray[Any, Any], bootstrap: Bootstrap) -> 
             for label, row in of_part["labels"].items()
         },
     }
-
-
-def _order(group: str) -> tuple[int, str]:
-    """Age bands by age, everything else by name."""
-    names = list(AGE_BANDS.values())
-    return (names.index(group) if group in names else 0, group)

@@ -100,7 +100,7 @@ def _picture(scored: Scored, films: SplitFilms, n: int, k: int, kind: Kind) -> P
         kind=kind,
         probability=probability,
         threshold=scored.points[label].threshold,
-        data=_uri(_pair(plain, png, boxes, scale)),
+        data=_pair(plain, png, boxes, scale),
     )
 
 
@@ -119,8 +119,8 @@ def _film(image: UInt8Array, place: Placement, shape: tuple[int, int]) -> Float3
 
 def _pair(
     plain: Float32Array, overlay: bytes, boxes: Sequence[Box], scale: tuple[float, float]
-) -> Image.Image:
-    """The film beside the film with its map and boxes."""
+) -> str:
+    """The film beside the film with its map and boxes: the address (data:) of a JPEG."""
     left = Image.fromarray(np.rint(plain * 255).astype(np.uint8)).convert("RGB")
     right = Image.open(BytesIO(overlay)).convert("RGB")
     draw = ImageDraw.Draw(right)
@@ -131,10 +131,6 @@ def _pair(
     pair = Image.new("RGB", (2 * left.width + 4, left.height), "white")
     pair.paste(left, (0, 0))
     pair.paste(right, (left.width + 4, 0))
-    return pair
-
-
-def _uri(image: Image.Image) -> str:
     out = BytesIO()
-    image.save(out, format="JPEG", quality=82)
+    pair.save(out, format="JPEG", quality=82)
     return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
 import numpy as np
 from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
 
 from trainer import metrics
 from trainer.data import SplitFilms
@@ -34,7 +33,16 @@ def page(evaluation: Mapping[str, Any], scored: Scored, films: SplitFilms, *, ga
     names = scored.schema.labels
     template = resources.files(__package__).joinpath("report.html").read_text("utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    environment.filters |= {"f": _number, "span": _span, "spaced": _spaced, "percent": _percent}
+    environment.filters |= {
+        "f": _number,
+        "percent": lambda value: "–" if value is None else f"{100 * value:.1f} %",
+        "span": _span,
+        "spaced": lambda label: label.replace("_", " "),
+    }
+    counts = figures["co_occurrence"]
+    # The column of a label without an operating point is NaN.
+    truth, called = (np.array(counts[name], dtype=np.float64) for name in ("truth", "called"))
+    having = np.maximum(1, np.diag(truth))[:, None]  # films that have the label of the row
     return environment.from_string(template).render(
         all=evaluation,
         figures=figures,
@@ -48,7 +56,10 @@ def page(evaluation: Mapping[str, Any], scored: Scored, films: SplitFilms, *, ga
             [figures["labels"][label]["auroc_interval"] for label in names],
             "AUROC, 95 % interval over patients",
         ),
-        matrices=_matrices(figures["co_occurrence"]),
+        matrices={
+            "truth": plots.matrix(truth / having, names, truth),
+            "called": plots.matrix(called / having, names, called),
+        },
         pictures=pictures(scored, films, gallery),
         sources=published.SOURCES,
         least_patients=LEAST_PATIENTS,
@@ -62,16 +73,8 @@ def _number(value: float | None, digits: int = 3) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
 
 
-def _span(value: list[float] | None, digits: int = 3) -> str:
-    return "" if value is None else f"{value[0]:.{digits}f}–{value[1]:.{digits}f}"
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f} %"
-
-
-def _spaced(label: str) -> str:
-    return label.replace("_", " ")
+def _span(ends: Sequence[float] | None, digits: int = 3) -> str:
+    return "–".join(f"{end:.{digits}f}" for end in ends or ())
 
 
 def _plots(scored: Scored, k: int, label: str) -> dict[str, Any]:
@@ -86,16 +89,4 @@ def _plots(scored: Scored, k: int, label: str) -> dict[str, Any]:
         "roc": plots.roc(target, score, threshold) if both else None,
         "precision_recall": plots.precision_recall(target, score, threshold) if both else None,
         "reliability": plots.reliability(bins) if bins else None,
-    }
-
-
-def _matrices(table: Mapping[str, Any]) -> dict[str, Markup]:
-    """Both matrices, rows divided by the films that have the row's label."""
-    names = table["labels"]
-    # The column of a label without an operating point is NaN.
-    truth, called = (np.array(table[name], dtype=np.float64) for name in ("truth", "called"))
-    having = np.maximum(1, np.diag(truth))[:, None]
-    return {
-        "truth": plots.matrix(truth / having, names, truth),
-        "called": plots.matrix(called / having, names, called),
     }

@@ -143,14 +143,12 @@ def _deal(
 ) -> list[_S]:
     """The share to which each of ``stretches`` goes, see :func:`trainer.splits.by_patient`."""
     films = [(str(n), entry) for n, stretch in enumerate(stretches) for entry in stretch]
-    names, rows = [name for name, _ in films], [_features(entry) for _, entry in films]
+    edema = CHESTXRAY14.index("Edema")
+    names = [name for name, _ in films]
+    rows = [
+        (*entry.targets, entry.view == "AP", entry.view == "AP" and entry.targets[edema])
+        for _, entry in films
+    ]
     dealt = splits.by_patient(names, rows, shares, seed=seed, everywhere=everywhere)
     of_stretch = dict(zip(names, dealt, strict=True))
     return [of_stretch[str(n)] for n in range(len(stretches))]
-
-
-def _features(entry: Record) -> tuple[float, ...]:
-    """The features by which draw and splits are stratified."""
-    bedside = entry.view == "AP"
-    edema = entry.targets[CHESTXRAY14.index("Edema")]
-    return (*entry.targets, float(bedside), float(bedside and edema))

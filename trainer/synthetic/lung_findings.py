@@ -11,6 +11,7 @@ from functools import partial
 import numpy as np
 from scipy.special import expit
 
+from trainer.arrays import Float32Array
 from trainer.synthetic import findings
 from trainer.synthetic.anatomy import (
     HEART,
@@ -23,7 +24,6 @@ from trainer.synthetic.anatomy import (
 from trainer.synthetic.findings import (
     COARSE_MM,
     TISSUE,
-    Float32Array,
     Insert,
     Part,
     distance,
@@ -149,7 +149,7 @@ def pleural_thickening(chest: Anatomy, rng: np.random.Generator) -> Float32Array
         where = expit((up - low) * 40) * expit((low + length - up) * 40)
     thick = rng.uniform(5, 13) * (1 + 0.25 * part.noise(14, rng))
     # Along the front and back walls it would veil the lung instead of lining it.
-    shadow = part.mask.any(axis=1)
+    shadow = np.asarray(part.mask.any(axis=1))
     edge = len(shadow) - 1 - shadow[::-1].argmax(axis=0) if outward > 0 else shadow.argmax(axis=0)
     lateral = np.abs(part.grid[0] - edge[None, None, :]) * COARSE_MM
     fill = expit((thick - depth) / 1.5) * where * np.where(up > 0.8, 1, expit((22 - lateral) / 4))
