@@ -91,7 +91,7 @@ def load(
         limits: for one film; ``None``: the defaults.
         processes: largest number of processes that prepare films; ``None``: as many as there are
             cores, if there is enough work for them.
-        needed: splits that must have films; the others may be absent.
+        needed: splits to prepare and load, each of which must have films.
 
     Raises:
         DataError: the data-set table is not usable, or a needed split has no film left.
@@ -99,11 +99,11 @@ def load(
         CacheWriteError: the disk is full.
         StorageUnavailableError, CredentialsRejectedError: the store cannot be used.
     """
-    records = manifest.read(path, schema)
+    records = [r for r in manifest.read(path, schema) if r.split in needed]
     _check_splits({record.split for record in records}, needed, path.name)
     base, limits = path.parent.resolve(), limits or Limits()
     job = Job(
-        folder=_folder(cache_dir, path, spec),
+        folder=_folder(cache_dir, path, spec, needed),
         uris=[r.uri if "://" in r.uri else str(base / r.uri) for r in records],
         store=store or open_store(S3Settings(), limits, allow_local=True),
         limits=limits,
@@ -153,9 +153,11 @@ def load_configured(
     )
 
 
-def _folder(cache_dir: Path, path: Path, spec: PreprocessSpec) -> Path:
-    """The folder of one data-set table, at one place, under one preprocessing."""
+def _folder(cache_dir: Path, path: Path, spec: PreprocessSpec, needed: Sequence[Split]) -> Path:
+    """The folder of splits of one data-set table, at one place, under one preprocessing."""
     identity = f"{PIPELINE}/{manifest.digest(path)}/{path.parent.resolve()}"
+    if set(needed) != set(SPLITS):
+        identity += f"/{sorted(needed)}"
     return cache_dir / spec.digest[:16] / hashlib.sha256(identity.encode()).hexdigest()[:24]
 
 

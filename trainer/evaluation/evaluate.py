@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,7 +19,7 @@ from trainer import data, manifest
 from trainer.calibration import Method, Rule
 from trainer.config import DataConfig
 from trainer.data import SplitFilms
-from trainer.errors import CacheWriteError, DataError, writing
+from trainer.errors import DataError, writing
 from trainer.evaluation import scorer, shortcuts
 from trainer.evaluation.assess import assess
 from trainer.evaluation.bootstrap import Bootstrap
@@ -160,7 +158,7 @@ def _films(
 
     Also returns all records of these splits, with those whose film cannot be read.
     """
-    records = [r for r in manifest.read(source, model.schema) if r.split in needed]
+    records = manifest.read(source, model.schema)
     listed = {split: [r for r in records if r.split == split] for split in needed}
     if missing := [split for split in needed if not listed[split]]:
         raise DataError(
@@ -168,19 +166,9 @@ def _films(
             next_step="Add the split. Calibration and operating points are fitted on `val`, unless "
             "a package brings its own.",
         )
-    here = source.parent.absolute()
-    moved = [
-        r if "://" in r.uri else dataclasses.replace(r, uri=str(here / r.uri)) for r in records
-    ]
-    folder = settings.cache_dir / "evaluation"
-    with writing(folder, CacheWriteError):
-        folder.mkdir(parents=True, exist_ok=True)
-    key = hashlib.sha256(f"{manifest.digest(source)}/{here}/{sorted(needed)}".encode()).hexdigest()
-    part = folder / f"{key[:24]}.csv"
-    manifest.write(part, moved, model.schema)
     allowed = (options.max_bad_fraction, model.max_bad_fraction, DataConfig().max_bad_fraction)
     films = data.load(
-        part,
+        source,
         model.schema,
         model.preprocess,
         cache_dir=settings.cache_dir / "prepared",

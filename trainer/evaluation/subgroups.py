@@ -37,9 +37,8 @@ _GROUPINGS: Final[Mapping[str, Callable[[Record], str]]] = {
 def subgroups(scored: Scored, bootstrap: Bootstrap) -> dict[str, dict[str, Any]]:
     """Films, patients, macro and label figures of each group of each grouping.
 
-    Age bands are ordered by age, everything else by name. A grouping with fewer than two groups
-    is left out. A group of fewer than :data:`LEAST_FILMS`
-    films has its size only.
+    Age bands are ordered by age, everything else by name. A grouping with fewer than two groups is
+    left out. A group of fewer than :data:`LEAST_FILMS` films has its size only.
     """
     found, bands = {}, list(AGE_BANDS.values())
     for name, of in _GROUPINGS.items():
