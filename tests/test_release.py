@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 GOOD = [
     *("hilum/__init__.py", "hilum/py.typed", "hilum/db/migrations/versions/0001.py"),
     *("hilum/filmcheck/weights.npz", "hilum/filmcheck/provenance.json"),
+    *("trainer/manual.txt", "trainer/ablation/page.md"),
     *("trainer/evaluation/chestxray14.csv", "trainer/report/report.html"),
     *("trainer/evaluation/published.csv", "trainer/report/report.mplstyle"),
     *("export/card.md", "export/xrv.csv"),

@@ -32,6 +32,8 @@ WHEEL_NEEDS: Final = (
     "hilum/db/migrations/versions/*.py",
     "hilum/filmcheck/weights.npz",
     "hilum/filmcheck/provenance.json",
+    "trainer/manual.txt",
+    "trainer/ablation/page.md",
     "trainer/evaluation/chestxray14.csv",
     "trainer/evaluation/published.csv",
     "trainer/report/report.html",

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -17,6 +18,8 @@ from torchvision import models
 
 from hilum.errors import ConfigurationError, UnknownBackboneError
 from hilum.packages.labels import HeadKind
+from trainer.arrays import UInt8Array
+from trainer.augment import shrink
 
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 # InceptionV3's weights come from TensorFlow, which normalised to [-1, 1]. torchvision asks for
@@ -24,6 +27,7 @@ _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _UNIT = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 # torchvision's names of the layers that give logits. They are replaced, whatever their width.
 _HEADS = ("fc.", "AuxLogits.fc.", "classifier.6.")
+_BATCH = 64  # of a prediction
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,6 +201,20 @@ class Classifier(nn.Module):
         """uint8 ``[N, 1, S, S]`` to logits ``[N, K]``."""
         logits: Tensor = self.head(self.activation(image))
         return logits
+
+    @torch.no_grad()
+    def predict(self, images: UInt8Array, size: int, kind: HeadKind) -> Tensor:
+        """Probabilities float32 ``[N, K]``, on the CPU, of ``images`` uint8 ``[N, 1, S, S]``
+        resized to side ``size``. Sets evaluation mode."""
+        self.eval()
+        device = next(self.parameters()).device
+        parts = [torch.empty(0, self.head.linear.out_features)]
+        for start in range(0, len(images), _BATCH):
+            batch = torch.from_numpy(np.array(images[start : start + _BATCH])).to(device)
+            logits = self(shrink(batch, size))
+            probability = logits.sigmoid() if kind == "multi_label" else logits.softmax(dim=1)
+            parts.append(probability.cpu())
+        return torch.cat(parts)
 
     def forward_training(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Logits ``[N, K]``, the Grad-CAM layer, and the auxiliary logits where there are any."""

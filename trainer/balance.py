@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hilum.packages.labels import LabelSchema
+from trainer.arrays import Float32Array
 from trainer.config import LossConfig
 from trainer.errors import DataError
 
@@ -29,7 +30,7 @@ class Balance:
         return torch.from_numpy(self.positives / self.known).float()
 
 
-def count(targets: npt.NDArray[np.float32], schema: LabelSchema) -> Balance:
+def count(targets: Float32Array, schema: LabelSchema) -> Balance:
     """Count ``targets`` ``[N, K]``, NaN = unknown.
 
     Raises:

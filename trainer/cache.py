@@ -17,6 +17,7 @@ from __future__ import annotations
 import errno
 import io
 import json
+import mmap
 import os
 import zlib
 from collections.abc import Iterator, Sequence
@@ -28,10 +29,10 @@ import numpy as np
 import numpy.typing as npt
 
 from hilum.files import write_atomically
+from trainer.arrays import UInt8Array
 from trainer.errors import CacheWriteError
-from trainer.images import open_images
 
-PENDING, STARTED, GOOD, BAD = range(4)
+GOOD, BAD = 2, 3  # states of a row; any other: not prepared yet
 
 ROW: Final = np.dtype(
     [
@@ -50,12 +51,8 @@ class UnfinishedFolder:
     """The two files of an unfinished folder. Several processes may write rows."""
 
     def __init__(self, folder: Path, count: int, size: int) -> None:
-        """Open the files, or create them at their full length.
-
-        Args:
-            folder: exists.
-            count: number of films of the data-set table.
-            size: side of the prepared images, pixels.
+        """Open the files in ``folder``, or create them at their full length, for ``count`` films of
+        side ``size``.
 
         Raises:
             CacheWriteError: the disk has no room for the files.
@@ -103,11 +100,7 @@ class UnfinishedFolder:
         return entry["state"] == GOOD and zlib.crc32(self._image(row)) == int(entry["crc"])
 
     def finish(self, kept: Sequence[int], about: dict[str, Any]) -> None:
-        """Finish the folder with the rows ``kept``, in their order.
-
-        Args:
-            kept: rows of the table.
-            about: the content of ``whole.json``.
+        """Finish the folder: the rows ``kept``, in their order, and ``about`` in ``whole.json``.
 
         Raises:
             CacheWriteError: the disk is full. The prepared images stay for the next attempt.
@@ -139,6 +132,39 @@ class UnfinishedFolder:
             part.unlink(missing_ok=True)
             raise
         part.replace(target)
+
+
+class MappedImages(np.memmap):
+    """uint8 ``[N, 1, S, S]`` of a ``.npy`` file, mapped read-only.
+
+    It behaves like an ordinary array. Each access first releases the pages that earlier accesses
+    left resident, so a process that reads batch after batch holds one batch, not the data set. The
+    system's page cache still keeps what it has memory for.
+    """
+
+    def __getitem__(self, index: Any) -> Any:
+        """A view for slices and a copy for lists of rows, as for every array."""
+        self.release()
+        found = super().__getitem__(index)
+        if isinstance(found, MappedImages) and found.file is None:
+            return found.view(np.ndarray)  # a copy, which does not use the file
+        return found
+
+    @property
+    def file(self) -> mmap.mmap | None:
+        """The mapping, which numpy keeps in a private attribute."""
+        found: mmap.mmap | None = getattr(self, "_mmap", None)
+        return found
+
+    def release(self) -> None:
+        """Release the resident pages. Any thread may read them again."""
+        if self.file is not None:
+            self.file.madvise(mmap.MADV_DONTNEED)
+
+
+def open_images(path: Path) -> UInt8Array:
+    """Map the ``.npy`` file ``path``."""
+    return np.lib.format.open_memmap(path, mode="r").view(MappedImages)
 
 
 def reopen(folder: Path, count: int, size: int) -> None:

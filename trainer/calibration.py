@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
 import numpy as np
-import numpy.typing as npt
 from scipy.optimize import minimize_scalar
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_curve
@@ -16,9 +15,9 @@ from sklearn.metrics import roc_curve
 from hilum.errors import ConfigurationError
 from hilum.packages.labels import HeadKind
 from hilum.packages.manifest import Calibration, OperatingPoint
+from trainer.arrays import BoolArray, FloatArray
 from trainer.metrics import known_mask
 
-FloatArray = npt.NDArray[np.floating]
 Method = Literal["platt", "temperature", "none"]
 _EPS = 1e-7
 _TEMPERATURES: Final = (0.05, 20.0)
@@ -130,6 +129,17 @@ def operating_point(
     )
 
 
+def operating_points(
+    labels: Sequence[str], targets: FloatArray, probability: FloatArray, rule: Rule = YOUDEN
+) -> dict[str, OperatingPoint]:
+    """The operating point of each of ``labels``, see :func:`operating_point`; both arrays are
+    ``[N, K]``, ``probability`` is calibrated."""
+    return {
+        label: operating_point(targets[:, k], probability[:, k], rule)
+        for k, label in enumerate(labels)
+    }
+
+
 def _best(
     rule: Rule, sensitivity: FloatArray, specificity: FloatArray, ppv: FloatArray, f1: FloatArray
 ) -> int | None:
@@ -147,7 +157,7 @@ def _best(
     return int(allowed[np.argmax(traded[allowed])])  # the first has the fewest false positives
 
 
-def _platt(logit: FloatArray, truth: npt.NDArray[np.bool_]) -> tuple[float, float]:
+def _platt(logit: FloatArray, truth: BoolArray) -> tuple[float, float]:
     """Slope and intercept of least cross-entropy to smoothed targets (Platt 1999, section 2.2).
 
     n positives aim at (n + 1) / (n + 2), m negatives at 1 / (m + 2): the posterior under a uniform
@@ -169,7 +179,7 @@ def _platt(logit: FloatArray, truth: npt.NDArray[np.bool_]) -> tuple[float, floa
     return slope, float(fitted.intercept_[0]) - slope * centre
 
 
-def _sigmoid_temperature(logit: FloatArray, truth: npt.NDArray[np.bool_]) -> float:
+def _sigmoid_temperature(logit: FloatArray, truth: BoolArray) -> float:
     """The temperature of least negative log-likelihood of one label."""
     signed = np.where(truth, -1.0, 1.0) * logit
     # log(1 + exp(x)), for any x.

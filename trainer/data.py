@@ -28,9 +28,9 @@ from hilum.session import open_local_store
 from hilum.settings import Limits, S3Settings, Settings
 from hilum.storage import ObjectStore, open_store
 from trainer import cache, left_out, manifest
+from trainer.arrays import Float32Array, UInt8Array
 from trainer.config import TrainConfig
 from trainer.errors import DataError
-from trainer.images import open_images
 from trainer.left_out import REPORT, LeftOut
 from trainer.manifest import SPLITS, Record, Split
 from trainer.prepare import Job, Problem, prepare_all
@@ -44,8 +44,8 @@ Progress = Callable[[int, int], None]
 class SplitFilms:
     """The films of one split, ready for the model."""
 
-    images: npt.NDArray[np.uint8]  # model inputs [N, 1, S, S], memory-mapped
-    targets: npt.NDArray[np.float32]  # [N, K], NaN = unknown
+    images: UInt8Array  # model inputs [N, 1, S, S], memory-mapped
+    targets: Float32Array  # [N, K], NaN = unknown
     records: tuple[Record, ...]
     sizes: npt.NDArray[np.int32]  # [N, 2]: height and width of the stored film
 
@@ -91,7 +91,7 @@ def load(
         limits: for one film; ``None``: the defaults.
         processes: largest number of processes that prepare films; ``None``: as many as there are
             cores, if there is enough work for them.
-        needed: splits that must have films; the others may be absent.
+        needed: splits to prepare and load, each of which must have films.
 
     Raises:
         DataError: the data-set table is not usable, or a needed split has no film left.
@@ -99,18 +99,24 @@ def load(
         CacheWriteError: the disk is full.
         StorageUnavailableError, CredentialsRejectedError: the store cannot be used.
     """
-    records = manifest.read(path, schema)
+    records = [r for r in manifest.read(path, schema) if r.split in needed]
     _check_splits({record.split for record in records}, needed, path.name)
     base, limits = path.parent.resolve(), limits or Limits()
     job = Job(
-        folder=_folder(cache_dir, path, spec),
+        folder=_folder(cache_dir, path, spec, needed),
         uris=[r.uri if "://" in r.uri else str(base / r.uri) for r in records],
         store=store or open_store(S3Settings(), limits, allow_local=True),
         limits=limits,
         spec=spec,
     )
     unusable = LeftOut(job.folder, records, max_bad_fraction)
-    _make_folder(job.folder)
+    try:
+        job.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"The folder of prepared images cannot be made ({error.strerror}).",
+            next_step="Correct HILUM_CACHE_DIR or the permissions of the folder it names.",
+        ) from None
     with locked(job.folder.with_suffix(".lock")):
         about = cache.about(job.folder)
         if about is not None and _can_read_more(job):
@@ -147,20 +153,12 @@ def load_configured(
     )
 
 
-def _folder(cache_dir: Path, path: Path, spec: PreprocessSpec) -> Path:
-    """The folder of one data-set table, at one place, under one preprocessing."""
+def _folder(cache_dir: Path, path: Path, spec: PreprocessSpec, needed: Sequence[Split]) -> Path:
+    """The folder of splits of one data-set table, at one place, under one preprocessing."""
     identity = f"{PIPELINE}/{manifest.digest(path)}/{path.parent.resolve()}"
+    if set(needed) != set(SPLITS):
+        identity += f"/{sorted(needed)}"
     return cache_dir / spec.digest[:16] / hashlib.sha256(identity.encode()).hexdigest()[:24]
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(
-            f"The folder of prepared images cannot be made ({error.strerror}).",
-            next_step="Correct HILUM_CACHE_DIR or the permissions of the folder it names.",
-        ) from None
 
 
 def _check_splits(found: set[Split], needed: Sequence[Split], name: str) -> None:
@@ -171,18 +169,17 @@ def _check_splits(found: set[Split], needed: Sequence[Split], name: str) -> None
 
 def _can_read_more(job: Job) -> bool:
     """Whether a film that was left out of a finished folder can be read now."""
-    rows, killed = left_out.rows_to_retry(job.folder)
+    rows = left_out.rows_to_retry(job.folder)
     if not rows:
         return False
     found: list[Problem | None] = []
     # Beside the finished folder, whose images a trial must not touch.
     with TemporaryDirectory(dir=job.folder.parent, prefix=".trial-") as name:
         trial = replace(job, folder=Path(name), uris=[job.uris[row] for row in rows])
-        # A film that killed its process before must not kill this one.
-        processes = 2 if killed else 1
         with closing(trial.open_folder()) as folder:
             try:
-                prepare_all(trial, folder, found.append, processes=processes)
+                # In decode processes: a film that crashed its decoder must not crash this process.
+                prepare_all(trial, folder, found.append, processes=2)
             except HilumError as error:
                 log.warning("films that were left out cannot be tried again (%s)", error.code)
     return None in found
@@ -224,7 +221,7 @@ def _fill(
 
 
 def _read_splits(folder: Path, records: Sequence[Record]) -> dict[Split, SplitFilms]:
-    images = open_images(folder / "images.npy")
+    images = cache.open_images(folder / "images.npy")
     rows = np.load(folder / "rows.npy")
     used = [records[n] for n in rows["record"]]
     sizes = np.stack([rows["height"], rows["width"]], axis=1).astype(np.int32)

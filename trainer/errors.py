@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from hilum.errors import PermanentError, TransientError
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hilum.errors import HilumError, PermanentError, TransientError
 
 
 class DataError(PermanentError):
@@ -89,3 +93,17 @@ class WeightsDigestError(PermanentError):
 
     code = "weights.digest"
     next_step = "Fetch the file again, or correct model.weights_sha256."
+
+
+@contextmanager
+def writing(path: Path, error: type[HilumError] = OutputWriteError) -> Iterator[None]:
+    """Turn what the system says about writing ``path`` into an error of hilum.
+
+    Raises:
+        OutputWriteError: or ``error``; the disk is full or refuses.
+    """
+    try:
+        yield
+    except OSError as found:
+        reason = found.strerror or type(found).__name__
+        raise error(f"{path} cannot be written: {reason}.") from None

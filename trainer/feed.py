@@ -57,22 +57,19 @@ class Feed:
         self._config = config
         self._processes = processes
         self._cuts = processes.count * config.optimiser.accumulate
-        self._check()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="feed")
-
-    def _check(self) -> None:
-        size, least = self._config.optimiser.batch_size, 2 * self._cuts
-        if size < least:
+        size = config.optimiser.batch_size
+        if size < 2 * self._cuts:
             raise ConfigurationError(
                 f"optimiser.batch_size {size} is less than two films for each of {self._cuts} "
-                f"parts ({self._processes.count} processes, optimiser.accumulate "
-                f"{self._config.optimiser.accumulate}).",
+                f"parts ({processes.count} processes, optimiser.accumulate "
+                f"{config.optimiser.accumulate}).",
                 next_step="Raise optimiser.batch_size, lower optimiser.accumulate, or start fewer "
                 "processes.",
             )
         if not self.steps:
             raise ConfigurationError(
-                f"The training split has {len(self._split)} films: too few for one step, which "
+                f"The training split has {len(split)} films: too few for one step, which "
                 f"needs two for each of {self._cuts} parts.",
                 next_step="Add films, lower optimiser.accumulate, or start fewer processes.",
             )
@@ -94,12 +91,16 @@ class Feed:
             grid: height and width of the Grad-CAM layer at that size.
             start: number of the first batch, from 0.
         """
-        order = randomness.epoch_order(len(self._split), self._config.seed, epoch)
-        length = self._config.optimiser.batch_size
+        seed = randomness.seed(self._config.seed, "order", epoch)
+        order = np.random.default_rng(seed).permutation(len(self._split))
+        length, count = self._config.optimiser.batch_size, self._config.optimiser.accumulate
 
         def make(number: int) -> Batch:
             rows = order[number * length : (number + 1) * length]
-            return self._batch(rows, epoch, size, grid)
+            mine = np.array_split(rows, self._cuts)[self._processes.rank * count :][:count]
+            parts = tuple(self._part(np.sort(chosen), epoch, size, grid) for chosen in mine)
+            targets = torch.from_numpy(self._split.targets[rows])
+            return Batch(parts=parts, rows=rows, targets=targets)
 
         ahead: Future[Batch] | None = None
         for number in range(start, self.steps):
@@ -111,15 +112,6 @@ class Feed:
     def close(self) -> None:
         """Wait for the batch that is being made, and end the thread."""
         self._pool.shutdown(cancel_futures=True)
-
-    def _batch(
-        self, rows: npt.NDArray[np.intp], epoch: int, size: int, grid: tuple[int, int]
-    ) -> Batch:
-        count = self._config.optimiser.accumulate
-        mine = np.array_split(rows, self._cuts)[self._processes.rank * count :][:count]
-        parts = tuple(self._part(np.sort(chosen), epoch, size, grid) for chosen in mine)
-        targets = torch.from_numpy(self._split.targets[rows])
-        return Batch(parts=parts, rows=rows, targets=targets)
 
     def _part(
         self, rows: npt.NDArray[np.intp], epoch: int, size: int, grid: tuple[int, int]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from hilum.packages.labels import LabelSchema
-from trainer import optimisation, randomness
+from trainer import objective, randomness
 from trainer.backbones import Classifier
 from trainer.config import TrainConfig
 from trainer.data import SplitFilms
@@ -61,7 +61,7 @@ class Learner:
         """Start stage ``number`` with its size, its trained layers and a new optimiser."""
         self._stage = self._config.stages[number]
         weight_decay = self._config.optimiser.weight_decay
-        groups = optimisation.groups(self.objective, self._stage, weight_decay)
+        groups = objective.groups(self.objective, self._stage, weight_decay)
         self._parameters = [p for group in groups for p in group["params"]]
         self._optimiser = torch.optim.AdamW(groups, fused=True)
         self._grid = grid(self.objective.model, self._stage.size)
@@ -84,13 +84,13 @@ class Learner:
         Raises:
             TrainingDivergedError: loss or gradient is not finite; the step is not done.
         """
-        optimisation.set_modes(self.objective, self._stage)
+        objective.set_modes(self.objective, self._stage)
         steps = self._stage.epochs * self.feed.steps
         batches = self.feed.batches(epoch, self._stage.size, self._grid, start)
         for number, batch in enumerate(batches, start):
             step = stage_epoch * self.feed.steps + number
-            factor = optimisation.schedule(step, steps, self._config.optimiser)
-            optimisation.set_rates(self._optimiser, factor)
+            factor = objective.schedule(step, steps, self._config.optimiser)
+            objective.set_rates(self._optimiser, factor)
             rank = self._processes.rank
             torch.manual_seed(randomness.seed(self._config.seed, "step", epoch, number, rank))
             yield batch, self._step(batch, number + 1)
@@ -163,7 +163,10 @@ class Learner:
             self._processes.sum(known_cells)
         loss = torch.zeros((), device=known.device)
         for n, part in enumerate(batch.parts):
-            with self._postpone_exchange(n + 1 < len(batch.parts)):
+            exchange: AbstractContextManager[None] = nullcontext()
+            if isinstance(self._module, DistributedDataParallel) and n + 1 < len(batch.parts):
+                exchange = self._module.no_sync()  # gradients are exchanged with the last part
+            with exchange:
                 with self._autocast():
                     share: Tensor = self._module(
                         part.images, part.targets, known, part.cells, known_cells
@@ -177,7 +180,10 @@ class Learner:
         self._check(value, length, number)
         self._scaler.step(self._optimiser)
         self._scaler.update()
-        self._average()
+        with torch.no_grad():
+            torch._foreach_lerp_(*self._averages, 1 - self._config.optimiser.ema_decay)
+            for kept, own in self._counters:
+                kept.copy_(own)
         return float(value)
 
     def _check(self, loss: float, norm: float, number: int) -> None:
@@ -189,18 +195,6 @@ class Learner:
                 raise TrainingDivergedError(f"The gradient overflows fp16 in batch {number}.")
         elif not math.isfinite(norm):
             raise TrainingDivergedError(f"The gradient's norm is {norm} in batch {number}.")
-
-    @torch.no_grad()
-    def _average(self) -> None:
-        torch._foreach_lerp_(*self._averages, 1 - self._config.optimiser.ema_decay)
-        for kept, own in self._counters:
-            kept.copy_(own)
-
-    def _postpone_exchange(self, more: bool) -> AbstractContextManager[None]:
-        """Exchange gradients between processes once a step, with the last part."""
-        if more and isinstance(self._module, DistributedDataParallel):
-            return self._module.no_sync()
-        return nullcontext()
 
     def _autocast(self) -> torch.autocast:
         precision = self._config.compute.precision

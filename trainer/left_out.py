@@ -13,10 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from hilum.files import write_atomically
-from trainer.errors import BadImagesError, CacheWriteError
+from trainer.errors import BadImagesError, CacheWriteError, writing
 from trainer.manifest import SPLITS, Record
-from trainer.outputs import writing
-from trainer.prepare import KILLED, Problem
+from trainer.prepare import Problem
 
 REPORT: Final = "left-out.csv"
 _DUPLICATE: Final = "data.duplicate"
@@ -68,8 +67,13 @@ class LeftOut:
         for group in groups.values():
             keeper = max(group, key=lambda n: (SPLITS.index(records[n].split), -n))
             for n in group:
-                if n != keeper:
-                    self._problems.append(_duplicate(records, n, keeper))
+                if n == keeper:
+                    continue
+                detail = f"The same file as in line {keeper + 2}."
+                kept = records[keeper].targets
+                if not np.array_equal(records[n].targets, kept, equal_nan=True):
+                    detail += " Its labels differ."
+                self._problems.append(Problem(record=n, code=_DUPLICATE, detail=detail))
 
     def write_report(self) -> None:
         """Write ``left-out.csv``: line, split and address in the data-set table, and the problem.
@@ -100,28 +104,16 @@ class LeftOut:
             )
 
 
-def rows_to_retry(folder: Path) -> tuple[list[int], bool]:
-    """The rows of the data-set table that a finished folder leaves out, but not as duplicates; and
-    whether a film killed the process that decoded it."""
-    rows, killed = [], False
+def rows_to_retry(folder: Path) -> list[int]:
+    """The rows of the data-set table that a finished folder leaves out, but not as duplicates."""
     try:
         with (folder / REPORT).open(newline="") as file:
-            for row in csv.DictReader(file):
-                if row["code"] != _DUPLICATE:
-                    rows.append(int(row["line"]) - 2)
-                killed |= row["code"] == KILLED
+            rows = [row for row in csv.DictReader(file) if row["code"] != _DUPLICATE]
+            return [int(row["line"]) - 2 for row in rows]
     except (OSError, KeyError, ValueError):
-        return [], False  # the report is damaged, so nobody knows
-    return rows, killed
+        return []  # the report is damaged, so nobody knows
 
 
 def in_words(counts: dict[str, int]) -> str:
     """For example ``3 dicom.decode_failed, 1 data.duplicate``."""
     return ", ".join(f"{count} {code}" for code, count in counts.items())
-
-
-def _duplicate(records: Sequence[Record], row: int, keeper: int) -> Problem:
-    detail = f"The same file as in line {keeper + 2}."
-    if not np.array_equal(records[row].targets, records[keeper].targets, equal_nan=True):
-        detail += " Its labels differ."
-    return Problem(record=row, code=_DUPLICATE, detail=detail)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from hilum.packages import labels
-from hilum.packages.labels import HeadKind, LabelSchema
+from hilum.packages.labels import HeadKind
 from hilum.settings import Settings
 from trainer import (
     balance,
@@ -21,21 +21,17 @@ from trainer import (
     data,
     manifest,
     metrics,
-    runstate,
     tracking,
     weights,
 )
-from trainer.backbones import Classifier, build, set_prior_bias
-from trainer.balance import Balance
+from trainer.backbones import build, set_prior_bias
+from trainer.checkpoint import RunState
 from trainer.config import Stage, TrainConfig
 from trainer.data import SplitFilms
-from trainer.errors import CheckpointError, CheckpointWriteError
+from trainer.errors import CheckpointError, CheckpointWriteError, writing
 from trainer.learner import Learner
-from trainer.outputs import writing
-from trainer.prediction import predict
 from trainer.processes import Processes, join
 from trainer.randomness import make_reproducible
-from trainer.runstate import RunState
 from trainer.tracking import Trackers
 
 BEST = "best"
@@ -74,11 +70,9 @@ def train(
     share the work.
 
     Args:
-        config: what to do.
         out: folder of the run: ``best``, ``last``, ``state``, ``tensorboard``.
-        settings: of hilum: the folder of the training cache, S3.
+        settings: for the training cache and S3.
         report: called after every batch and every epoch, in the first process.
-        prepare_progress: called while films are prepared.
         resume: go on with the run in ``out``; if there is none, start.
 
     Raises:
@@ -97,7 +91,7 @@ def train(
     schema = labels.schema(config.model.label_schema)
     exact = config.compute.deterministic
     with join(config.compute.device) as processes, make_reproducible(processes.device, exact=exact):
-        state, tensors = runstate.find(out, config, resume=resume)
+        state, tensors = checkpoint.find_state(out, config, resume=resume)
         # The first process on a machine prepares the films; the others wait.
         progress = prepare_progress if processes.first else None
         splits = data.load_configured(config, settings, progress)
@@ -121,9 +115,17 @@ def train(
 
         counts = balance.count(splits["train"].targets, schema)
         torch.manual_seed(config.seed)
+        model = build(
+            config.model.backbone,
+            len(schema.labels),
+            state=None if start is None else start.state,
+            dropout=config.model.dropout,
+        )
+        if config.loss.prior_bias:
+            set_prior_bias(model, counts.prevalence, schema.kind)
         learner = Learner(
             config,
-            model=_build_model(config, schema, counts, start),
+            model=model,
             split=splits["train"],
             schema=schema,
             alpha=balance.alpha(config.loss, counts, schema),
@@ -228,7 +230,7 @@ class _Run:
         split, count = self.validation, self.processes.count
         bounds = np.linspace(0, len(split), count + 1).astype(int)
         start, stop = bounds[self.processes.rank], bounds[self.processes.rank + 1]
-        mine = predict(self.learner.averaged, split.images[start:stop], stage.size, self.kind)
+        mine = self.learner.averaged.predict(split.images[start:stop], stage.size, self.kind)
         probability = np.concatenate(self.processes.gather(mine.numpy()))
         columns = range(probability.shape[1])
         return metrics.mean_defined(
@@ -254,7 +256,7 @@ class _Run:
             state = state.replace(scale=self.learner.scale)
             # No run goes on from the end, whose weights are in `last`.
             tensors = {} if state.finished else self.learner.tensors()
-            runstate.save(self.out, state, tensors)
+            checkpoint.save_state(self.out, state, tensors)
             self.saved = time.monotonic()
 
     def _show(self, state: RunState, *, ends_epoch: bool = False) -> None:
@@ -272,20 +274,3 @@ class _Run:
                 ends_epoch=ends_epoch,
             )
         )
-
-
-def _build_model(
-    config: TrainConfig,
-    schema: LabelSchema,
-    counts: Balance,
-    start: weights.Pretrained | None,
-) -> Classifier:
-    model = build(
-        config.model.backbone,
-        len(schema.labels),
-        state=None if start is None else start.state,
-        dropout=config.model.dropout,
-    )
-    if config.loss.prior_bias:
-        set_prior_bias(model, counts.prevalence, schema.kind)
-    return model

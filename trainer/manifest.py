@@ -14,15 +14,16 @@ import io
 import json
 import math
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
-from typing import Final, Literal, cast, get_args
+from typing import Any, Final, Literal, cast, get_args
 
+from hilum.errors import MissingExtraError
 from hilum.files import write_atomically
 from hilum.packages.labels import LabelSchema
-from trainer import parquet
 from trainer.errors import DataError, PatientLeakError
 
 PARQUET: Final = ".parquet"
@@ -62,12 +63,13 @@ def write(path: Path, records: Iterable[Record], schema: LabelSchema) -> None:
 
     Raises:
         DataError: the folder does not exist, or the disk is full.
+        MissingExtraError: Parquet needs pyarrow, which is not installed.
     """
     columns = columns_of(schema)
     rows = [_row(record) for record in records]
     try:
         if path.suffix == PARQUET:
-            data = parquet.dumps(columns, rows, numbers={"age", *schema.labels})
+            data = _to_parquet(columns, rows, numbers={"age", *schema.labels})
         else:
             text = io.StringIO()
             out = csv.writer(text)
@@ -95,7 +97,7 @@ def read(path: Path, schema: LabelSchema) -> list[Record]:
     expected = columns_of(schema)
     rows: Iterator[dict[str, str]]
     if path.suffix == PARQUET:
-        columns, rows = parquet.rows(path)
+        columns, rows = _read_parquet(path)
         records = _records(columns, rows, expected, path.name, schema)
     else:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -197,3 +199,49 @@ def _check(records: Sequence[Record], name: str) -> None:
     if len(uris) != len(records):
         raise DataError(f"{name} lists {len(records) - len(uris)} films twice.")
     check_patients(records, name)
+
+
+def _to_parquet(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: Collection[str]
+) -> bytes:
+    """``numbers`` are columns of doubles, null where a cell is empty; the others hold strings."""
+    pa, pq = _import_pyarrow()
+    arrays = []
+    for n, column in enumerate(columns):
+        values = [row[n] for row in rows]
+        if column in numbers:
+            arrays.append(pa.array([float(v) if v else None for v in values], pa.float64()))
+        else:
+            arrays.append(pa.array(values, pa.string()))
+    out = io.BytesIO()
+    pq.write_table(pa.table(arrays, names=list(columns)), out, compression="zstd")
+    return out.getvalue()
+
+
+def _read_parquet(path: Path) -> tuple[list[str], Iterator[dict[str, str]]]:
+    """The columns of the file at ``path``, and its rows as the CSV would have them."""
+    pa, pq = _import_pyarrow()
+    try:
+        file = pq.ParquetFile(path)
+    except (pa.ArrowException, OSError):
+        raise DataError(f"{path.name} is not a Parquet file.") from None
+    return list(file.schema_arrow.names), _rows(file)
+
+
+def _rows(file: Any) -> Iterator[dict[str, str]]:
+    for batch in file.iter_batches(batch_size=4096):
+        for row in batch.to_pylist():
+            yield {column: _text(value) for column, value in row.items()}
+
+
+def _text(value: object) -> str:
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:g}"
+    return "" if value is None else str(value)
+
+
+def _import_pyarrow() -> tuple[Any, Any]:
+    try:
+        return import_module("pyarrow"), import_module("pyarrow.parquet")
+    except ModuleNotFoundError:
+        raise MissingExtraError("Parquet needs pyarrow: install `hilum[train]`.") from None

@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from sklearn.metrics import roc_auc_score
 
-FloatArray = npt.NDArray[np.floating]
+from trainer.arrays import BoolArray, FloatArray
 
 
 def auroc(target: FloatArray, score: FloatArray) -> float | None:
@@ -76,6 +75,6 @@ def mean_defined(values: Sequence[float | None]) -> float | None:
     return float(np.mean(defined)) if defined else None
 
 
-def known_mask(target: FloatArray) -> npt.NDArray[np.bool_]:
+def known_mask(target: FloatArray) -> BoolArray:
     """Which labels are known."""
     return np.asarray((target == 0) | (target == 1))

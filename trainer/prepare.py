@@ -4,32 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import os
-import signal
-from collections import deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Final
 
 from hilum import dicom
-from hilum.errors import HilumError, UnexpectedError
+from hilum.errors import HilumError
 from hilum.imaging.spec import PreprocessSpec
 from hilum.imaging.transform import model_input
+from hilum.pipeline.tasks import warm_up
+from hilum.sandbox import Decoders, Tasks
+from hilum.sandbox.wire import Message
 from hilum.settings import Limits
 from hilum.storage import ObjectStore
-from trainer.cache import BAD, GOOD, STARTED, KnownImages, UnfinishedFolder
+from trainer.cache import BAD, GOOD, KnownImages, UnfinishedFolder
 
-_CHUNK: Final = 8  # films a task
 _WORTH: Final = 64  # films for which it is worth starting another process
-KILLED: Final = "data.decoder_died"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A folder of the training cache, and the films to prepare for it. Sent to processes."""
+    """A folder of the training cache, and the films to prepare for it."""
 
     folder: Path
     uris: Sequence[str]  # of each row
@@ -58,12 +56,52 @@ class Problem:
 Report = Callable[[Problem | None], None]
 
 
-class Preparer:
-    """Prepares the films of a job in this process."""
+def prepare_all(
+    job: Job, folder: UnfinishedFolder, report: Report, *, processes: int | None
+) -> None:
+    """Prepare the films that ``folder`` lacks.
 
-    def __init__(self, job: Job, folder: UnfinishedFolder) -> None:
+    Args:
+        report: called once for each film, also for those that ``folder`` has, with what is wrong
+            with it; may raise, which ends the work.
+        processes: largest number of decode processes (:mod:`hilum.sandbox`), in which a crash of a
+            decoder costs one film; ``None``: as many as there are cores, if there is enough work
+            for them. With one, films are decoded in this process.
+
+    Raises:
+        HilumError: transient, from the store; or the disk is full.
+    """
+    todo = []
+    for row, entry in enumerate(folder.rows()):
+        if folder.is_good(row, entry):
+            report(None)
+        else:
+            todo.append(row)
+    if processes is None:
+        processes = min(os.cpu_count() or 1, max(1, len(todo) // _WORTH))
+    with ExitStack() as stack:
+        problems: Iterator[Problem | None]
+        if processes <= 1:
+            preparer = Preparer(job, folder)
+            problems = map(preparer.prepare, todo)
+        else:
+            decoders = stack.enter_context(Decoders(processes, job.limits, tasks=__name__))
+            preparer = Preparer(job, folder, decoders)
+            pool = ThreadPoolExecutor(processes, thread_name_prefix="prepare")
+            stack.callback(pool.shutdown, cancel_futures=True)
+            problems = pool.map(preparer.prepare, todo)
+        for problem in problems:
+            report(problem)
+
+
+class Preparer:
+    """Prepares the films of a job, from any number of threads."""
+
+    def __init__(self, job: Job, folder: UnfinishedFolder, decoders: Decoders | None = None):
+        """``decoders`` decode; ``None``: this process."""
         self._job = job
         self._folder = folder
+        self._decoders = decoders
         self._known = KnownImages(job.folder)
 
     def prepare(self, row: int) -> Problem | None:
@@ -73,19 +111,15 @@ class Preparer:
             HilumError: transient; the film may be usable.
             CacheWriteError: the disk is full.
         """
-        job = self._job
-        self._folder.write(row, STARTED)
         try:
-            data = job.store.read(job.uris[row])
+            data = self._job.store.read(self._job.uris[row])
             digest = hashlib.sha256(data).hexdigest()
             known = self._known.get(digest)
             if known is not None:
                 image, entry = known
                 height, width = int(entry["height"]), int(entry["width"])
             else:
-                opened = dicom.open_film(data, job.limits)
-                image = model_input(opened, job.spec).image.tobytes()
-                height, width = opened.header.rows, opened.header.columns
+                image, height, width = self._make(data)
         except HilumError as error:
             if error.transient:
                 raise
@@ -94,104 +128,34 @@ class Preparer:
         self._folder.write(row, GOOD, image, height=height, width=width, sha256=digest)
         return None
 
-
-def prepare_all(
-    job: Job, folder: UnfinishedFolder, report: Report, *, processes: int | None
-) -> None:
-    """Prepare the films that ``folder`` lacks.
-
-    Args:
-        job: the films.
-        folder: the folder of ``job``.
-        report: called once for each film, also for those that ``folder`` has, with what is wrong
-            with it; may raise, which ends the work.
-        processes: largest number of processes; ``None``: as many as there are cores, if there is
-            enough work for them.
-
-    Raises:
-        HilumError: transient, from the store; or the disk is full.
-        UnexpectedError: the processes die before they begin.
-    """
-    todo: deque[int] = deque()
-    for row, entry in enumerate(folder.rows()):
-        if folder.is_good(row, entry):
-            report(None)
-        else:
-            todo.append(row)
-    if processes is None:
-        processes = min(os.cpu_count() or 1, max(1, len(todo) // _WORTH))
-    if processes <= 1:
-        preparer = Preparer(job, folder)
-        for row in todo:
-            report(preparer.prepare(row))
-        return
-    while todo:
-        try:
-            _prepare_in_pool(job, todo, report, processes)
-        except BrokenProcessPool:
-            todo = _recover(job, folder, todo, report)
+    def _make(self, data: bytes) -> tuple[bytes, int, int]:
+        limits, spec = self._job.limits, self._job.spec
+        if self._decoders is None:
+            return _make(data, limits, spec)
+        fields = {"limits": limits.model_dump_json(), "spec": spec.model_dump_json()}
+        request = Message(fields={"task": "prepare", **fields}, arrays=(data,))
+        answer = self._decoders.ask(request)
+        (image,) = answer.arrays
+        assert isinstance(image, bytes)
+        assert len(image) == spec.size**2
+        return image, answer.fields["height"], answer.fields["width"]
 
 
-def _prepare_in_pool(job: Job, todo: deque[int], report: Report, processes: int) -> None:
-    """Prepare all of ``todo``, and remove from it what was reported, also when this fails."""
-    pool = _pool(job, processes)
-    try:
-        for problem in pool.map(_prepare, tuple(todo), chunksize=_CHUNK):
-            todo.popleft()
-            report(problem)
-    finally:
-        pool.shutdown(cancel_futures=True)
+def _make(data: bytes | memoryview, limits: Limits, spec: PreprocessSpec) -> tuple[bytes, int, int]:
+    """The model input of a film, and height and width of the film."""
+    opened = dicom.open_film(data, limits)
+    image = model_input(opened, spec).image.tobytes()
+    return image, opened.header.rows, opened.header.columns
 
 
-def _recover(job: Job, folder: UnfinishedFolder, todo: deque[int], report: Report) -> deque[int]:
-    """Go on after the death of a process, which the kernel killed for its memory, or a decoder
-    that crashed. The films that were in work are tried alone; a film that kills its process again
-    is bad. Returns what is left to do."""
-    states = folder.rows()["state"]
-    suspects = [row for row in todo if states[row] == STARTED]
-    if not suspects and not any(states[row] in (GOOD, BAD) for row in todo):
-        raise UnexpectedError(
-            "The processes that prepare films die before they begin.",
-            next_step="If a script of yours calls this, put its calls under "
-            "`if __name__ == '__main__':`, because every process imports the script again. "
-            "Otherwise look for a limit on memory or processes.",
-        )
-    left: deque[int] = deque()
-    for row in todo:
-        if states[row] == GOOD:
-            report(None)
-        elif row in suspects:
-            report(_prepare_alone(job, folder, row))
-        else:
-            left.append(row)
-    return left
+def _answer(request: Message) -> Message:
+    """What a decode process does with a film."""
+    (data,) = request.arrays
+    assert isinstance(data, bytes | memoryview)
+    limits = Limits.model_validate_json(request.fields["limits"])
+    spec = PreprocessSpec.model_validate_json(request.fields["spec"])
+    image, height, width = _make(data, limits, spec)
+    return Message(fields={"height": height, "width": width}, arrays=(image,))
 
 
-def _prepare_alone(job: Job, folder: UnfinishedFolder, row: int) -> Problem | None:
-    try:
-        with _pool(job, 1) as pool:
-            return pool.submit(_prepare, row).result()
-    except BrokenProcessPool:
-        folder.write(row, BAD)
-        detail = "The process that decoded it died, twice."
-        return Problem(record=row, code=KILLED, detail=detail)
-
-
-def _pool(job: Job, processes: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(
-        processes, mp_context=get_context("spawn"), initializer=_begin, initargs=(job,)
-    )
-
-
-_preparer: Preparer | None = None  # of this process
-
-
-def _begin(job: Job) -> None:
-    global _preparer  # noqa: PLW0603 -- what a pool's initializer is for
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
-    _preparer = Preparer(job, job.open_folder())
-
-
-def _prepare(row: int) -> Problem | None:
-    assert _preparer is not None
-    return _preparer.prepare(row)
+TASKS: Final = Tasks(answers={"prepare": _answer}, warm_up=warm_up)

@@ -24,34 +24,26 @@ def progress_bar() -> Progress:
     return Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True))
 
 
-class TrainingProgress:
-    """Shows training as two bars: one for preparing the films, one for the present epoch. Without
-    a terminal, it writes one line for each epoch to stderr."""
+class Bars:
+    """A bar for each kind of work, the present epoch of a training among them."""
 
-    def __init__(self, bar: Progress) -> None:
-        self._bar = bar
-        self._preparing: TaskID | None = None
-        self._epoch: TaskID | None = None
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._tasks: dict[str, TaskID] = {}
 
-    def show_preparing(self, done: int, total: int) -> None:
-        """Show that ``done`` of ``total`` films are prepared."""
-        if self._preparing is None:
-            self._preparing = self._bar.add_task("prepare", total=total)
-        self._bar.update(self._preparing, completed=done)
-
-    def show_step(self, step: Step) -> None:
-        """Show that a batch or an epoch is done."""
-        if not self._bar.console.is_terminal:
-            if step.ends_epoch:
-                self._bar.console.print(_line(step), highlight=False)
-            return
-        if self._epoch is None:
-            self._epoch = self._bar.add_task("", total=step.batches)
-        self._bar.update(
-            self._epoch, completed=step.batch, total=step.batches, description=_line(step)
+    def show(self, what: str, done: int, total: int, text: str | None = None) -> None:
+        """Show that ``done`` of ``total`` are finished, under ``text`` or else ``what``."""
+        if what not in self._tasks:
+            self._tasks[what] = self._progress.add_task(what, total=total)
+        self._progress.update(
+            self._tasks[what], completed=done, total=total, description=text or what
         )
 
-
-def _line(step: Step) -> str:
-    auroc = "" if step.validation_auroc is None else f", AUROC {step.validation_auroc:.3f}"
-    return f"epoch {step.epoch}/{step.epochs}, loss {step.loss:.4f}{auroc}"
+    def show_step(self, step: Step) -> None:
+        """Show a batch or an epoch that is done. Without a terminal, write a line each epoch."""
+        auroc = "" if step.validation_auroc is None else f", AUROC {step.validation_auroc:.3f}"
+        line = f"epoch {step.epoch}/{step.epochs}, loss {step.loss:.4f}{auroc}"
+        if self._progress.console.is_terminal:
+            self.show("epoch", step.batch, step.batches, line)
+        elif step.ends_epoch:
+            self._progress.console.print(line, highlight=False)

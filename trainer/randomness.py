@@ -11,8 +11,6 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 
@@ -21,11 +19,6 @@ def seed(base: int, purpose: str, *counters: int) -> int:
     text = f"{base}/{purpose}/{'/'.join(str(counter) for counter in counters)}"
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
-
-
-def epoch_order(count: int, base: int, epoch: int) -> npt.NDArray[np.intp]:
-    """Every index below ``count`` once, in the random order of ``epoch``."""
-    return np.random.default_rng(seed(base, "order", epoch)).permutation(count)
 
 
 @contextmanager

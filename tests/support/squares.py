@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from support import tiny_backbone
 
 from hilum.packages.labels import SYNTHETIC
 from trainer import manifest
@@ -47,7 +48,7 @@ def write_config(home: Path, dataset: Path, **changes: str) -> Path:
     """A training configuration; keyword arguments replace parts of it."""
     parts = {
         "head": f'seed = 3\nmanifest = "{dataset}"\n',
-        "model": '[model]\nbackbone = "resnet18"\nweights = "random"\n'
+        "model": f'[model]\nbackbone = "{tiny_backbone.NAME}"\nweights = "random"\n'
         'label_schema = "synthetic-v1"\n',
         "preprocess": "[preprocess]\nsize = 64\n",
         "loss": "[loss]\ngamma = 1.0\nbox_weight = 0.5\n",

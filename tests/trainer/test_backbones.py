@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
-from trainer import optimisation
+from trainer import objective as optimisation
 from trainer.backbones import BACKBONES, Classifier, build, heads, set_prior_bias
 from trainer.config import LossConfig, Stage
 from trainer.objective import Objective

@@ -43,7 +43,7 @@ def _films(dataset: Path, cache: Path, size: int) -> data.SplitFilms:
     return data.load(dataset, SYNTHETIC, spec, cache_dir=cache)["train"]
 
 
-def _learner(parsed: TrainConfig, films: data.SplitFilms, backbone: str = "resnet18") -> Learner:
+def _learner(parsed: TrainConfig, films: data.SplitFilms, backbone: str = "tiny") -> Learner:
     torch.manual_seed(3)
     learner = Learner(
         parsed,

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support import tiny_backbone
 
 from hilum.errors import ConfigurationError
 from hilum.settings import Settings
@@ -49,7 +50,11 @@ def _file(config_file: ConfigFile, accumulate: int, stages: str = _STAGES) -> Pa
 def _in_two(*arguments: object, cache: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc-per-node", "2", "--no-python", sys.executable, *map(str, arguments)]
-    environment = os.environ | {"HILUM_CACHE_DIR": str(cache), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {
+        "HILUM_CACHE_DIR": str(cache),
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": tiny_backbone.PYTHONPATH,
+    }
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done
@@ -70,9 +75,10 @@ def _assert_the_same(one: Checkpoint, other: Checkpoint) -> None:
 _TELLING = """
 import hashlib, os, sys
 from hilum.cli import main
-from trainer import loop
+from support import tiny_backbone
+from trainer.backbones import Classifier
 
-predict = loop.predict
+predict = Classifier.predict
 
 def telling(model, *rest):
     state = model.state_dict()
@@ -82,8 +88,9 @@ def telling(model, *rest):
         file.write(hashlib.sha256(data).hexdigest())
     return predict(model, *rest)
 
-loop.predict = telling
-main()
+Classifier.predict = telling
+with tiny_backbone.registered():
+    main()
 """
 
 

@@ -52,7 +52,7 @@ def test_frozen_features_stay_as_they_are(
     config_file: ConfigFile, settings: Settings, tmp_path: Path
 ) -> None:
     torch.manual_seed(1)
-    start = build("resnet18", 6).features.state_dict()
+    start = build("tiny", 6).features.state_dict()
     weights = tmp_path / "start.pth"
     names = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
     state = {
@@ -60,7 +60,7 @@ def test_frozen_features_stay_as_they_are(
         for name, value in start.items()
     }
     torch.save(state, weights)
-    model = f'[model]\nbackbone = "resnet18"\nweights = "{weights}"\n'
+    model = f'[model]\nbackbone = "tiny"\nweights = "{weights}"\n'
     file = config_file(
         model=model + 'label_schema = "synthetic-v1"\n',
         preprocess=_SMALL,

@@ -15,17 +15,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from support import tiny_backbone
 
 from hilum.settings import Settings
-from trainer import checkpoint, config, loop, snapshot, tracking
+from trainer import checkpoint, config, loop, tracking
 from trainer.errors import CheckpointError, CheckpointWriteError, RunExistsError
 
 ConfigFile = Callable[..., Path]
 
 # Head alone, then everything; dropout, so that random numbers matter.
 _MODEL = (
-    '[model]\nbackbone = "resnet18"\nweights = "random"\n'
-    'label_schema = "synthetic-v1"\ndropout = 0.3\n'
+    '[model]\nbackbone = "tiny"\nweights = "random"\nlabel_schema = "synthetic-v1"\ndropout = 0.3\n'
 )
 _STAGES = (
     "[[stages]]\nepochs = 1\nsize = 32\nlearning_rate = 2e-3\nbackbone_scale = 0\n"
@@ -59,10 +59,12 @@ def test_after_sigkill_the_weights_are_those_of_a_run_left_alone(
     alone = loop.train(config.load(file), tmp_path / "alone", settings=settings)
 
     out = tmp_path / "killed"
-    command = [sys.executable, "-m", "hilum", "train", str(file), "--to", str(out), "--resume"]
+    program = [sys.executable, "-m", "support.tiny_backbone"]
+    command = [*program, "train", str(file), "--to", str(out), "--resume"]
     environment = os.environ | {
         "HILUM_CACHE_DIR": str(settings.cache_dir),
         "OMP_NUM_THREADS": str(torch.get_num_threads()),
+        "PYTHONPATH": tiny_backbone.PYTHONPATH,
     }
     record = out / "state" / "state.json"
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE) as child:
@@ -206,20 +208,20 @@ def test_curves_that_cannot_be_written_do_not_end_a_run(
 def test_a_snapshot_is_of_one_moment(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     old, new = {"w": torch.zeros(3)}, {"w": torch.ones(3)}
-    snapshot.write(path, old, {"n": 1})
+    checkpoint.write_snapshot(path, old, {"n": 1})
     with _room_for(40), pytest.raises(CheckpointWriteError):
-        snapshot.write(path, new, {"n": 2})
+        checkpoint.write_snapshot(path, new, {"n": 2})
     # Killed between the two files: the tensors are there, the JSON does not speak of them yet.
-    snapshot.write(tmp_path / "elsewhere" / "x.json", new, {"n": 2})
+    checkpoint.write_snapshot(tmp_path / "elsewhere" / "x.json", new, {"n": 2})
     (file,) = (tmp_path / "elsewhere").glob("*.safetensors")
     (tmp_path / file.name).write_bytes(file.read_bytes())
-    values, tensors = snapshot.read(path, dict)
+    values, tensors = checkpoint.read_snapshot(path, dict)
     assert (values, tensors["w"].tolist()) == ({"n": 1}, [0, 0, 0])
-    snapshot.write(path, new, {"n": 2})
-    values, tensors = snapshot.read(path, dict)
+    checkpoint.write_snapshot(path, new, {"n": 2})
+    values, tensors = checkpoint.read_snapshot(path, dict)
     assert (values, tensors["w"].tolist()) == ({"n": 2}, [1, 1, 1])
     assert len(list(tmp_path.glob("*.safetensors"))) == 1
     text = path.read_text().replace(file.name, f"../{tmp_path.name}/{file.name}")
     path.write_text(text)
     with pytest.raises(CheckpointError, match="damaged"):
-        snapshot.read(path, dict)
+        checkpoint.read_snapshot(path, dict)

@@ -27,7 +27,7 @@ TINY = """
 seed = 0
 manifest = "var/chestxray14/manifest.parquet"
 [model]
-backbone = "resnet18"
+backbone = "tiny"
 weights = "random"
 label_schema = "chestxray14-v1"
 [preprocess]

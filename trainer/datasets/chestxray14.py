@@ -12,8 +12,16 @@ from dataclasses import replace
 from typing import Final
 
 from hilum.packages.labels import CHESTXRAY14
-from trainer.datasets import fields, real_tables
-from trainer.datasets.records import checked, split_by_patient, targets
+from trainer import wheels
+from trainer.datasets.records import (
+    age,
+    checked,
+    parse_rows,
+    sex,
+    split_by_patient,
+    targets,
+    view,
+)
 from trainer.errors import DataError
 from trainer.manifest import Box, Record
 
@@ -34,7 +42,7 @@ def entries(table: Iterable[Mapping[str, str]]) -> list[Record]:
         DataError: a column is missing, a label is not one of the fourteen, or an image is listed
             twice.
     """
-    found = [_record(row, n) for n, row in enumerate(table, 2)]
+    found = parse_rows(table, "Data_Entry_2017", _record)
     twice = len(found) - len({record.uri for record in found})
     if twice:
         raise DataError(f"Data_Entry_2017 lists {twice} images twice.")
@@ -51,19 +59,8 @@ def boxes(table: Iterable[Mapping[str, str]]) -> dict[str, tuple[Box, ...]]:
             fourteen.
     """
     found: dict[str, tuple[Box, ...]] = {}
-    for n, row in enumerate(table, 2):
-        where = f"BBox_List_2017 line {n}"
-        try:
-            label = _BOX_SPELLING.get(row["Finding Label"], row["Finding Label"])
-            x, y, width, height = (float(row[name]) for name in ("Bbox [x", "y", "w", "h]"))
-        except KeyError as error:
-            raise DataError(f"{where}: there is no column {error}.") from None
-        except ValueError as error:
-            raise DataError(f"{where}: {error}.") from None
-        if label not in CHESTXRAY14.labels:
-            raise DataError(f"{where}: {label!r} is not a label of {CHESTXRAY14.id}.")
-        box = Box(label=label, x0=x, y0=y, x1=x + width, y1=y + height)
-        found[row["Image Index"]] = (*found.get(row["Image Index"], ()), box)
+    for image, box in parse_rows(table, "BBox_List_2017", _box):
+        found[image] = (*found.get(image, ()), box)
     return found
 
 
@@ -75,7 +72,7 @@ def differences(
     ``table`` is the file ``Data_Entry_2017….csv``, ``found`` its records; lists hold file names.
     """
     said = []
-    if hashlib.sha256(table).hexdigest() != real_tables.SHA256["Data_Entry_2017_v2020"]:
+    if hashlib.sha256(table).hexdigest() != wheels.SHA256["Data_Entry_2017_v2020"]:
         said.append("Data_Entry_2017 is not the release of 2020, byte for byte.")
     counts = {
         "images in Data_Entry_2017": (len(found), IMAGES),
@@ -105,11 +102,7 @@ def records(
     The official test list stays the test split. The validation split is cut by patient from the
     official train+val list, stratified by label and view, with ``val_share`` of its images.
 
-    Args:
-        found: see :func:`entries`.
-        train_val: file names of the official train+val list.
-        test: file names of the official test list.
-        boxed: see :func:`boxes`.
+    ``train_val`` and ``test`` hold the file names of the official lists; ``boxed``: :func:`boxes`.
 
     Raises:
         DataError: an image is in neither or both of the lists, or a patient is in both.
@@ -128,21 +121,25 @@ def records(
     return checked(cut)
 
 
-def _record(row: Mapping[str, str], line: int) -> Record:
-    try:
-        labels = set(row["Finding Labels"].split("|")) - {_NORMAL}
-        odd = labels - set(CHESTXRAY14.labels)
-        if odd:
-            raise DataError(f"Data_Entry_2017 line {line}: {min(odd)!r} is none of the labels.")
-        return Record(
-            uri=row["Image Index"],
-            patient=row["Patient ID"],
-            split="train",
-            targets=targets(labels, CHESTXRAY14),
-            age=fields.age(row["Patient Age"]),
-            sex=fields.sex(row.get("Patient Gender") or row.get("Patient Sex") or ""),
-            view=fields.view(row["View Position"]),
-            site="NIH",
-        )
-    except KeyError as error:
-        raise DataError(f"Data_Entry_2017: there is no column {error}.") from None
+def _record(row: Mapping[str, str]) -> Record:
+    labels = set(row["Finding Labels"].split("|")) - {_NORMAL}
+    if odd := labels - set(CHESTXRAY14.labels):
+        raise ValueError(f"{min(odd)!r} is none of the labels")
+    return Record(
+        uri=row["Image Index"],
+        patient=row["Patient ID"],
+        split="train",
+        targets=targets(labels, CHESTXRAY14),
+        age=age(row["Patient Age"]),
+        sex=sex(row.get("Patient Gender") or row.get("Patient Sex") or ""),
+        view=view(row["View Position"]),
+        site="NIH",
+    )
+
+
+def _box(row: Mapping[str, str]) -> tuple[str, Box]:
+    label = _BOX_SPELLING.get(row["Finding Label"], row["Finding Label"])
+    x, y, width, height = (float(row[name]) for name in ("Bbox [x", "y", "w", "h]"))
+    if label not in CHESTXRAY14.labels:
+        raise ValueError(f"{label!r} is not a label of {CHESTXRAY14.id}")
+    return row["Image Index"], Box(label=label, x0=x, y0=y, x1=x + width, y1=y + height)

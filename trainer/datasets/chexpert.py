@@ -8,12 +8,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Final, Literal, get_args
 
 from hilum.packages.labels import CHEXPERT
-from trainer.datasets import fields
-from trainer.datasets.records import checked, split_by_patient
+from trainer.datasets.records import age, checked, parse_rows, sex, split_by_patient, view
 from trainer.errors import DataError
 from trainer.manifest import Record
 
@@ -42,7 +42,7 @@ def entries(table: Iterable[Mapping[str, str]]) -> list[Record]:
     Raises:
         DataError: a column is missing, a label has another value, or a path names no patient.
     """
-    return [_record(row, n) for n, row in enumerate(table, 2)]
+    return parse_rows(table, "CheXpert", _record)
 
 
 def records(
@@ -94,33 +94,27 @@ def records(
     return checked([decide(record) for record in cut], "CheXpert")
 
 
-def _record(row: Mapping[str, str], line: int) -> Record:
-    try:
-        found = _PATIENT.search(row["Path"])
-        if found is None:
-            raise DataError(f"CheXpert line {line}: the path names no patient.")
-        lateral = row["Frontal/Lateral"] == "Lateral"
-        return Record(
-            uri=row["Path"],
-            patient=found[1],
-            split="train",
-            targets=tuple(_target(row[label], line) for label in CHEXPERT.labels),
-            view="LATERAL" if lateral else fields.view(row["AP/PA"]),
-            age=fields.age(row["Age"]),
-            sex=fields.sex(row["Sex"]),
-            site="Stanford",
-        )
-    except KeyError as error:
-        raise DataError(f"CheXpert: there is no column {error}.") from None
+def _record(row: Mapping[str, str]) -> Record:
+    found = _PATIENT.search(row["Path"])
+    if found is None:
+        raise ValueError("the path names no patient")
+    lateral = row["Frontal/Lateral"] == "Lateral"
+    return Record(
+        uri=row["Path"],
+        patient=found[1],
+        split="train",
+        targets=tuple(_target(row[label]) for label in CHEXPERT.labels),
+        view="LATERAL" if lateral else view(row["AP/PA"]),
+        age=age(row["Age"]),
+        sex=sex(row["Sex"]),
+        site="Stanford",
+    )
 
 
-def _target(text: str, line: int) -> float:
+def _target(text: str) -> float:
     if not text:
         return math.nan
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if value not in {1.0, 0.0, UNCERTAIN}:
-        raise DataError(f"CheXpert line {line}: a label must be 1, 0, -1 or empty.")
-    return value
+    with suppress(ValueError):
+        if (value := float(text)) in {1.0, 0.0, UNCERTAIN}:
+            return value
+    raise ValueError("a label must be 1, 0, -1 or empty")

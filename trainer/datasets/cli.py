@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import os
 import re
-import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -220,7 +219,9 @@ def from_dicom(
     configured = settings.load()
     store = open_local_store(configured)
     address = prefix if "://" in prefix else str(Path(prefix).resolve())
-    name = dicom_table.pseudonym(_key(options["pseudonym_key"] or target.with_suffix(".key")))
+    name = dicom_table.pseudonym(
+        dicom_table.read_key(options["pseudonym_key"] or target.with_suffix(".key"))
+    )
     with progress_bar() as bar:
         task = bar.add_task("headers", total=None)
         films, others = dicom_table.scan(
@@ -331,22 +332,3 @@ def _pairs(given: Sequence[str]) -> dict[str, Any]:
             raise click.BadParameter(f"{text!r} must have the form NAME=VALUE")
         pairs[left] = right
     return pairs
-
-
-def _key(path: Path) -> bytes:
-    """The secret in ``path``. If the file does not exist, it is created for its owner alone."""
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        found = path.read_bytes()
-        if len(found) < 16:
-            raise DataError(
-                f"{path.name} is too short for a key: it must have at least 16 bytes."
-            ) from None
-        return found
-    except OSError as error:
-        raise DataError(f"{path.name} cannot be written ({error.strerror}).") from None
-    with os.fdopen(descriptor, "wb") as file:
-        secret = secrets.token_bytes(32)
-        file.write(secret)
-    return secret

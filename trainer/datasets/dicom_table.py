@@ -12,9 +12,12 @@ import hashlib
 import hmac
 import io
 import math
+import os
+import secrets
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Final, cast, get_args
 
 import pydicom
@@ -23,7 +26,7 @@ from pydicom.dataset import Dataset
 from hilum.errors import HilumError, NotDicomError
 from hilum.packages.labels import LabelSchema
 from hilum.storage import ObjectStore
-from trainer.datasets import fields
+from trainer.datasets import records as fields
 from trainer.datasets.records import SHARES, checked, split_by_patient
 from trainer.errors import DataError
 from trainer.manifest import Record, Split
@@ -53,6 +56,29 @@ def pseudonym(key: bytes) -> Pseudonym:
     all IDs of a hospital takes a second.
     """
     return lambda patient: hmac.new(key, patient.encode(), hashlib.sha256).hexdigest()[:24]
+
+
+def read_key(path: Path) -> bytes:
+    """The secret in ``path``. If the file does not exist, it is created for its owner alone.
+
+    Raises:
+        DataError: the file is too short, or cannot be created.
+    """
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        found = path.read_bytes()
+        if len(found) < 16:
+            raise DataError(
+                f"{path.name} is too short for a key: it must have at least 16 bytes."
+            ) from None
+        return found
+    except OSError as error:
+        raise DataError(f"{path.name} cannot be written ({error.strerror}).") from None
+    with os.fdopen(descriptor, "wb") as file:
+        secret = secrets.token_bytes(32)
+        file.write(secret)
+    return secret
 
 
 def scan(

@@ -106,7 +106,10 @@ def records(
     Raises:
         PatientLeakError: the set's own splits share patients.
     """
-    names = [film.patient or _alone(film.path) for film in films]
+    names = [
+        film.patient or "film-" + hashlib.sha256(str(film.path).encode()).hexdigest()[:16]
+        for film in films
+    ]
     given = {film.split for film in films} - {None}
     rest = [n for n, film in enumerate(films) if film.split in {None, "train"}]
     shares = {split: share for split, share in SHARES.items() if split not in given - {"train"}}
@@ -163,7 +166,3 @@ def _label(name: str, schema: LabelSchema) -> str:
             next_step=f"Name its label with --class {name}=LABEL, or leave it out with --skip.",
         )
     return str(label)
-
-
-def _alone(path: Path) -> str:
-    return "film-" + hashlib.sha256(str(path).encode()).hexdigest()[:16]

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import get_args
 
 import numpy as np
 from rich.table import Table
 
 from hilum.packages.labels import LabelSchema
-from trainer.manifest import Record, Split
+from trainer.manifest import SPLITS, Record
 
 
 def table(records: Sequence[Record], schema: LabelSchema) -> Table:
     """Images, patients, views and positives of each label, by split."""
     out = Table(title=f"{len(records):,} images, schema {schema.id}")
     out.add_column("")
-    by_split = {s: [r for r in records if r.split == s] for s in get_args(Split)}
+    by_split = {s: [r for r in records if r.split == s] for s in SPLITS}
     for split in by_split:
         out.add_column(split, justify="right")
     out.add_row("images", *(f"{len(rows):,}" for rows in by_split.values()))
@@ -33,7 +32,7 @@ def table(records: Sequence[Record], schema: LabelSchema) -> Table:
 def notes(records: Sequence[Record], schema: LabelSchema) -> list[str]:
     """What to know before training: labels that a split lacks, and unknown patients."""
     said = []
-    for split in get_args(Split):
+    for split in SPLITS:
         rows = [record for record in records if record.split == split]
         if not rows:
             said.append(f"Split {split} has no image.")

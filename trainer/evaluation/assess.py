@@ -7,7 +7,6 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from trainer import metrics
 from trainer.evaluation import localisation, published
@@ -32,10 +31,7 @@ def assess(
     Figures are given per label, macro over the findings (without the normal label) and micro. A
     figure that is not defined is null. The keys are stable: model cards and the report read them.
 
-    Args:
-        scored: the measured films.
-        bootstrap: resamples for the intervals; ``None``: the default.
-        listed: the split as the data-set table lists it, see :func:`published.beside`.
+    ``listed`` is the split as the data-set table lists it, see :func:`published.beside`.
     """
     bootstrap = bootstrap or Bootstrap()
     found = figures(scored, bootstrap)
@@ -65,13 +61,9 @@ def co_occurrence(scored: Scored) -> dict[str, Any]:
     called = (scored.probability >= scored.thresholds).astype(np.int64)
     return {
         "labels": list(scored.schema.labels),
-        "truth": _rows(true.T @ true),
+        "truth": (true.T @ true).tolist(),
         "called": [
             [None if no else n for n, no in zip(row, scored.undefined, strict=True)]
-            for row in _rows(true.T @ called)
+            for row in (true.T @ called).tolist()
         ],
     }
-
-
-def _rows(matrix: npt.NDArray[np.integer]) -> list[list[int]]:
-    return [[int(value) for value in row] for row in matrix]

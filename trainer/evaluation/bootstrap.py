@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
-Float32Array = npt.NDArray[np.float32]
-FloatArray = npt.NDArray[np.floating]
+from trainer.arrays import Float32Array, FloatArray
+
 Interval = tuple[float, float]
 
 LEVEL: Final = 0.95

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,14 +19,13 @@ from trainer import data, manifest
 from trainer.calibration import Method, Rule
 from trainer.config import DataConfig
 from trainer.data import SplitFilms
-from trainer.errors import CacheWriteError, DataError
+from trainer.errors import DataError, writing
 from trainer.evaluation import scorer, shortcuts
 from trainer.evaluation.assess import assess
 from trainer.evaluation.bootstrap import Bootstrap
 from trainer.evaluation.scored import Scored
 from trainer.evaluation.scorer import Model, Run
 from trainer.manifest import Record, Split
-from trainer.outputs import writing
 
 METRICS: Final = "metrics.json"
 PAGE: Final = "report.html"
@@ -48,17 +45,6 @@ class Options:
     shortcuts: bool = True
     split: Split = "test"
     max_bad_fraction: float | None = None  # None: that of the checkpoint, else the default
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """Everything that was measured, for the page."""
-
-    model: Model
-    figures: Mapping[str, Any]  # metrics.json
-    scored: Scored
-    films: SplitFilms
-    gallery: int
 
 
 def evaluate(
@@ -145,15 +131,7 @@ def evaluate(
     }
     if options.shortcuts:
         figures["corners"] = _corners(model, films[options.split], tested, calibration, progress)
-    page = html.page(
-        Evaluation(
-            model=model,
-            figures=figures,
-            scored=tested,
-            films=films[options.split],
-            gallery=options.gallery,
-        )
-    )
+    page = html.page(figures, tested, films[options.split], gallery=options.gallery)
     with writing(out):
         write_atomically(out / METRICS, (json.dumps(figures, indent=2) + "\n").encode())
         write_atomically(out / PAGE, page.encode())
@@ -180,28 +158,17 @@ def _films(
 
     Also returns all records of these splits, with those whose film cannot be read.
     """
-    records = [r for r in manifest.read(source, model.schema) if r.split in needed]
+    records = manifest.read(source, model.schema)
     listed = {split: [r for r in records if r.split == split] for split in needed}
-    missing = [split for split in needed if not listed[split]]
-    if missing:
+    if missing := [split for split in needed if not listed[split]]:
         raise DataError(
             f"{source.name} has no image in split {missing[0]!r}.",
             next_step="Add the split. Calibration and operating points are fitted on `val`, unless "
             "a package brings its own.",
         )
-    here = source.parent.absolute()
-    moved = [
-        r if "://" in r.uri else dataclasses.replace(r, uri=str(here / r.uri)) for r in records
-    ]
-    folder = settings.cache_dir / "evaluation"
-    with writing(folder, CacheWriteError):
-        folder.mkdir(parents=True, exist_ok=True)
-    key = hashlib.sha256(f"{manifest.digest(source)}/{here}/{sorted(needed)}".encode()).hexdigest()
-    part = folder / f"{key[:24]}.csv"
-    manifest.write(part, moved, model.schema)
     allowed = (options.max_bad_fraction, model.max_bad_fraction, DataConfig().max_bad_fraction)
     films = data.load(
-        part,
+        source,
         model.schema,
         model.preprocess,
         cache_dir=settings.cache_dir / "prepared",
@@ -223,10 +190,7 @@ def _fit(
         fitted = fitting.fit(run.raw, films.targets, kind, options.method or "platt")
     calibrated = calibrate(run.raw, fitted, kind)
     rule = options.rule or fitting.YOUDEN
-    return fitted, {
-        label: fitting.operating_point(films.targets[:, k], calibrated[:, k], rule)
-        for k, label in enumerate(model.schema.labels)
-    }
+    return fitted, fitting.operating_points(model.schema.labels, films.targets, calibrated, rule)
 
 
 def _corners(

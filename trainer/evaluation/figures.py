@@ -8,22 +8,58 @@ from __future__ import annotations
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
 from trainer import metrics
-from trainer.evaluation import decisions
+from trainer.arrays import BoolArray, Float32Array, FloatArray
 from trainer.evaluation.bootstrap import Bootstrap, enough_patients, interval
-from trainer.evaluation.decisions import Decisions
 from trainer.evaluation.ranking import Ranking, whole
 from trainer.evaluation.scored import Scored
 
-FloatArray = npt.NDArray[np.floating]
-Float32Array = npt.NDArray[np.float32]
-
 AREAS: Final = ("auroc", "average_precision")
-RATES: Final = decisions.NAMES
+RATES: Final = ("sensitivity", "specificity", "ppv", "npv", "f1")
 _COUNTS: Final = ("tp", "fp", "fn", "tn")
 FIGURES: Final = (*AREAS, *RATES)
+
+
+class Decisions:
+    """Every label of every film, called or not. Labels other than 0 and 1 do not count."""
+
+    def __init__(
+        self,
+        targets: FloatArray,
+        probability: FloatArray,
+        threshold: FloatArray,
+        undefined: BoolArray | None = None,
+    ) -> None:
+        """``targets`` and ``probability`` are ``[N, K]``, ``threshold`` is ``[K]``. ``undefined``:
+        labels ``[K]`` without an operating point; ``None``: all have one."""
+        called = probability >= threshold
+        positive, negative = targets == 1, targets == 0
+        outcomes = (positive & called, negative & called, positive & ~called, negative & ~called)
+        self.labels = targets.shape[1]
+        self._undefined = undefined
+        self._outcomes = np.concatenate(outcomes, axis=1).astype(np.float32)
+
+    def counts(self, weights: Float32Array) -> FloatArray:
+        """True and false positives, false and true negatives, ``[b, 4, K]``; NaN for a label
+        without an operating point."""
+        found = weights.T.astype(np.float32) @ self._outcomes
+        counts = found.reshape(-1, 4, self.labels).astype(np.float64)
+        if self._undefined is not None:
+            counts[:, :, self._undefined] = np.nan
+        return counts
+
+
+def rates(counts: FloatArray) -> FloatArray:
+    """The :data:`RATES` of ``counts`` ``[..., 4, K]``, ``[..., 5, K]``; NaN if not defined.
+
+    F1 is not defined if a label never occurs. It is 0 if the label occurs and is never called.
+    """
+    tp, fp, fn, tn = (counts[..., n, :] for n in range(4))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        f1 = np.where(tp + fn > 0, 2 * tp / (2 * tp + fp + fn), np.nan)
+        found = (tp / (tp + fn), tn / (tn + fp), tp / (tp + fp), tn / (tn + fn), f1)
+        return np.stack(found, axis=-2)
 
 
 class Statistic:
@@ -48,10 +84,10 @@ class Statistic:
     def __call__(self, weights: Float32Array) -> FloatArray:
         labels = np.stack([ranking.areas(weights) for ranking in self._rankings], axis=1)
         counts = self._decisions.counts(weights)
-        found = np.concatenate([labels, decisions.rates(counts).swapaxes(1, 2)], axis=2)
+        found = np.concatenate([labels, rates(counts).swapaxes(1, 2)], axis=2)
         macro = mean_defined(found[:, self._findings])
         pooled = np.nansum(counts[:, :, self._findings], axis=2, keepdims=True)
-        micro = [self._pooled.areas(weights), decisions.rates(pooled)[:, :, 0]]
+        micro = [self._pooled.areas(weights), rates(pooled)[:, :, 0]]
         rows = (found, macro[:, None], np.concatenate(micro, axis=1)[:, None])
         return np.concatenate(rows, axis=1)
 

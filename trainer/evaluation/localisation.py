@@ -7,15 +7,12 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
 from hilum.imaging import heatmaps
 from hilum.imaging.transform import Placement
+from trainer.arrays import BoolArray, FloatArray
 from trainer.evaluation.scored import Scored
 from trainer.manifest import Box
-
-FloatArray = npt.NDArray[np.floating]
-BoolArray = npt.NDArray[np.bool_]
 
 SHARE: Final = 0.5  # of the maximum of the map; the map points at what is above it
 HIT: Final = 0.25  # least IoU of a found region; Wang et al. 2017 report 0.1 … 0.7
@@ -60,7 +57,10 @@ def localise(
     """
     if not maps:
         return None
-    middle = _middle([_span(b, s) for b, s in zip(boxes, sizes, strict=True)])
+    # A centred box of the mean size, on a film of size 1×1.
+    spans = [_span(b, s) for b, s in zip(boxes, sizes, strict=True)]
+    h, w = (float(np.mean(side)) for side in zip(*spans, strict=True))
+    middle = Box(label="", x0=(1 - w) / 2, y0=(1 - h) / 2, x1=(1 + w) / 2, y1=(1 + h) / 2)
     hits, centres, overlap, centred = [], [], [], []
     for grid, where, (height, width) in zip(maps, boxes, sizes, strict=True):
         scale = min(1.0, _SIDE / max(height, width))
@@ -125,12 +125,6 @@ def _mask(boxes: Sequence[Box], height: int, width: int, shape: tuple[int, int])
         x0, x1 = _cells(box.x0 * fx, box.x1 * fx, shape[1])
         mask[y0:y1, x0:x1] = True
     return mask
-
-
-def _middle(spans: Sequence[tuple[float, float]]) -> Box:
-    """A centred box of the mean of ``spans`` on a film of size 1×1."""
-    h, w = (float(np.mean(side)) for side in zip(*spans, strict=True))
-    return Box(label="", x0=(1 - w) / 2, y0=(1 - h) / 2, x1=(1 + w) / 2, y1=(1 + h) / 2)
 
 
 def _cells(low: float, high: float, side: int) -> tuple[int, int]:

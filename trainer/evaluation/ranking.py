@@ -11,8 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-FloatArray = npt.NDArray[np.floating]
-Float32Array = npt.NDArray[np.float32]
+from trainer.arrays import Float32Array, FloatArray
 
 
 class Ranking:

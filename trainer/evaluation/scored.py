@@ -11,9 +11,8 @@ import numpy.typing as npt
 from hilum.packages.labels import LabelSchema
 from hilum.packages.manifest import OperatingPoint
 from trainer import metrics
+from trainer.arrays import BoolArray, FloatArray
 from trainer.manifest import Record
-
-FloatArray = npt.NDArray[np.floating]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +43,7 @@ class Scored:
         return np.array([self.points[label].threshold for label in self.schema.labels])
 
     @property
-    def undefined(self) -> npt.NDArray[np.bool_]:
+    def undefined(self) -> BoolArray:
         """Which labels have no operating point, ``[K]``.
 
         Validation had one class only, or could not satisfy the rule. Such a label has the threshold

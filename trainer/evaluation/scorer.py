@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from hilum.engines import Engine, EngineOutput
@@ -20,14 +19,13 @@ from hilum.packages.manifest import MANIFEST, Calibration, OperatingPoint
 from hilum.session import open_package
 from hilum.settings import Settings
 from trainer import checkpoint, processes
+from trainer.arrays import Float32Array, UInt8Array
 from trainer.backbones import Classifier
 from trainer.data import SplitFilms
 from trainer.errors import CheckpointError
 from trainer.evaluation.scored import Scored
 from trainer.gradcam import WithMaps
 
-UInt8Array = npt.NDArray[np.uint8]
-Float32Array = npt.NDArray[np.float32]
 BATCH: Final = 16
 
 
@@ -145,7 +143,6 @@ def run(
     """Run ``engine`` on films in batches of :data:`BATCH`.
 
     Args:
-        engine: the model.
         images: model inputs ``[N, 1, S, S]``, perhaps memory-mapped.
         mask: changes the input ``[1, S, S]`` of the film with that index; ``None``: no change.
         progress: told the number of finished films and of all films.

@@ -15,10 +15,8 @@ import numpy.typing as npt
 
 from hilum.imaging.transform import Placement
 from trainer import metrics
+from trainer.arrays import BoolArray, FloatArray, UInt8Array
 from trainer.evaluation.scored import Scored
-
-FloatArray = npt.NDArray[np.floating]
-UInt8Array = npt.NDArray[np.uint8]
 
 Mask = Callable[[UInt8Array, Placement], UInt8Array]
 
@@ -28,20 +26,15 @@ _VIEWS: Final = ("PA", "AP")
 
 def without_corners(image: UInt8Array, place: Placement) -> UInt8Array:
     """Mask the four corners of the film in ``image`` ``[1, S, S]`` with black."""
-    masked = image.copy()
-    masked[:, corners(place)] = 0
-    return masked
+    return image * ~corners(place)
 
 
 def only_corners(image: UInt8Array, place: Placement) -> UInt8Array:
     """Mask everything but the four corners of the film in ``image`` ``[1, S, S]`` with black."""
-    masked = np.zeros_like(image)
-    where = corners(place)
-    masked[:, where] = image[:, where]
-    return masked
+    return image * corners(place)
 
 
-def corners(place: Placement) -> npt.NDArray[np.bool_]:
+def corners(place: Placement) -> BoolArray:
     """Where the corners of the film are in the model input, bool ``[S, S]``."""
     width = max(1, round((place.x1 - place.x0) * CORNER))
     height = max(1, round((place.y1 - place.y0) * CORNER))
@@ -56,12 +49,7 @@ def corner_figures(scored: Scored, masked: FloatArray, alone: FloatArray) -> dic
     """AUROC with the corners masked, and with the corners alone.
 
     A model that reads the chest loses little by the first and is close to 0.5 with the second.
-
-    Args:
-        scored: the split.
-        masked: probabilities ``[N, K]`` of the films without their corners, calibrated as those
-            of ``scored``.
-        alone: the same of the corners without their films.
+    ``masked`` and ``alone`` are probabilities ``[N, K]``, calibrated as those of ``scored``.
     """
     seen = {"whole": scored.probability, "corners_masked": masked, "corners_only": alone}
     labels = {
@@ -104,11 +92,9 @@ def _matched(
     target: FloatArray, within: dict[str, float | None], views: npt.NDArray[np.str_]
 ) -> float | None:
     """Mean of the AUROC within each view, weighted by the number of pairs."""
-    pairs = {
-        view: int((target[views == view] == 1).sum()) * int((target[views == view] == 0).sum())
-        for view in within
-    }
-    total = sum(pairs.values())
-    if not total:
+    ill, well = (target == 1), (target == 0)
+    pairs = [int(ill[views == view].sum()) * int(well[views == view].sum()) for view in within]
+    if not any(pairs):
         return None
-    return sum((area or 0.0) * pairs[view] for view, area in within.items()) / total
+    areas = within.values()
+    return sum((area or 0.0) * n for area, n in zip(areas, pairs, strict=True)) / sum(pairs)

@@ -12,11 +12,11 @@ from io import BytesIO
 from typing import Final, Literal
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from hilum.imaging import heatmaps
 from hilum.imaging.transform import Placement
+from trainer.arrays import Float32Array, UInt8Array
 from trainer.data import SplitFilms
 from trainer.evaluation.scored import Scored
 from trainer.manifest import Box
@@ -36,7 +36,6 @@ class Picture:
     kind: Kind
     probability: float
     threshold: float
-    boxes: int  # drawn
     data: str  # address (data:) of a JPEG
 
 
@@ -101,8 +100,7 @@ def _picture(scored: Scored, films: SplitFilms, n: int, k: int, kind: Kind) -> P
         kind=kind,
         probability=probability,
         threshold=scored.points[label].threshold,
-        boxes=len(boxes),
-        data=_uri(_pair(plain, png, boxes, scale)),
+        data=_pair(plain, png, boxes, scale),
     )
 
 
@@ -113,18 +111,16 @@ def _shape(place: Placement) -> tuple[int, int]:
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
-def _film(
-    image: npt.NDArray[np.uint8], place: Placement, shape: tuple[int, int]
-) -> npt.NDArray[np.float32]:
+def _film(image: UInt8Array, place: Placement, shape: tuple[int, int]) -> Float32Array:
     cropped = Image.fromarray(image[place.y0 : place.y1, place.x0 : place.x1])
     large = cropped.resize((shape[1], shape[0]), Image.Resampling.BICUBIC)
     return np.asarray(large, dtype=np.float32) / np.float32(255)
 
 
 def _pair(
-    plain: npt.NDArray[np.float32], overlay: bytes, boxes: Sequence[Box], scale: tuple[float, float]
-) -> Image.Image:
-    """The film beside the film with its map and boxes."""
+    plain: Float32Array, overlay: bytes, boxes: Sequence[Box], scale: tuple[float, float]
+) -> str:
+    """The film beside the film with its map and boxes: the address (data:) of a JPEG."""
     left = Image.fromarray(np.rint(plain * 255).astype(np.uint8)).convert("RGB")
     right = Image.open(BytesIO(overlay)).convert("RGB")
     draw = ImageDraw.Draw(right)
@@ -135,10 +131,6 @@ def _pair(
     pair = Image.new("RGB", (2 * left.width + 4, left.height), "white")
     pair.paste(left, (0, 0))
     pair.paste(right, (left.width + 4, 0))
-    return pair
-
-
-def _uri(image: Image.Image) -> str:
     out = BytesIO()
-    image.save(out, format="JPEG", quality=82)
+    pair.save(out, format="JPEG", quality=82)
     return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode()

@@ -10,19 +10,18 @@ from io import StringIO
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import numpy.typing as npt
 from markupsafe import Markup
 from matplotlib import rc_context, rc_params_from_file
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from trainer.metrics import ReliabilityBin
+from trainer.arrays import FloatArray
+from trainer.metrics import ReliabilityBin, known_mask
 
 if TYPE_CHECKING:
     from trainer.ablation.stats import Group
 
-FloatArray = npt.NDArray[np.floating]
 
 _POINTS: Final = 200  # of a curve; more would not be visible
 BLUE, ORANGE, GREY, GREEN = "#0b62a4", "#d95f02", "#8a8f98", "#1b7a4b"
@@ -33,7 +32,8 @@ _STYLE: Final = rc_params_from_file(
 
 def roc(target: FloatArray, score: FloatArray, threshold: float | None) -> Markup:
     """The ROC curve of one label; a dot marks the operating point."""
-    truth, score = _known(target, score)
+    known = known_mask(target)
+    truth, score = (target == 1)[known], score[known]
     fpr, tpr, _ = roc_curve(truth, score)
     with _curve("1 − specificity", "sensitivity") as (figure, axes):
         axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
@@ -46,7 +46,8 @@ def roc(target: FloatArray, score: FloatArray, threshold: float | None) -> Marku
 
 def precision_recall(target: FloatArray, score: FloatArray, threshold: float | None) -> Markup:
     """The precision-recall curve of one label; the dotted line is its prevalence."""
-    truth, score = _known(target, score)
+    known = known_mask(target)
+    truth, score = (target == 1)[known], score[known]
     precision, recall, _ = precision_recall_curve(truth, score)
     with _curve("recall (sensitivity)", "precision (PPV)") as (figure, axes):
         axes.axhline(truth.mean(), color=GREY, linewidth=0.8, linestyle=":")
@@ -195,12 +196,6 @@ def _curve(x: str, y: str) -> Iterator[tuple[Figure, Any]]:
 def _dot(axes: Any, x: float, y: float) -> None:
     """Mark the operating point."""
     axes.plot([x], [y], "o", color=ORANGE, markersize=5)
-
-
-def _known(target: FloatArray, score: FloatArray) -> tuple[npt.NDArray[np.bool_], FloatArray]:
-    """Labels and scores of the films whose label is known."""
-    known = (target == 1) | (target == 0)
-    return (target == 1)[known], score[known]
 
 
 def _thin(x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:

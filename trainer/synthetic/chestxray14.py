@@ -16,13 +16,13 @@ from typing import Final, TypeVar, cast
 import numpy as np
 
 from hilum.packages.labels import CHESTXRAY14
-from trainer import splits
-from trainer.datasets import chestxray14, real_tables
+from trainer import splits, wheels
+from trainer.datasets import chestxray14
 from trainer.datasets.records import present
 from trainer.errors import DataError
 from trainer.manifest import Record, Split
-from trainer.synthetic import anatomy, extras, film, labelled, lung_findings, pose
-from trainer.synthetic.labelled import LabelledFilm
+from trainer.synthetic import anatomy, extras, film, lung_findings, pose
+from trainer.synthetic.film import LabelledFilm
 
 FILMS_A_PATIENT: Final = 8
 SHARES: Final[dict[Split, float]] = {"train": 0.7, "val": 0.1, "test": 0.2}
@@ -72,7 +72,7 @@ def plan(images: int, *, seed: int, cache_dir: Path) -> list[Patient]:
             f"This cohort must have {_FEWEST} to {chestxray14.IMAGES} films, not {images}.",
             next_step="Ask for fewer films, or for several cohorts with different seeds.",
         )
-    table = chestxray14.entries(real_tables.rows("Data_Entry_2017_v2020", cache_dir))
+    table = chestxray14.entries(wheels.table_rows("Data_Entry_2017_v2020", cache_dir))
     stretches = list(_stretches(table))
     if images < len(table):
         shares = {True: float(images), False: float(len(table) - images)}
@@ -115,7 +115,7 @@ def films(
             base = base + extras.breasts(there, rng)
         if rng.random() < _LEADS[visit.view]:
             base = base + extras.leads(base.shape, rng)
-        made = labelled.make(
+        made = film.make(
             there,
             visit.labels,
             rng,
@@ -143,14 +143,12 @@ def _deal(
 ) -> list[_S]:
     """The share to which each of ``stretches`` goes, see :func:`trainer.splits.by_patient`."""
     films = [(str(n), entry) for n, stretch in enumerate(stretches) for entry in stretch]
-    names, rows = [name for name, _ in films], [_features(entry) for _, entry in films]
+    edema = CHESTXRAY14.index("Edema")
+    names = [name for name, _ in films]
+    rows = [
+        (*entry.targets, entry.view == "AP", entry.view == "AP" and entry.targets[edema])
+        for _, entry in films
+    ]
     dealt = splits.by_patient(names, rows, shares, seed=seed, everywhere=everywhere)
     of_stretch = dict(zip(names, dealt, strict=True))
     return [of_stretch[str(n)] for n in range(len(stretches))]
-
-
-def _features(entry: Record) -> tuple[float, ...]:
-    """The features by which draw and splits are stratified."""
-    bedside = entry.view == "AP"
-    edema = entry.targets[CHESTXRAY14.index("Edema")]
-    return (*entry.targets, float(bedside), float(bedside and edema))

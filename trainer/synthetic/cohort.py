@@ -20,8 +20,8 @@ from trainer import manifest
 from trainer.datasets.records import targets
 from trainer.errors import DataError
 from trainer.manifest import Record, Split
-from trainer.synthetic import anatomy, chestxray14, film, findings, labelled
-from trainer.synthetic.labelled import LabelledFilm
+from trainer.synthetic import anatomy, chestxray14, film, findings
+from trainer.synthetic.film import LabelledFilm
 
 SIDE = 352  # pixels, long side
 FILMS_A_PATIENT = 6
@@ -96,7 +96,7 @@ def patient_films(
     patient = anatomy.vary(chest, rng)
     base = patient.integrals
     for labels in wanted:
-        yield labelled.make(patient, labels, rng, inserts=findings.INSERTS, side=side, base=base)
+        yield film.make(patient, labels, rng, inserts=findings.INSERTS, side=side, base=base)
 
 
 def draw_labels(rng: np.random.Generator) -> frozenset[str]:

@@ -13,8 +13,9 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
+from trainer.arrays import Float32Array, UInt8Array
 from trainer.synthetic.anatomy import COARSE, LUNG_LEFT, LUNG_RIGHT, VOXEL_MM, WATER_PER_MM, Anatomy
-from trainer.synthetic.film import BITS, Float32Array
+from trainer.synthetic.film import BITS
 from trainer.synthetic.pose import View
 
 
@@ -65,7 +66,7 @@ def mark(pixels: npt.NDArray[np.uint16], view: View, rng: np.random.Generator) -
 
 
 @cache
-def _glyphs(text: str) -> npt.NDArray[np.uint8]:
+def _glyphs(text: str) -> UInt8Array:
     font = ImageFont.load_default(size=40)
     left, top, right, bottom = ImageDraw.Draw(Image.new("L", (1, 1))).multiline_textbbox(
         (0, 0), text, font=font

@@ -1,16 +1,21 @@
-"""Makes a film of line integrals: exposure, scatter, blur, noise, tone curve, collimation."""
+"""Makes a film of line integrals: exposure, scatter, blur, noise, tone curve, collimation; and one
+with the wanted findings, labelled with those that are visible on it."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from trainer.synthetic.anatomy import VOXEL_MM
+from trainer.arrays import BoolArray, Float32Array, FloatArray
+from trainer.manifest import Box
+from trainer.synthetic import findings
+from trainer.synthetic.anatomy import COARSE, VOXEL_MM, Anatomy
+from trainer.synthetic.findings import Insert
 
-Float32Array = npt.NDArray[np.float32]
 BITS = 12
 
 
@@ -42,7 +47,16 @@ class Device:
     gamma: tuple[float, float] = (0.75, 1.35)  # of the tone curve
 
 
-def collimate(lungs: npt.NDArray[np.bool_], rng: np.random.Generator) -> Field:
+@dataclass(frozen=True, kw_only=True)
+class LabelledFilm:
+    """A film and what is on it."""
+
+    film: Film
+    labels: frozenset[str]
+    boxes: tuple[Box, ...]
+
+
+def collimate(lungs: BoolArray, rng: np.random.Generator) -> Field:
     """Draw a field around the shadow of the ``lungs`` ``[X, Z]``, as a radiographer sets it."""
     x, z = np.nonzero(lungs)
     left, right, feet, head = rng.uniform((5, 5, 15, 8), (45, 45, 80, 45)) / VOXEL_MM
@@ -87,7 +101,7 @@ def expose(
 
 
 def box_of(
-    change: npt.NDArray[np.floating], film: Film, *, share: float = 0.25
+    change: FloatArray, film: Film, *, share: float = 0.25
 ) -> tuple[float, float, float, float] | None:
     """The box x0, y0, x1, y1 on ``film`` of where ``|change|`` ``[X, Z]`` reaches ``share`` of
     its maximum; ``None`` if collimation cuts it off."""
@@ -101,3 +115,50 @@ def box_of(
     box = (x.min(), depth - 1 - z.max(), x.max() + 1, depth - z.min())
     x0, y0, x1, y1 = (float(n * scale) for n in box)
     return x0, y0, x1, y1
+
+
+def make(
+    chest: Anatomy,
+    labels: Collection[str],
+    rng: np.random.Generator,
+    *,
+    inserts: Mapping[str, Insert],
+    side: int,
+    base: Float32Array,
+    device: Device | None = None,
+) -> LabelledFilm:
+    """A film of ``chest`` with ``labels``: ``Cardiomegaly``, or keys of ``inserts``.
+
+    A finding that collimation cuts off is not labelled.
+
+    Args:
+        inserts: makers of the findings.
+        side: pixels along the longer side of the film.
+        base: line integrals ``[X, Z]`` of the chest and of everything before and behind it.
+        device: the detector; ``None``: an average one.
+    """
+    # Every heart is scaled, so that scaling alone says nothing about disease.
+    enlarged = "Cardiomegaly" in labels
+    factor = rng.uniform(1.28, 1.55) if enlarged else rng.uniform(1.0, 1.08)
+    change, silhouette = findings.heart(chest, factor, rng)
+    integrals = base + change
+    seen: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.floating]]] = {}
+    if enlarged:
+        seen["Cardiomegaly"] = silhouette.astype(np.float32)
+    for label, insert in inserts.items():
+        if label in labels:
+            seen[label] = insert(chest, rng)
+            integrals = integrals + seen[label]
+    lungs = chest.lungs.any(axis=1).repeat(COARSE, 0).repeat(COARSE, 1)
+    field = collimate(lungs, rng)
+    exposed = expose(np.maximum(integrals, 0), field, rng, side=side, device=device)
+    boxes = {label: box_of(where, exposed) for label, where in seen.items()}
+    visible = {label: box for label, box in boxes.items() if box is not None}
+    return LabelledFilm(
+        film=exposed,
+        labels=frozenset(visible),
+        boxes=tuple(
+            Box(label=label, x0=x0, y0=y0, x1=x1, y1=y1)
+            for label, (x0, y0, x1, y1) in visible.items()
+        ),
+    )

@@ -9,12 +9,14 @@ attenuation × mm on the detector grid (positive: brighter). Shapes, sides and s
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 from scipy.special import expit
 
+from trainer.arrays import BoolArray, Float32Array, FloatArray
 from trainer.synthetic.anatomy import (
     COARSE,
     HEART,
@@ -23,11 +25,9 @@ from trainer.synthetic.anatomy import (
     VOXEL_MM,
     WATER_PER_MM,
     Anatomy,
+    around,
 )
 
-Float32Array = npt.NDArray[np.float32]
-BoolArray = npt.NDArray[np.bool_]
-FloatArray = npt.NDArray[np.floating]
 Insert = Callable[[Anatomy, np.random.Generator], Float32Array]
 Crop = tuple[slice, ...]  # of the grid of the organs
 
@@ -165,6 +165,44 @@ def wall_distance(mask: BoolArray, outward: int) -> FloatArray:
     medial = slice(None, x.min() + inner) if outward > 0 else slice(x.max() - inner, None)
     wall[medial, :, : z.max() - np.ptp(z) // 6] = False
     return np.asarray(ndimage.distance_transform_edt(~wall) * COARSE_MM)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the chest, with the box around it on the grid of the organs."""
+
+    chest: Anatomy
+    near: Crop  # the box
+    mask: BoolArray  # of the part in the box
+
+    @classmethod
+    def of(cls, chest: Anatomy, whole: BoolArray) -> Part:
+        """The part ``whole``, bool ``[X/2, Y/2, Z/2]``."""
+        near = around(whole)
+        return cls(chest, near, whole[near])
+
+    @property
+    def grid(self) -> list[FloatArray]:
+        """The coordinates of the voxels along each axis, ready to broadcast."""
+        return grid(self.mask)
+
+    @property
+    def up(self) -> FloatArray:
+        """How far up each plane lies, from 0 at the lowest of the part to 1 at its apex."""
+        z = np.nonzero(self.mask)[2]
+        return np.asarray(np.clip((self.grid[2] - z.min()) / max(1, np.ptp(z)), 0, 1))
+
+    def noise(self, width_mm: float, rng: np.random.Generator) -> Float32Array:
+        """Noise of unit variance with a grain of ``width_mm``."""
+        return smooth(rng.standard_normal(self.mask.shape, dtype=np.float32), width_mm)
+
+    def distance(self, centre: npt.NDArray[np.generic], radii: FloatArray) -> FloatArray:
+        """See :func:`distance`."""
+        return distance(self.mask, centre, radii)
+
+    def solid(self, fill: FloatArray) -> Float32Array:
+        """The change where the share ``fill`` of each voxel of the part becomes soft tissue."""
+        return solid(self.chest, np.where(self.mask, fill, 0), self.near)
 
 
 def grid(mask: BoolArray) -> list[FloatArray]:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional as F
 
+from trainer.arrays import Float32Array
 from trainer.synthetic.anatomy import COARSE, VOXEL_MM, Anatomy, rotation
 
 View = Literal["PA", "AP"]
@@ -32,25 +33,19 @@ class Pose:
     distance_mm: float  # from source to detector
 
 
-@dataclass(frozen=True, kw_only=True)
-class Body:
-    """What all films of a patient share."""
-
-    scale: npt.NDArray[np.float64]  # [3], of the CT
-
-
-def draw_body(rng: np.random.Generator) -> Body:
-    """Draw another size and other proportions of the same chest."""
-    return Body(scale=rng.uniform((0.86, 0.86, 0.88), (1.1, 1.12, 1.1)))
+def draw_body(rng: np.random.Generator) -> npt.NDArray[np.float64]:
+    """Draw another size and other proportions of the same chest: its scale ``[3]``, which all films
+    of a patient share."""
+    return rng.uniform((0.86, 0.86, 0.88), (1.1, 1.12, 1.1))
 
 
-def draw_pose(body: Body, view: View, rng: np.random.Generator) -> Pose:
+def draw_pose(body: npt.NDArray[np.float64], view: View, rng: np.random.Generator) -> Pose:
     """Draw a pose. PA: standing, with full breath, at 1.8 m. AP: lying or propped up, less
     straight, with less breath, at about one metre."""
     bedside = view == "AP"
     spread = np.deg2rad((5.0, 5.0, 4.0) if bedside else (3.0, 3.5, 2.0))
     breath = rng.uniform(0.9, 1.0) if bedside else rng.uniform(0.97, 1.04)
-    scale = body.scale * np.array([1, 1, breath])
+    scale = body * np.array([1, 1, breath])
     return Pose(
         matrix=rotation(*rng.normal(0, spread)) @ np.diag(1 / scale),
         shift=rng.normal(0, (4, 0, 5)) / VOXEL_MM,
@@ -90,7 +85,7 @@ def _sample(
     axes: tuple[npt.NDArray[np.float64], ...],
     *,
     mode: str,
-) -> npt.NDArray[np.float32]:
+) -> Float32Array:
     """The values of ``grid`` at the points of ``axes`` (fine voxels) in ``pose``."""
     shape = np.array(chest.attenuation.shape)
     centre = (shape - 1) / 2

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from hilum.packages.labels import CHESTXRAY14
-from trainer.datasets import chestxray14, real_tables
+from trainer import wheels
+from trainer.datasets import chestxray14
 from trainer.datasets.records import present
 from trainer.errors import DataError
 from trainer.manifest import Record
@@ -38,7 +39,7 @@ PUBLISHED = {
 
 @pytest.fixture(scope="module")
 def entries(table_cache: Path) -> list[Record]:
-    return chestxray14.entries(real_tables.rows("Data_Entry_2017_v2020", table_cache))
+    return chestxray14.entries(wheels.table_rows("Data_Entry_2017_v2020", table_cache))
 
 
 def test_counts_are_those_of_the_release(entries: list[Record]) -> None:
@@ -59,7 +60,7 @@ def test_views_sex_and_age(entries: list[Record]) -> None:
 
 
 def test_boxes_and_the_one_label_spelled_otherwise(table_cache: Path) -> None:
-    found = chestxray14.boxes(real_tables.rows("BBox_List_2017", table_cache))
+    found = chestxray14.boxes(wheels.table_rows("BBox_List_2017", table_cache))
     assert len(found) == 880
     assert Counter(box.label for boxes in found.values() for box in boxes) == {
         "Atelectasis": 180,
@@ -89,7 +90,7 @@ def test_the_official_test_list_stays_and_validation_is_cut_by_patient(
     entries: list[Record], table_cache: Path
 ) -> None:
     train_val, test = _official(entries)
-    boxed = chestxray14.boxes(real_tables.rows("BBox_List_2017", table_cache))
+    boxed = chestxray14.boxes(wheels.table_rows("BBox_List_2017", table_cache))
     records = chestxray14.records(
         entries,
         train_val=train_val,
@@ -118,7 +119,7 @@ def test_the_official_test_list_stays_and_validation_is_cut_by_patient(
 def test_what_differs_from_the_publication_is_said(
     entries: list[Record], table_cache: Path
 ) -> None:
-    table = real_tables.read("Data_Entry_2017_v2020", table_cache)
+    table = wheels.read_table("Data_Entry_2017_v2020", table_cache)
     names = [entry.uri for entry in entries]
     as_published = chestxray14.differences(table, entries, names[:86_524], names[86_524:])
     assert as_published == []

@@ -13,14 +13,15 @@ import numpy as np
 import pytest
 
 from hilum.packages.labels import CHEXPERT
-from trainer.datasets import chexpert, real_tables
+from trainer import wheels
+from trainer.datasets import chexpert
 from trainer.errors import DataError, PatientLeakError
 from trainer.manifest import Record
 
 
 @pytest.fixture(scope="module")
 def entries(table_cache: Path) -> list[Record]:
-    return chexpert.entries(real_tables.rows("chexpert_train", table_cache))
+    return chexpert.entries(wheels.table_rows("chexpert_train", table_cache))
 
 
 def _count(entries: list[Record], label: str) -> Counter[float]:

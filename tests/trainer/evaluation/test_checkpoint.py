@@ -53,7 +53,7 @@ def test_exclusive_classes_from_training_to_figures(
     (films.parent / "63.png").unlink()
     file = config_file(
         head=f'seed = 3\nmanifest = "{films}"\n',
-        model='[model]\nbackbone = "resnet18"\nweights = "random"\n'
+        model='[model]\nbackbone = "tiny"\nweights = "random"\n'
         f'label_schema = "{COVID_TB_PNEUMONIA.id}"\n',
         preprocess="[preprocess]\nsize = 48\n",
         loss="[loss]\ngamma = 1.0\n",
@@ -116,7 +116,7 @@ def test_corners_are_compared_after_the_same_calibration(monkeypatch: pytest.Mon
 
 def test_the_engine_computes_where_it_is_told() -> None:
     torch.manual_seed(0)
-    model = build("resnet18", 3).eval()
+    model = build("tiny", 3).eval()
     assert TorchEngine(model, "multi_label").name == "torch-cpu"
     there = TorchEngine(model, "multi_label", torch.device("meta"))
     assert there.name == "torch-meta"

@@ -7,7 +7,7 @@ import pytest
 from sklearn import metrics as sk
 
 from trainer.evaluation.bootstrap import Bootstrap, enough_patients, interval
-from trainer.evaluation.decisions import NAMES, Decisions, rates
+from trainer.evaluation.figures import RATES, Decisions, rates
 from trainer.evaluation.ranking import Ranking, whole
 
 NAN = float("nan")
@@ -65,7 +65,7 @@ def test_rates_are_those_of_scikit_learn() -> None:
     threshold = np.array([0.4, 0.9, 0.5])
     weights = rng.integers(0, 3, (250, 2)).astype(np.float32)
     found = rates(Decisions(targets, probability, threshold).counts(weights))
-    assert found.shape == (2, len(NAMES), 3)
+    assert found.shape == (2, len(RATES), 3)
     for b in range(2):
         for k in range(2):
             called = probability[:, k] >= threshold[k]
@@ -79,8 +79,8 @@ def test_rates_are_those_of_scikit_learn() -> None:
             )
             assert found[b, :, k] == pytest.approx(expected, abs=1e-6)
     # No film has the third label: nothing to be sensitive to, and no F1.
-    assert np.isnan(found[:, NAMES.index("sensitivity"), 2]).all()
-    assert np.isnan(found[:, NAMES.index("f1"), 2]).all()
+    assert np.isnan(found[:, RATES.index("sensitivity"), 2]).all()
+    assert np.isnan(found[:, RATES.index("f1"), 2]).all()
 
 
 def test_patients_are_drawn_whole_and_reproducibly() -> None:

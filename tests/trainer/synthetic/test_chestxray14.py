@@ -11,7 +11,6 @@ from PIL import Image
 
 from hilum.packages.labels import CHESTXRAY14, COVID_TB_PNEUMONIA
 from trainer import manifest, wheels
-from trainer.datasets import real_tables
 from trainer.errors import DataError
 from trainer.synthetic import anatomy, chestxray14, cohort, film, lung_findings, pose
 from trainer.synthetic.anatomy import COARSE, HEART, Anatomy
@@ -22,7 +21,7 @@ LABELS = CHESTXRAY14.labels
 
 @pytest.fixture(scope="module")
 def planned(wheel_cache: Path) -> list[Patient]:
-    wheels.fetch(real_tables.WHEEL, wheel_cache)
+    wheels.fetch(wheels.TABLES, wheel_cache)
     return chestxray14.plan(3000, seed=1, cache_dir=wheel_cache)
 
 
