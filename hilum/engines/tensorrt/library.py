@@ -15,19 +15,8 @@ from hilum.errors import ConfigurationError, EngineUnavailableError
 
 Library = Literal["tensorrt", "tensorrt_rtx"]
 
-__all__ = [
-    "Library",
-    "builds_without_gpu",
-    "bytes_of",
-    "chosen",
-    "keeps_timings",
-    "label",
-    "shape_of",
-    "trt",
-    "use",
-    "version",
-]
-
+# TensorRT's names of the types in a signature, and numpy's.
+DTYPES: Final = {"UINT8": "uint8", "FLOAT": "float32"}
 _EXTRAS: Final[dict[str, str]] = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt-rtx"}
 _OLDEST: Final[dict[str, tuple[int, int]]] = {"tensorrt": (10, 16), "tensorrt_rtx": (1, 7)}
 
@@ -47,7 +36,9 @@ class _Bindings:
 
 _bindings = _Bindings()
 if TYPE_CHECKING:
-    import tensorrt as trt
+    import tensorrt
+
+    trt = tensorrt
 else:
     trt = _bindings
 
@@ -56,7 +47,6 @@ def use(library: Library, *, module: Any = None) -> None:
     """Make ``trt`` stand for ``library`` in this process from now on.
 
     Args:
-        library: the library to use.
         module: the bindings, instead of the module imported by that name.
 
     Raises:

@@ -76,6 +76,11 @@ def profile_of(manifest: Manifest, *, batch_size: int) -> tuple[int, int, int]:
     return 1, min(batch_size, maximum), maximum
 
 
+def graph_sha256(manifest: Manifest) -> str:
+    """The sha256 of the graph that TensorRT runs."""
+    return manifest.files[manifest.graph_for("tensorrt").graph]
+
+
 class PlanKey(BuildOptions):
     """Everything a plan depends on. Builds with equal keys are interchangeable."""
 

@@ -14,8 +14,8 @@ from support import backbones
 
 from export.half import to_bf16, to_fp16
 from export.int8 import calibrate, quantise
+from hilum.engines import Signature
 from hilum.engines.tensorrt.build import build
-from hilum.engines.tensorrt.network import Signature
 from hilum.engines.tensorrt.record import BuildOptions
 from trainer.backbones import BACKBONES
 
@@ -53,8 +53,8 @@ def promised(name: str, graph: bytes) -> Signature:
     grid = tuple(d.dim_value for d in cam.type.tensor_type.shape.dim[2:])
     labels = backbones.LABELS
     return Signature(
-        inputs={"image": ("UINT8", (1, side, side))},
-        outputs={"probability": ("FLOAT", (labels,)), "cam": ("FLOAT", (labels, *grid))},
+        inputs={"image": ("uint8", (-1, 1, side, side))},
+        outputs={"probability": ("float32", (-1, labels)), "cam": ("float32", (-1, labels, *grid))},
     )
 
 
