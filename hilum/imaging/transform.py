@@ -21,7 +21,7 @@ from PIL import Image
 
 from hilum import dicom
 from hilum.dicom import DicomObject
-from hilum.dicom.samples import Box, Samples
+from hilum.dicom.reduced import Box, Samples
 from hilum.imaging import resample
 from hilum.imaging.spec import PreprocessSpec
 

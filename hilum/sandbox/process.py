@@ -38,7 +38,7 @@ class DecodeProcess:
 
     Args:
         limits: limits on decoding one image.
-        tasks: name of the module with the table of tasks, see :class:`hilum.sandbox.tasks.Tasks`.
+        tasks: name of the module with the table of tasks, see :class:`hilum.sandbox.wire.Tasks`.
         program: the arguments of Python that start the child.
     """
 

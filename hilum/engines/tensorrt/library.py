@@ -15,6 +15,8 @@ from hilum.errors import ConfigurationError, EngineUnavailableError
 
 Library = Literal["tensorrt", "tensorrt_rtx"]
 
+__all__ = ["trt"]  # exported although it is imported; the other names are anyway
+
 # TensorRT's names of the types in a signature, and numpy's.
 DTYPES: Final = {"UINT8": "uint8", "FLOAT": "float32"}
 _EXTRAS: Final[dict[str, str]] = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt-rtx"}
@@ -36,9 +38,7 @@ class _Bindings:
 
 _bindings = _Bindings()
 if TYPE_CHECKING:
-    import tensorrt
-
-    trt = tensorrt
+    import tensorrt as trt
 else:
     trt = _bindings
 
