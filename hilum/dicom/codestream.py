@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from hilum.errors import DecodeError, TruncatedError
+from hilum.errors import DecodeError, LimitExceededError, TruncatedError
 
 _SOC_SIZ: Final = b"\xff\x4f\xff\x51"  # JPEG 2000: start of codestream, image and tile size
 _SOI: Final = b"\xff\xd8"  # JPEG: start of image
@@ -28,6 +28,7 @@ _LOSSLESS: Final = {0xC3, 0xC7, 0xCB, 0xCF}
 _ALONE: Final = {0x01, *range(0xD0, 0xD8)}  # markers without a length
 _EOI, _SOS, _APP1, _APP14 = 0xD9, 0xDA, 0xE1, 0xEE
 _MAX_COMPONENTS: Final = 4  # of an image of one to three samples, and perhaps opacity
+_MAX_SCANS: Final = 100  # encoders make about ten; one of 7000 × 7000 pixels takes 20 ms
 _MAX_LEVELS: Final = 32  # ISO 15444-1 table A.15
 # What the markers are called: ISO 15444-1 table A.2, ISO 10918-1 table B.1, ISO 14495-1 table C.1.
 _WAVELET_NAMES: Final = {
@@ -85,17 +86,25 @@ def read(data: bytes) -> Codestream:
     raise DecodeError("The pixel data does not start with a JPEG or JPEG 2000 marker.")
 
 
-def check_end(data: bytes) -> None:
-    """Make sure that a JPEG codestream was not cut short: libjpeg would fill in grey.
+def check_scans(data: bytes) -> None:
+    """Check that a JPEG codestream is complete, because libjpeg would fill the rest with grey, and
+    that it has no absurd number of scans, because libjpeg goes through the whole film for each.
 
     Raises:
         TruncatedError: there is no end of image after the first scan (ISO 10918-1 B.2.1).
+        LimitExceededError: there are too many scans.
     """
     scan = len(data)
     with suppress(struct.error, IndexError, DecodeError):  # it ends before the scan
         scan = next(at for marker, at, _ in segments(data, 2) if marker == _SOS)
     if data.rfind(bytes([0xFF, _EOI])) < scan:
         raise TruncatedError("The JPEG data has no EOI marker (FFD9) after its first scan.")
+    scans = 1 + data.count(bytes([0xFF, _SOS]), scan)  # within a scan, FF is followed by 00
+    if scans > _MAX_SCANS:
+        raise LimitExceededError(
+            f"The JPEG data has {scans} scans (SOS, FFDA); at most {_MAX_SCANS} are decoded.",
+            next_step="Have the sender write the image as baseline JPEG.",
+        )
 
 
 def part(data: bytes) -> str:

@@ -95,7 +95,7 @@ def read_frame(opened: DicomObject) -> tuple[bytes, Codestream]:
     declared = codestream.read(frame)
     _check(declared, opened.header, kind)
     if kind == "JPEG":
-        codestream.check_end(frame)
+        codestream.check_scans(frame)
     elif kind == "JPEG 2000":
         return tileparts.mend(frame, declared)
     return frame, declared

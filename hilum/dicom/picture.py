@@ -118,7 +118,7 @@ def _jpeg(data: bytes) -> tuple[int, int, int, bool]:
 
 
 def _decode_jpeg(data: bytes) -> Pixels:
-    codestream.check_end(data)
+    codestream.check_scans(data)
     try:
         pixels: Pixels = imagecodecs.jpeg8_decode(data)
     except MemoryError:

@@ -57,9 +57,7 @@ class Place:
     uri: str = field(repr=False)
     name: str  # hexadecimal; reveals nothing about the film or its address
     source: Stat = field(repr=False)
-    before: Place | None = field(
-        default=None, repr=False
-    )  # for the previous pipeline version
+    before: Place | None = field(default=None, repr=False)  # for the previous pipeline version
 
 
 class PreparedCache:

@@ -1,4 +1,4 @@
-"""Every backbone's exported graph, in every precision, goes through the real parser and builder.
+"""Exported graphs of the backbones, in every precision, go through the real parser and builder.
 
 TensorRT-RTX on the CPU stands for TensorRT: same parser, same interface; its plans are its own.
 """
@@ -19,20 +19,22 @@ from hilum.engines.tensorrt.build import build
 from hilum.engines.tensorrt.record import BuildOptions
 from trainer.backbones import BACKBONES
 
+# ResNet-152 has the layers of ResNet-50, some of them three times as often.
+NAMES = sorted({*BACKBONES} - {"resnet152"})
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 OPTIONS = BuildOptions(profile=(1, 2, 2), optimization_level=0)
 
 
 @pytest.fixture(autouse=True)
 def memory_given_back() -> Iterator[None]:
-    """A plan of AlexNet or ResNet-152 takes some 700 MB on the way."""
+    """A plan of AlexNet takes some 700 MB on the way."""
     yield
     gc.collect()
 
 
 @pytest.mark.usefixtures("rtx")
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("name", sorted(BACKBONES))
+@pytest.mark.parametrize("name", NAMES)
 def test_the_exported_graph_parses_and_builds(name: str, precision: str) -> None:
     graph = graph_in(name, precision)
     built = build(graph, promised(name, graph), OPTIONS)
