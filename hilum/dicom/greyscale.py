@@ -195,13 +195,8 @@ def check_seen(
     """Refuse a film that the header's LUT or window shows as one or two greys.
 
     No viewer can show such a film, and its values do not say what they mean: a film that was
-    encoded with an offset looks like one that was exposed beyond its window.
-
-    Args:
-        film: the film as :func:`present` gives it.
-        header: its header.
-        how: how the header says to show it.
-        outside: ``[h, w]``, the samples that are no image, if their values do not tell.
+    encoded with an offset looks like one that was exposed beyond its window. ``outside``, ``[h,
+    w]``, are the samples that are no image, if their values do not tell.
 
     Raises:
         WindowMissesDataError: only two greys are shown, but more than two values are stored.

@@ -65,13 +65,8 @@ class FilmHeader:
 
 
 def read(dataset: Dataset, syntax: UID, limits: Limits, *, identity: bool = False) -> FilmHeader:
-    """Check the image's header, before any pixel is decoded.
-
-    Args:
-        dataset: the data set without its pixels.
-        syntax: transfer syntax of the pixels.
-        limits: limits on one object.
-        identity: read who the patient is, too (:class:`hilum.dicom.facts.Identity`).
+    """Check the header of an image, before any pixel is decoded. With ``identity`` it says who the
+    patient is, too.
 
     Raises:
         UnsupportedPixelsError: an image, but not one of integers of 8, 16 or 32 bits in a

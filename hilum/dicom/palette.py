@@ -1,4 +1,4 @@
-"""PALETTE COLOR: each stored value stands for a red, a green and a blue (PS3.3 C.7.6.3.1.5-6)."""
+"""PALETTE COLOR: each stored value means a red, a green and a blue (PS3.3 C.7.6.3.1.5-6)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _MOST_PARTS: Final = 6 * 65536  # every entry costs at most one indirect segment
 
 @dataclass(frozen=True, kw_only=True)
 class Palette:
-    """The three tables of a PALETTE COLOR image, of one length."""
+    """The three tables of a PALETTE COLOR image. They have one length."""
 
     first: int  # the stored value of the first entry; smaller ones map to it too
     bits: int
@@ -53,7 +53,7 @@ class Palette:
         if len(set(descriptors)) != 1:
             raise InconsistentPixelsError("The palette's three descriptors (0028,110x) differ.")
         kind, least = descriptors[0], min(len(column) for column in columns)
-        # The last entry stands for those that are missing.
+        # The last entry stands for missing ones.
         whole = [np.pad(column, (0, kind.count - len(column)), mode="edge") for column in columns]
         entries = np.stack(whole, axis=-1)
         needed = lut.bits_of(entries)

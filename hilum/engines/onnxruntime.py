@@ -46,10 +46,8 @@ _GPU_BUILD: Final = (
 class OnnxRuntimeEngine:
     """Runs a package's graph in ONNX Runtime on the CPU.
 
-    Args:
-        package: a verified package.
-        threads: number of threads of one run. 0: as many as the cores that this process may use,
-            which in a container are fewer than the machine has.
+    One run uses ``threads`` threads. 0 means one for each core that this process may use, which in
+    a container are fewer than the machine has.
 
     Raises:
         HilumError: see :func:`open_session`.
@@ -95,7 +93,6 @@ def open_session(
     """Open an ``InferenceSession`` of the graph that the package has for ``device``.
 
     Args:
-        package: a verified package.
         device: ``cuda`` needs the GPU build of ONNX Runtime.
         threads: number of CPU threads of one run. 0: one for each core this process may use.
         options: options of the execution provider.

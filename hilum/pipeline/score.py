@@ -15,12 +15,8 @@ from hilum.pipeline.stages import Ready, Score
 
 
 class Scorer:
-    """One model on one engine.
-
-    Args:
-        package: a verified package, which has the calibration and the thresholds.
-        engine: the engine of that package, see :func:`hilum.engines.loading.open_engine`.
-    """
+    """Scores with one model, on the engine that :func:`hilum.engines.loading.open_engine` opened
+    for it. The verified package has the calibration and the thresholds."""
 
     def __init__(self, package: Package, engine: Engine) -> None:
         self.package = package

@@ -21,7 +21,6 @@ class Decoders:
     asks to be retired, is replaced at once.
 
     Args:
-        count: number of images decoded at the same time.
         limits: ``max_decode_bytes`` and ``max_decode_s`` limit each image.
         tasks: name of the module with the table of tasks, see :class:`hilum.sandbox.wire.Tasks`.
         program: what the children run; for tests.

@@ -35,13 +35,8 @@ _SINGLE: Final = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_A
 
 
 class DecodeProcess:
-    """One decode process. Only one thread may use it at a time.
-
-    Args:
-        limits: limits on decoding one image.
-        tasks: name of the module with the table of tasks, see :class:`hilum.sandbox.wire.Tasks`.
-        program: the arguments of Python that start the child.
-    """
+    """One decode process. Only one thread may use it at a time. See
+    :class:`hilum.sandbox.pool.Decoders`; ``program`` are the arguments of Python."""
 
     def __init__(self, limits: Limits, *, tasks: str, program: Sequence[str] = PROGRAM) -> None:
         self._limits = limits

@@ -125,7 +125,7 @@ def _build(
         raise EngineBuildError(f"{label()} cannot build the network: {messages.quote()}")
     return Built(
         plan=bytes_of(plan),
-        timing_cache=_timing_cache(config) if keeps_timings() else b"",
+        timing_cache=_timing_cache(config),
         seconds=time.monotonic() - began,
     )
 
@@ -210,16 +210,16 @@ def _add_profile(
 
 
 def _use_timing_cache(config: trt.IBuilderConfig, content: bytes) -> None:
-    """Start from the timings in ``content``, or from none if they are from another machine."""
+    """Start from the timings in ``content``, or from none if they are from another machine. If that
+    fails too, the builder measures everything again."""
     for candidate in (content, b""):
         cache = config.create_timing_cache(candidate)
         if cache is not None and config.set_timing_cache(cache, False):
             return
-    # Without a timing cache the builder measures everything again.
 
 
 def _timing_cache(config: trt.IBuilderConfig) -> bytes:
-    cache = config.get_timing_cache()
+    cache = config.get_timing_cache() if keeps_timings() else None
     content = cache.serialize() if cache is not None else None
     return bytes_of(content) if content is not None else b""
 

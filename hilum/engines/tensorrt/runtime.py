@@ -44,9 +44,8 @@ class TensorRTEngine(GpuEngine):
     """Runs a package's plan on the GPU of this process.
 
     Args:
-        package: a verified package.
-        record: the record of the plan, which was built from the package's graph.
-        plan: content of the plan, with its digest checked (see :meth:`PlanStore.read`).
+        record, plan: the record and the content of the plan, with its digest checked (see
+            :meth:`PlanStore.read`).
         cuda_graphs: record the run of each bucket as a CUDA graph, and launch that.
 
     Raises:
@@ -191,11 +190,8 @@ def load(
 ) -> tuple[trt.Runtime, trt.ICudaEngine]:
     """Load ``plan``, and check its inputs and outputs.
 
-    Args:
-        plan: content of the plan, with its digest checked: loading a plan runs code in it.
-        promised: its expected inputs and outputs.
-        messages: take the messages of TensorRT.
-        host_code: the plan is version compatible, so it contains the runtime code it needs.
+    Loading a plan runs code in it, so its digest must have been checked. With ``host_code``, it is
+    version compatible and contains the runtime code that it needs.
 
     Raises:
         EngineUnavailableError: there is no TensorRT, or no GPU or driver that it can use.
