@@ -82,23 +82,25 @@ def read(
         implicit = False
     elif implicit is False and not code.isalpha() and not walk.odd(code):
         implicit = True
+    pixel_data, cut = None, False
     while place < size:
         element = walk.element(place, implicit)
         if element is None:
             rest = bytes(source[place:])
-            return Elements(dataset=Dataset(found), end=place, pixel_data=None,
-                            cut=bool(rest.strip(b"\0") and rest.strip(_BLANK)))  # fmt: skip
+            cut = bool(rest.strip(b"\0") and rest.strip(_BLANK))
+            break
         if not element.tag or (group is not None and element.tag >> 16 != group):
             break  # zeros pad a file
         if element.tag == PIXEL_DATA:
-            return Elements(dataset=Dataset(found), end=place, pixel_data=element, cut=False)
+            pixel_data = element
+            break
         if element.tag in {_ITEM_END, _SEQUENCE_END} and not element.length:
             place = element.start  # one end too many
             continue
         end = walk.over(element) if element.length == UNDEFINED_LENGTH else element.end
         if end is None or end > size:
-            return Elements(dataset=Dataset(found), end=place, pixel_data=None,
-                            cut=walk.plain(element))  # fmt: skip
+            cut = walk.plain(element)
+            break
         raw = _raw(source, element, end, little)
         taken += len(raw.value or b"")
         if taken > _IN_ALL:
@@ -107,7 +109,7 @@ def read(
             )
         found[raw.tag] = raw
         place = end
-    return Elements(dataset=Dataset(found), end=place, pixel_data=None, cut=False)
+    return Elements(dataset=Dataset(found), end=place, pixel_data=pixel_data, cut=cut)
 
 
 def _raw(source: Source, element: Element, end: int, little: bool) -> RawDataElement:

@@ -39,12 +39,7 @@ class Fragment:
 
     offset: int  # of its item tag, from that of the first fragment
     start: int  # of its content, in the pixel data
-    length: int
-
-    @property
-    def end(self) -> int:
-        """The position where its content ends."""
-        return self.start + self.length
+    end: int
 
 
 def first(data: bytes | memoryview, *, frames: int, extended: bytes | None = None) -> bytes:
@@ -113,12 +108,12 @@ def _items(data: bytes | memoryview, frames: int) -> tuple[bytes, list[Fragment]
             table, base = bytes(data[start : start + length]), start + length
         else:
             table = table or b""  # a codestream in the place of the table: there is none
-            fragments.append(Fragment(offset=place - base, start=start, length=length))
+            fragments.append(Fragment(offset=place - base, start=start, end=start + length))
         place = start + length
         if len(fragments) > _MOST:
             raise DecodeError(f"The pixel data has more than {_MOST} fragments.")
     if not fragments and table and len(table) > 4 * frames:  # too long for a table: a codestream
-        return b"", [Fragment(offset=0, start=base - len(table), length=len(table))]
+        return b"", [Fragment(offset=0, start=base - len(table), end=base)]
     if not fragments:
         raise TruncatedError("The encapsulated pixel data has no fragment.")
     return table or b"", fragments
