@@ -101,11 +101,11 @@ def read_frame(opened: DicomObject) -> tuple[bytes, Codestream]:
     return frame, declared
 
 
-def check_shape(pixels: npt.NDArray[Any], header: FilmHeader) -> None:
-    """Raise :class:`InconsistentPixelsError` unless ``pixels`` are integers of the header's shape,
-    ``[H, W]`` or ``[H, W, 3]``."""
+def check_shape(pixels: npt.NDArray[Any], header: FilmHeader, kinds: str) -> None:
+    """Raise :class:`InconsistentPixelsError` unless ``pixels`` have one of the ``kinds`` of dtype
+    and the header's shape, ``[H, W]`` or ``[H, W, 3]``."""
     shape = (header.rows, header.columns, 3)[: 2 if header.samples == 1 else 3]
-    if pixels.shape != shape or pixels.dtype.kind not in "iu":
+    if pixels.shape != shape or pixels.dtype.kind not in kinds:
         raise InconsistentPixelsError(
             f"The decoder gave {pixels.dtype.name} of shape {pixels.shape}; expected {shape}."
         )
@@ -175,7 +175,7 @@ def _compressed(frame: bytes, declared: Codestream, header: FilmHeader) -> Words
         raise DecodeError(
             f"The decoder failed ({type(error).__name__}) {codestream.part(frame)}."
         ) from None
-    check_shape(pixels, header)
+    check_shape(pixels, header, "iu")
     # The header says whether values have a sign; here only the bits count.
     return pixels.view(f"u{pixels.dtype.itemsize}")
 

@@ -102,7 +102,7 @@ def decode(opened: DicomObject) -> Decoded:
         raise LimitExceededError("The decoder needs more memory than there is.") from None
     if turn := _UPRIGHT.get(_orientation(data, header.picture)):
         pixels = turn(pixels)
-    check_shape(pixels, header)
+    check_shape(pixels, header, "u")
     return Decoded(stored=pixels, ybr=False)
 
 

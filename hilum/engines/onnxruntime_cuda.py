@@ -49,10 +49,10 @@ class OnnxRuntimeCudaEngine(GpuEngine):
 
     def _run(self, images: UInt8Array, probability: Float32Array, cam: Float32Array) -> None:
         count = len(images)
-        padded = np.zeros((self.max_batch, *self._shape), dtype=np.uint8)
-        padded[:count] = images
+        if count < self.max_batch:
+            images = np.pad(images, ((0, self.max_batch - count), (0, 0), (0, 0), (0, 0)))
         try:
-            outputs = self._session.run(["probability", "cam"], {"image": padded})
+            outputs = self._session.run(["probability", "cam"], {"image": images})
         except Exception as error:
             where = f"a batch of {self.max_batch}"
             raise gpu_failed(where, error) or run_failed(self.max_batch, error) from None

@@ -38,7 +38,7 @@ def ranks(image: UInt8Array) -> Float32Array:
 
 def contrast(found: ModelInput) -> int:
     """The number of different grey values of the film in the model input."""
-    return len(np.unique(_film(found)))
+    return int(np.count_nonzero(np.bincount(_film(found).ravel(), minlength=256)))
 
 
 def _film(found: ModelInput) -> UInt8Array:

@@ -7,6 +7,7 @@ import contextlib
 import gc
 import logging
 import traceback
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
@@ -23,23 +24,23 @@ _LONGEST: Final = 400  # characters of one message
 
 
 class Messages:
-    """The first error messages of one operation, oldest first."""
+    """The error messages of one operation, oldest first."""
 
     def __init__(self) -> None:
-        self._errors: dict[str, None] = {}
+        self._errors: deque[str] = deque(maxlen=_KEPT)
         self.logger = _logger(self)
 
     def take(self, severity: str, text: str) -> None:
         """Keep an error message, and log every message but VERBOSE ones at DEBUG."""
-        if severity in ("ERROR", "INTERNAL_ERROR") and len(self._errors) < _KEPT:
-            self._errors[text] = None
+        if severity in ("ERROR", "INTERNAL_ERROR"):
+            self._errors.append(text)
         if severity != "VERBOSE":
             log.debug("%s: %s", severity, text)
 
     def quote(self, fallback: str = "It gives no reason.") -> str:
         """The first errors, for the text of an exception. The first is the cause; later ones are
         mostly its consequences."""
-        return shorten([*self._errors]) or fallback
+        return shorten([*dict.fromkeys(self._errors)]) or fallback
 
 
 def shorten(texts: list[str]) -> str:
