@@ -7,36 +7,20 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from benchmarks.gpu_packages import TOLERANCE, films, reference
-from hilum.engines import EngineOutput, cuda
+from hilum.engines import cuda
 from hilum.engines.golden import check_golden
-from hilum.engines.tensorrt import collector
-from hilum.engines.tensorrt.slot import buckets
+from hilum.engines.gpu import GpuEngine
+from hilum.engines.tensorrt.objects import release
+from hilum.engines.tensorrt.runtime import buckets
 from hilum.errors import DeviceOutOfMemoryError, HilumError
 from hilum.packages.load import Package
 
 COMPARED = 32  # films on which numbers are compared
 LONG = 16  # number of largest batches in a call, for throughput
-
-
-class GpuEngine(Protocol):
-    """An engine with a largest batch size."""
-
-    name: str
-    max_batch: int
-
-    def run(self, images: npt.NDArray[np.uint8]) -> EngineOutput:
-        """See :class:`hilum.engines.Engine`."""
-        ...
-
-    def close(self) -> None:
-        """Release the memory of the GPU."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +123,7 @@ def attempt(name: str, case: str, facts: Callable[[], Iterator[Fact]]) -> Iterat
         yield from facts()
     except Exception as error:
         detail = str(error) if isinstance(error, HilumError) else f"{type(error).__name__}: {error}"
-        collector.release(error)
+        release(error)
         yield Fact(check=name, case=case, value=0, unit="", holds=False, detail=detail)
 
 
@@ -169,16 +153,14 @@ def expect(kind: type[HilumError], step: Callable[[], object]) -> None:
 @contextmanager
 def filled() -> Iterator[None]:
     """Allocate all memory of the GPU, in ever smaller blocks."""
-    runtime = cuda.load_runtime()
-    taken: list[cuda.DeviceMemory] = []
+    stream = cuda.Stream(cuda.load_runtime())
     try:
         size = cuda.memory_free()
         while size >= 2**12:
             try:
-                taken.append(cuda.DeviceMemory(runtime, size))
+                stream.allocate(size)
             except DeviceOutOfMemoryError:
                 size //= 2
         yield
     finally:
-        for block in taken:
-            block.close()
+        stream.close()

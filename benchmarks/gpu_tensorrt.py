@@ -28,13 +28,13 @@ from benchmarks.gpu_facts import (
     throughput,
 )
 from hilum import settings
+from hilum.engines import Signature
 from hilum.engines.golden import check_golden
 from hilum.engines.tensorrt import library
-from hilum.engines.tensorrt.network import signature
-from hilum.engines.tensorrt.plan import load as load_plan
+from hilum.engines.tensorrt.objects import Messages
 from hilum.engines.tensorrt.provision import build_into
 from hilum.engines.tensorrt.record import BuildOptions, PlanRecord, profile_of
-from hilum.engines.tensorrt.runtime import TensorRTEngine
+from hilum.engines.tensorrt.runtime import TensorRTEngine, load
 from hilum.engines.tensorrt.store import PlanStore
 from hilum.errors import EngineIncompatibleError, HilumError
 from hilum.packages.load import Package, verify
@@ -103,10 +103,10 @@ def failures(package: Package, case: str, store: PlanStore) -> Iterator[Fact]:
     plan, record = provided.plan, provided.record
 
     def cut_short() -> None:
-        promised = signature(package.manifest)
+        promised = Signature.of(package.manifest)
         expect(
             EngineIncompatibleError,
-            lambda: load_plan(plan[: len(plan) // 2], promised, host_code=False),
+            lambda: load(plan[: len(plan) // 2], promised, Messages(), host_code=False),
         )
 
     yield holds("truncated plan", case, cut_short)

@@ -6,7 +6,7 @@ from hilum.db.claims import NotScored, Scored
 from hilum.db.instances import NewInstance
 from hilum.db.results import NewResult
 from hilum.db.states import ItemStatus
-from hilum.engines.selection import reason_of
+from hilum.engines.loading import reason_of
 from hilum.errors import AttemptsExhaustedError, PermanentError, UnexpectedError
 from hilum.pipeline.score import Scorer
 from hilum.pipeline.stages import Score

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hilum.db.connection import Database
 from hilum.db.identity import open_vault
-from hilum.engines.selection import reason_of
+from hilum.engines.loading import reason_of
 from hilum.errors import PackageDigestError
 from hilum.packages.load import verify
 from hilum.session import open_session

@@ -13,12 +13,13 @@ import click
 from hilum import settings
 from hilum.engines.tensorrt import library
 from hilum.engines.tensorrt.build import Progress, Report
-from hilum.engines.tensorrt.provision import Provided, build_into, graph_sha256
+from hilum.engines.tensorrt.provision import Provided, build_into
 from hilum.engines.tensorrt.record import (
     BuildOptions,
     Hardware,
     Machine,
     PlanRecord,
+    graph_sha256,
     misfit,
     this_machine,
 )

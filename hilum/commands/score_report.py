@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal, Protocol
 
 from hilum.deidentify.pseudonyms import Pseudonyms
-from hilum.engines.selection import reason_of
+from hilum.engines.loading import reason_of
 from hilum.errors import HilumError
 from hilum.packages.manifest import Manifest
 from hilum.pipeline.admit import sure_doubts, warning

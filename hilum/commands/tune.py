@@ -52,17 +52,16 @@ def tune(location: str | None, seconds: float, dry_run: bool, as_json: bool) -> 
         ):
             cells.append(cell)
             bar.advance(task)
-    machine = tuning.this_machine()
     engine = name_of(package.manifest, "cpu")
     tuned = tuning.Tuned(
-        machine=machine.text, engine=engine, best=tuning.best(cells), cells=tuple(cells)
+        machine=tuning.this_machine(), engine=engine, best=tuning.best(cells), cells=tuple(cells)
     )
     path = None if dry_run else tuning.store(package, tuned)
     if as_json:
         kept = str(path) if path else None
         click.echo(json.dumps({"digest": package.digest, "kept": kept, **tuned.model_dump()}))
         return
-    click.echo(f"{package.manifest.name} {package.manifest.version} on {engine}; {machine.text}")
+    click.echo(f"{package.manifest.name} {package.manifest.version} on {engine}; {tuned.machine}")
     click.echo("images/s    " + "".join(f"batch {batch:<5}" for batch in batches))
     for count in threads:
         row = [cell for cell in cells if cell.threads == count]

@@ -55,16 +55,10 @@ def find(film: Float32Array) -> tuple[Region, ...]:
     for y0, x0, y1, x1, cells in _groups(lettered & (edge < _BORDER)):
         if cells < 2:
             continue
-        top, left = y0 * _STEP - _STEP, x0 * _STEP - _STEP
-        bottom, right = y1 * _STEP + CELL + _STEP, x1 * _STEP + CELL + _STEP
-        found.append(
-            Region(
-                x0=max(0, left) / width,
-                y0=max(0, top) / height,
-                x1=min(width, right) / width,
-                y1=min(height, bottom) / height,
-            )
-        )
+        top, left = max(0, (y0 - 1) * _STEP), max(0, (x0 - 1) * _STEP)
+        bottom = min(height, (y1 + 1) * _STEP + CELL)
+        right = min(width, (x1 + 1) * _STEP + CELL)
+        found.append(Region(x0=left / width, y0=top / height, x1=right / width, y1=bottom / height))
     return tuple(found)
 
 
@@ -75,16 +69,11 @@ def cover(film: Float32Array, regions: Sequence[Region]) -> Float32Array:
         rows, columns = region.pixels(*film.shape)
         if rows.start >= rows.stop or columns.start >= columns.stop:
             continue
-        wide = (
-            slice(max(0, rows.start - 2), rows.stop + 2),
-            slice(max(0, columns.start - 2), columns.stop + 2),
-        )
-        around = np.ones(film[wide].shape, dtype=np.bool_)
-        around[
-            rows.start - wide[0].start : rows.stop - wide[0].start,
-            columns.start - wide[1].start : columns.stop - wide[1].start,
-        ] = False
-        tones = film[wide][around]
+        inside = np.zeros(film.shape, dtype=np.bool_)
+        inside[rows, columns] = True
+        top, left = max(0, rows.start - 2), max(0, columns.start - 2)
+        wide = (slice(top, rows.stop + 2), slice(left, columns.stop + 2))
+        tones = film[wide][~inside[wide]]
         out[rows, columns] = float(np.median(tones)) if tones.size else 0.0
     return out
 

@@ -1,7 +1,7 @@
-"""DICOM objects become films: header, checks, decoding, greyscale pipeline.
+"""Read films from DICOM objects: header, checks, decoding, greyscale pipeline.
 
-``open_object`` parses and checks a DICOM object, ``open_film`` also takes PNG and JPEG files,
-``decode`` gives the pixels as they are meant to be seen, ``decode_rows`` some rows at a time.
+``open_object`` parses and checks a DICOM object. ``open_film`` also accepts PNG and JPEG files.
+``decode`` gives the pixels as a viewer shows them; ``decode_rows`` gives some rows at a time.
 """
 
 from hilum.dicom.film import Film, RowFilm, decode, decode_rows, open_film

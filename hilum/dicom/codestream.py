@@ -1,8 +1,7 @@
-"""What a codestream says of itself, read from its own header without decoding.
+"""Read what a codestream declares in its own header, without decoding it.
 
-A decoder allocates what the codestream declares, whatever the DICOM header says: a kilobyte of
-JPEG 2000 can declare 16000 × 16000. Where both speak of one thing, the codestream is what was
-encoded.
+A decoder allocates what the codestream declares, whatever the DICOM header says: a kilobyte of JPEG
+2000 can declare 16000 × 16000 pixels. If both declare the same property, the codestream is right.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from hilum.errors import DecodeError, TruncatedError
+from hilum.errors import DecodeError, LimitExceededError, TruncatedError
 
 _SOC_SIZ: Final = b"\xff\x4f\xff\x51"  # JPEG 2000: start of codestream, image and tile size
 _SOI: Final = b"\xff\xd8"  # JPEG: start of image
@@ -27,9 +26,10 @@ _SOF: Final = {*range(0xC0, 0xD0), _SOF55} - {0xC4, 0xC8, 0xCC}
 _LOSSLESS: Final = {0xC3, 0xC7, 0xCB, 0xCF}
 _ALONE: Final = {0x01, *range(0xD0, 0xD8)}  # markers without a length
 _EOI, _SOS, _APP1, _APP14 = 0xD9, 0xDA, 0xE1, 0xEE
-_MAX_COMPONENTS: Final = 4  # of an image of one to three samples, and perhaps opacity
+_MAX_COMPONENTS: Final = 4  # one to three samples, and perhaps opacity
+_MAX_SCANS: Final = 100  # encoders make about ten; one of 7000 × 7000 pixels takes 20 ms
 _MAX_LEVELS: Final = 32  # ISO 15444-1 table A.15
-# What the markers are called: ISO 15444-1 table A.2, ISO 10918-1 table B.1, ISO 14495-1 table C.1.
+# Names of the markers: ISO 15444-1 table A.2, ISO 10918-1 table B.1, ISO 14495-1 table C.1.
 _WAVELET_NAMES: Final = {
     0x4F: "SOC", 0x50: "CAP", 0x51: "SIZ", 0x52: "COD", 0x53: "COC", 0x55: "TLM", 0x57: "PLM",
     0x58: "PLT", 0x5C: "QCD", 0x5D: "QCC", 0x5E: "RGN", 0x5F: "POC", 0x60: "PPM", 0x61: "PPT",
@@ -45,32 +45,32 @@ _NAMES: Final = {
 
 @dataclass(frozen=True, kw_only=True)
 class Codestream:
-    """What a codestream declares. Lists have one entry for each component."""
+    """What a codestream declares. Tuples of components have one entry for each."""
 
     rows: int
     columns: int
     components: int
     bits: int  # of the deepest component
-    signed: tuple[bool, ...]  # JPEG and JPEG-LS know no sign: all false
+    signed: tuple[bool, ...]  # JPEG and JPEG-LS have no sign: all false
     subsampling: tuple[tuple[int, int], ...]
-    """(down, across): JPEG 2000 the distance of samples, 1 = every pixel (ISO 15444-1 table
-    A.11); JPEG the sampling factors (ISO 10918-1 B.2.2), where the largest is every pixel."""
+    """(down, across). JPEG 2000: the distance of samples, 1 for every pixel (ISO 15444-1 table
+    A.11). JPEG: the sampling factors (ISO 10918-1 B.2.2); the largest means every pixel."""
     tile: tuple[int, int] | None = None  # JPEG 2000: rows, columns of a tile
     levels: int | None = None
-    """JPEG 2000: how often the size can be halved, the smallest of all components (COD, COC)."""
+    """JPEG 2000: how often the size can be halved; the lowest of all components (COD, COC)."""
     colour_transform: bool | None = None
-    """JPEG 2000: COD says components are mixed. JPEG: the Adobe marker says so; ``None``: no
-    marker."""
+    """Whether components are mixed. JPEG 2000: by COD. JPEG: by the Adobe marker; ``None`` without
+    one."""
     lossless: bool = False  # JPEG process 14
     at_origin: bool = True  # JPEG 2000: image and tile grid start at (0, 0)
     reversible: bool = False  # JPEG 2000: the 5/3 wavelet, otherwise the 9/7
     tiles: int = 1
-    mended: bool = False  # JPEG 2000: it came with another end than its marker
+    mended: bool = False  # JPEG 2000: it had another end than its marker
     kind: Literal["JPEG", "JPEG-LS", "JPEG 2000"] = "JPEG"
 
 
 def read(data: bytes) -> Codestream:
-    """The header of a JPEG, JPEG-LS or JPEG 2000 codestream.
+    """Read the header of a JPEG, JPEG-LS or JPEG 2000 codestream.
 
     Raises:
         DecodeError: it is none of these, or its header is incomplete or absurd.
@@ -85,21 +85,29 @@ def read(data: bytes) -> Codestream:
     raise DecodeError("The pixel data does not start with a JPEG or JPEG 2000 marker.")
 
 
-def check_end(data: bytes) -> None:
-    """Make sure that a JPEG codestream was not cut short: libjpeg would fill in grey.
+def check_scans(data: bytes) -> None:
+    """Check that a JPEG codestream is complete, because libjpeg would fill the rest with grey, and
+    that it has no absurd number of scans, because libjpeg goes through the whole film for each.
 
     Raises:
         TruncatedError: there is no end of image after the first scan (ISO 10918-1 B.2.1).
+        LimitExceededError: there are too many scans.
     """
     scan = len(data)
     with suppress(struct.error, IndexError, DecodeError):  # it ends before the scan
         scan = next(at for marker, at, _ in segments(data, 2) if marker == _SOS)
     if data.rfind(bytes([0xFF, _EOI])) < scan:
         raise TruncatedError("The JPEG data has no EOI marker (FFD9) after its first scan.")
+    scans = 1 + data.count(bytes([0xFF, _SOS]), scan)  # within a scan, FF is followed by 00
+    if scans > _MAX_SCANS:
+        raise LimitExceededError(
+            f"The JPEG data has {scans} scans (SOS, FFDA); at most {_MAX_SCANS} are decoded.",
+            next_step="Have the sender write the image as baseline JPEG.",
+        )
 
 
 def part(data: bytes) -> str:
-    """Which part of a codestream the decoder read last at the least: "after SOS (FFDA)"."""
+    """The last part of a codestream that a decoder surely read, such as "after SOS (FFDA)"."""
     last, wavelet = "", not data.startswith(_SOI)
     with suppress(DecodeError, struct.error, IndexError):
         for marker, _, _ in segments(data, data.find(_SOC_SIZ) + 2 if wavelet else 2):
@@ -110,7 +118,7 @@ def part(data: bytes) -> str:
 
 
 def exif(data: bytes) -> bytes:
-    """The EXIF block of a JPEG file, empty if it has none.
+    """The EXIF block of a JPEG file; empty if it has none.
 
     Raises:
         DecodeError: the markers before the first scan are broken.
@@ -175,7 +183,7 @@ def _jpeg2000(data: bytes) -> Codestream:
 
 
 def _count(end: int, origin: int, size: int) -> int:
-    """How many tiles there are along one axis (ISO 15444-1 equation B-5)."""
+    """The number of tiles along one axis (ISO 15444-1 equation B-5)."""
     return -(-(end - origin) // size)
 
 
@@ -207,10 +215,10 @@ def _jpeg(data: bytes) -> Codestream:
 
 
 def segments(data: bytes, at: int) -> Iterator[tuple[int, int, int]]:
-    """(marker, where its parameters start, their length), from the marker at ``at`` on.
+    """Yield (marker, where its parameters start, their length), from the marker at ``at`` on.
 
     Raises:
-        DecodeError: there is no marker where one should be, or it goes beyond the end.
+        DecodeError: a marker is missing, or extends beyond the end.
         struct.error, IndexError: the data ends within a marker.
     """
     wavelet, before = not data.startswith(_SOI), "at the start"
@@ -237,6 +245,6 @@ def segments(data: bytes, at: int) -> Iterator[tuple[int, int, int]]:
 
 
 def _name(marker: int, *, wavelet: bool) -> str:
-    """ "SOT (FF90)", or "FF30"."""
+    """The name of a marker for people, such as "SOT (FF90)", or "FF30"."""
     known = (_WAVELET_NAMES if wavelet else _NAMES).get(marker)
     return f"{known} (FF{marker:02X})" if known else f"FF{marker:02X}"

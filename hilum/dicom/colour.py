@@ -1,10 +1,10 @@
-"""Colour captures of grey films become grey (PS3.3 C.7.6.3.1.2).
+"""Turn colour captures of grey films into grey (PS3.3 C.7.6.3.1.2).
 
-A film that was digitised, exported or captured from a screen as colour still is a grey film: its
-red, green and blue agree. Such an image is read. One that has colours is not a radiograph as a
-modality writes it — a photograph, a screen with coloured annotations, a false-colour rendering —
-and is refused. The same check catches a wrong colour space: grey read as YCbCr, or YCbCr read as
-RGB, has colours everywhere.
+A film that was digitised, exported or captured from a screen in colour is still a grey film: its
+red, green and blue agree. Such an image is read. An image with colours is no radiograph of a
+modality, but a photograph, a screen with coloured annotations or a false-colour rendering, and is
+refused. The same check detects a wrong colour space: grey read as YCbCr, or YCbCr read as RGB, has
+colours everywhere.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from hilum.errors import ColouredPixelsError
 
 Float32Array = npt.NDArray[np.float32]
 
-# What lossy compression makes of grey; a share for the fringe of a logo or a dead pixel.
+# Lossy compression changes grey this much; a logo or a dead pixel may have this share.
 _TOLERANCE: Final = 10 / 255
 _SHARE: Final = 0.001
-# Y of YBR_FULL in terms of R, G, B. For R = G = B it is just that value.
+# Y of YBR_FULL from R, G, B. If R = G = B, it is that value.
 _LUMINANCE: Final = (0.2990, 0.5870, 0.1140)
-_ROWS_AT_ONCE: Final = 64  # temporary copies of so many rows are alive at a time
+_ROWS_AT_ONCE: Final = 64  # number of rows in temporary copies
 
 
 def grey(stored: StoredValues, *, ybr: bool, bits: int) -> Float32Array:
@@ -32,11 +32,11 @@ def grey(stored: StoredValues, *, ybr: bool, bits: int) -> Float32Array:
 
     Args:
         stored: unsigned ``[H, W, 3]``, R, G, B or Y, CB, CR.
-        ybr: it is Y, CB, CR.
+        ybr: whether it is Y, CB, CR.
         bits: the full scale of ``stored`` is ``2**bits - 1``.
 
     Raises:
-        ColouredPixelsError: more than a trace of it has a colour.
+        ColouredPixelsError: more than a trace of the pixels have a colour.
     """
     top = np.float32((1 << bits) - 1)
     shown = np.empty(stored.shape[:2], dtype=np.float32)
@@ -46,7 +46,7 @@ def grey(stored: StoredValues, *, ybr: bool, bits: int) -> Float32Array:
         first, second, third = np.moveaxis(stored[rows].astype(np.float32) / top, -1, 0)
         if ybr:
             shown[rows] = first
-            # Distances from grey, as red and blue then have them: 1.402 CR and 1.772 CB.
+            # The distances of red and blue from grey are 1.402 CR and 1.772 CB.
             middle = np.float32(1 << (bits - 1)) / top
             spread = np.maximum(1.772 * abs(second - middle), 1.402 * abs(third - middle))
         else:

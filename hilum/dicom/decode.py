@@ -1,4 +1,4 @@
-"""Encoded pixel data becomes stored values (PS3.5 section 8 and annex A)."""
+"""Decode encoded pixel data into stored values (PS3.5 section 8 and annex A)."""
 
 from __future__ import annotations
 
@@ -9,20 +9,7 @@ import imagecodecs
 import numpy as np
 import numpy.typing as npt
 from pydicom._uid_dict import UID_dictionary
-from pydicom.uid import (
-    HTJ2K,
-    JPEG2000,
-    HTJ2KLossless,
-    HTJ2KLosslessRPCL,
-    JPEG2000Lossless,
-    JPEGBaseline8Bit,
-    JPEGExtended12Bit,
-    JPEGLossless,
-    JPEGLosslessSV1,
-    JPEGLSLossless,
-    JPEGLSNearLossless,
-    RLELossless,
-)
+from pydicom.uid import RLELossless
 
 from hilum.dicom import codestream, frames, plausible, tileparts
 from hilum.dicom.codestream import Codestream
@@ -31,7 +18,7 @@ from hilum.dicom.header import FilmHeader
 from hilum.dicom.native import Words, native, run_length
 from hilum.dicom.parse import DicomObject
 from hilum.dicom.plausible import as_signed, low_bits
-from hilum.dicom.syntaxes import NATIVE
+from hilum.dicom.syntaxes import KINDS, LOSSY, NATIVE
 from hilum.errors import (
     DecodeError,
     InconsistentPixelsError,
@@ -41,13 +28,9 @@ from hilum.errors import (
     UnsupportedTransferSyntaxError,
 )
 
-_JPEG: Final = {JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1}
-_JPEG_LS: Final = {JPEGLSLossless, JPEGLSNearLossless}
-_JPEG2000: Final = {JPEG2000Lossless, JPEG2000, HTJ2KLossless, HTJ2KLosslessRPCL, HTJ2K}
-_LOSSY: Final = {JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless, JPEG2000, HTJ2K}
 # OpenJPEG's arithmetic is exact up to here (measured); deeper films do not exist.
 _JPEG2000_BITS: Final = 24
-_MAX_TILES: Final = 4096  # it allocates for each, some 5 KB
+_MAX_TILES: Final = 4096  # it allocates some 5 KB for each
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +46,7 @@ def stored_values(opened: DicomObject) -> StoredValues:
     defines them: the Bits Stored below High Bit, sign-extended if Pixel Representation says so.
 
     Raises:
-        As :func:`decode_stored`.
+        DicomError: see :func:`decode_stored`.
     """
     return decode_stored(opened).stored
 
@@ -72,10 +55,10 @@ def decode_stored(opened: DicomObject) -> Decoded:
     """Stored values, and what they mean if they are colour.
 
     Raises:
-        UnsupportedTransferSyntaxError: there is no decoder for it.
-        UnsupportedPixelsError: the codestream is of a kind that is not decoded.
+        UnsupportedTransferSyntaxError: there is no decoder for the transfer syntax.
+        UnsupportedPixelsError: there is no decoder for this kind of codestream.
         TruncatedError: there are fewer pixels than Rows × Columns, or the codestream was cut.
-        InconsistentPixelsError: the codestream is of another size or kind than the header says.
+        InconsistentPixelsError: the codestream has another size or kind than the header says.
         DecodeError: the decoder refuses the codestream.
         LimitExceededError: the decoder ran out of memory, or there are too many tiles.
     """
@@ -88,15 +71,16 @@ def decode_stored(opened: DicomObject) -> Decoded:
         return Decoded(stored=_extract(native(data, header, vr=opened.pixel_vr), header), ybr=ybr)
     if syntax == RLELossless:
         return Decoded(stored=_extract(run_length(_frame(opened), header), header), ybr=ybr)
-    if syntax not in _JPEG | _JPEG_LS | _JPEG2000:
+    if syntax not in KINDS:
         name = UID_dictionary[syntax][0] if syntax in UID_dictionary else "not a standard one"
         raise UnsupportedTransferSyntaxError(
             f"There is no decoder for Transfer Syntax UID (0002,0010), {name}."
         )
     frame, declared = read_frame(opened)
-    # Lossy JPEG and JPEG 2000 with a component transform come out as RGB.
-    turned = syntax in _JPEG and not declared.lossless
-    turned = turned or (syntax in _JPEG2000 and bool(declared.colour_transform))
+    # Lossy JPEG, and JPEG 2000 with a component transform, are decoded to RGB.
+    turned = (KINDS[syntax] == "JPEG" and not declared.lossless) or (
+        KINDS[syntax] == "JPEG 2000" and bool(declared.colour_transform)
+    )
     words = _compressed(frame, declared, header)
     return Decoded(stored=_extract(words, header, declared), ybr=ybr and not turned)
 
@@ -105,17 +89,26 @@ def read_frame(opened: DicomObject) -> tuple[bytes, Codestream]:
     """The codestream of compressed pixel data, and what it declares, which fits the header.
 
     Raises:
-        TruncatedError, UnsupportedPixelsError, InconsistentPixelsError, DecodeError: as
-            :func:`decode_stored`.
+        DicomError: see :func:`decode_stored`.
     """
-    frame = _frame(opened)
+    frame, kind = _frame(opened), KINDS[opened.header.transfer_syntax]
     declared = codestream.read(frame)
-    _check(declared, opened.header)
-    if opened.header.transfer_syntax in _JPEG:
-        codestream.check_end(frame)
-    elif opened.header.transfer_syntax in _JPEG2000:
+    _check(declared, opened.header, kind)
+    if kind == "JPEG":
+        codestream.check_scans(frame)
+    elif kind == "JPEG 2000":
         return tileparts.mend(frame, declared)
     return frame, declared
+
+
+def check_shape(pixels: npt.NDArray[Any], header: FilmHeader, kinds: str) -> None:
+    """Raise :class:`InconsistentPixelsError` unless ``pixels`` have one of the ``kinds`` of dtype
+    and the header's shape, ``[H, W]`` or ``[H, W, 3]``."""
+    shape = (header.rows, header.columns, 3)[: 2 if header.samples == 1 else 3]
+    if pixels.shape != shape or pixels.dtype.kind not in kinds:
+        raise InconsistentPixelsError(
+            f"The decoder gave {pixels.dtype.name} of shape {pixels.shape}; expected {shape}."
+        )
 
 
 def _frame(opened: DicomObject) -> bytes:
@@ -130,10 +123,9 @@ def _frame(opened: DicomObject) -> bytes:
     return frame
 
 
-def _check(declared: Codestream, header: FilmHeader) -> None:
-    """Header and codestream must speak of the same image before a decoder allocates for it."""
-    syntax = header.transfer_syntax
-    kind = "JPEG 2000" if syntax in _JPEG2000 else "JPEG-LS" if syntax in _JPEG_LS else "JPEG"
+def _check(declared: Codestream, header: FilmHeader, kind: str) -> None:
+    """Check that header and codestream describe the same image, before a decoder allocates for
+    it."""
     if declared.kind != kind:
         raise InconsistentPixelsError(
             f"The codestream is {declared.kind}; Transfer Syntax UID (0002,0010) says {kind}."
@@ -148,7 +140,7 @@ def _check(declared: Codestream, header: FilmHeader) -> None:
             f"The codestream has {declared.components} components of {declared.bits} bits; the "
             f"header says {header.samples} of {header.bits_stored} in {header.bits_allocated}."
         )
-    if header.transfer_syntax in _JPEG2000:
+    if kind == "JPEG 2000":
         if declared.bits > _JPEG2000_BITS:
             raise UnsupportedPixelsError(
                 f"SIZ (FF51) declares {declared.bits} bits; JPEG 2000 is decoded up to "
@@ -164,43 +156,33 @@ def _check(declared: Codestream, header: FilmHeader) -> None:
 
 
 def _compressed(frame: bytes, declared: Codestream, header: FilmHeader) -> Words:
+    pixels: npt.NDArray[Any]
     try:
-        pixels = _run(frame, declared, header)
+        if declared.kind == "JPEG 2000":
+            pixels = imagecodecs.jpeg2k_decode(frame)
+        elif declared.kind == "JPEG-LS":
+            pixels = _jpeg_ls(frame)
+        else:
+            # Lossless JPEG is never transformed. libjpeg takes a lossy one without the Adobe marker
+            # for YCbCr; if the header says RGB, it is not (as DCMTK, GDCM and pydicom read it).
+            unmarked = header.photometric == "RGB" and declared.colour_transform is None
+            as_is = header.samples == 3 and (declared.lossless or unmarked)
+            space = "RGB" if as_is else None
+            pixels = imagecodecs.jpeg8_decode(frame, colorspace=space, outcolorspace=space)
     except MemoryError:
         raise LimitExceededError("The decoder needs more memory than there is.") from None
     except Exception as error:  # the codecs' exceptions share no base class
         raise DecodeError(
             f"The decoder failed ({type(error).__name__}) {codestream.part(frame)}."
         ) from None
-    shape = (header.rows, header.columns, 3)[: 2 if header.samples == 1 else 3]
-    if pixels.shape != shape or pixels.dtype.kind not in "iu":
-        raise InconsistentPixelsError(
-            f"The decoder gave {pixels.dtype.name} of shape {pixels.shape}; expected {shape}."
-        )
-    # Signed or not is the header's to say; here only the bits count.
-    words: Words = pixels.view(f"u{pixels.dtype.itemsize}")
-    return words
-
-
-def _run(frame: bytes, declared: Codestream, header: FilmHeader) -> npt.NDArray[Any]:
-    if header.transfer_syntax in _JPEG2000:
-        pixels = imagecodecs.jpeg2k_decode(frame)
-    elif header.transfer_syntax in _JPEG_LS:
-        pixels = _jpeg_ls(frame)
-    else:
-        # Lossless JPEG is never transformed. A lossy one without the Adobe marker is taken to be
-        # YCbCr by libjpeg; if the header says RGB, it is not (as DCMTK, GDCM and pydicom read it).
-        unmarked = header.photometric == "RGB" and declared.colour_transform is None
-        as_is = header.samples == 3 and (declared.lossless or unmarked)
-        space = "RGB" if as_is else None
-        pixels = imagecodecs.jpeg8_decode(frame, colorspace=space, outcolorspace=space)
-    found: npt.NDArray[Any] = pixels
-    return found
+    check_shape(pixels, header, "iu")
+    # The header says whether values have a sign; here only the bits count.
+    return pixels.view(f"u{pixels.dtype.itemsize}")
 
 
 def _jpeg_ls(frame: bytes) -> npt.NDArray[Any]:
-    """CharLS notices what is cut short, so that an end that is not there can be added; without one
-    it takes a minute to notice."""
+    """Add a missing end marker: CharLS detects a scan that was cut short, but without an end marker
+    that takes it a minute."""
     pixels: npt.NDArray[Any]
     scan = frame.rstrip(b"\0")
     if scan.endswith(codestream.END):
@@ -214,10 +196,10 @@ def _jpeg_ls(frame: bytes) -> npt.NDArray[Any]:
 
 
 def _extract(words: Words, header: FilmHeader, declared: Codestream | None = None) -> StoredValues:
-    """Bits Stored bits below High Bit; what is above (retired overlays) is dropped.
+    """The Bits Stored bits below High Bit. Bits above them (retired overlays) are dropped.
 
     Raises:
-        InconsistentPixelsError: the words show that these are not the bits they were stored in.
+        InconsistentPixelsError: the words show that the values have other bits than declared.
     """
     native_words = words.astype(f"u{words.dtype.itemsize}", copy=False)
     bits, lowest = header.bits_stored, header.high_bit + 1 - header.bits_stored
@@ -225,7 +207,7 @@ def _extract(words: Words, header: FilmHeader, declared: Codestream | None = Non
     if declared is not None:
         if declared.bits <= header.bits_stored:
             lowest = 0  # the codestream has the values, not the words around them
-        elif header.transfer_syntax in _LOSSY and not lowest:
+        elif header.transfer_syntax in LOSSY and not lowest:
             # Values may overshoot Bits Stored; without those bits white would turn black.
             bits, overshoots = declared.bits, True
         if declared.signed[0] != header.signed:

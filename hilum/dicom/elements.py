@@ -1,12 +1,12 @@
-"""Where the elements of a data set are, without reading any that nobody asks for.
+"""Find the elements of a data set, without decoding their values.
 
-Top-level elements are found one after the other; sequences are stepped over with a stack of their
-own, so that neither their depth nor what stands in them can be too much. Nothing is read behind
-Pixel Data (7FE0,0010): whatever follows it is no matter.
+Top-level elements are found one after the other. Sequences are skipped with an explicit stack, so
+neither their depth nor their content can exhaust anything. Nothing behind Pixel Data (7FE0,0010) is
+read.
 
-Writers get the structure wrong in ways that leave no doubt of what was meant, and these are read:
-value representations that do not exist, items and sequences without their end, explicit elements
-in an implicit data set and the other way round (PS3.5 section 7).
+Some wrong structures leave no doubt about what was meant, and are read: value representations that
+do not exist, items and sequences without their end, explicit elements in an implicit data set, and
+implicit ones in an explicit data set (PS3.5 section 7).
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ Source = bytes | memoryview
 UNDEFINED_LENGTH: Final = 0xFFFFFFFF  # PS3.5 section 7.1.1
 PIXEL_DATA: Final = 0x7FE00010
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
-_BLANK: Final = b" \t\r\n\x1a"  # what a text mode leaves at the end of a file
+_BLANK: Final = b" \t\r\n\x1a"  # what a transfer as text adds at the end of a file
 _LITTLE_ITEM: Final = b"\xfe\xff\x00\xe0"
 _LONG: Final = frozenset(code.value.encode() for code in EXPLICIT_VR_LENGTH_32)
 _KNOWN: Final = frozenset(code.value.encode() for code in EXPLICIT_VR_LENGTH_16) | _LONG
 
-_MOST: Final = 1_000_000  # elements, those in sequences included
+_MOST: Final = 1_000_000  # elements, with those in sequences
 _LONGEST: Final = 1 << 20  # bytes; longer values are not read
 _LONGEST_SEQUENCE: Final = 1 << 24
 _IN_ALL: Final = 1 << 26  # bytes
@@ -46,14 +46,14 @@ class Element:
     """One element of a data set."""
 
     tag: int
-    code: bytes | None  # value representation; None: not said, or none that exists
+    code: bytes | None  # value representation; None if there is none, or it does not exist
     implicit: bool
     start: int  # of its value
     length: int  # UNDEFINED_LENGTH: up to a delimiter
 
     @property
     def end(self) -> int:
-        """Where its value ends, if it declares its length."""
+        """The position where its value ends, if it declares its length."""
         return self.start + self.length
 
 
@@ -70,10 +70,10 @@ class Elements:
 def read(
     source: Source, start: int, *, implicit: bool, little: bool, group: int | None = None
 ) -> Elements:
-    """The data set that begins at ``start``; only its elements of ``group``, if that is given.
+    """Read the data set that begins at ``start``, or only its elements of ``group``.
 
     Raises:
-        LimitExceededError: it has more elements, or more in them, than any image has.
+        LimitExceededError: it has more elements, or larger ones, than any image has.
     """
     walk = _Walk(source, little)
     place, size, taken = start, len(source), 0
@@ -82,23 +82,25 @@ def read(
         implicit = False
     elif implicit is False and not code.isalpha() and not walk.odd(code):
         implicit = True
+    pixel_data, cut = None, False
     while place < size:
         element = walk.element(place, implicit)
         if element is None:
             rest = bytes(source[place:])
-            return Elements(dataset=Dataset(found), end=place, pixel_data=None,
-                            cut=bool(rest.strip(b"\0") and rest.strip(_BLANK)))  # fmt: skip
+            cut = bool(rest.strip(b"\0") and rest.strip(_BLANK))
+            break
         if not element.tag or (group is not None and element.tag >> 16 != group):
-            break  # zeros fill up a file
+            break  # zeros pad a file
         if element.tag == PIXEL_DATA:
-            return Elements(dataset=Dataset(found), end=place, pixel_data=element, cut=False)
+            pixel_data = element
+            break
         if element.tag in {_ITEM_END, _SEQUENCE_END} and not element.length:
-            place = element.start  # one more than there were items
+            place = element.start  # one end too many
             continue
         end = walk.over(element) if element.length == UNDEFINED_LENGTH else element.end
         if end is None or end > size:
-            return Elements(dataset=Dataset(found), end=place, pixel_data=None,
-                            cut=walk.plain(element))  # fmt: skip
+            cut = walk.plain(element)
+            break
         raw = _raw(source, element, end, little)
         taken += len(raw.value or b"")
         if taken > _IN_ALL:
@@ -107,11 +109,12 @@ def read(
             )
         found[raw.tag] = raw
         place = end
-    return Elements(dataset=Dataset(found), end=place, pixel_data=None, cut=False)
+    return Elements(dataset=Dataset(found), end=place, pixel_data=pixel_data, cut=cut)
 
 
 def _raw(source: Source, element: Element, end: int, little: bool) -> RawDataElement:
-    """As pydicom keeps what it has not looked at; undefined lengths are sequences here."""
+    """The element as pydicom keeps it before it converts the value. Elements of undefined length
+    are sequences here."""
     code, length, implicit = element.code, element.length, element.implicit
     sequence = code == b"SQ" or length == UNDEFINED_LENGTH
     value: bytes | None = None
@@ -121,7 +124,7 @@ def _raw(source: Source, element: Element, end: int, little: bool) -> RawDataEle
         code = b"SQ"
         if value and (little or value.startswith(_LITTLE_ITEM)):
             little = True
-        # In UN it is implicit VR whatever the data set is (PS3.5 section 6.2.2).
+        # In UN it has implicit VR whatever the data set has (PS3.5 section 6.2.2).
         implicit = implicit or (element.code == b"UN" and (value or b"")[12:14] not in _KNOWN)
     return RawDataElement(
         BaseTag(element.tag),
@@ -135,7 +138,7 @@ def _raw(source: Source, element: Element, end: int, little: bool) -> RawDataEle
 
 
 class _Walk:
-    """From element to element of ``source``."""
+    """Steps from element to element of ``source``."""
 
     def __init__(self, source: Source, little: bool) -> None:
         self._source = source
@@ -144,7 +147,7 @@ class _Walk:
         self._count = 0
 
     def element(self, place: int, implicit: bool, little: bool | None = None) -> Element | None:
-        """The element at ``place``; ``None`` if its header does not fit in what is left."""
+        """The element at ``place``; ``None`` if the bytes end within its header."""
         self._count += 1
         if self._count > _MOST:
             raise LimitExceededError(
@@ -163,7 +166,7 @@ class _Walk:
         return self._unknown(place, tag, code, order)
 
     def plain(self, element: Element) -> bool:
-        """Whether ``element`` looks like one, not like bytes that follow the last one."""
+        """Whether ``element`` looks like an element, and not like bytes behind the last one."""
         if not 0x00080000 <= element.tag < 0xFFFE0000:
             return False
         private = bool(element.tag >> 16 & 1)
@@ -173,14 +176,14 @@ class _Walk:
 
     @staticmethod
     def odd(code: bytes) -> bool:
-        """Whether ``code`` stands where a value representation should, and is none: spaces,
+        """Whether ``code`` fills the place of a value representation without being one: spaces,
         question marks, zeros."""
         return not code.strip(b" ?-\0")
 
     def over(self, element: Element) -> int | None:
-        """Where the element after one of undefined length begins; ``None`` if there is no more.
+        """Where the element after one of undefined length begins; ``None`` if the bytes end before.
 
-        A missing end of an item or sequence is where something else begins.
+        An item or sequence without its end extends to where something else begins.
         """
         little = self._little
         if bytes(self._source[element.start : element.start + 4]) == _LITTLE_ITEM:
@@ -215,7 +218,7 @@ class _Walk:
         return place
 
     def _is_implicit(self, place: int, implicit: bool) -> bool:
-        """Of an item, by its first element; some writers change it there."""
+        """Whether an item has implicit VR, by its first element: some writers change it there."""
         code = bytes(self._source[place + 4 : place + 6])
         if code in _KNOWN:
             return False
@@ -233,9 +236,9 @@ class _Walk:
         return Element(tag, code, False, place + 12, length)
 
     def _unknown(self, place: int, tag: int, code: bytes, order: str) -> Element | None:
-        """An element whose value representation does not exist: of the ways to read its length
-        that after which another element follows. New representations have four bytes of length
-        (PS3.5 section 7.1.2)."""
+        """Read an element whose value representation does not exist. Of the ways to read its
+        length, the right one leads to another element. New representations have four bytes of
+        length (PS3.5 section 7.1.2)."""
         ways = list(self._ways(place, tag, order, new=code.isalpha() and code.isupper()))
         for way in ways:
             if self._leads_on(way, code, order):

@@ -13,37 +13,37 @@ from hilum.dicom.elements import Source
 from hilum.dicom.greyscale import TABLE_BITS, Shown
 from hilum.dicom.header import FilmHeader
 from hilum.dicom.parse import DicomObject, open_object
-from hilum.dicom.samples import Box, Samples
+from hilum.dicom.reduced import Box, Samples
 from hilum.settings import Limits
+
+Float32Array = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Film:
-    """A decoded radiograph, whole or on a coarser grid."""
+class RowFilm:
+    """A decoded radiograph, whole or on a coarser grid, whose pixels may be computed later."""
 
     header: FilmHeader
-    pixels: npt.NDArray[np.float32] = field(repr=False)  # [h, w] in [0, 1], larger is brighter
+    pixels: Float32Array | Shown = field(repr=False)  # [h, w] in [0, 1], larger is brighter
     padding: npt.NDArray[np.bool_] | None = field(repr=False)  # [h, w], true: not image
     box: Box | Samples  # (0, 0, w, h) if whole, else how ``pixels`` stand for those of the film
 
 
 @dataclass(frozen=True, kw_only=True)
-class RowFilm:
-    """A :class:`Film` whose pixels may not be there yet."""
+class Film(RowFilm):
+    """A decoded radiograph with its pixels."""
 
-    header: FilmHeader
-    pixels: npt.NDArray[np.float32] | Shown = field(repr=False)
-    padding: npt.NDArray[np.bool_] | None = field(repr=False)
-    box: Box | Samples
+    pixels: Float32Array = field(repr=False)
 
 
 def open_film(data: Source, limits: Limits, *, identity: bool = False) -> DicomObject:
-    """A DICOM object, or a PNG or JPEG file, checked as far as it can be without decoding.
+    """Open a DICOM object, or a PNG or JPEG file, and check all that can be checked without
+    decoding.
 
     Args:
-        data: the file.
-        limits: of one object.
-        identity: the header says who the film is of, too (:class:`hilum.dicom.facts.Identity`).
+        data: content of the file.
+        limits: limits on one object.
+        identity: read who the patient is, too (:class:`hilum.dicom.facts.Identity`).
 
     Raises:
         DicomError: it is none of these, or broken, or too large; a subclass says how.
@@ -55,14 +55,14 @@ def open_film(data: Source, limits: Limits, *, identity: bool = False) -> DicomO
 
 
 def decode(opened: DicomObject, *, side: int | None = None) -> Film:
-    """Decode and apply the greyscale pipeline. Safe to call from many threads; the decoders
-    release the GIL.
+    """Decode a film and apply the greyscale pipeline. Many threads may call it at once; the
+    decoders release the GIL.
 
     Args:
-        opened: the object.
-        side: ``None``: every pixel, exactly. Else what is not needed for ``side`` samples along the
-            long side may be left out (:mod:`hilum.dicom.reduced`). Colour captures, pictures and
-            films deeper than 16 bits are whole all the same.
+        opened: the film.
+        side: ``None`` decodes every pixel, exactly. A number allows leaving out what is not needed
+            for ``side`` samples along the long side (:mod:`hilum.dicom.reduced`). Colour captures,
+            pictures, and films deeper than 16 bits are decoded whole all the same.
 
     Raises:
         UnsupportedTransferSyntaxError, UnsupportedPixelsError, ColouredPixelsError,
@@ -75,15 +75,16 @@ def decode(opened: DicomObject, *, side: int | None = None) -> Film:
 
 
 def decode_rows(opened: DicomObject, *, side: int | None = None) -> RowFilm:
-    """As :func:`decode`, but grey pixels are computed when their rows are asked for."""
+    """Like :func:`decode`, but grey pixels are computed when their rows are requested."""
     header, how = opened.header, opened.greyscale
-    if side is not None and _reducible(opened):
+    grey = header.picture is None and header.samples == 1 and opened.palette is None
+    if side is not None and grey and header.bits_stored <= TABLE_BITS:
         less = reduced.stored_values(opened, side=side)
         shown = greyscale.present(less.values, header, how)
         greyscale.check_seen(shown, header, how, outside=less.padding)
         return RowFilm(header=header, pixels=shown, padding=less.padding, box=less.box)
     found = picture.decode(opened) if header.picture else decode_stored(opened)
-    pixels: npt.NDArray[np.float32] | Shown
+    pixels: Float32Array | Shown
     if opened.palette is not None:
         rgb = opened.palette.apply(found.stored)
         pixels = colour.grey(rgb, ybr=False, bits=opened.palette.bits)
@@ -98,9 +99,3 @@ def decode_rows(opened: DicomObject, *, side: int | None = None) -> RowFilm:
         padding=greyscale.padding(found.stored, how),
         box=(0.0, 0.0, float(header.columns), float(header.rows)),
     )
-
-
-def _reducible(opened: DicomObject) -> bool:
-    header = opened.header
-    grey = header.picture is None and header.samples == 1 and opened.palette is None
-    return grey and header.bits_stored <= TABLE_BITS

@@ -1,8 +1,8 @@
-"""Which bytes are the first frame, and what an enhanced object says of it.
+"""Find the bytes of the first frame, and what an enhanced object says about it.
 
-Encapsulated pixel data (PS3.5 section A.4) is a Basic Offset Table, which may be empty, and
-fragments. Where a frame ends is said by the Extended Offset Table (PS3.3 C.7.6.3.1.8), else by the
-basic one, else by the number of fragments, else by the end markers of the codestreams.
+Encapsulated pixel data (PS3.5 section A.4) consists of a Basic Offset Table, which may be empty,
+and fragments. The end of a frame follows from the Extended Offset Table (PS3.3 C.7.6.3.1.8), or
+else the basic one, or else the number of fragments, or else the end markers of the codestreams.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _AFTER_RLE_HEADER: Final = struct.pack("<I", 64)  # where the first segment begi
 _PADDING: Final = 10  # bytes that may follow it
 _MOST: Final = 2**16  # fragments; a film has one, or a few
 
-# Of an enhanced multi-frame object: macro and what it holds (PS3.3 C.7.6.16.2).
+# Macros of an enhanced multi-frame object, and the attributes in them (PS3.3 C.7.6.16.2).
 _MACROS: Final = (
     ("PixelValueTransformationSequence", ("RescaleSlope", "RescaleIntercept", "RescaleType")),
     ("FrameVOILUTSequence", ("WindowCenter", "WindowWidth", "VOILUTFunction")),
@@ -39,26 +39,21 @@ class Fragment:
 
     offset: int  # of its item tag, from that of the first fragment
     start: int  # of its content, in the pixel data
-    length: int
-
-    @property
-    def end(self) -> int:
-        """Where its content ends."""
-        return self.start + self.length
+    end: int
 
 
 def first(data: bytes | memoryview, *, frames: int, extended: bytes | None = None) -> bytes:
     """The codestream of the first of ``frames`` frames.
 
     Args:
-        data: from the first item of Pixel Data (7FE0,0010) on; what follows the items is no matter.
+        data: the items of Pixel Data (7FE0,0010). Bytes behind the items are ignored.
         frames: Number of Frames.
         extended: the value of Extended Offset Table (7FE0,0001), if there is one.
 
     Raises:
         TruncatedError: the data ends within an item, or has no fragment.
-        DecodeError: it is no sequence of items, or the frame's end cannot be told.
-        InconsistentPixelsError: there is more than the one frame that was declared.
+        DecodeError: it is no sequence of items, or the end of the frame is not known.
+        InconsistentPixelsError: there are more frames than the one that the header declares.
     """
     table, fragments = _items(data, frames)
     if frames > 1:
@@ -74,8 +69,8 @@ def first(data: bytes | memoryview, *, frames: int, extended: bytes | None = Non
 
 
 def adopt(dataset: Dataset) -> None:
-    """Bring what the functional groups of an enhanced object say of its first frame to the top of
-    ``dataset``, where it has no such attribute itself."""
+    """Copy what the functional groups of an enhanced object say about its first frame to the top
+    level of ``dataset``, unless the top level has the attribute."""
     for groups in ("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence"):
         group = (dataset.get(groups) or [None])[0]
         for macro, keywords in _MACROS if group is not None else ():
@@ -88,9 +83,9 @@ def adopt(dataset: Dataset) -> None:
 def _items(data: bytes | memoryview, frames: int) -> tuple[bytes, list[Fragment]]:
     """The Basic Offset Table and all fragments.
 
-    The items end at their delimiter, or where there is none: other bytes after at least one
-    fragment are what writers leave behind the last one. What is missing then is missing in the
-    codestream, whose own end is looked for.
+    The items end at their delimiter, or at other bytes after at least one fragment, because writers
+    leave such bytes behind. If a fragment is missing then, the codestream has no end, and that is
+    checked.
     """
     table: bytes | None = None
     fragments: list[Fragment] = []
@@ -113,28 +108,28 @@ def _items(data: bytes | memoryview, frames: int) -> tuple[bytes, list[Fragment]
             table, base = bytes(data[start : start + length]), start + length
         else:
             table = table or b""  # a codestream in the place of the table: there is none
-            fragments.append(Fragment(offset=place - base, start=start, length=length))
+            fragments.append(Fragment(offset=place - base, start=start, end=start + length))
         place = start + length
         if len(fragments) > _MOST:
             raise DecodeError(f"The pixel data has more than {_MOST} fragments.")
-    if not fragments and table and len(table) > 4 * frames:  # too much for a table: a codestream
-        return b"", [Fragment(offset=0, start=base - len(table), length=len(table))]
+    if not fragments and table and len(table) > 4 * frames:  # too long for a table: a codestream
+        return b"", [Fragment(offset=0, start=base - len(table), end=base)]
     if not fragments:
         raise TruncatedError("The encapsulated pixel data has no fragment.")
     return table or b"", fragments
 
 
 def _is_codestream(head: bytes) -> bool:
-    """Whether an item that begins so is no offset table, whose first entry is 0."""
+    """Whether an item that begins with ``head`` is no offset table, whose first entry is 0."""
     segments, offset = int.from_bytes(head[:4], "little"), head[4:]
     return head.startswith(_STARTS) or (0 < segments < 16 and offset == _AFTER_RLE_HEADER)
 
 
 def _shortened(data: bytes | memoryview, start: int, length: int) -> int:
-    """What there is of an item that declares more, if nothing but padding is missing.
+    """The length that is left of an item that declares more.
 
     Raises:
-        TruncatedError: more is.
+        TruncatedError: more than padding is missing.
     """
     left = len(data) - start
     if _MARKER in bytes(data[max(start, len(data) - _PADDING) :]):
@@ -153,7 +148,7 @@ def _starts(data: bytes | memoryview, part: Fragment) -> bool:
 
 
 def _offsets(table: bytes, extended: bytes | None) -> tuple[int, ...]:
-    """Where frames begin; empty if no table says so."""
+    """The offsets of the frames; empty if there is no table."""
     if extended:
         return struct.unpack(f"<{len(extended) // 8}Q", extended[: len(extended) // 8 * 8])
     return struct.unpack(f"<{len(table) // 4}I", table[: len(table) // 4 * 4])
@@ -162,8 +157,8 @@ def _offsets(table: bytes, extended: bytes | None) -> tuple[int, ...]:
 def _count(
     data: bytes | memoryview, fragments: list[Fragment], frames: int, offsets: tuple[int, ...]
 ) -> int:
-    """How many fragments the first of several frames has. A table that does not fit the fragments
-    says nothing."""
+    """The number of fragments of the first of several frames. A table that does not fit the
+    fragments is ignored."""
     if len(offsets) == frames and offsets[0] == 0:
         for n, fragment in enumerate(fragments):
             if n and fragment.offset == offsets[1]:

@@ -1,11 +1,12 @@
-"""Stored values become presentation values (PS3.3 C.7.6.3, C.11.1, C.11.2; PS3.4 N.2).
+"""Turn stored values into presentation values (PS3.3 C.7.6.3, C.11.1, C.11.2; PS3.4 N.2).
 
-The steps in their order: Modality LUT or Rescale, VOI LUT or window, polarity, once. The output
-is float32 in [0, 1], larger is brighter on a light box's terms: bone bright, air dark.
+The steps are Modality LUT or Rescale, then VOI LUT or window, then polarity, once. The output is
+float32 in [0, 1]. Larger is brighter, as on a light box: bone is bright, air is dark.
 
-Every step maps one value to one value. Up to 16 bits they are computed once for each possible
-stored value and the image is looked up: exact, and quick at any image size. Deeper images are
-computed pixel by pixel. Both some rows at a time: a film as floats is twice to four times the film.
+Every step maps one value to one value. Up to 16 bits the steps are computed once for each possible
+stored value, and each pixel is looked up: exact, and fast at any image size. Deeper images are
+computed pixel by pixel. Both work on some rows at a time, because a film as floats needs two to
+four times the memory of the film.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -34,14 +34,14 @@ StoredValues = npt.NDArray[np.integer[Any]]  # [H, W], or [H, W, 3] of a colour 
 TABLE_BITS: Final = 16  # deeper tables would be larger than the image
 _ROWS_AT_ONCE: Final = 64  # float64 copies of so many rows are alive at a time
 
-# Flags: the picture may differ from what the modality meant.
+# Flags: the picture may differ from the one that the modality intended.
 VOI_IGNORED: Final = "voi_ignored"
 MODALITY_LUT_IGNORED: Final = "modality_lut_ignored"
 LUT_SHORT: Final = "lut_short"
 
-_LOOKED_AT: Final = 128  # samples along each side that tell whether a window shows anything
-_FEWEST: Final = 8192  # of them; a small cut-out may well lie beyond a good window
-_ALL: Final = 0.995  # of them; an edge makes some others
+_CHECKED: Final = 128  # samples along each side that show whether a window fits
+_FEWEST: Final = 8192  # such samples; a small cut-out may lie beyond a good window
+_ALL: Final = 0.995  # share of these samples; edges have other values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,26 +55,26 @@ class Window:
 
 @dataclass(frozen=True, kw_only=True)
 class Greyscale:
-    """All that the header says of how stored values are shown."""
+    """How the header says to show stored values."""
 
     modality: Lut | tuple[float, float] | None  # LUT, or slope and intercept
     voi: Lut | Window | None
     inverted: bool
-    padding: tuple[int, int] | None  # stored values from … to, inclusive
-    flags: tuple[str, ...] = ()  # what was left out or mended
+    padding: tuple[int, int] | None  # first and last stored value that are no image
+    flags: tuple[str, ...] = ()  # what was ignored or mended
 
     @classmethod
     def read(cls, dataset: Dataset, header: FilmHeader) -> Greyscale:
         """Read and check the modules of the greyscale pipeline.
 
         LUTs and windows are optional. One that says nothing (an empty item, a table without
-        entries, a window of no width) is left out, the next one in its sequence or list is taken,
-        then what stands in for it: Rescale for a Modality LUT (PS3.3 C.11.1), a window for a VOI
-        LUT (C.11.2), the full range for a window.
+        entries, a window of no width) is ignored in favour of the next one in its sequence or list,
+        then of its substitute: Rescale for a Modality LUT (PS3.3 C.11.1), a window for a VOI LUT
+        (C.11.2), the full range for a window.
 
         Raises:
-            InconsistentPixelsError: a LUT contradicts itself, or Rescale or VOI LUT Function break
-                the rules of their module.
+            InconsistentPixelsError: a LUT contradicts itself, or Rescale or VOI LUT Function
+                violates its module.
         """
         modality, modality_flags = _modality(dataset, header)
         inputs = _modality_range(*stored_range(header), modality)
@@ -94,10 +94,10 @@ PLAIN: Final = Greyscale(modality=None, voi=None, inverted=False, padding=None)
 
 @dataclass(frozen=True, kw_only=True, eq=False)  # arrays have no single equality
 class Shown:
-    """A film as it would be shown, computed some rows at a time, when they are asked for."""
+    """A film as a viewer shows it. Its rows are computed when they are requested."""
 
     stored: StoredValues | Float32Array  # [H, W]
-    tones: Callable[[StoredValues | Float32Array], Float32Array]  # of any of them
+    tones: Callable[[StoredValues | Float32Array], Float32Array]  # shows any part of it
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -117,37 +117,33 @@ class Shown:
         return found
 
 
-def presentation(
-    stored: StoredValues | Float32Array, header: FilmHeader, how: Greyscale
-) -> Float32Array:
-    """The image ``[H, W]`` as it would be shown, float32 in [0, 1], larger is brighter.
-
-    Means of stored values are floats; what lies between two stored values is shown between what
-    they are shown as. Not for deep images.
-    """
-    return present(stored, header, how).whole()
-
-
 def present(stored: StoredValues | Float32Array, header: FilmHeader, how: Greyscale) -> Shown:
-    """:func:`presentation`, row by row."""
+    """The image ``[H, W]`` as a viewer shows it, float32 in [0, 1], larger is brighter.
+
+    ``stored`` may hold means of stored values, as floats, unless the image is deeper than 16 bits.
+    A value between two stored values is shown between the tones of these two.
+    """
     return Shown(stored=stored, tones=_mapping(stored, header, how))
 
 
 def _mapping(
     stored: StoredValues | Float32Array, header: FilmHeader, how: Greyscale
 ) -> Callable[[StoredValues | Float32Array], Float32Array]:
-    """What shows any part of ``stored``."""
+    """A function that shows any part of ``stored``."""
     if header.bits_stored > TABLE_BITS:
-        full = _own_range(stored, how)
+        # Without a VOI the range is that of the film: no film fills 32 bits, and float32 could not
+        # tell its values apart.
+        outside = padding(stored, how)
+        film = stored if outside is None else stored[~outside]
+        full = _modality_range(int(film.min()), int(film.max()), how.modality)
         return lambda part: _show_values(part.astype(np.float64), how, full=full).astype(np.float32)
     low, high = stored_range(header)
     values = np.arange(low, high + 1, dtype=np.float64)
-    table = _show_values(values, how, full=_modality_range(low, high, how.modality)).astype(
-        np.float32
-    )
+    full = _modality_range(low, high, how.modality)
+    table = _show_values(values, how, full=full).astype(np.float32)
     if stored.dtype.kind == "f":
-        return partial(_between, *_finer(table, max(0, 12 - header.bits_stored)), np.float32(low))
-    # Nothing beyond the range should come from a decoder; what does is black or white.
+        return _interpolation(table, low, finer=max(0, 12 - header.bits_stored))
+    # A decoder should give nothing beyond the range; if it does, that is black or white.
     wide = np.int64 if stored.dtype.itemsize > 2 else np.int32
 
     def look_up(part: StoredValues | Float32Array) -> Float32Array:
@@ -157,33 +153,25 @@ def _mapping(
     return look_up
 
 
-def _finer(table: Float32Array, finer: int) -> tuple[Float32Array, np.float32]:
-    """``table`` with 2^finer steps a stored value, 4096 or more over the range."""
+def _interpolation(
+    table: Float32Array, low: int, *, finer: int
+) -> Callable[[StoredValues | Float32Array], Float32Array]:
+    """Look up values between stored values, in a table of 2^``finer`` steps a stored value, which
+    are 4096 or more over the range."""
     if finer:
         steps = np.arange(((len(table) - 1) << finer) + 1) / (1 << finer)
         table = np.interp(steps, np.arange(len(table)), table).astype(np.float32)
-    return table, np.float32(1 << finer)
 
+    def look_up(part: StoredValues | Float32Array) -> Float32Array:
+        index = (part - np.float32(low)) * np.float32(1 << finer) + np.float32(0.5)
+        inside = np.clip(index, 0, len(table) - 1)  # wavelets overshoot
+        return np.asarray(table[inside.astype(np.uint32)])
 
-def _between(
-    table: Float32Array, steps: np.float32, low: np.float32, part: Float32Array
-) -> Float32Array:
-    """What lies between two stored values, from a table with ``steps`` a stored value."""
-    index = (part - low) * steps + np.float32(0.5)
-    inside = np.clip(index, 0, len(table) - 1)  # wavelets overshoot
-    return np.asarray(table[inside.astype(np.uint32)])
-
-
-def _own_range(stored: StoredValues | Float32Array, how: Greyscale) -> Range:
-    """What a deep film shows without a VOI: no film fills 32 bits, and float32 could not tell its
-    values apart."""
-    outside = padding(stored, how)
-    film = stored if outside is None else stored[~outside]
-    return _modality_range(int(film.min()), int(film.max()), how.modality)
+    return look_up
 
 
 def padding(stored: StoredValues | Float32Array, how: Greyscale) -> BoolArray | None:
-    """Where the image is declared to be no image, bool ``[H, W]``; ``None`` if nowhere.
+    """The pixels that are declared to be no image, bool ``[H, W]``; ``None`` if there are none.
 
     Pixel Padding Value and Range Limit (PS3.3 C.7.5.1.1.2) are compared with stored values.
     """
@@ -204,27 +192,22 @@ def stored_range(header: FilmHeader) -> tuple[int, int]:
 def check_seen(
     film: Shown, header: FilmHeader, how: Greyscale, *, outside: BoolArray | None = None
 ) -> None:
-    """Refuse a film of which the header's LUT or window leaves one or two greys.
+    """Refuse a film that the header's LUT or window shows as one or two greys.
 
-    No viewer shows such a film, and nothing in it says what its values mean: those of a film that
-    was encoded with an offset look like those of one that was exposed beyond its window.
-
-    Args:
-        film: the film, as :func:`present` has it.
-        header: of the film.
-        how: it is shown.
-        outside: ``[h, w]``, which samples are no image, if their values do not tell.
+    No viewer can show such a film, and its values do not say what they mean: a film that was
+    encoded with an offset looks like one that was exposed beyond its window. ``outside``, ``[h,
+    w]``, are the samples that are no image, if their values do not tell.
 
     Raises:
-        WindowMissesDataError: two greys are all that is shown, and more than two values are stored.
+        WindowMissesDataError: only two greys are shown, but more than two values are stored.
     """
     if how.modality is None and how.voi is None:
         return
-    every = tuple(slice(None, None, max(1, side // _LOOKED_AT)) for side in film.shape)
+    every = tuple(slice(None, None, max(1, side // _CHECKED)) for side in film.shape)
     values = film.stored[every]
-    # Of fewer samples than the film has pixels each counts for several: both paths refuse alike.
+    # If there are fewer samples than pixels, each counts for several, so both are refused alike.
     sides = (header.rows, header.columns)
-    of_film = math.prod(-(-side // max(1, side // _LOOKED_AT)) for side in sides) / values.size
+    of_film = math.prod(-(-side // max(1, side // _CHECKED)) for side in sides) / values.size
     if outside is not None:
         values = values[~outside[every]]
     elif how.padding is not None:
@@ -239,13 +222,13 @@ def check_seen(
 
 
 def _two_at_most(values: StoredValues | Float32Array) -> bool:
-    """Whether two values are nearly all of ``values``."""
+    """Whether nearly all of ``values`` have one of two values."""
     counts = np.unique(values, return_counts=True)[1]
     return len(counts) <= 2 or int(np.partition(counts, -2)[-2:].sum()) >= _ALL * values.size
 
 
 def _offset(values: StoredValues | Float32Array, header: FilmHeader, how: Greyscale) -> str:
-    """What is likely, if the window would show the film without half the range of its values."""
+    """The likely cause, if the window fits values that are shifted by half their range."""
     low, high = stored_range(header)
     half = (high - low + 1) // 2
     numbers = values.astype(np.int64)
@@ -258,7 +241,7 @@ def _offset(values: StoredValues | Float32Array, header: FilmHeader, how: Greysc
 def _modality(
     dataset: Dataset, header: FilmHeader
 ) -> tuple[Lut | tuple[float, float] | None, tuple[str, ...]]:
-    """Modality LUT, else Rescale (PS3.3 C.11.1), and the flags for what was left out."""
+    """Modality LUT, or else Rescale (PS3.3 C.11.1), and flags for what was ignored."""
     table, flags = _first_table(
         dataset, "ModalityLUTSequence", header, stored_range(header), MODALITY_LUT_IGNORED
     )
@@ -275,18 +258,12 @@ def _modality(
 def _first_table(
     dataset: Dataset, keyword: str, header: FilmHeader, inputs: Range, flag: str
 ) -> tuple[Lut | None, tuple[str, ...]]:
-    """The first LUT of a sequence that can be used; ``flag`` if one before it had something in it.
-
-    Raises:
-        InconsistentPixelsError: a table contradicts its descriptor.
-    """
+    """The first usable LUT of a sequence. ``flag`` if one before it was not empty."""
     flags: tuple[str, ...] = ()
     for item in dataset.get(keyword) or ():
         try:
-            return (
-                Lut.read(item, inputs=inputs, little_endian=little_endian(header.transfer_syntax)),
-                flags,
-            )
+            order = little_endian(header.transfer_syntax)
+            return Lut.read(item, inputs=inputs, little_endian=order), flags
         except UnusableTableError:
             if item.get("LUTDescriptor") or item.get("LUTData"):
                 flags = (flag,)
@@ -309,8 +286,8 @@ def _modality_range(
 def _voi(
     dataset: Dataset, header: FilmHeader, inputs: Range
 ) -> tuple[Lut | Window | None, tuple[str, ...]]:
-    """The first usable VOI LUT, else the first usable window (PS3.3 C.11.2), and the flags for
-    what was left out."""
+    """The first usable VOI LUT, or else the first usable window (PS3.3 C.11.2), and flags for what
+    was ignored."""
     table, flags = _first_table(dataset, "VOILUTSequence", header, inputs, VOI_IGNORED)
     if table is not None:
         return table, flags
@@ -331,7 +308,7 @@ def _voi(
 def _show_values(
     values: Float64Array, how: Greyscale, *, full: tuple[float, float]
 ) -> Float64Array:
-    """Stored values to [0, 1]; ``full`` is the range of modality values shown without a VOI."""
+    """Map stored values to [0, 1]; ``full`` is the range of modality values without a VOI."""
     if isinstance(how.modality, Lut):
         values = how.modality.apply(values)
     elif how.modality is not None:
@@ -344,7 +321,7 @@ def _show_values(
 def _apply_voi(
     values: Float64Array, voi: Lut | Window | None, full: tuple[float, float]
 ) -> Float64Array:
-    """Modality values to [0, 1]."""
+    """Map modality values to [0, 1]."""
     if isinstance(voi, Lut):
         return np.asarray(voi.apply(values) / ((1 << voi.bits) - 1))
     if voi is None:
@@ -362,7 +339,7 @@ def _apply_voi(
 
 def _inverted(dataset: Dataset, header: FilmHeader) -> bool:
     """MONOCHROME1 and Presentation LUT Shape INVERSE say the same thing (PS3.3 C.8.11.3.1.2 and
-    C.11.6): together they still invert once."""
+    C.11.6), so together they invert once."""
     inverse = text(dataset, "PresentationLUTShape") == "INVERSE"
     return header.photometric == "MONOCHROME1" or inverse
 
@@ -372,37 +349,41 @@ def _padding(dataset: Dataset, header: FilmHeader) -> tuple[int, int] | None:
     if first is None:
         return None
     limit = dataset.get("PixelPaddingRangeLimit")
-    both = (first, first if limit is None else limit)
-    ends = [_stored_number(_first(value), header) for value in both]
+    ends = [_padding_value(value, header) for value in (first, first if limit is None else limit)]
     return min(ends), max(ends)
+
+
+def _padding_value(value: Any, header: FilmHeader) -> int:
+    """Padding values are written as US or SS, whichever is right, or as bytes (implicit VR). Give
+    them the signedness of the pixels."""
+    if isinstance(value, list | MultiValue) and len(value) > 0:
+        value = value[0]
+    try:
+        number = int.from_bytes(value[:2], "little") if isinstance(value, bytes) else int(value)
+    except (TypeError, ValueError):
+        raise InconsistentPixelsError("Pixel Padding Value (0028,0120) is not a number.") from None
+    number %= 1 << 16
+    return int(number - (1 << 16) if header.signed and number >= 1 << 15 else number)
 
 
 def _real(dataset: Dataset, keyword: str) -> float | None:
     """The first value, or ``None`` if the attribute is absent or empty."""
     values = _reals(dataset, keyword)
-    if not values:
-        return None
-    if not np.isfinite(values[0]):
+    if values and not np.isfinite(values[0]):
         raise InconsistentPixelsError(f"{keyword} is not a finite number.")
-    return values[0]
+    return values[0] if values else None
 
 
 def _reals(dataset: Dataset, keyword: str) -> list[float]:
-    """All values, NaN for what is not a number; none if the attribute is absent or empty."""
+    """All values, NaN for each that is not a finite number; none if there is no attribute."""
     try:
         value = dataset.get(keyword)
-    except (TypeError, ValueError, OverflowError):  # pydicom, of a decimal string that is none
+    except (TypeError, ValueError, OverflowError):  # from pydicom, for a broken decimal string
         return [np.nan]
     if value is None or value == "":
         return []
     one = not hasattr(value, "__len__") or isinstance(value, str)
     return [_number(part) for part in ([value] if one else value)]
-
-
-def _first(value: Any) -> Any:
-    """The first of several values, where one should be."""
-    several = isinstance(value, list | MultiValue) and len(value) > 0
-    return value[0] if several else value
 
 
 def _number(value: Any) -> float:
@@ -411,16 +392,3 @@ def _number(value: Any) -> float:
     except (TypeError, ValueError):
         return np.nan
     return number if np.isfinite(number) else np.nan
-
-
-def _stored_number(value: object, header: FilmHeader) -> int:
-    """Padding values are 16 bits, US or SS, whatever was right, or bytes (implicit VR); bring
-    them to the signedness of the pixels."""
-    try:
-        number = (
-            int.from_bytes(value[:2], "little") if isinstance(value, bytes) else int(value)  # type: ignore[call-overload]
-        )
-    except (TypeError, ValueError):
-        raise InconsistentPixelsError("Pixel Padding Value (0028,0120) is not a number.") from None
-    number %= 1 << 16
-    return int(number - (1 << 16) if header.signed and number >= 1 << 15 else number)

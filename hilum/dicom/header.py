@@ -1,4 +1,4 @@
-"""What hilum needs to know of a DICOM image before and after its pixels are read."""
+"""The header of a DICOM image: what hilum needs to know before and after it decodes the pixels."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final, Literal
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
-from hilum.dicom import age, codes, facts
+from hilum.dicom import facts, terms
 from hilum.dicom.facts import Facts
 from hilum.dicom.syntaxes import NATIVE
 from hilum.errors import (
@@ -25,7 +25,7 @@ _UID: Final = re.compile(r"[0-9.]{1,64}")
 GREY: Final = {"MONOCHROME1", "MONOCHROME2"}
 PALETTE: Final = "PALETTE COLOR"
 # Three samples a pixel (PS3.3 C.7.6.3.1.2). The transformed ones exist only in codestreams, whose
-# decoders give RGB. The partial ones are for video, and of a range that decoders do not know.
+# decoders give RGB. The partial ones are for video, and decoders do not know their range.
 _COLOUR: Final = {"RGB", "YBR_FULL", "YBR_FULL_422"}
 _COLOUR_ENCODED: Final = {"YBR_ICT", "YBR_RCT"}
 
@@ -36,14 +36,16 @@ COLOUR_CAPTURE: Final = "colour_capture"
 class FilmHeader:
     """The header of one image. Its repr shows neither UIDs nor what the sender wrote as text."""
 
-    sop_instance_uid: str = field(repr=False)
-    series_instance_uid: str = field(repr=False)
-    study_instance_uid: str = field(repr=False)
-    sop_class_uid: str = field(repr=False)
-    transfer_syntax: str = field(repr=False)
-    modality: str | None = field(repr=False)  # (0008,0060)
-    body_part: str | None = field(repr=False)  # (0018,0015), else from (0008,2218); upper case
-    view: str | None = field(repr=False)  # (0018,5101), else from (0054,0220); upper case
+    # Empty or None if it is not given, as in a plain file.
+    sop_instance_uid: str = field(default="", repr=False)
+    series_instance_uid: str = field(default="", repr=False)
+    study_instance_uid: str = field(default="", repr=False)
+    sop_class_uid: str = field(default="", repr=False)
+    transfer_syntax: str = field(default="", repr=False)
+    modality: str | None = field(default=None, repr=False)  # (0008,0060)
+    # (0018,0015), else from (0008,2218), and (0018,5101), else from (0054,0220); upper case
+    body_part: str | None = field(default=None, repr=False)
+    view: str | None = field(default=None, repr=False)
     rows: int
     columns: int
     bits_allocated: int
@@ -54,22 +56,17 @@ class FilmHeader:
     samples: int = 1  # a pixel: 1, or 3 of a colour capture
     planar: bool = False  # samples one after the other, not interleaved
     picture: Literal["png", "jpeg"] | None = None  # a plain file, no DICOM object
-    frames: int = 1  # of which the first is read
+    frames: int = 1  # the first is read
     age_years: float | None = field(default=None, repr=False)  # of the patient, when it was taken
     burned_in: bool | None = None  # (0028,0301); None: not said
     for_processing: bool = False  # (0008,0068): the raw film
-    facts: Facts = field(default=Facts(), repr=False)  # has no say over the pixels
-    flags: tuple[str, ...] = ()  # what belongs to every number of this film
+    facts: Facts = field(default=Facts(), repr=False)  # they do not affect the pixels
+    flags: tuple[str, ...] = ()  # notes that go with every number of this film
 
 
 def read(dataset: Dataset, syntax: UID, limits: Limits, *, identity: bool = False) -> FilmHeader:
-    """Check the image's header, before any pixel is decoded.
-
-    Args:
-        dataset: without its pixels.
-        syntax: of the pixels.
-        limits: see ``LimitExceededError``.
-        identity: read who the film is of, too (:class:`hilum.dicom.facts.Identity`).
+    """Check the header of an image, before any pixel is decoded. With ``identity`` it says who the
+    patient is, too.
 
     Raises:
         UnsupportedPixelsError: an image, but not one of integers of 8, 16 or 32 bits in a
@@ -81,7 +78,7 @@ def read(dataset: Dataset, syntax: UID, limits: Limits, *, identity: bool = Fals
     """
     rows, columns = _number(dataset, "Rows"), _number(dataset, "Columns")
     check_size(rows, columns, limits)
-    frames = _number(dataset, "NumberOfFrames", default=1) or 1  # 0 in many single ones
+    frames = _number(dataset, "NumberOfFrames", default=1) or 1  # 0 in many objects with one frame
     if frames < 1:
         raise InconsistentPixelsError(f"Number of Frames (0028,0008) is {frames}.")
     samples = _number(dataset, "SamplesPerPixel", default=1)
@@ -116,8 +113,8 @@ def read(dataset: Dataset, syntax: UID, limits: Limits, *, identity: bool = Fals
         sop_class_uid=_uid(dataset, "SOPClassUID"),
         transfer_syntax=str(syntax),
         modality=text(dataset, "Modality"),
-        body_part=text(dataset, "BodyPartExamined") or codes.body_part(dataset),
-        view=text(dataset, "ViewPosition") or codes.view(dataset),
+        body_part=text(dataset, "BodyPartExamined") or terms.body_part(dataset),
+        view=text(dataset, "ViewPosition") or terms.view(dataset),
         rows=rows,
         columns=columns,
         bits_allocated=allocated,
@@ -128,7 +125,7 @@ def read(dataset: Dataset, syntax: UID, limits: Limits, *, identity: bool = Fals
         samples=samples,
         planar=_number(dataset, "PlanarConfiguration", default=0) == 1,
         frames=frames,
-        age_years=age.years(dataset),
+        age_years=facts.age_years(dataset),
         burned_in={"YES": True, "NO": False}.get(text(dataset, "BurnedInAnnotation") or ""),
         for_processing=text(dataset, "PresentationIntentType") == "FOR PROCESSING",
         facts=facts.read(dataset, identity=identity),
@@ -137,7 +134,7 @@ def read(dataset: Dataset, syntax: UID, limits: Limits, *, identity: bool = Fals
 
 
 def check_size(rows: int, columns: int, limits: Limits) -> None:
-    """Refuse what is no image or too large a one, before anything is allocated for it.
+    """Refuse an empty or too large image, before anything is allocated for it.
 
     Raises:
         InconsistentPixelsError, LimitExceededError.

@@ -15,32 +15,30 @@ Float64Array = npt.NDArray[np.float64]
 UInt16Array = npt.NDArray[np.uint16]
 Range = tuple[float, float]
 
-# A table may miss, or have too many of, this share of its entries: writers miscount by one.
+# A table may have this share of its entries too many or too few: writers miscount by one.
 _TOLERATED: Final = 1 / 16
 
 
 class UnusableTableError(InconsistentPixelsError):
-    """The table says nothing at all. Whoever has an alternative to it can do without."""
+    """The table says nothing. A caller that has an alternative may ignore it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Descriptor:
-    """The three values of a LUT descriptor, as they are meant."""
+    """The three values of a LUT descriptor as they are meant, and what its table is for."""
 
     count: int
     first: int  # the input that maps to the first entry; smaller ones do too
     bits: int
+    inputs: Range  # the smallest and largest value that is looked up
+    little_endian: bool  # the order of descriptor and table, if they are bytes
 
     @classmethod
     def read(cls, value: Any, *, name: str, inputs: Range, little_endian: bool) -> Descriptor:
-        """Values may come as US or SS, whatever was right, or as bytes (implicit VR).
+        """Read the value of an attribute: US or SS, whichever was written, or bytes (implicit VR).
 
-        Args:
-            value: of the attribute.
-            name: of the attribute and its tag, for the error.
-            inputs: the smallest and largest value that is looked up. They decide whether the first
-                input is signed, and the other way round only if the table misses all of them.
-            little_endian: the order of ``value`` if it is bytes.
+        ``inputs`` decide whether the first input is signed; it is the opposite only if the table
+        then covers some of them and otherwise none. ``name`` is for the errors.
 
         Raises:
             UnusableTableError: there are not three values, or entries of no usable size.
@@ -59,10 +57,9 @@ class Descriptor:
         unsigned = first % (1 << 16)
         signed = unsigned - (1 << 16) if unsigned >= 1 << 15 else unsigned
         meant, other = (signed, unsigned) if inputs[0] < 0 else (unsigned, signed)
-        for candidate in (meant, other):
-            if candidate <= inputs[1] and candidate + count > inputs[0]:
-                return cls(count=count, first=candidate, bits=bits)
-        return cls(count=count, first=meant, bits=bits)
+        covers = [n for n in (meant, other) if n <= inputs[1] and n + count > inputs[0]]
+        first = (covers or [meant])[0]
+        return cls(count=count, first=first, bits=bits, inputs=inputs, little_endian=little_endian)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,11 +69,11 @@ class Lut:
     first: int
     bits: int  # that the largest entry needs
     entries: Float64Array
-    short: bool = False  # entries that inputs can meet are missing; the last one stands for them
+    short: bool = False  # entries for some inputs are missing; the last entry stands for them
 
     @classmethod
     def read(cls, item: Dataset, *, inputs: Range, little_endian: bool) -> Lut:
-        """The LUT of a Modality or VOI LUT Sequence item, for ``inputs`` from … to.
+        """The LUT of an item of a Modality or VOI LUT Sequence, see :class:`Descriptor`.
 
         Raises:
             UnusableTableError: it is empty, or all its entries are the same.
@@ -88,13 +85,7 @@ class Lut:
             inputs=inputs,
             little_endian=little_endian,
         )
-        found = entries(
-            item.get("LUTData"),
-            descriptor,
-            name="LUT Data (0028,3006)",
-            inputs=inputs,
-            little_endian=little_endian,
-        )
+        found = entries(item.get("LUTData"), descriptor, name="LUT Data (0028,3006)")
         if found.min() == found.max():
             raise UnusableTableError("All entries of LUT Data (0028,3006) are the same.")
         return cls(
@@ -116,27 +107,19 @@ class Lut:
         return float(reached.min()), float(reached.max())
 
 
-def entries(
-    data: object, kind: Descriptor, *, name: str, inputs: Range, little_endian: bool
-) -> UInt16Array:
-    """LUT data, whatever value representation it was written with; at most ``kind.count`` entries.
+def entries(data: object, kind: Descriptor, *, name: str) -> UInt16Array:
+    """LUT data in any value representation; at most ``kind.count`` entries.
 
     Entries of at most 8 bits may be packed two in a word (PS3.3 C.7.6.3.1.6, and many LUTs that
-    should not); only data of just that length is read so. A table that ends early comes as it is,
-    if so little is missing, or so far out, that its last entry can stand for the rest.
-
-    Args:
-        data: of the attribute.
-        kind: of the same table.
-        name: of the attribute and its tag, for the error.
-        inputs: as of :meth:`Descriptor.read`.
-        little_endian: the order of ``data`` if it is bytes.
+    should not be); only data of exactly that length is unpacked. A table that ends early is
+    returned as it is, if its last entry can stand for the missing ones: they are few, or no input
+    reaches them. ``name`` is for the errors.
 
     Raises:
         UnusableTableError: it is empty, or not a list of numbers.
-        InconsistentPixelsError: it has another number of entries than declared, or other ones.
+        InconsistentPixelsError: it has another number of entries than declared, or of other bits.
     """
-    words, size = _words(data, name, little_endian=little_endian)
+    words, size = _words(data, name, little_endian=kind.little_endian)
     if not size:
         raise UnusableTableError(f"{name} is empty.")
     count, narrow = kind.count, kind.bits <= 8
@@ -148,7 +131,7 @@ def entries(
         found, surplus = words[:count], words[count:]
         if len(surplus) > count * _TOLERATED and (surplus != found[-1]).any() and surplus.any():
             raise contradiction
-        if narrow and found.max() > 255 and _bytes_after_all(found, kind, inputs):
+        if narrow and found.max() > 255 and _bytes_after_all(found, kind):
             raise contradiction
         return found
     if size in {count, count + count % 2}:
@@ -161,8 +144,8 @@ def entries(
         if _words_after_all(packed, words):
             raise contradiction
         padded = count > 1 and packed[count - 1] == 0 and packed[count - 2] > 127
-        return packed[: count - padded].astype(np.uint16)  # not black where white is brightest
-    needless = inputs[1] - kind.first < len(words)  # no input meets what is missing
+        return packed[: count - padded].astype(np.uint16)  # the padding would be black beside white
+    needless = kind.inputs[1] - kind.first < len(words)  # no input reaches the missing entries
     if not needless and count - len(words) > max(1, count * _TOLERATED):
         raise contradiction
     if narrow and words.max() > 255:
@@ -171,8 +154,8 @@ def entries(
 
 
 def bits_of(found: UInt16Array) -> int:
-    """How many bits entries have, whatever is declared: some writers scale 8-bit entries to words
-    and still declare 8, others declare the 16 of the words for entries of 12."""
+    """The number of bits that the entries have, whatever is declared: some writers scale 8-bit
+    entries to words and still declare 8, others declare the 16 of the words for 12-bit entries."""
     return max(1, int(found.max()).bit_length())
 
 
@@ -189,21 +172,21 @@ def _words(data: object, name: str, *, little_endian: bool) -> tuple[UInt16Array
     return words, 2 * len(words)
 
 
-def _bytes_after_all(words: UInt16Array, kind: Descriptor, inputs: Range) -> bool:
-    """Whether what could be entries of more bits than declared is twice as many of 8 bits: nothing
-    is in the second half of their space, or the bytes run as smoothly as the words. Those of 8-bit
-    values scaled to words do, too, but each pair is equal, and no input is left out."""
+def _bytes_after_all(words: UInt16Array, kind: Descriptor) -> bool:
+    """Whether words that exceed 8 bits are twice as many 8-bit entries: their second half is empty,
+    or the bytes are as smooth a curve as the words. 8-bit values scaled to words are such a curve,
+    too, but both bytes of each are equal, and the table covers all inputs."""
     if not words[(len(words) + 1) // 2 :].any():
         return True
-    if kind.first + kind.count > inputs[1] and (words >> 8 == words & 0xFF).all():
+    if kind.first + kind.count > kind.inputs[1] and (words >> 8 == words & 0xFF).all():
         return False
     return not _words_after_all(words.astype("<u2").view(np.uint8), words)
 
 
 def _words_after_all(packed: npt.NDArray[np.uint8], words: UInt16Array) -> bool:
-    """Whether what could be entries of 8 bits is half as many of 16: the upper bytes of words are
-    all zero, or low and high bytes alternate, so that the curve jumps up and down where the one of
-    the words does not."""
+    """Whether 8-bit entries are half as many 16-bit ones: the high bytes of all words are zero, or
+    low and high bytes alternate, so that the curve of the bytes jumps up and down and that of the
+    words does not."""
     if not (words >> 8).any() and words.any():
         return True
     jumps = np.abs(np.diff(packed.astype(np.int64))).sum() / 255

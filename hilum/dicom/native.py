@@ -1,4 +1,4 @@
-"""Native and run-length encoded pixel data become words (PS3.5 section 8, annexes A and G)."""
+"""Decode native and run-length encoded pixel data into words (PS3.5 section 8, annexes A, G)."""
 
 from __future__ import annotations
 
@@ -18,24 +18,19 @@ _NO_RUN, _LONGEST_RUN = 128, 128  # PS3.5 section G.3.2
 _ITEM: Final = b"\xfe\xff\x00\xe0"
 _SEQUENCE_END: Final = b"\xfe\xff\xdd\xe0"
 _MOST_ITEMS: Final = 2**16
-# Samples of a grey pixel differ by less than this share of their range; in the wrong layout so many
-# times as much as in the right one. Every so many pixels are looked at.
+# The samples of a grey pixel differ by less than this share of their range. In the wrong layout
+# they differ this many times as much. One pixel in so many is checked.
 _ALIKE, _FURTHER, _STEP = 1 / 64, 4.0, 7
 
 Words = npt.NDArray[np.unsignedinteger[Any]]  # [H, W], or [H, W, 3]
 
 
 def native(data: bytes | memoryview, header: FilmHeader, *, vr: str) -> Words:
-    """The words of Pixel Data (7FE0,0010), ``[H, W]`` or ``[H, W, 3]``.
-
-    Args:
-        data: as in the file.
-        header: of the image.
-        vr: the value representation of Pixel Data, OB or OW.
+    """The words of Pixel Data (7FE0,0010), whose ``vr`` is OB or OW: ``[H, W]`` or ``[H, W, 3]``.
 
     Raises:
-        TruncatedError: there are fewer than Rows × Columns pixels in each frame.
-        InconsistentPixelsError: there are more, or they are encapsulated.
+        TruncatedError: there are fewer bytes than the header declares.
+        InconsistentPixelsError: there are more pixels, or they are encapsulated.
     """
     halved = header.photometric == "YBR_FULL_422"
     count = header.rows * header.columns * (2 if halved else header.samples)
@@ -73,11 +68,11 @@ def native(data: bytes | memoryview, header: FilmHeader, *, vr: str) -> Words:
 
 
 def run_length(frame: bytes, header: FilmHeader) -> Words:
-    """The words of an RLE frame (PS3.5 annex G): one segment for each byte of each sample.
+    """The words of an RLE frame (PS3.5 annex G), which has a segment for each byte of each sample.
 
     Raises:
-        InconsistentPixelsError: the frame has another number of segments, or more in them than
-            Rows × Columns.
+        InconsistentPixelsError: the frame has another number of segments, or more than Rows ×
+            Columns bytes in them.
         DecodeError: the frame is broken.
         TruncatedError: a segment holds too few bytes.
     """
@@ -101,16 +96,16 @@ def run_length(frame: bytes, header: FilmHeader) -> Words:
         each[sample, :, size - 1 - byte] = _unpacked(frame[start:end], header)
     if header.samples == 1:
         return words.reshape(header.rows, header.columns)
-    # Segments are planar; Planar Configuration has no say.
+    # Segments are planar, whatever Planar Configuration says.
     return _pixels(words, header, planar=True)
 
 
 def _unpacked(segment: bytes, header: FilmHeader) -> npt.NDArray[np.uint8]:
-    """A byte of each pixel, from its segment; what some encoders leave behind them is cut off."""
+    """Unpack a segment to a byte of each pixel, and cut off what some encoders leave behind it."""
     count = header.rows * header.columns
     try:
         found = imagecodecs.packbits_decode(segment, out=count)
-    except Exception:  # the codecs' exceptions share no base class; it may only be too long
+    except Exception:  # its exceptions share no base class; the segment may just be too long
         at, surplus = _past(segment, count)
         if _contradicts(surplus, header.columns, header.rows):
             raise InconsistentPixelsError(
@@ -126,8 +121,8 @@ def _unpacked(segment: bytes, header: FilmHeader) -> npt.NDArray[np.uint8]:
 
 
 def _past(segment: bytes, count: int) -> tuple[int, bytes]:
-    """Where the run ends that brings the ``count``-th byte, and what is decoded from there on, as
-    far as it matters."""
+    """Where the run with the ``count``-th byte ends, and the decoded bytes behind the ``count``-th,
+    as many as matter."""
     place = made = 0
     surplus = bytearray()
     while place < len(segment) and len(surplus) <= count:
@@ -149,14 +144,14 @@ def _past(segment: bytes, count: int) -> tuple[int, bytes]:
 
 
 def _contradicts(surplus: bytes | memoryview, row: int, column: int) -> bool:
-    """Whether what follows the declared pixels says that there are more of them, of so many bytes a
-    row and column. Zeros and less than a row are padding, if they are no whole columns."""
+    """Whether the bytes behind the declared pixels are more pixels. ``row`` and ``column`` are the
+    bytes of each. Zeros are padding, and so is less than a row, unless it is whole columns."""
     many = len(surplus) >= row or (len(surplus) > 0 and len(surplus) % column == 0)
     return many and bool(np.frombuffer(surplus, dtype=np.uint8).any())
 
 
 def _are_items(data: bytes | memoryview) -> bool:
-    """Whether ``data`` is items (PS3.5 section A.4), one after the other up to their end."""
+    """Whether ``data`` consists of items (PS3.5 section A.4) up to its end or their delimiter."""
     place, count = 0, 0
     while bytes(data[place : place + 4]) == _ITEM and count <= _MOST_ITEMS:
         place += 8 + int.from_bytes(data[place + 4 : place + 8], "little")
@@ -166,15 +161,15 @@ def _are_items(data: bytes | memoryview) -> bool:
 
 
 def _pixels(words: Words, header: FilmHeader, *, planar: bool) -> Words:
-    """Planar Configuration (PS3.3 C.7.6.3.1.3)."""
+    """Arrange samples as pixels, by Planar Configuration (PS3.3 C.7.6.3.1.3)."""
     if planar:
         return np.moveaxis(words.reshape(3, header.rows, header.columns), 0, -1)
     return words.reshape(header.rows, header.columns, 3)
 
 
 def _check_planes(words: Words, header: FilmHeader) -> None:
-    """Make sure that the samples lie as Planar Configuration says: where neighbours are alike, the
-    three of one plane pass for those of a pixel, and a grey film comes out as nine small ones.
+    """Check that the samples lie as Planar Configuration says. Otherwise three neighbours in one
+    plane would pass for the samples of a pixel, and a grey film would become nine small ones.
 
     Raises:
         InconsistentPixelsError: the samples agree the other way only.
@@ -192,7 +187,7 @@ def _check_planes(words: Words, header: FilmHeader) -> None:
 
 
 def _full(words: Words, header: FilmHeader) -> Words:
-    """YBR_FULL_422: two Y, then the CB and CR that both share (PS3.3 C.7.6.3.1.2)."""
+    """Expand YBR_FULL_422: two Y, then the CB and CR that they share (PS3.3 C.7.6.3.1.2)."""
     pairs = words.reshape(header.rows, header.columns // 2, 4)
     pixels = np.empty((header.rows, header.columns, 3), dtype=words.dtype)
     pixels[:, 0::2, 0], pixels[:, 1::2, 0] = pairs[..., 0], pairs[..., 1]

@@ -1,4 +1,4 @@
-"""PALETTE COLOR: each stored value stands for a red, a green and a blue (PS3.3 C.7.6.3.1.5-6)."""
+"""PALETTE COLOR: each stored value means a red, a green and a blue (PS3.3 C.7.6.3.1.5-6)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset
 from hilum.dicom import lut
 from hilum.dicom.greyscale import LUT_SHORT, StoredValues, stored_range
 from hilum.dicom.header import FilmHeader
-from hilum.dicom.lut import Descriptor, Range
+from hilum.dicom.lut import Descriptor
 from hilum.dicom.syntaxes import little_endian
 from hilum.errors import InconsistentPixelsError
 
@@ -25,7 +25,7 @@ _MOST_PARTS: Final = 6 * 65536  # every entry costs at most one indirect segment
 
 @dataclass(frozen=True, kw_only=True)
 class Palette:
-    """The three tables of a PALETTE COLOR image, of one length."""
+    """The three tables of a PALETTE COLOR image. They have one length."""
 
     first: int  # the stored value of the first entry; smaller ones map to it too
     bits: int
@@ -49,11 +49,11 @@ class Palette:
                 little_endian=order,
             )
             descriptors.append(descriptor)
-            columns.append(_entries(dataset, colour, descriptor, inputs, little_endian=order))
+            columns.append(_entries(dataset, colour, descriptor))
         if len(set(descriptors)) != 1:
             raise InconsistentPixelsError("The palette's three descriptors (0028,110x) differ.")
         kind, least = descriptors[0], min(len(column) for column in columns)
-        # The last entry stands for those that are missing.
+        # The last entry stands for missing ones.
         whole = [np.pad(column, (0, kind.count - len(column)), mode="edge") for column in columns]
         entries = np.stack(whole, axis=-1)
         needed = lut.bits_of(entries)
@@ -70,17 +70,15 @@ class Palette:
         return np.asarray(self.entries[index])
 
 
-def _entries(
-    dataset: Dataset, colour: str, kind: Descriptor, inputs: Range, *, little_endian: bool
-) -> UInt16Array:
-    """One colour's table, plain or segmented."""
+def _entries(dataset: Dataset, colour: str, kind: Descriptor) -> UInt16Array:
+    """The table of one colour, plain or segmented."""
     plain = dataset.get(f"{colour}PaletteColorLookupTableData")
     segmented = dataset.get(f"Segmented{colour}PaletteColorLookupTableData")
     if plain:
         name = f"{colour} Palette Color Lookup Table Data (0028,120x)"
-        return lut.entries(plain, kind, name=name, inputs=inputs, little_endian=little_endian)
+        return lut.entries(plain, kind, name=name)
     if segmented:
-        found = _expand(segmented, kind, little_endian=little_endian)
+        found = _expand(segmented, kind)
         if len(found) < kind.count:
             raise InconsistentPixelsError(
                 f"The {colour} palette has {len(found)} entries; its descriptor says {kind.count}."
@@ -91,16 +89,16 @@ def _entries(
     )
 
 
-def _expand(data: object, kind: Descriptor, *, little_endian: bool) -> UInt16Array:
-    """Segments to entries (PS3.3 C.7.9.2); never more than the descriptor's count."""
+def _expand(data: object, kind: Descriptor) -> UInt16Array:
+    """Expand segments (PS3.3 C.7.9.2) to at most as many entries as the descriptor says."""
     if not isinstance(data, bytes):
         raise InconsistentPixelsError("The segmented palette (0028,122x) is not bytes.")
     # The parts of a segment are as wide as the entries: 8 bits or 16.
     width = 1 if kind.bits <= 8 else 2
     words = data[: 2 * (_MOST_PARTS * width // 2)]
-    if width == 1 and not little_endian:  # bytes in words, each pair swapped
+    if width == 1 and not kind.little_endian:  # bytes in words, each pair swapped
         words = np.frombuffer(words[: len(words) // 2 * 2], ">u2").astype("<u2").tobytes()
-    order = "u1" if width == 1 else "<u2" if little_endian else ">u2"
+    order = "u1" if width == 1 else "<u2" if kind.little_endian else ">u2"
     parts: list[int] = np.frombuffer(words[: len(words) // width * width], order).tolist()
     table: list[int] = []
     starts: set[int] = set()  # where segments begin: indirect ones may name only these
@@ -126,9 +124,9 @@ def _expand(data: object, kind: Descriptor, *, little_endian: bool) -> UInt16Arr
 
 
 def _segment(parts: list[int], at: int, table: list[int], limit: int) -> int:
-    """Append a discrete or linear segment to ``table``; where the next one begins."""
+    """Append a discrete or linear segment to ``table``, and return where the next one begins."""
     kind, count = parts[at], parts[at + 1]
-    if count == 0:  # would let a small table cost much time
+    if count == 0:  # otherwise a small table could take very long
         raise ValueError
     if kind == _DISCRETE:
         values = parts[at + 2 : at + 2 + count]

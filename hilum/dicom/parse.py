@@ -1,4 +1,4 @@
-"""Bytes become a DICOM object: bounded, and with every failure as a typed error."""
+"""Parse bytes into a DICOM object, within limits, and with a typed error for every failure."""
 
 from __future__ import annotations
 
@@ -42,22 +42,15 @@ from hilum.settings import Limits
 _PREAMBLE: Final = 128
 _MAGIC: Final = b"DICM"
 _GZIP: Final = b"\x1f\x8b"
-# What makes the preamble the start of a program: DOS and Windows, ELF, Mach-O, scripts, archives.
+# How programs begin: DOS and Windows, ELF, Mach-O, scripts, archives.
 _PROGRAMS: Final = (
-    b"MZ",
-    b"\x7fELF",
-    b"\xfe\xed\xfa\xce",
-    b"\xfe\xed\xfa\xcf",
-    b"\xce\xfa\xed\xfe",
-    b"\xcf\xfa\xed\xfe",
-    b"\xca\xfe\xba\xbe",
-    b"#!",
-    b"PK\x03\x04",
-)
+    b"MZ", b"\x7fELF", b"\xfe\xed\xfa\xce", b"\xfe\xed\xfa\xcf", b"\xce\xfa\xed\xfe",
+    b"\xcf\xfa\xed\xfe", b"\xca\xfe\xba\xbe", b"#!", b"PK\x03\x04",
+)  # fmt: skip
 
-# pydicom quotes values of the data set in what it logs and warns of: patient data.
+# pydicom quotes values of the data set in its logs and warnings. They may be patient data.
 logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
-_warnings_lock = threading.Lock()  # the list of filters belongs to the whole process
+_warnings_lock = threading.Lock()  # the filters of warnings belong to the whole process
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,12 +67,7 @@ class DicomObject:
 
 
 def open_object(data: Source, limits: Limits, *, identity: bool = False) -> DicomObject:
-    """Parse ``data`` and check everything that can be checked without decoding pixels.
-
-    Args:
-        data: the file.
-        limits: of one object.
-        identity: the header says who the film is of, too.
+    """Like :func:`hilum.dicom.open_film`, for DICOM objects only.
 
     Raises:
         EmptyObjectError, NotDicomError, TruncatedError, NoPixelDataError,
@@ -97,10 +85,10 @@ def open_object(data: Source, limits: Limits, *, identity: bool = False) -> Dico
         try:
             dataset, syntax, source, pixel_data = _parse(data, limits)
             frames.adopt(dataset)
-            # Everything is read here: pydicom converts a value when it is first looked at, and
-            # may warn or fail with that value in its text.
+            # Everything is read here: pydicom converts a value on first access, and may then warn
+            # or fail with a text that quotes the value.
             found = header.read(dataset, syntax, limits, identity=identity)
-            # The greyscale pipeline has no say over colour (PS3.3 C.11.2.1.2, C.7.6.3.1.2).
+            # The greyscale pipeline does not apply to colour (PS3.3 C.11.2.1.2, C.7.6.3.1.2).
             how = Greyscale.read(dataset, found) if found.photometric in header.GREY else PLAIN
             coloured = found.photometric == header.PALETTE
             palette = Palette.read(dataset, found) if coloured else None
@@ -131,7 +119,7 @@ def _bytes(value: object) -> bytes | None:
 
 
 def _parse(data: Source, limits: Limits) -> tuple[Dataset, UID, Source, Element]:
-    """The data set, its transfer syntax, the bytes that its positions count in, Pixel Data."""
+    """The data set, its transfer syntax, the bytes that its positions refer to, and Pixel Data."""
     meta, start = _file_meta(data)
     syntax = UID(str(meta.get("TransferSyntaxUID", "")).strip(" \0"))
     if not syntax:
@@ -159,8 +147,8 @@ def _parse(data: Source, limits: Limits) -> tuple[Dataset, UID, Source, Element]
 
 
 def _value(element: Element, source: Source, *, native: bool) -> memoryview:
-    """The value of Pixel Data (7FE0,0010), not copied; of encapsulated pixels all that is left,
-    whose own structure says where they end."""
+    """The value of Pixel Data (7FE0,0010), not copied. Encapsulated pixels extend to the end of the
+    file; their own structure says where they end."""
     if native and element.length == UNDEFINED_LENGTH:
         raise InconsistentPixelsError(
             "Pixel Data (7FE0,0010) has no length, as encapsulated pixels; Transfer Syntax UID "
@@ -178,8 +166,8 @@ def _value(element: Element, source: Source, *, native: bool) -> memoryview:
 def _file_meta(data: Source) -> tuple[Dataset, int]:
     """The file meta information (PS3.10 section 7.1) and where the data set starts.
 
-    Files without preamble or without meta information are read as older software wrote them, if
-    they start with an element that such a file starts with.
+    Files without preamble or meta information, as older software wrote them, are read if they start
+    with an element with which such files start.
     """
     if data[_PREAMBLE : _PREAMBLE + 4] == _MAGIC:
         if bytes(data[:8]).startswith(_PROGRAMS):
@@ -209,9 +197,9 @@ def _guess(data: Source, start: int) -> UID:
 
 
 def _inflate(data: Source, limit: int) -> tuple[bytes, bool]:
-    """PS3.5 section A.5: a raw deflate stream, or one in the envelope of zlib or gzip (RFC 1950 and
-    1952), as some write it; never more than ``limit`` bytes of it, and whether it ends too
-    early."""
+    """Inflate a raw deflate stream (PS3.5 section A.5), or one in the envelope of zlib or gzip (RFC
+    1950 and 1952), as some software writes it. Returns at most ``limit`` bytes, and whether the
+    stream ends too early."""
     if data[:2] == _GZIP:  # a raw stream cannot begin so
         return _inflated(data, zlib.MAX_WBITS + 16, limit)
     try:

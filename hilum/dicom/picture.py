@@ -1,8 +1,8 @@
-"""PNG and JPEG files beside DICOM: research data sets and teaching files come as these.
+"""PNG and JPEG files beside DICOM: the formats of research data sets and teaching files.
 
-Such a file says nothing of what it shows, so that its header has neither UIDs nor a modality; a
-package's policy decides whether a model may be asked about it. Its pixels are taken as they are
-meant on a screen: larger is brighter.
+Such a file does not say what it shows, so its header has neither UIDs nor a modality. A package's
+policy decides whether the model may score it. Its pixels are read as a screen shows them: larger is
+brighter.
 """
 
 from __future__ import annotations
@@ -16,13 +16,12 @@ import numpy.typing as npt
 from PIL import Image
 
 from hilum.dicom import codestream, png
-from hilum.dicom.decode import Decoded
+from hilum.dicom.decode import Decoded, check_shape
 from hilum.dicom.greyscale import PLAIN
 from hilum.dicom.header import COLOUR_CAPTURE, FilmHeader, check_size
 from hilum.dicom.parse import DicomObject
 from hilum.errors import (
     DecodeError,
-    InconsistentPixelsError,
     LimitExceededError,
     ObjectTooLargeError,
     UnsupportedPixelsError,
@@ -34,7 +33,7 @@ Pixels = npt.NDArray[Any]
 
 _JPEG: Final = b"\xff\xd8\xff"
 _ORIENTATION: Final = 0x0112
-# EXIF orientation (Exif 2.3, 4.6.4): what brings the stored pixels upright.
+# EXIF orientation (Exif 2.3, 4.6.4): how to turn the stored pixels upright.
 _UPRIGHT: Final[dict[int, Callable[[Pixels], Pixels]]] = {
     2: np.fliplr,
     3: lambda pixels: np.rot90(pixels, 2),
@@ -47,8 +46,8 @@ _UPRIGHT: Final[dict[int, Callable[[Pixels], Pixels]]] = {
 
 
 def kind(data: bytes) -> Kind | None:
-    """Whether ``data`` begins as a PNG or JPEG file does; ``None``: neither, or a DICOM file
-    whose preamble does."""
+    """Tell by its first bytes whether ``data`` is a PNG or JPEG file. ``None`` if it is neither, or
+    a DICOM file whose preamble looks like one."""
     if data[128:132] == b"DICM":
         return None
     return "png" if data.startswith(png.SIGNATURE) else "jpeg" if data.startswith(_JPEG) else None
@@ -72,14 +71,6 @@ def open_picture(data: bytes, kind: Kind, limits: Limits) -> DicomObject:
     if _orientation(data, kind) >= 5:
         rows, columns = columns, rows
     header = FilmHeader(
-        sop_instance_uid="",
-        series_instance_uid="",
-        study_instance_uid="",
-        sop_class_uid="",
-        transfer_syntax="",
-        modality=None,
-        body_part=None,
-        view=None,
         rows=rows,
         columns=columns,
         bits_allocated=8 if bits <= 8 else 16,
@@ -109,12 +100,9 @@ def decode(opened: DicomObject) -> Decoded:
         pixels = png.decode(data) if header.picture == "png" else _decode_jpeg(data)
     except MemoryError:
         raise LimitExceededError("The decoder needs more memory than there is.") from None
-    pixels = _UPRIGHT.get(_orientation(data, header.picture), _as_is)(pixels)
-    expected = (header.rows, header.columns, 3)[: 2 if header.samples == 1 else 3]
-    if pixels.shape != expected or pixels.dtype.kind != "u":
-        raise InconsistentPixelsError(
-            f"The decoder gave {pixels.dtype.name} of shape {pixels.shape}; expected {expected}."
-        )
+    if turn := _UPRIGHT.get(_orientation(data, header.picture)):
+        pixels = turn(pixels)
+    check_shape(pixels, header, "u")
     return Decoded(stored=pixels, ybr=False)
 
 
@@ -130,7 +118,7 @@ def _jpeg(data: bytes) -> tuple[int, int, int, bool]:
 
 
 def _decode_jpeg(data: bytes) -> Pixels:
-    codestream.check_end(data)
+    codestream.check_scans(data)
     try:
         pixels: Pixels = imagecodecs.jpeg8_decode(data)
     except MemoryError:
@@ -152,7 +140,3 @@ def _orientation(data: bytes, kind: str | None) -> int:
     except Exception:  # Pillow raises whatever a broken block provokes; it is not the image
         return 1
     return found if found in _UPRIGHT else 1
-
-
-def _as_is(pixels: Pixels) -> Pixels:
-    return pixels

@@ -1,10 +1,10 @@
-"""Whether words are stored as the header says, told from the words themselves.
+"""Check by the words themselves whether they are stored as the header says.
 
 Bits Stored, High Bit and Pixel Representation say which bits of a word are the value (PS3.5 section
-8.1.1). Where they are wrong nothing breaks: the picture wraps around, black beside white, and would
-be scored. The bits outside may be set without any of that: old films keep graphics in them (retired
-overlays, PS3.5 section 8.1.2), and negative values fill them. What tells one from the other is the
-picture: neighbours are alike in a picture and are not in what wraps around.
+8.1.1). If they are wrong, nothing fails: the picture wraps around, black beside white, and would be
+scored. Bits outside the value may also be set legitimately: old films keep graphics in them
+(retired overlays, PS3.5 section 8.1.2), and negative values fill them. The picture tells these
+cases apart: neighbours are alike in a picture, but not where it wraps around.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from hilum.errors import InconsistentPixelsError
 Words = npt.NDArray[np.unsignedinteger[Any]]
 Integers = npt.NDArray[np.integer[Any]]
 
-# So many times as rough as read otherwise. Graphics make a picture rougher, never smoother; a sign
-# makes one smoother only if it is black beside white.
+# The wrong reading is so many times as rough as the other. Graphics make a picture rougher, never
+# smoother; a sign makes it smoother only if black lies beside white.
 _ROUGHER_BITS, _ROUGHER_SIGN = 1.05, 1.5
 # Neighbours of noise differ by a third of its range, those of a film by much less than this.
 _NOISE: Final = 0.15
-_STEP: Final = 7  # every so many rows are looked at
+_STEP: Final = 7  # one row in so many is checked
 _MOST_BELOW: Final = 0.25  # share of pixels; graphics have fewer edges
-# Blocks of a lossy codestream are not beyond its range: this far, of the range, and this share.
+# Few blocks of a lossy codestream have means beyond its range: limits on the distance and share.
 _BEYOND, _MOST_BEYOND = 1 / 8, 0.02
-_FEWEST_WHITES: Final = 24  # so many different ones beside black are no letters
+_FEWEST_WHITES: Final = 24  # so many different whites beside black are no letters
 _BLOCK: Final = 16  # pixels along each side
 
 
 def as_signed(words: Words, bits: int) -> Integers:
-    """The lowest ``bits`` of ``words`` with their sign: up to the top and back, so that the
-    arithmetic shift carries the sign."""
+    """The lowest ``bits`` of ``words`` as signed values: shifted to the top and back, so that the
+    arithmetic shift extends the sign."""
     shift = max(0, 8 * words.dtype.itemsize - bits)
     values: Integers = (words << shift).view(f"i{words.dtype.itemsize}")
     values >>= shift
@@ -42,14 +42,14 @@ def as_signed(words: Words, bits: int) -> Integers:
 
 
 def low_bits(words: Words, bits: int) -> Words:
-    """The lowest ``bits`` of ``words``; themselves if they have no others."""
+    """The lowest ``bits`` of ``words``."""
     if bits >= 8 * words.dtype.itemsize or words.max() < 1 << bits:  # nearly always: no copy
         return words
     return words & words.dtype.type((1 << bits) - 1)
 
 
 def check_below(words: Words, lowest: int) -> None:
-    """Make sure that the bits below ``lowest`` are not part of the values.
+    """Check that the bits below ``lowest`` are not part of the values.
 
     Raises:
         InconsistentPixelsError: they change from pixel to pixel more often than graphics would.
@@ -65,17 +65,17 @@ def check_below(words: Words, lowest: int) -> None:
 def check_bits(
     words: Words, bits: int, *, signed: bool, top: int | None = None, extended: bool = True
 ) -> None:
-    """Make sure that the lowest ``bits`` of ``words`` are the values, with a sign or without.
+    """Check that the lowest ``bits`` of ``words`` are the values, with a sign or without.
 
     Args:
         words: ``[H, W]``, or ``[H, W, 3]``.
-        bits: of a value.
-        signed: whether Pixel Representation says so.
-        top: how many bits could be, those of the codestream; ``None``: all.
-        extended: whether bits above that are those of a sign mean that there is one.
+        bits: number of bits of a value.
+        signed: whether Pixel Representation says that there is a sign.
+        top: number of bits of the codestream; ``None`` for all bits of the words.
+        extended: whether higher bits that look like those of a sign prove that there is one.
 
     Raises:
-        InconsistentPixelsError: the values wrap around as they are declared and do not otherwise.
+        InconsistentPixelsError: the values wrap around as declared, and do not otherwise.
     """
     width = 8 * words.dtype.itemsize
     few = words[::_STEP]
@@ -97,7 +97,7 @@ def check_bits(
         raise InconsistentPixelsError(
             "Pixel Representation (0028,0103) is 0; the pixels have a sign."
         )
-    # A codestream that has a sign where the header has none comes with it.
+    # The words of a signed codestream have a sign, even if the header says that there is none.
     sign = signed or not extended
     whole = as_signed(few, top or width) if sign else few
     low = as_signed(few, bits) if signed else low_bits(few, bits)
@@ -114,8 +114,8 @@ def check_bits(
 
 
 def check_overshoot(values: Integers, low: int, high: int) -> None:
-    """Make sure that values beyond ``low`` … ``high`` are what lossy compression makes of edges:
-    they swing around what is stored, so that the mean of a block is not beyond.
+    """Check that values beyond ``low`` … ``high`` come from lossy compression of edges: those
+    values swing around the stored ones, so that the mean of a block is not beyond.
 
     Raises:
         InconsistentPixelsError: the means of many blocks are far beyond.
@@ -134,22 +134,21 @@ def check_overshoot(values: Integers, low: int, high: int) -> None:
 
 
 def _roughness(values: Integers) -> float:
-    """How much neighbours in a row differ, on the whole."""
+    """The sum of the differences between neighbours in a row."""
     wide = values.astype(np.float64)
     return float(np.abs(np.diff(wide, axis=1)).sum())
 
 
 def _fills(words: Words, bits: int) -> bool:
-    """Whether the bits above are those of a sign: all set in negative values, some of which there
-    are, and none in others."""
+    """Whether the bits from the top one of a value upwards look like a sign: all set or none."""
     above = words >> (bits - 1)
     return bool(((above == 0) | (above == np.iinfo(words.dtype).max >> (bits - 1))).all())
 
 
 def _below_zero(words: Words) -> bool:
-    """Whether whole words are numbers with a sign: many different ones of the top quarter stand
-    beside some of the lowest, and with a sign about as far from them as neighbours are elsewhere.
-    White letters on black stand beside it too, but are of one white, or their edges are steep."""
+    """Whether whole words have a sign: many different values of the top quarter lie beside values
+    of the lowest, and read with a sign they differ about as much as neighbours elsewhere. White
+    letters lie beside black, too, but have one white, or steep edges."""
     width = 8 * words.dtype.itemsize
     if width < 16:
         return False

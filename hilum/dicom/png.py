@@ -1,7 +1,7 @@
-"""PNG files: their header, and their pixels through Pillow (PNG, third edition).
+"""Read the header of PNG files, and decode their pixels with Pillow (PNG, third edition).
 
-imagecodecs has a PNG decoder too. It is not used: it lets damaged pixels pass with a warning on
-stderr, and each failure costs it a reference to ``None``, until the process dies.
+The PNG decoder of imagecodecs is not used: it accepts damaged pixels with a warning on stderr, and
+each failure loses a reference to ``None``, until the process dies.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _COLOUR: Final = {0: False, 2: True, 3: True, 4: False, 6: True}  # colour types
 _GREY: Final = 0
 _GREY_AND_ALPHA: Final = 4
 _INDEXED: Final = 3
-_MODES: Final = {"1": "L", "P": "RGB", "PA": "RGBA"}  # what Pillow has to expand
+_MODES: Final = {"1": "L", "P": "RGB", "PA": "RGBA"}  # modes that Pillow must expand
 
 
 def header(data: bytes) -> tuple[int, int, int, bool]:
-    """Rows, columns, bits as they are decoded, and whether it is colour, of IHDR (11.2.1).
+    """Rows, columns, decoded bits, and whether it is colour, from IHDR (11.2.1).
 
     Raises:
         DecodeError: there is no valid IHDR.
@@ -38,12 +38,12 @@ def header(data: bytes) -> tuple[int, int, int, bool]:
         raise DecodeError("The PNG ends within its header.") from None
     if name != b"IHDR" or colour not in _COLOUR or depth not in {1, 2, 4, 8, 16}:
         raise DecodeError("The PNG does not start with a valid IHDR chunk.")
-    # Fewer bits are expanded to 8; of 16 in colour 8 are kept.
+    # Fewer bits are expanded to 8; colour of 16 bits is reduced to 8.
     return rows, columns, 16 if depth == 16 and not _COLOUR[colour] else 8, _COLOUR[colour]
 
 
 def exif(data: bytes) -> bytes:
-    """The eXIf chunk before the pixels, empty if there is none.
+    """The eXIf chunk before the pixels; empty if there is none.
 
     Raises:
         TruncatedError, DecodeError: a chunk is cut or damaged.
@@ -103,21 +103,21 @@ def decode(data: bytes) -> npt.NDArray[Any]:
 
 
 def _as_four_bytes(data: bytes) -> bytes:
-    """16-bit grey with alpha under the header of 8-bit RGB with alpha, of which Pillow keeps every
-    bit: both have four bytes a pixel, and filters and interlacing (7.2, 8, 9) know only bytes."""
+    """Relabel 16-bit grey with alpha as 8-bit RGB with alpha, of which Pillow keeps every bit: both
+    have four bytes a pixel, and filters and interlacing (7.2, 8, 9) work on bytes."""
     head = b"IHDR" + data[16:24] + bytes((8, 6)) + data[26:29]
     return data[:12] + head + zlib.crc32(head).to_bytes(4, "big") + data[33:]
 
 
 def _has(pixels: npt.NDArray[Any], key: bytes, depth: int) -> bool:
-    """Whether a pixel has the grey that tRNS (11.3.1.1) makes transparent; of fewer than 8 bits it
-    is expanded as the pixels are."""
+    """Whether a pixel has the grey that tRNS (11.3.1.1) makes transparent. A grey of fewer than 8
+    bits is expanded like the pixels."""
     grey = int.from_bytes(key, "big") & ((1 << depth) - 1)
     return bool((pixels == (grey * 255 // ((1 << depth) - 1) if depth < 8 else grey)).any())
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Name and content of each chunk (5.3), whose checksum is right."""
+    """Yield name and content of each chunk (5.3), with its checksum verified."""
     at = len(SIGNATURE)
     while at < len(data):
         if len(data) < at + 12:

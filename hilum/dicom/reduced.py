@@ -1,49 +1,57 @@
-"""Stored values at the resolution a model needs, without decoding those it does not.
+"""Decode stored values at the resolution that a model needs, and no others.
 
 A network of 224 × 224 pixels sees one sample in more than a hundred of a film of 3056 × 2544. JPEG
-2000 keeps the film as a pyramid, so the levels above the one needed are left undecoded (ISO 15444-1
-annex F); JPEG can leave out the high frequencies of each block (ISO 10918-1 annex A); everything
-else is decoded whole and averaged over blocks. How many samples are kept follows from
-:attr:`hilum.imaging.spec.PreprocessSpec.decode_side`; :mod:`hilum.imaging.resample`
-says what they stand for.
+2000 stores the film as a pyramid, so the levels above the needed one are not decoded (ISO 15444-1
+annex F). JPEG can leave out the high frequencies of each block (ISO 10918-1 annex A). Everything
+else is decoded whole and averaged over blocks. The number of samples follows from
+:attr:`hilum.imaging.spec.PreprocessSpec.decode_side`; :mod:`hilum.imaging.resample` resizes them.
 """
 
 from __future__ import annotations
 
 import io
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 from PIL import ImageFile, JpegImagePlugin
 from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
-from pydicom.uid import (
-    HTJ2K,
-    JPEG2000,
-    HTJ2KLossless,
-    HTJ2KLosslessRPCL,
-    JPEG2000Lossless,
-    JPEGBaseline8Bit,
-)
+from pydicom.uid import JPEGBaseline8Bit
 
 from hilum.dicom.decode import read_frame
 from hilum.dicom.decode import stored_values as every_value
 from hilum.dicom.greyscale import padding, stored_range
 from hilum.dicom.parse import DicomObject
-from hilum.dicom.samples import Box, Samples
+from hilum.dicom.syntaxes import KINDS
 from hilum.errors import LimitExceededError
 
 Float32Array = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
 Integers = npt.NDArray[np.integer]
 
-_WAVELETS: Final = {JPEG2000, JPEG2000Lossless, HTJ2K, HTJ2KLossless, HTJ2KLosslessRPCL}
 _BASELINE_BITS: Final = 8
 _PILLOW_BITS: Final = 16  # Pillow shifts deeper than 8-bit JPEG 2000 samples up to this
-# Shares of the samples asked for that are enough: means alias less than a wavelet's low-pass.
+# Shares of the requested samples that are enough: means alias less than a wavelet's low-pass.
 _OF_COSINES: Final = 0.8
 _OF_MEANS: Final = 0.9
+
+
+Box = tuple[float, float, float, float]  # x0, y0, x1, y1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Samples:
+    """How samples stand for the pixels of a film.
+
+    Sample ``k`` of ``means`` is the mean of pixels ``k·step`` to ``(k+1)·step − 1``. A sample ``k``
+    of a wavelet's low-pass lies on pixel ``k·step``, and ``step`` is a power of two.
+    """
+
+    kind: Literal["means", "5/3", "9/7"]
+    step: int
+    rows: int  # of the film
+    columns: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,17 +64,18 @@ class Reduced:
 
 
 def stored_values(opened: DicomObject, *, side: int) -> Reduced:
-    """The stored values with about ``side`` samples along the long side: at least as many low-pass
-    samples, 0.9 times as many means, or 0.8 times if the decoder makes them.
+    """The stored values with about ``side`` samples along the long side: at least ``side`` low-pass
+    samples, 0.9 times as many means, or 0.8 times as many means that the decoder makes.
 
-    A film with declared padding is decoded whole, for only its own values tell where that is; means
-    are those of what is image.
+    A film with declared padding is decoded whole, because only its own values tell where the
+    padding is. Its means leave out the padding.
 
-    The same errors as :func:`hilum.dicom.decode.stored_values`.
+    Raises:
+        DicomError: see :func:`hilum.dicom.decode.decode_stored`.
     """
     syntax, how = opened.header.transfer_syntax, opened.greyscale
     if how.padding is None:
-        if syntax in _WAVELETS and (found := _wavelet(opened, side=side)) is not None:
+        if KINDS.get(syntax) == "JPEG 2000" and (found := _wavelet(opened, side=side)) is not None:
             return found
         if syntax == JPEGBaseline8Bit and (found := _scaled_dct(opened, side=side)) is not None:
             return found
@@ -92,8 +101,8 @@ def block_means(values: Integers, factor: int) -> Integers | Float32Array:
 def means_within(
     values: Integers, outside: BoolArray, factor: int
 ) -> tuple[Integers | Float32Array, BoolArray]:
-    """:func:`block_means` of what is not ``outside`` ``[H, W]``, which is not all of it, and where
-    most of a block is."""
+    """:func:`block_means` of the values that are not ``outside`` ``[H, W]``, and the blocks that
+    lie mostly outside. Some value must be inside."""
     if factor == 1:
         return values, outside
     kept = _block_sums((~outside).view(np.uint8), factor)
@@ -107,14 +116,14 @@ def means_within(
 
 
 def _block_sums(values: Integers, factor: int) -> Integers:
-    """Of ``factor`` × ``factor`` blocks; whole rows first: they lie in one piece in memory, and are
-    a factor fewer afterwards."""
+    """Sums of ``factor`` × ``factor`` blocks. Rows are added first: they lie in one piece in
+    memory, and there are ``factor`` times fewer afterwards."""
     rows = _sums(values, factor)
     return _sums(np.ascontiguousarray(rows.T), factor).T
 
 
 def _sums(values: Integers, factor: int) -> Integers:
-    """Of each ``factor`` rows, the last one repeated if some are missing."""
+    """Sums of each ``factor`` rows. The last row is repeated if some are missing."""
     height, width = values.shape
     blocks, rest = divmod(height, factor)
     sums = np.empty((blocks + bool(rest), width), dtype=_wide_enough(values, factor))
@@ -127,8 +136,8 @@ def _sums(values: Integers, factor: int) -> Integers:
 
 
 def _wide_enough(values: Integers, factor: int) -> np.dtype[Any]:
-    """The narrowest integer that sums of ``factor`` values fit: the same as that of the values, if
-    it does, adds up several times as fast."""
+    """The narrowest integer that holds sums of ``factor`` values. If that is the type of the
+    values, adding is several times as fast."""
     low, high = int(values.min()) * factor, int(values.max()) * factor
     for kind in (values.dtype.type, np.int32, np.int64):
         if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max:
@@ -146,10 +155,12 @@ def _averaged(values: Integers | Float32Array, factor: int, *, shape: tuple[int,
 
 
 def _scaled_dct(opened: DicomObject, *, side: int) -> Reduced | None:
-    """A baseline JPEG through an inverse DCT of fewer coefficients: means of 2, 4 or 8 pixels.
-    ``None`` if this film has to be decoded whole: its samples are not the stored values but their
-    bits (a sign, Bits Stored below the 8 of the codestream), whose mean means nothing, or it is
-    another JPEG than the transfer syntax says, or decoding a part of it fails."""
+    """Decode a baseline JPEG by an inverse DCT of fewer coefficients: means of 2, 4 or 8 pixels.
+
+    ``None`` if this film must be decoded whole: its samples are only the bits of the stored values
+    (a sign, Bits Stored below the 8 of the codestream), so that their mean has no meaning, or it is
+    another JPEG than the transfer syntax says, or decoding a part of it fails.
+    """
     header = opened.header
     frame, declared = read_frame(opened)
     baseline = declared.bits == _BASELINE_BITS and not declared.lossless
@@ -170,14 +181,15 @@ def _scaled_dct(opened: DicomObject, *, side: int) -> Reduced | None:
 
 
 def _wavelet(opened: DicomObject, *, side: int) -> Reduced | None:
-    """The low-pass image that is just large enough; ``None`` if this film has to be decoded whole:
-    there is no level to leave out, the pyramid starts off the origin, its samples are not plainly
-    the stored values, its end was not as it should be, or decoding in part fails: decoding all of
-    it then says what is wrong, if anything is.
+    """The smallest low-pass image that is large enough.
 
-    A codestream of more bits than Bits Stored is no plain one even if those bits look empty here:
-    an old overlay of thin lines in them averages to what could as well be grey, and only the whole
-    film tells."""
+    ``None`` if this film must be decoded whole: there is no level to leave out, the pyramid does
+    not start at the origin, its samples may not be the stored values, its end was mended, or
+    decoding in part fails. Decoding all of it then says what is wrong, if anything is.
+
+    The samples of a codestream with more bits than Bits Stored may not be the stored values, even
+    if those bits look empty here: thin lines of an old overlay in them average to a plausible grey.
+    """
     header = opened.header
     frame, declared = read_frame(opened)
     halvings = max(header.rows, header.columns) // side
@@ -229,18 +241,18 @@ def _low_pass(frame: bytes, shape: tuple[int, int], level: int) -> Integers | No
 
 
 def _rounded_up(level: int) -> np.float32:
-    """How much too large the low-pass of the reversible wavelet is, stored values.
+    """By how much the low-pass of the reversible wavelet is too large, in stored values.
 
-    Its two lifting steps round (ISO 15444-1 equations F-9, F-10): down by 1/4 the predicted value,
-    so that the detail is too large, of which the update adds a half, and up by 1/8 the update.
-    Together 1/4 along each axis at each level.
+    Its two lifting steps round (ISO 15444-1 equations F-9, F-10). The predicted value is rounded
+    down by 1/4, so the detail is too large by 1/4, and the update adds half of that; the update
+    itself is rounded up by 1/8. Together that is 1/4 along each axis at each level.
     """
     return np.float32(level / 2)
 
 
 def _unshifted(words: Integers, bits: int, *, signed: bool) -> npt.NDArray[np.int32]:
-    """Pillow gives 8 or 16 bits, the sample shifted to their top and signed ones moved up by half
-    their range."""
+    """Undo what Pillow does to samples: it shifts them to the top of 8 or 16 bits, and moves signed
+    ones up by half their range."""
     width = 8 * words.dtype.itemsize
     values = words.astype(np.int32) >> (width - bits)
     return values - (1 << (bits - 1)) if signed else values

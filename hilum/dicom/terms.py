@@ -1,42 +1,62 @@
-"""Values of code strings that are words of the standard, and so name no patient.
+"""Terms of the standard for modalities, views and body parts; ``terms.csv`` lists them.
 
-What stands in a code string is whatever the sender wrote there: a name fits into 16 characters as
-well as a body part. Only these may be repeated in a text; for checking a header they have no say.
+A code string holds whatever the sender wrote: a name fits into 16 characters as well as a body
+part. Only these terms may be repeated in a text. Kinds in the table:
+
+- ``modality``: Modality (0008,0060), PS3.3 C.7.3.1.1.1 and PS3.16 CID 33, and DR.
+- ``view``: View Position (0018,5101), PS3.3 C.8.1.1.1, views of breasts, and names in common use.
+- ``body_part``: Body Part Examined (0018,0015), PS3.16 annex L, as far as radiographs show them
+  (CID 4009), and names in common use.
+- ``view_code`` and ``body_part_code``: codes of CID 4010 and 4009, as SNOMED CT identifiers and as
+  the retired SRT ones. A frontal view that may be PA or AP means nothing.
 """
 
 from __future__ import annotations
 
+import csv
+from collections import defaultdict
+from importlib.resources import files
 from typing import Final
 
-
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
+from pydicom.dataset import Dataset
 
 
-# Modality (0008,0060), PS3.3 C.7.3.1.1.1 and PS3.16 CID 33; the last line only in the field.
-MODALITIES: Final = _words("""
-    AR ASMT AU BDUS BI BMD CFM CR CT CTPROTOCOL DG DMS DOC DX ECG EEG EMG EOG EPS ES FID GM HC HD
-    IO IOL IVOCT IVUS KER KO LEN LS M3D MG MR NM OAM OCT OP OPM OPT OPTBSV OPTENF OPV OSS OT PA
-    PLAN POS PR PT PX REG RESP RF RG RTDOSE RTIMAGE RTPLAN RTRECORD RTSTRUCT RWV SEG SM SMR SR SRF
-    STAIN TEXTUREMAP TG US VA XA XC
-    DR
-""")
-# View Position (0018,5101), PS3.3 C.8.1.1.1, and views of breasts; the last line only in the field.
-VIEWS: Final = _words("""
-    AP PA LL RL RLD LLD RLO LLO
-    CC FB ISO LM LMO ML MLO SIO XCC XCCL XCCM
-    AXIAL DECUBITUS LAT LATERAL LORDOTIC OBLIQUE
-""")
-# Body Part Examined (0018,0015), PS3.16 annex L, as far as films have to do with it (CID 4009); the
-# last line only in the field.
-BODY_PARTS: Final = _words("""
-    ABDOMEN ABDOMENPELVIS ANKLE ANUS AORTA ARM BACK BLADDER BRAIN BREAST BRONCHUS CALCANEUS CALF
-    CHEST CHESTABDOMEN CHESTABDPELVIS CLAVICLE COCCYX COLON CSPINE CTSPINE DUODENUM EAR ELBOW
-    ESOPHAGUS EXTREMITY EYE FACE FEMUR FIBULA FINGER FOOT FOREARM FOREFOOT GALLBLADDER HAND HEAD
-    HEADNECK HEART HINDFOOT HIP HUMERUS IAC ILEUM ILIUM JAW JEJUNUM KIDNEY KNEE LARYNX LEG LIVER
-    LSPINE LSSPINE LUNG MANDIBLE MAXILLA MEDIASTINUM MOUTH NECK NECKCHEST NECKCHESTABDOMEN
-    NECKCHESTABDPELV NOSE ORBIT PANCREAS PATELLA PELVIS PHANTOM PHARYNX PROSTATE RECTUM RIB SACRUM
-    SCAPULA SHOULDER SKULL SPINE SSPINE STERNUM STOMACH THIGH THUMB TLSPINE TMJ TOE TRACHEA TSPINE
-    URETER URETHRA WHOLEBODY WRIST ZYGOMA
-    RIBS THORAX
-""")
+def _read() -> dict[str, dict[str, str | None]]:
+    found: dict[str, dict[str, str | None]] = defaultdict(dict)
+    for row in csv.DictReader(files(__package__).joinpath("terms.csv").read_text().splitlines()):
+        found[row["kind"]][row["term"]] = row["means"] or None
+    return found
+
+
+_TERMS: Final = _read()
+MODALITIES: Final = frozenset(_TERMS["modality"])
+VIEWS: Final = frozenset(_TERMS["view"])
+BODY_PARTS: Final = frozenset(_TERMS["body_part"])
+VIEW_CODES: Final = _TERMS["view_code"]
+CHEST_CODES: Final = frozenset(_TERMS["body_part_code"])
+# A code of a standard scheme that is not listed is another view or part. A code of a private
+# scheme says nothing.
+_STANDARD: Final = {"SCT", "SRT", "SNM3"}
+
+
+def view(dataset: Dataset) -> str | None:
+    """View Code Sequence (0054,0220) as a View Position; ``None`` if it says nothing."""
+    code = _code(dataset, "ViewCodeSequence")
+    return None if code is None else VIEW_CODES.get(code, f"CODE {code}")
+
+
+def body_part(dataset: Dataset) -> str | None:
+    """Anatomic Region Sequence (0008,2218) as a body part; ``None`` if it says nothing."""
+    code = _code(dataset, "AnatomicRegionSequence")
+    # The meaning beside a code is free text, so only known codes are read.
+    return None if code is None else "CHEST" if code in CHEST_CODES else f"CODE {code}"
+
+
+def _code(dataset: Dataset, keyword: str) -> str | None:
+    """The code of the first item, if its scheme is a standard one (PS3.3 section 8.8)."""
+    sequence = dataset.get(keyword)
+    if not sequence:
+        return None
+    scheme = str(sequence[0].get("CodingSchemeDesignator") or "").strip(" \0").upper()
+    code = str(sequence[0].get("CodeValue") or "").strip(" \0").upper()
+    return code if code and scheme in _STANDARD else None

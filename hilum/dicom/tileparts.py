@@ -1,9 +1,8 @@
-"""The tile-parts of a JPEG 2000 codestream, and what follows them (ISO 15444-1 A.4).
+"""Check and mend the tile-parts of a JPEG 2000 codestream and its end (ISO 15444-1 A.4).
 
-A decoder goes from one tile-part to the next by their lengths and expects the end marker (EOC)
-after the last. Encoders leave out the last length, as the standard allows, and write other markers
-or none there, as it does not. Every tile has to be there: OpenJPEG fills in black for one that is
-not.
+A decoder follows the lengths of the tile-parts and expects the end marker (EOC) after the last one.
+Some encoders leave out the last length, which the standard allows, and write another end marker or
+none, which it does not. Every tile must be there, because OpenJPEG fills a missing one with black.
 """
 
 from __future__ import annotations
@@ -23,9 +22,9 @@ _LENGTH_AT: Final = 6  # Psot, in a tile-part
 
 
 def mend(data: bytes, declared: Codestream) -> tuple[bytes, Codestream]:
-    """The codestream with the length of each tile-part, the end marker after the last one and
-    nothing behind it; as ``mended`` if its end was another. Decoding all of it fails then if data
-    of a tile-part is missing; decoding a part may not.
+    """Return the codestream with the length of each tile-part, and with the end marker after the
+    last one and nothing behind it. It is ``mended`` if it had another end. If data of a tile-part
+    is missing then, decoding all of it fails; decoding a part may not.
 
     Raises:
         DecodeError: it is cut short in a tile-part, or tiles are missing.
@@ -68,15 +67,10 @@ def mend(data: bytes, declared: Codestream) -> tuple[bytes, Codestream]:
 def _first(data: bytes) -> int:
     """Where the first tile-part begins."""
     start = data.index(b"\xff\x4f\xff\x51")
-    for _, at, length in codestream.segments(data, start + 2):
-        if data.startswith(_SOT, at + length):
-            return at + length
-    raise AssertionError  # segments end only with an exception of their own
+    ends = (at + length for _, at, length in codestream.segments(data, start + 2))
+    return next(end for end in ends if data.startswith(_SOT, end))
 
 
 def _data_of(data: bytes, place: int) -> int:
-    """Where the data of the tile-part begins: after its header."""
-    for marker, at, _ in codestream.segments(data, place):
-        if marker == _SOD:
-            return at
-    raise AssertionError
+    """Where the data of a tile-part begins: after its header."""
+    return next(at for marker, at, _ in codestream.segments(data, place) if marker == _SOD)

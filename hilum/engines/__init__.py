@@ -12,6 +12,36 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from hilum.packages.manifest import Manifest
+
+Tensors = dict[str, tuple[str, tuple[int, ...]]]  # name → dtype and shape; -1 is the batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Signature:
+    """The inputs and outputs of a graph."""
+
+    inputs: Tensors
+    outputs: Tensors
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> Signature:
+        """The signature that the graph of a package must have."""
+        side, labels = manifest.input.size, len(manifest.label_set.labels)
+        return cls(
+            inputs={"image": ("uint8", (-1, 1, side, side))},
+            outputs={
+                "probability": ("float32", (-1, labels)),
+                "cam": ("float32", (-1, labels, *manifest.cam_grid)),
+            },
+        )
+
+    def __str__(self) -> str:
+        return " and ".join(
+            f"the {kind}s {', '.join(f'{n} {d} {list(s)}' for n, (d, s) in sorted(found.items()))}"
+            for kind, found in (("input", self.inputs), ("output", self.outputs))
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class EngineOutput:

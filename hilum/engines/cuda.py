@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import math
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -149,91 +152,59 @@ def failure_numbered(number: int, where: str) -> EngineFailedError:
 
 
 class Stream:
-    """A CUDA stream. Work queued on it runs in order, concurrently with other streams."""
+    """A CUDA stream and the memory of its work. Work queued on it runs in order."""
 
     def __init__(self, runtime: Any) -> None:
         self._runtime = runtime
+        self._owned = ExitStack()
         self.handle = int(call(runtime.cudaStreamCreateWithFlags, runtime.cudaStreamNonBlocking))
+        self._owned.callback(runtime.cudaStreamDestroy, self.handle)
+
+    def allocate(self, size: int) -> int:
+        """The address of ``size`` new bytes on the GPU, or 0 if ``size`` is 0."""
+        if not size:
+            return 0
+        address = int(call(self._runtime.cudaMalloc, size))
+        self._owned.callback(self._runtime.cudaFree, address)
+        return address
+
+    def pin(self, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> npt.NDArray[Any]:
+        """An array in page-locked host memory, which the GPU reads and writes directly. It must
+        not be used after :meth:`close`."""
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        address = int(call(self._runtime.cudaHostAlloc, size, self._runtime.cudaHostAllocDefault))
+        self._owned.callback(self._runtime.cudaFreeHost, address)
+        memory = (ctypes.c_uint8 * size).from_address(address)
+        return np.ctypeslib.as_array(memory).view(dtype).reshape(shape)
 
     def copy(self, target: int, source: int, size: int) -> None:
         """Queue a copy of ``size`` bytes between a device and a pinned host address."""
         kind = self._runtime.cudaMemcpyKind.cudaMemcpyDefault
         call(self._runtime.cudaMemcpyAsync, target, source, size, kind, self.handle)
 
+    def record(self, queue_work: Callable[[], None]) -> Callable[[], None]:
+        """Record the work that ``queue_work`` queues as a CUDA graph, without running it. Returns
+        a function that queues it with one launch instead of one per layer."""
+        # Thread-local, so that other threads may use CUDA meanwhile.
+        mode = self._runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        call(self._runtime.cudaStreamBeginCapture, self.handle, mode)
+        try:
+            queue_work()
+        finally:
+            error, graph = self._runtime.cudaStreamEndCapture(self.handle)
+        if error.name != "cudaSuccess":
+            raise failure(error.name, "cudaStreamEndCapture")
+        try:
+            executable = call(self._runtime.cudaGraphInstantiate, graph, 0)
+        finally:
+            self._runtime.cudaGraphDestroy(graph)
+        self._owned.callback(self._runtime.cudaGraphExecDestroy, executable)
+        return lambda: call(self._runtime.cudaGraphLaunch, executable, self.handle)
+
     def wait(self) -> None:
         """Wait until all queued work has run. Raises the errors of that work."""
         call(self._runtime.cudaStreamSynchronize, self.handle)
 
     def close(self) -> None:
-        """Destroy the stream. Errors are ignored: the device may be lost."""
-        self._runtime.cudaStreamDestroy(self.handle)
-
-
-class Graph:
-    """Work recorded on a stream, which is then queued with one launch instead of one per layer."""
-
-    def __init__(self, runtime: Any, stream: Stream) -> None:
-        self._runtime = runtime
-        self._stream = stream
-        self._executable: Any = None
-
-    def __enter__(self) -> Graph:
-        # Thread-local, so that other threads may use CUDA meanwhile.
-        mode = self._runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
-        call(self._runtime.cudaStreamBeginCapture, self._stream.handle, mode)
-        return self
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        error, graph = self._runtime.cudaStreamEndCapture(self._stream.handle)
-        if kind is not None:
-            return  # let the exception that ended the recording propagate
-        if error.name != "cudaSuccess":
-            raise failure(error.name, "cudaStreamEndCapture")
-        try:
-            self._executable = call(self._runtime.cudaGraphInstantiate, graph, 0)
-        finally:
-            self._runtime.cudaGraphDestroy(graph)
-
-    def launch(self) -> None:
-        """Queue the recorded work on the stream it was recorded on."""
-        call(self._runtime.cudaGraphLaunch, self._executable, self._stream.handle)
-
-    def close(self) -> None:
-        """Destroy the graph."""
-        if self._executable is not None:
-            self._runtime.cudaGraphExecDestroy(self._executable)
-
-
-class DeviceMemory:
-    """Bytes on the GPU."""
-
-    def __init__(self, runtime: Any, size: int) -> None:
-        self._runtime = runtime
-        self.size = size
-        self.address = int(call(runtime.cudaMalloc, size)) if size else 0
-
-    def close(self) -> None:
-        """Free the memory."""
-        if self.address:
-            self._runtime.cudaFree(self.address)
-            self.address = 0
-
-
-class PinnedMemory:
-    """Page-locked host memory, which the GPU can read and write directly."""
-
-    def __init__(self, runtime: Any, size: int) -> None:
-        self._runtime = runtime
-        self.address = int(call(runtime.cudaHostAlloc, size, runtime.cudaHostAllocDefault))
-        self._bytes = (ctypes.c_uint8 * size).from_address(self.address)
-
-    def array(self, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> npt.NDArray[Any]:
-        """A view of the memory with this dtype and shape. Do not use it after :meth:`close`."""
-        count = int(np.prod(shape))
-        return np.ctypeslib.as_array(self._bytes).view(dtype)[:count].reshape(shape)
-
-    def close(self) -> None:
-        """Free the memory."""
-        if self.address:
-            self._runtime.cudaFreeHost(self.address)
-            self.address = 0
+        """Free everything, in reverse order. Errors are ignored: the device may be lost."""
+        self._owned.close()

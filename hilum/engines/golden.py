@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from hilum.engines import Engine
+from hilum.engines import Engine, Signature
 from hilum.errors import (
     DeviceLostError,
     DeviceOutOfMemoryError,
@@ -75,12 +75,8 @@ def _read_golden(package: Package, file: str) -> dict[str, npt.NDArray[Any]]:
 
 
 def _check_shapes(golden: dict[str, npt.NDArray[Any]], manifest: Manifest, file: str) -> None:
-    side, labels = manifest.input.size, len(manifest.label_set.labels)
-    expected: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
-        "image": (np.uint8, (1, side, side)),
-        "probability": (np.float32, (labels,)),
-        "cam": (np.float32, (labels, *manifest.cam_grid)),
-    }
+    signature = Signature.of(manifest)
+    expected = signature.inputs | signature.outputs
     if set(golden) != set(expected):
         raise PackageSchemaError(f"{file} must hold exactly {', '.join(sorted(expected))}.")
     count = len(golden["image"]) if golden["image"].ndim else 0
@@ -88,8 +84,8 @@ def _check_shapes(golden: dict[str, npt.NDArray[Any]], manifest: Manifest, file:
         raise PackageSchemaError(f"{file} holds no image.")
     for name, (dtype, shape) in expected.items():
         array = golden[name]
-        if array.dtype != dtype or array.shape != (count, *shape):
+        if array.dtype != dtype or array.shape != (count, *shape[1:]):
             raise PackageSchemaError(
                 f"{file}: {name} is {array.dtype} {array.shape}, "
-                f"but must be {np.dtype(dtype)} {(count, *shape)}."
+                f"but must be {dtype} {(count, *shape[1:])}."
             )

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from hilum.engines import EngineOutput, cuda
+from hilum.engines import EngineOutput, Signature, Tensors, cuda
 from hilum.engines.onnx_file import has_external_data, opset
 from hilum.errors import (
     DeviceOutOfMemoryError,
@@ -31,6 +31,7 @@ _PROVIDERS: Final[dict[Device, str]] = {
     "cpu": "CPUExecutionProvider",
     "cuda": "CUDAExecutionProvider",
 }
+_DTYPES: Final = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
 SILENT: Final = 4  # fatal messages only: ONNX Runtime logs to the user's terminal
 _CUDA_FAILURE: Final = re.compile(r"CUDA failure (\d+)")
 _LIBRARY_FAILURE: Final = re.compile(r"CU[A-Z]+ failure \d+")
@@ -45,10 +46,8 @@ _GPU_BUILD: Final = (
 class OnnxRuntimeEngine:
     """Runs a package's graph in ONNX Runtime on the CPU.
 
-    Args:
-        package: a verified package.
-        threads: number of threads of one run. 0: as many as the cores that this process may use,
-            which in a container are fewer than the machine has.
+    One run uses ``threads`` threads. 0 means one for each core that this process may use, which in
+    a container are fewer than the machine has.
 
     Raises:
         HilumError: see :func:`open_session`.
@@ -94,7 +93,6 @@ def open_session(
     """Open an ``InferenceSession`` of the graph that the package has for ``device``.
 
     Args:
-        package: a verified package.
         device: ``cuda`` needs the GPU build of ONNX Runtime.
         threads: number of CPU threads of one run. 0: one for each core this process may use.
         options: options of the execution provider.
@@ -181,28 +179,15 @@ def name_of(manifest: Manifest, device: Device) -> str:
 
 
 def _check_signature(session: Any, manifest: Manifest, file: str) -> None:
-    side, labels = manifest.input.size, len(manifest.label_set.labels)
-    expected = {
-        "input image": ("tensor(uint8)", [1, side, side]),
-        "output probability": ("tensor(float)", [labels]),
-        "output cam": ("tensor(float)", [labels, *manifest.cam_grid]),
-    }
-    found = {f"input {node.name}": node for node in session.get_inputs()} | {
-        f"output {node.name}": node for node in session.get_outputs()
-    }
-    if set(found) != set(expected):
-        raise PackageSchemaError(
-            f"{file} has {', '.join(sorted(found))}, but must have {', '.join(sorted(expected))}."
-        )
-    for name, (dtype, shape) in expected.items():
-        node = found[name]
-        if node.type != dtype or not _batch_of(node.shape, shape):
-            raise PackageSchemaError(
-                f"{file}: {name} is {node.type} {node.shape}, but must be {dtype} ['N', "
-                f"{', '.join(map(str, shape))}]."
+    def tensors(nodes: Any) -> Tensors:
+        return {
+            node.name: (
+                _DTYPES.get(node.type, node.type),
+                tuple(n if isinstance(n, int) else -1 for n in node.shape),
             )
+            for node in nodes
+        }
 
-
-def _batch_of(shape: Sequence[int | str | None], one: Sequence[int]) -> bool:
-    """Whether ``shape`` is a dynamic batch dimension followed by exactly ``one``."""
-    return len(shape) == len(one) + 1 and not isinstance(shape[0], int) and [*shape[1:]] == [*one]
+    found = Signature(inputs=tensors(session.get_inputs()), outputs=tensors(session.get_outputs()))
+    if found != (expected := Signature.of(manifest)):
+        raise PackageSchemaError(f"{file} has {found}, but must have {expected}.")

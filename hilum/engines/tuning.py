@@ -12,7 +12,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
 
@@ -31,10 +31,12 @@ _NEAR: Final = 0.03  # a smaller batch is preferred if it is slower by less than
 _RUNS: Final = 3  # minimum number of runs of each combination
 
 
-class Cell(BaseModel):
-    """The measured speed of one combination of threads and batch size."""
-
+class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Cell(_Frozen):
+    """The measured speed of one combination of threads and batch size."""
 
     threads: int = Field(ge=1)
     batch: int = Field(ge=1)
@@ -42,10 +44,8 @@ class Cell(BaseModel):
     batch_s: float = Field(gt=0, description="median seconds of one call")
 
 
-class Tuned(BaseModel):
+class Tuned(_Frozen):
     """The tuning of one model on one machine."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     machine: str
     engine: str
@@ -53,31 +53,23 @@ class Tuned(BaseModel):
     cells: tuple[Cell, ...]
 
 
-class _File(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
+class _File(_Frozen):
     digest: str
     machines: dict[str, Tuned] = {}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Machine:
-    """The properties of a machine that decide which combination is fastest."""
-
-    text: str  # for people
-    key: str
-
-
-def this_machine() -> Machine:
-    """Processor, cores that this process may use, and version of ONNX Runtime."""
-    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - here alone
-
+def this_machine() -> str:
+    """What decides which combination is fastest, for people: the processor, the cores that this
+    process may use, and the version of ONNX Runtime."""
     try:
         runtime = version("onnxruntime")
     except PackageNotFoundError:
         runtime = "none"
-    text = f"{cpu_model()}, {usable_cores()} cores, {platform.system()}, ONNX Runtime {runtime}"
-    return Machine(text=text, key=hashlib.sha256(text.encode()).hexdigest()[:16])
+    return f"{cpu_model()}, {usable_cores()} cores, {platform.system()}, ONNX Runtime {runtime}"
+
+
+def _key() -> str:
+    return hashlib.sha256(this_machine().encode()).hexdigest()[:16]
 
 
 def place(package: Package) -> Path:
@@ -88,7 +80,7 @@ def place(package: Package) -> Path:
 
 def load_tuning(package: Package) -> Tuned | None:
     """Load the tuning of exactly this package on this machine, or ``None`` if there is none."""
-    return _read(package).machines.get(this_machine().key)
+    return _read(package).machines.get(_key())
 
 
 def store(package: Package, tuned: Tuned) -> Path:
@@ -97,7 +89,7 @@ def store(package: Package, tuned: Tuned) -> Path:
     Raises:
         ConfigurationError: the tuning file cannot be written.
     """
-    machines = {**_read(package).machines, this_machine().key: tuned}
+    machines = {**_read(package).machines, _key(): tuned}
     text = _File(digest=package.digest, machines=machines).model_dump_json(indent=2)
     path = place(package)
     try:
@@ -111,11 +103,8 @@ def store(package: Package, tuned: Tuned) -> Path:
 
 
 def apply_tuning(package: Package, settings: Settings, engine: str) -> Settings:
-    """Return ``settings`` with the tuning of ``package``, except for what was set explicitly.
-
-    Args:
-        engine: name of the engine that runs. A tuning of another engine is ignored.
-    """
+    """Return ``settings`` with the tuning of ``package`` for the engine with this name, except for
+    what was set explicitly."""
     worker = settings.worker
     free = {"engine_threads", "batch_size"} - worker.model_fields_set
     found = load_tuning(package) if free else None
@@ -144,8 +133,6 @@ def sweep(
     Args:
         open_with: opens an engine with the given number of threads.
         images: uint8 ``[N, 1, S, S]``, repeated to fill a batch.
-        threads: numbers of threads to try.
-        batches: batch sizes to try.
         seconds: minimum duration for each combination; there are at least three runs.
     """
     for count in threads:

@@ -23,9 +23,7 @@ SIDE: Final = 64
 def view(found: ModelInput) -> Float32Array:
     """The film within the model input as float32 ``[SIDE, SIDE]`` in [−1, 1], stretched to a
     square. See :func:`ranks`."""
-    place = found.placement
-    film = found.image[0, place.y0 : place.y1, place.x0 : place.x1]
-    small = Image.fromarray(film).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+    small = Image.fromarray(_film(found)).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
     return ranks(np.asarray(small))
 
 
@@ -40,6 +38,9 @@ def ranks(image: UInt8Array) -> Float32Array:
 
 def contrast(found: ModelInput) -> int:
     """The number of different grey values of the film in the model input."""
+    return int(np.count_nonzero(np.bincount(_film(found).ravel(), minlength=256)))
+
+
+def _film(found: ModelInput) -> UInt8Array:
     place = found.placement
-    film = found.image[0, place.y0 : place.y1, place.x0 : place.x1]
-    return int(np.count_nonzero(np.bincount(film.ravel(), minlength=256)))
+    return found.image[0, place.y0 : place.y1, place.x0 : place.x1]

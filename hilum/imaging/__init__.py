@@ -1,1 +1,1 @@
-"""From a decoded film to the model's input, and back to a picture with its map."""
+"""Turn decoded films into model input, and Grad-CAM maps into overlays."""

@@ -1,4 +1,4 @@
-"""Grad-CAM grids become heat on the film."""
+"""Draw Grad-CAM grids as heat on the film."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from hilum.imaging.transform import Placement
 Float32Array = npt.NDArray[np.float32]
 
 _MAX_OPACITY = 0.6
-_LINE = 60  # characters of a caption that fit beside each other
-# Black-body-like, so that more is also lighter and colour-blind readers see the order.
+_LINE = 60  # characters in a line of a caption
+# Like a black body: more heat is also lighter, so colour-blind readers see the order.
 _COLOURS = np.array(
     [(0, 0, 0), (87, 15, 109), (187, 55, 84), (249, 142, 8), (252, 255, 164)], dtype=np.float32
 )
 
 
 def upsample(grid: Float32Array, placement: Placement, height: int, width: int) -> Float32Array:
-    """The map of a film of ``height`` × ``width``, bilinear between the centres of the cells.
+    """Interpolate a map bilinearly between the centres of its cells, and undo the letterbox.
 
-    Cell (i, j) of an h×w ``grid`` covers the square input from (i·S/h, j·S/w) to the next; the
-    letterbox of ``placement`` is undone. Returns float32 ``[height, width]``, in the grid's units.
+    Cell (i, j) of an h×w ``grid`` covers the square input from (i·S/h, j·S/w) to the next cell.
+    Returns float32 ``[height, width]`` in the units of the grid.
     """
     y = _positions(height, placement.y0, placement.y1, placement.size, grid.shape[0])
     x = _positions(width, placement.x0, placement.x1, placement.size, grid.shape[1])
@@ -46,9 +46,9 @@ def overlay(
         film: ``[H, W]`` in [0, 1], larger is brighter.
         heat: ``[H, W]``, >= 0, see :func:`upsample`.
         probability: of the label. The opacity of the heat is its share of the map's maximum times
-            this, so that a label the model does not find shows none: a map stretched to its own
-            maximum would show heat on every film.
-        caption: printed in a band below the film, for what must not be lost; see :func:`caption`.
+            this. Otherwise every film would show heat, even for a label that the model does not
+            find.
+        caption: notices for a band below the film; see :func:`caption`.
     """
     peak = float(heat.max())
     share = heat / peak if peak > 0 else np.zeros_like(heat)
@@ -64,7 +64,7 @@ def overlay(
 
 
 def caption(*notices: str | None) -> str | None:
-    """The notices that there are, each on lines of its own; ``None`` if there are none."""
+    """Join notices, each on its own lines; ``None`` if there are none."""
     lines = [line for notice in notices if notice for line in wrap(notice, _LINE)]
     return "\n".join(lines) or None
 
@@ -72,7 +72,7 @@ def caption(*notices: str | None) -> str | None:
 def _positions(
     length: int, start: int, end: int, size: int, cells: int
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], Float32Array]:
-    """For each film pixel along one axis: the cells on both sides, and how far along it is."""
+    """For each film pixel along one axis: the cells on both sides, and the share of the second."""
     in_input = start + (np.arange(length) + 0.5) * (end - start) / length
     position = np.clip(in_input * cells / size - 0.5, 0, cells - 1)
     below = np.floor(position).astype(np.intp)

@@ -1,4 +1,4 @@
-"""A film and a Grad-CAM grid become the overlay that people see."""
+"""Render a film and a Grad-CAM grid as the overlay that people see."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Float32Array = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True)
 class Heat:
-    """What is drawn on the film."""
+    """The heat that is drawn on a film."""
 
     grid: Float32Array  # [h, w], Grad-CAM of one label
     probability: float  # of that label
@@ -33,19 +33,19 @@ class Heat:
 class Look:
     """How an overlay is drawn."""
 
-    max_side: int  # of the film's long side in the PNG, pixels
+    max_side: int  # pixels of the long side of the film in the PNG
     caption: str | None  # printed below the film
-    mask_text: bool = False  # cover what looks like burnt-in text, and the regions
+    mask_text: bool = False  # cover the regions and what looks like burnt-in text
     regions: tuple[tuple[float, float, float, float], ...] = ()  # x0, y0, x1, y1 in shares
 
 
 def render(data: bytes, heat: Heat, look: Look, *, decoders: Decoders) -> bytes:
-    """A PNG of the film ``data`` (DICOM, PNG or JPEG) with ``heat`` on it, made by one of
-    ``decoders``: the object comes from strangers.
+    """Make a PNG of the film ``data`` (DICOM, PNG or JPEG) with ``heat`` on it. One of ``decoders``
+    does it, because the object is untrusted.
 
     Raises:
         DicomError: the object cannot be decoded.
-        DecodersUnavailableError, OutOfMemoryError: of the decode processes.
+        DecodersUnavailableError, OutOfMemoryError: the decode processes failed.
     """
     fields = {
         "task": "render",
@@ -62,7 +62,7 @@ def render(data: bytes, heat: Heat, look: Look, *, decoders: Decoders) -> bytes:
 
 
 def answer(request: Message) -> Message:
-    """What a decode process does with the request of :func:`render`."""
+    """Answer the request of :func:`render`, in a decode process."""
     data, grid = request.arrays
     assert isinstance(data, bytes | memoryview)
     assert isinstance(grid, np.ndarray)
@@ -90,7 +90,7 @@ def draw(data: bytes | memoryview, heat: Heat, look: Look, limits: Limits) -> by
 
 
 def preview(opened: DicomObject, max_side: int) -> Float32Array:
-    """The film ``[h, w]`` in [0, 1] with its long side at most ``max_side``, antialiased.
+    """Decode the film ``[h, w]`` in [0, 1], its long side at most ``max_side``, antialiased.
 
     Raises:
         DicomError: the pixels cannot be decoded.

@@ -1,14 +1,13 @@
-"""Resizing a film of which not every pixel was decoded, as if every pixel had been.
+"""Resize a film of which only some samples were decoded, as if every pixel had been decoded.
 
-The antialiasing filter is that of the whole film: for each pixel of the result its weights over
-all pixels of the film are known. What stands in for the pixels is known too: a mean stands for its
-block, which slopes as its neighbours say, and low-pass samples of a wavelet stand for what its
+The antialiasing filter is that of the whole film, so the weight of each pixel of the film in each
+pixel of the result is known. How samples stand for pixels is known too: a mean stands for its
+block, with the slope between its neighbours, and low-pass samples of a wavelet stand for what its
 synthesis makes of them with all details zero (ISO 15444-1 annex F). So the weights are folded from
-pixels onto samples, and the only difference to the whole film is what the filter makes of the
-details that were left out. Those of the 5/3 wavelet are blind to straight lines, of which the
-filter is made: they count at its three corners alone. (Resizing the samples by themselves, as a
-smaller picture, also blurs twice, and takes the wavelet's own lift of medium frequencies for the
-film's.)
+pixels onto samples. The result differs from that of the whole film only by the filtered details
+that were left out. The details of the 5/3 wavelet do not respond to straight lines, of which the
+filter consists, so they count only at its three corners. (Resizing the samples like a smaller
+picture would blur twice, and would keep the lift that the wavelet gives to medium frequencies.)
 """
 
 from __future__ import annotations
@@ -20,29 +19,20 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from hilum.dicom.samples import Samples
+from hilum.dicom.reduced import Samples
 
 Float32Array = npt.NDArray[np.float32]
 Float64Array = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.intp]
 
-# Synthesis low-pass of the 9/7 wavelet (ISO 15444-1 table F.4), its sum 2.
-_SYNTHESIS_97: Final = np.array(
-    [
-        -0.091271763114250,
-        -0.057543526228500,
-        0.591271763114250,
-        1.115087052456994,
-        0.591271763114250,
-        -0.057543526228500,
-        -0.091271763114250,
-    ]
-)
+# Synthesis low-pass of the 9/7 wavelet (ISO 15444-1 table F.4); its sum is 2.
+_HALF: Final = (-0.091271763114250, -0.057543526228500, 0.591271763114250)
+_SYNTHESIS_97: Final = np.array([*_HALF, 1.115087052456994, *reversed(_HALF)])
 
 
 def resize(samples: Float32Array, how: Samples, size: tuple[int, int]) -> Float32Array:
-    """The film that ``samples`` ``[h, w]`` stand for, resized to ``size`` = (width, height) with a
-    bilinear filter that widens when shrinking."""
+    """Resize the film that ``samples`` ``[h, w]`` stand for to ``size`` = (width, height), with a
+    bilinear filter that is widened to shrink."""
     width, height = size
     rows = _folded(how.rows, len(samples), height, how.kind, how.step)
     columns = _folded(how.columns, samples.shape[1], width, how.kind, how.step)
@@ -51,7 +41,7 @@ def resize(samples: Float32Array, how: Samples, size: tuple[int, int]) -> Float3
 
 
 def _weighted(samples: Float32Array, weights: tuple[IntArray, Float32Array]) -> Float32Array:
-    """Sums of rows of ``samples``: of those at the indices ``[n, t]``, times their weights."""
+    """Weighted sums of rows of ``samples``, by their indices ``[n, t]`` and weights ``[n, t]``."""
     indices, factors = weights
     total = np.zeros((len(indices), samples.shape[1]), dtype=np.float32)
     for at, factor in zip(indices.T, factors.T, strict=True):
@@ -69,7 +59,7 @@ def _folded(
     whole = np.zeros(size * samples)
     sample, phase = np.divmod(at, step)
     for offset, shares in _shares(kind, step):
-        k = np.abs(sample + offset)  # both ends are mirrored, as the wavelets have it
+        k = np.abs(sample + offset)  # both ends are mirrored, as for the wavelets
         k = np.minimum(np.where(k < samples, k, 2 * samples - 1 - k), samples - 1)
         found = np.bincount(
             (result * samples + np.maximum(k, 0)).ravel(),
@@ -87,7 +77,7 @@ def _folded(
 
 
 def _triangle(pixels: int, size: int) -> tuple[IntArray, Float64Array]:
-    """The bilinear filter as Pillow has it: indices of pixels ``[size, t]`` and their weights."""
+    """The bilinear filter of Pillow: indices of pixels ``[size, t]`` and their weights."""
     scale = pixels / size
     support = max(scale, 1.0)
     centre = (np.arange(size) + 0.5) * scale
@@ -99,10 +89,10 @@ def _triangle(pixels: int, size: int) -> tuple[IntArray, Float64Array]:
 
 
 def _shares(kind: str, step: int) -> list[tuple[int, Float64Array]]:
-    """What samples contribute to a pixel: for each distance of a sample from the pixel's own, its
-    share by the pixel's place, 0 … ``step`` − 1, after that sample."""
+    """The contributions of samples to a pixel: for each distance of a sample from the pixel's own
+    sample, its share by the position of the pixel in its step, 0 … ``step`` − 1."""
     places = np.arange(step)
-    if kind == "means":  # around the mean a slope, that between the two neighbours
+    if kind == "means":  # the mean, and the slope between its two neighbours
         slope = ((places + 0.5) / step - 0.5) / 2
         return [(-1, -slope), (0, np.ones(step)), (1, slope)]
     if kind == "5/3":  # straight lines from sample to sample

@@ -1,4 +1,4 @@
-"""How films become model input: the part of a model package that says so, and its digests."""
+"""How films become model input: this part of a model package, and its digests."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from pydantic import (
     model_validator,
 )
 
-# Raised whenever the same spec would give other bytes than before.
+# Increase it whenever the same spec gives other bytes than before.
 IMPLEMENTATION: Final = 1
 
 
 class PreprocessSpec(BaseModel):
-    """How films become model input; part of every model package.
+    """How films become model input. Every model package has one.
 
     Its digest is part of the identity of each result.
     """
@@ -51,7 +51,7 @@ class PreprocessSpec(BaseModel):
     implementation: Literal[1] = IMPLEMENTATION
 
     @model_validator(mode="after")
-    def _ordered(self) -> PreprocessSpec:
+    def _check_order(self) -> PreprocessSpec:
         low, high = self.stretch_percentiles
         if not 0 <= low < high <= 100:
             raise ValueError("stretch_percentiles must satisfy 0 <= low < high <= 100")
@@ -60,8 +60,8 @@ class PreprocessSpec(BaseModel):
         return self
 
     @model_serializer(mode="wrap")
-    def _without_what_is_not_used(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Specs from before there were intermediates keep their digest."""
+    def _leave_out_unused(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Keep the digest of specs that are older than intermediates."""
         fields: dict[str, Any] = handler(self)
         if self.intermediate is None:
             del fields["intermediate"]
@@ -69,9 +69,9 @@ class PreprocessSpec(BaseModel):
 
     @property
     def decode_side(self) -> int | None:
-        """Samples to decode along the long side, at least; ``None``: every pixel.
+        """Minimum number of samples to decode along the long side; ``None`` for every pixel.
 
-        How close these come to every pixel is measured: ``benchmarks.reduced``.
+        ``benchmarks.reduced`` measures how close the results come to those of every pixel.
         """
         base = self.intermediate or self.size
         return {"exact": None, "reduced": 2 * base, "fast": -(-5 * base // 4)}[self.decode]
@@ -83,8 +83,8 @@ class PreprocessSpec(BaseModel):
 
     @property
     def stage_digest(self) -> str:
-        """Of what is kept of a film: that of all that has a say in its intermediate, so that
-        models of other sizes have the same; without one, :attr:`digest`."""
+        """Digest of what a cache keeps of a film. With an intermediate, it covers only what affects
+        that, so models of other sizes share it. Otherwise it is :attr:`digest`."""
         if self.intermediate is None:
             return self.digest
         parts = {"decode", "intermediate", "resample", "implementation"}

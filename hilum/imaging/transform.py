@@ -1,12 +1,11 @@
-"""A film becomes the model's input: the one implementation, for training and for serving.
+"""Turn films into model input. Training and serving use this one implementation.
 
-The steps are: letterbox the film to a square, resize with antialiasing, stretch robustly
-between two percentiles of the film itself, quantise to 8 bits. Colour replication and the
-normalisation of the pretrained weights are inside the model's graph, so they cannot differ
-between training and serving.
+The steps are: letterbox the film to a square, resize with antialiasing, stretch between two
+percentiles of the film itself, quantise to 8 bits. Colour replication and the normalisation of the
+pretrained weights are inside the model's graph, so they cannot differ between training and serving.
 
-A spec may have an *intermediate*: the film is first made a 16-bit grey image, and everything else
-is made from that. It is small enough to be kept (:mod:`hilum.pipeline.cache`), and models of
+A spec may have an *intermediate*: a 16-bit grey image that is made of the film first, and from
+which the input is made. It is small enough for a cache (:mod:`hilum.pipeline.cache`), and models of
 several sizes can share it.
 """
 
@@ -21,7 +20,7 @@ from PIL import Image
 
 from hilum import dicom
 from hilum.dicom import DicomObject
-from hilum.dicom.samples import Box, Samples
+from hilum.dicom.reduced import Box, Samples
 from hilum.imaging import resample
 from hilum.imaging.spec import PreprocessSpec
 
@@ -34,8 +33,7 @@ _ROWS_AT_ONCE: Final = 64  # of a film, as floats
 
 
 class Rows(Protocol):
-    """A film whose pixels are computed some rows at a time, such as
-    :class:`hilum.dicom.greyscale.Shown`."""
+    """A film whose rows are computed on request, such as :class:`hilum.dicom.greyscale.Shown`."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -49,7 +47,7 @@ class Rows(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """Where the film lies in the square input, in input pixels (half-open box)."""
+    """Where the film lies in the square input: a half-open box in input pixels."""
 
     x0: int
     y0: int
@@ -59,7 +57,7 @@ class Placement:
 
     @classmethod
     def letterbox(cls, *, height: int, width: int, size: int) -> Placement:
-        """The centred box of a ``height``×``width`` film scaled so its long side is ``size``."""
+        """The centred box of a ``height``×``width`` film whose long side is scaled to ``size``."""
         scale = size / max(height, width)
         h = max(1, min(size, round(height * scale)))
         w = max(1, min(size, round(width * scale)))
@@ -69,24 +67,24 @@ class Placement:
 
 @dataclass(frozen=True, kw_only=True)
 class Extent:
-    """How large the film is, and where it lies in the samples at hand."""
+    """The size of a film, and where it lies in the available pixels."""
 
     rows: int
     columns: int
-    box: Box | Samples  # where it lies in the pixels at hand, or how these stand for it
+    box: Box | Samples  # where it lies in the pixels, or how these stand for it
 
     @classmethod
     def whole(cls, pixels: Float32Array | Rows) -> Extent:
-        """Of a film of which every pixel is at hand."""
+        """The extent of a film of which every pixel is available."""
         rows, columns = pixels.shape
         return cls(rows=rows, columns=columns, box=(0.0, 0.0, float(columns), float(rows)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelInput:
-    """One image as the engine takes it."""
+    """One image as input of the engine."""
 
-    image: UInt8Array  # [1, S, S], 0 = black, outside the film 0
+    image: UInt8Array  # [1, S, S], 0 = black, also outside the film
     placement: Placement
 
 
@@ -94,18 +92,18 @@ class ModelInput:
 class Grey:
     """The intermediate: a film as a 16-bit grey image."""
 
-    values: UInt16Array  # [h, w], the film from its darkest to its brightest
-    padded: bool  # 0 is no film then, and the film begins at 1
+    values: UInt16Array  # [h, w], from the darkest to the brightest value of the film
+    padded: bool  # true: 0 is padding, and the film begins at 1
     rows: int  # of the film itself
     columns: int
 
 
-# What of a film is worth keeping: the intermediate, if its spec has one, else the input itself.
+# What a cache keeps of a film: the intermediate, if the spec has one, else the input.
 Stage: TypeAlias = Grey | ModelInput
 
 
 def model_input(opened: DicomObject, spec: PreprocessSpec) -> ModelInput:
-    """Decode as much of ``opened`` as ``spec`` asks for, and make the model's input of it.
+    """Decode as much of ``opened`` as ``spec`` requests, and turn it into model input.
 
     Raises:
         DicomError: the pixels cannot be decoded, see :func:`hilum.dicom.decode`.
@@ -114,16 +112,14 @@ def model_input(opened: DicomObject, spec: PreprocessSpec) -> ModelInput:
 
 
 def decode_to_stage(opened: DicomObject, spec: PreprocessSpec) -> Stage:
-    """As :func:`model_input`, up to the stage that is worth keeping.
+    """Like :func:`model_input`, but stop at the stage that a cache keeps.
 
     Raises:
-        DicomError: as :func:`model_input`.
+        DicomError: see :func:`model_input`.
     """
     film = dicom.decode_rows(opened, side=spec.decode_side)
     extent = Extent(rows=film.header.rows, columns=film.header.columns, box=film.box)
-    if spec.intermediate is None:
-        return make_input(film.pixels, spec, padding=film.padding, extent=extent)
-    return make_grey(film.pixels, spec.intermediate, padding=film.padding, film=extent)
+    return _make_stage(film.pixels, spec, padding=film.padding, film=extent)
 
 
 def make_input(
@@ -136,30 +132,34 @@ def make_input(
     """Turn a film into model input.
 
     Args:
-        pixels: float32 ``[H, W]`` in presentation space: larger is brighter, whatever the range
-            (see :mod:`hilum.dicom`). 8-bit images of public data sets are passed as they are.
-        spec: the package's preprocessing.
-        padding: bool ``[H, W]``, true where the header declares pixel padding; such pixels are
-            left out of the percentiles and come out black.
-        extent: of the film, if ``pixels`` are not all of its pixels.
+        pixels: float32 ``[H, W]`` in presentation space: larger is brighter, in any range (see
+            :mod:`hilum.dicom`). 8-bit images of public data sets need no conversion.
+        spec: the preprocessing of the package.
+        padding: bool ``[H, W]``, true where the header declares pixel padding. Such pixels do not
+            count for the percentiles, and become black.
+        extent: the extent of the film, if ``pixels`` are not all of its pixels.
 
     Returns:
-        uint8 ``[1, S, S]`` and where the film lies in it. A film of one constant value comes
-        out black: there is nothing to see on it.
+        uint8 ``[1, S, S]`` and where the film lies in it. A film of one constant value becomes
+        black.
     """
     film = extent or Extent.whole(pixels)
-    if spec.intermediate is not None:
-        return input_from_grey(
-            make_grey(pixels, spec.intermediate, padding=padding, film=film), spec
-        )
-    return _input(pixels, spec, padding=padding, film=film)
+    return input_from_stage(_make_stage(pixels, spec, padding=padding, film=film), spec)
+
+
+def _make_stage(
+    pixels: Float32Array | Rows, spec: PreprocessSpec, *, padding: BoolArray | None, film: Extent
+) -> Stage:
+    if spec.intermediate is None:
+        return _input(pixels, spec, padding=padding, film=film)
+    return make_grey(pixels, spec.intermediate, padding=padding, film=film)
 
 
 def make_grey(
     pixels: Float32Array | Rows, side: int, *, padding: BoolArray | None = None, film: Extent
 ) -> Grey:
-    """A film (see :func:`make_input`) as a grey image whose long side has ``side`` pixels, or as
-    many as the film, if those are fewer."""
+    """Turn a film (see :func:`make_input`) into a grey image whose long side has ``side`` pixels,
+    or as many as the film if that has fewer."""
     longest = max(film.rows, film.columns)
     place = Placement.letterbox(height=film.rows, width=film.columns, size=min(side, longest))
     small, outside = _resized(pixels, film, (place.x1 - place.x0, place.y1 - place.y0), padding)
@@ -174,17 +174,14 @@ def make_grey(
     return Grey(values=values, padded=outside is not None, rows=film.rows, columns=film.columns)
 
 
-def input_from_grey(grey: Grey, spec: PreprocessSpec) -> ModelInput:
-    """The model input that ``spec`` makes of its intermediate."""
-    height, width = grey.values.shape
-    film = Extent(rows=grey.rows, columns=grey.columns, box=(0.0, 0.0, float(width), float(height)))
-    padding = grey.values == 0 if grey.padded else None
-    return _input(grey.values.astype(np.float32), spec, padding=padding, film=film)
-
-
 def input_from_stage(stage: Stage, spec: PreprocessSpec) -> ModelInput:
-    """The model input of what was kept of a film for ``spec``'s stage."""
-    return input_from_grey(stage, spec) if isinstance(stage, Grey) else stage
+    """Turn the stage of a film into the model input of ``spec``."""
+    if not isinstance(stage, Grey):
+        return stage
+    pixels = stage.values.astype(np.float32)
+    film = Extent(rows=stage.rows, columns=stage.columns, box=Extent.whole(pixels).box)
+    padding = stage.values == 0 if stage.padded else None
+    return _input(pixels, spec, padding=padding, film=film)
 
 
 def _input(
@@ -208,11 +205,11 @@ def _input(
 def _resized(
     pixels: Float32Array | Rows, film: Extent, size: tuple[int, int], padding: BoolArray | None
 ) -> tuple[Float32Array, BoolArray | None]:
-    """The film resized to ``size`` = (width, height), and where most of it is padding."""
+    """The film resized to ``size`` = (width, height), and the pixels that are mostly padding."""
     if padding is None or not padding.any():
         return resize(pixels, film.box, size), None
-    # Padding must bleed neither into its neighbours nor into the percentiles: resize the film
-    # with its weights and divide by them.
+    # Padding must not affect its neighbours or the percentiles: resize the film with weights, and
+    # divide by the weights.
     weight = resize(_Within(None, padding), film.box, size)
     outside = weight < 0.5
     filled = resize(_Within(pixels, padding), film.box, size)
@@ -221,7 +218,7 @@ def _resized(
 
 @dataclass(frozen=True)
 class _Within:
-    """A film with 0 where it is padding; without pixels, 1 where it is not."""
+    """A film with 0 where it is padding; without pixels, 1 everywhere else."""
 
     pixels: Float32Array | Rows | None
     padding: BoolArray
@@ -238,17 +235,17 @@ class _Within:
 
 
 def resize(pixels: Float32Array | Rows, box: Box | Samples, size: tuple[int, int]) -> Float32Array:
-    """What of ``[H, W]`` lies in ``box``, or what it stands for, resized to ``size`` = (width,
-    height); the filter widens when shrinking.
+    """Resize the part of ``[H, W]`` in ``box``, or the film that it stands for, to ``size`` =
+    (width, height), with a filter that is widened to shrink.
 
-    Of a whole film that is made smaller, and that is not tall, Pillow resizes each row by itself
-    first, then along columns. There the first step is done some rows at a time: the bits are the
-    same, and the film is never there as floats.
+    To shrink a whole film that is not tall, Pillow first resizes each row by itself, then along
+    columns. Then the first step is done on some rows at a time: the bits are the same, and the film
+    never exists as floats.
     """
     height, width = pixels.shape
     if isinstance(box, Samples):
         return resample.resize(_rows(pixels, 0, height), box, size)
-    tall = 2 * height > 3 * width  # far from twice as high as wide, where Pillow turns round
+    tall = 2 * height > 3 * width  # Pillow changes the order at twice as high as wide
     uneven = abs(size[0] * height - size[1] * width) > height + width
     smaller = size[0] < width and size[1] < height
     if box != Extent.whole(pixels).box or tall or uneven or not smaller:
@@ -263,7 +260,7 @@ def resize(pixels: Float32Array | Rows, box: Box | Samples, size: tuple[int, int
 
 
 def _at_once(pixels: Float32Array | Rows, size: tuple[int, int], box: Box) -> Float32Array:
-    """The film is there as floats once, in Pillow's own memory."""
+    """Resize a film that exists as floats once, in the memory of Pillow."""
     height, width = pixels.shape
     whole = Image.new("F", (width, height))
     for start in range(0, height, _ROWS_AT_ONCE):

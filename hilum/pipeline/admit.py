@@ -1,9 +1,9 @@
-"""May this model be asked about this film? First from the header, before any pixel is read; then
-from the picture that the model would see.
+"""Decide whether a model may score a film: first by the header, before any pixel is read, and then
+by the picture that the model would see.
 
-What the header says to be something else is refused; what it does not say is flagged or refused,
-as the package's policy has it. Free text (study and series descriptions) has no say. What the
-picture looks like is :mod:`hilum.filmcheck`'s to find and the policy's to judge.
+A film whose header contradicts the policy is refused. What the header does not say is flagged or
+refused, as the package's policy says. Free text (study and series descriptions) is not used.
+:mod:`hilum.filmcheck` looks at the picture; the policy says what follows from its doubts.
 """
 
 from __future__ import annotations
@@ -31,17 +31,13 @@ from hilum.filmcheck import Doubt, Name
 from hilum.packages.manifest import Action, InputPolicy, LookAction, PixelPolicy
 from hilum.pipeline.stages import Examination, Ready
 
-BODY_PART_UNKNOWN = "body_part_unknown"
-VIEW_UNKNOWN = "view_unknown"
-PLAIN_IMAGE = "plain_image"
-FIRST_FRAME = "first_frame"
-UNDER_AGE = "under_age"
-AGE_UNKNOWN = "age_unknown"
-BURNED_IN = "burned_in_annotation"
-FOR_PROCESSING = "for_processing"
-# What stands for PNG and JPEG files among a policy's modalities.
+# The modality of PNG and JPEG files in a policy.
 OTHER = "OTHER"
-
+# Field of the header, its DICOM attribute, the terms for it, and the error for another value.
+_STATED: Final = (
+    ("body_part", "Body Part Examined (0018,0015)", terms.BODY_PARTS, NotChestError),
+    ("view", "View Position (0018,5101)", terms.VIEWS, LateralViewError),
+)
 _LOOKS: Final[dict[Name, tuple[type[NotApplicableError], str]]] = {
     "blank": (BlankFilmError, "The film has fewer than three greys where the model looks."),
     "not_chest": (NotChestError, "The picture looks like no chest film."),
@@ -53,10 +49,10 @@ _LOOKS: Final[dict[Name, tuple[type[NotApplicableError], str]]] = {
 
 
 def admit(examination: Examination, policy: InputPolicy) -> Ready:
-    """The image, which the model may score.
+    """Return the image, if the model may score it.
 
     Raises:
-        NotApplicableError: it must not; a subclass says why.
+        NotApplicableError: the model must not score it; a subclass says why.
         DicomError: its pixels could not be decoded.
     """
     flags = check(examination.header, policy)
@@ -73,45 +69,45 @@ def admit(examination: Examination, policy: InputPolicy) -> Ready:
 
 
 def sure_doubts(flags: Iterable[str]) -> tuple[str, ...]:
-    """Those of a result's ``flags`` that put its numbers in doubt for sure: ``not_chest``, but
-    not ``maybe_not_chest``. They are shown beside the numbers, wherever these are."""
+    """The flags of a result that surely put its numbers in doubt: ``not_chest``, but not
+    ``maybe_not_chest``. They are shown wherever the numbers are."""
     return tuple(flag for flag in flags if flag in _LOOKS)
 
 
 def warning(flags: Iterable[str]) -> str | None:
-    """One line for people about :func:`sure_doubts`; ``None`` if there are none."""
+    """One line for people about the :func:`sure_doubts`; ``None`` if there are none."""
     found = sure_doubts(flags)
     details = (f"{flag}: {_LOOKS[flag][1].rstrip('.')}." for flag in found)  # type: ignore[index]
     return " ".join(details) if found else None
 
 
 def check(header: FilmHeader, policy: InputPolicy) -> tuple[str, ...]:
-    """The flags that belong to every number of this film, such as ``view_unknown``.
+    """Check the header. Returns the flags of every number of this film, such as ``view_unknown``.
 
     Raises:
-        PlainImageError: a PNG or JPEG file, and OTHER is not one of ``policy.modalities``.
-        WrongModalityError: not one of ``policy.modalities``.
-        MultiFrameError: several frames, and the policy does not take the first.
-        NotChestError: another body part, or none is given and the policy refuses that.
-        LateralViewError: another view, or none is given and the policy refuses that.
-        UnderAgeError: as ``policy.under_age`` and ``policy.unknown_age`` have it.
-        BurnedInError, ForProcessingError: as their policies have it.
+        PlainImageError: it is a PNG or JPEG file, and OTHER is not one of ``policy.modalities``.
+        WrongModalityError: its modality is not one of ``policy.modalities``.
+        MultiFrameError: it has several frames, and the policy does not accept the first.
+        NotChestError: it shows another body part, or the policy refuses films that do not say.
+        LateralViewError: it shows another view, or the policy refuses films that do not say.
+        UnderAgeError: ``policy.under_age`` or ``policy.unknown_age`` refuses it.
+        BurnedInError, ForProcessingError: the policy for these refuses it.
     """
     return (
         *header.flags,
         *_kind(header, policy),
-        *_part(header, policy),
+        *_stated(header, policy),
         *_age(header, policy),
         *_said(
             bool(header.burned_in),
             policy.burned_in,
-            BURNED_IN,
+            "burned_in_annotation",
             BurnedInError("Burned In Annotation (0028,0301) is YES."),
         ),
         *_said(
             header.for_processing,
             policy.for_processing,
-            FOR_PROCESSING,
+            "for_processing",
             ForProcessingError("Presentation Intent Type (0008,0068) is FOR PROCESSING."),
         ),
     )
@@ -120,11 +116,11 @@ def check(header: FilmHeader, policy: InputPolicy) -> tuple[str, ...]:
 def check_pixels(
     found: Iterable[Doubt], header: FilmHeader, policy: PixelPolicy
 ) -> tuple[str, ...]:
-    """The flags for what is wrong with the picture of a film that passed :func:`check`:
-    ``inverted`` if that is sure, else ``maybe_inverted``.
+    """Judge the doubts about the picture of a film that passed :func:`check`. Returns a flag for
+    each: ``inverted`` if it is sure, else ``maybe_inverted``.
 
     Raises:
-        NotApplicableError: a subclass for what is sure and to be refused.
+        NotApplicableError: a doubt is sure and the policy refuses it; the subclass names it.
     """
     flags = []
     for doubt in found:
@@ -148,7 +144,7 @@ def _kind(header: FilmHeader, policy: InputPolicy) -> Iterable[str]:
                 f"This is a {header.picture.upper()} file; expected a DICOM object of modality "
                 f"{' or '.join(policy.modalities)}."
             )
-        yield PLAIN_IMAGE
+        yield "plain_image"
     elif header.modality not in policy.modalities:
         raise WrongModalityError(
             f"Modality (0008,0060) is {_shown(header.modality, terms.MODALITIES)}; "
@@ -159,32 +155,23 @@ def _kind(header: FilmHeader, policy: InputPolicy) -> Iterable[str]:
             raise MultiFrameError(
                 f"Number of Frames (0028,0008) is {header.frames}; expected a single frame."
             )
-        yield FIRST_FRAME
+        yield "first_frame"
 
 
-def _part(header: FilmHeader, policy: InputPolicy) -> Iterable[str]:
-    if header.body_part is None:
-        if policy.unknown_body_part == "refuse":
-            raise NotChestError("Body Part Examined (0018,0015) is not given.")
-        yield BODY_PART_UNKNOWN
-    elif header.body_part not in policy.body_parts:
-        raise NotChestError(
-            f"Body Part Examined (0018,0015) is {_shown(header.body_part, terms.BODY_PARTS)}; "
-            f"expected {' or '.join(policy.body_parts)}."
-        )
-    if header.view is None:
-        if policy.unknown_view == "refuse":
-            raise LateralViewError("View Position (0018,5101) is not given.")
-        yield VIEW_UNKNOWN
-    elif header.view not in policy.views:
-        raise LateralViewError(
-            f"View Position (0018,5101) is {_shown(header.view, terms.VIEWS)}; "
-            f"expected {' or '.join(policy.views)}."
-        )
+def _stated(header: FilmHeader, policy: InputPolicy) -> Iterable[str]:
+    """Compare body part and view with the policy."""
+    for field, name, known, error in _STATED:
+        value, allowed = getattr(header, field), getattr(policy, f"{field}s")
+        if value is None:
+            if getattr(policy, f"unknown_{field}") == "refuse":
+                raise error(f"{name} is not given.")
+            yield f"{field}_unknown"
+        elif value not in allowed:
+            raise error(f"{name} is {_shown(value, known)}; expected {' or '.join(allowed)}.")
 
 
 def _age(header: FilmHeader, policy: InputPolicy) -> Iterable[str]:
-    """Neither the age nor the date of birth goes into a text."""
+    """Compare the age with the policy. No text mentions the age or the date of birth."""
     least = policy.min_age_years
     if least is None:
         return ()
@@ -193,9 +180,9 @@ def _age(header: FilmHeader, policy: InputPolicy) -> Iterable[str]:
             f"Patient's Age (0010,1010) is not given and does not follow from dates; the model is "
             f"for {least:g} years and more."
         )
-        return _said(True, policy.unknown_age, AGE_UNKNOWN, error)
+        return _said(True, policy.unknown_age, "age_unknown", error)
     error = UnderAgeError(f"The patient is younger than the {least:g} years the model is made for.")
-    return _said(header.age_years < least, policy.under_age, UNDER_AGE, error)
+    return _said(header.age_years < least, policy.under_age, "under_age", error)
 
 
 def _said(true: bool, action: Action, flag: str, error: NotApplicableError) -> Iterable[str]:
@@ -207,7 +194,7 @@ def _said(true: bool, action: Action, flag: str, error: NotApplicableError) -> I
 
 
 def _shown(value: str | None, terms: frozenset[str]) -> str:
-    """A word of the standard is safe to repeat; anything else in its place may name a patient."""
+    """Repeat only terms of the standard; any other value may name a patient."""
     if value is None:
         return "missing"
     return value if value in terms else "another value"

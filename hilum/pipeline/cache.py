@@ -1,12 +1,12 @@
-"""The prepared-image cache: what a model needs of a film, kept beside it in S3.
+"""The prepared-image cache: it keeps beside each film in S3 what a model needs of it.
 
 A rescoring run then reads some ten kilobytes a film instead of megabytes, and decodes nothing. The
-result is the same, bit for bit: what is kept is a stage that every film passes on its way to the
+result is the same, bit for bit: the cache keeps a stage that every film passes on its way to the
 model's input (``docs/operate/patient-data.md``).
 
-Everything is encrypted and authenticated (AES-256-GCM) for the film and the stage it belongs to.
-A film made small still shows a patient, and the header facts hold UIDs; an entry that somebody
-changed, or moved to another film's place, must never become a number.
+Every entry is encrypted and authenticated (AES-256-GCM) for its film and its stage. A small film
+still shows a patient, and the header contains UIDs. An entry that somebody changed, or moved to the
+place of another film, must never be scored.
 """
 
 from __future__ import annotations
@@ -47,24 +47,24 @@ _MAX_ENTRY: Final = 64 * 2**20  # bytes
 
 
 class DamagedEntryError(Exception):
-    """The bytes are no entry of this film, this stage and this key. Never leaves the package."""
+    """The bytes are no entry of this film, this stage and this key. Never leaves this module."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where the entry of one version of a film for one stage is, or will be."""
+    """The place of the entry for one version of a film and one stage, whether it exists or not."""
 
     uri: str = field(repr=False)
-    name: str  # hexadecimal; nothing of the film or its address can be read from it
+    name: str  # hexadecimal; reveals nothing about the film or its address
     source: Stat = field(repr=False)
-    before: Place | None = field(default=None, repr=False)  # of the pipeline version before
+    before: Place | None = field(default=None, repr=False)  # for the previous pipeline version
 
 
 class PreparedCache:
-    """Keeps entries and finds them again; safe to share between threads.
+    """Writes and finds entries. Threads may share it.
 
-    No failure of the cache fails a film: what cannot be read is made from the film itself, what
-    cannot be written is not kept, and both are logged by their code.
+    A failure of the cache never fails a film: if an entry cannot be read, the film itself is
+    decoded; if it cannot be written, there is none. Both are logged with their error code.
     """
 
     def __init__(self, store: ObjectStore, settings: PreparedSettings) -> None:
@@ -79,10 +79,11 @@ class PreparedCache:
         self._sealer = Sealer(settings.secret.get_secret_value())
 
     def place(self, uri: str, spec: PreprocessSpec) -> Place | None:
-        """The place of the film that is at ``uri`` now; ``None`` if it is not in S3.
+        """The place of the entry for the film that is now at ``uri``; ``None`` if the film is not
+        in S3.
 
         Raises:
-            HilumError: the store does not say anything of the film itself.
+            HilumError: the store cannot describe the film.
         """
         source = self._store.stat(uri)
         if source is None:
@@ -92,14 +93,14 @@ class PreparedCache:
 
     def _named(self, uri: str, spec: PreprocessSpec, source: Stat, pipeline: int) -> Place:
         bucket, _, key = uri.removeprefix("s3://").partition("/")
-        # The ETag is as unguessable as the content, so that the name gives no key away. Other
-        # builds of the decoders might give other pixels of a lossy film.
+        # The ETag is as hard to guess as the content, so the name reveals no key. Other builds of
+        # the decoders might decode a lossy film to other pixels.
         builds = f"{imagecodecs.__version__} {PIL.__version__}"
         parts = [FORMAT, pipeline, builds, bucket, key, source.version]
         name = hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()
         stage = spec.stage_digest
         folder = f"{self._settings.bucket or bucket}/{self._settings.prefix}"
-        # The stage's digest comes first: a stage that no model has any more goes at once.
+        # The digest of the stage comes first, so that all entries of a stage can be removed.
         return Place(
             uri=f"s3://{folder}/{stage[:16]}/{name[:2]}/{name}",
             name=f"{stage}/{name}",
@@ -107,8 +108,8 @@ class PreparedCache:
         )
 
     def find(self, place: Place) -> Examination | None:
-        """What was kept there, if it can be trusted. An entry of the pipeline version before is
-        used, and kept under this version, if its film still reads the same."""
+        """Read the entry, if there is an authentic one. An entry of the previous version of the
+        pipeline is used and written anew, if this version computes the same."""
         found = self._read(place)
         if found is None and place.before is not None:
             found = self._read(place.before)
@@ -129,7 +130,7 @@ class PreparedCache:
         return None
 
     def keep(self, place: Place, examination: Examination) -> None:
-        """Write an entry of what is worth keeping, unless the cache is only read."""
+        """Write an entry, unless the settings allow reading only."""
         if self._settings.mode != "on":
             return
         try:
@@ -144,26 +145,26 @@ class PreparedCache:
 
 
 class Sealer:
-    """Entries to bytes and back.
+    """Encrypts entries into bytes, and decrypts them.
 
     Args:
-        secret: any text, at least 32 characters of it random; see ``hilum cache secret``.
+        secret: a text with at least 32 random characters; see ``hilum cache secret``.
     """
 
     def __init__(self, secret: str) -> None:
         self._cipher = AESGCM(hashlib.sha256(b"hilum prepared " + secret.encode()).digest())
 
     def seal(self, kept: Examination, name: str) -> bytes:
-        """``kept`` as bytes that only open under the same ``name``."""
+        """Encrypt ``kept`` into bytes that can be opened only with the same ``name``."""
         nonce = os.urandom(_NONCE)
         return _MAGIC + nonce + self._cipher.encrypt(nonce, _to_bytes(kept), name.encode())
 
     def open(self, data: bytes, name: str) -> Examination:
-        """What was kept in ``data``.
+        """Decrypt ``data``.
 
         Raises:
-            DamagedEntryError: it is none, was sealed under another name or with another secret,
-                or a byte of it has changed.
+            DamagedEntryError: it is no entry, was sealed with another name or another secret, or
+                has changed.
         """
         start = len(_MAGIC) + _NONCE
         if not data.startswith(_MAGIC):
@@ -171,13 +172,13 @@ class Sealer:
         try:
             plain = self._cipher.decrypt(data[len(_MAGIC) : start], data[start:], name.encode())
             return _from_bytes(plain)
-        # Authenticated, so the rest cannot go wrong but for another version's entries.
+        # The bytes are authentic, so other errors occur only for entries of another version.
         except (InvalidTag, ValueError, KeyError, TypeError, struct.error) as error:
             raise DamagedEntryError from error
 
 
 def _to_bytes(kept: Examination) -> bytes:
-    """The length of the fields, the fields as JSON, the pixels as JPEG-LS."""
+    """Write the length of the fields, the fields as JSON, and the pixels as JPEG-LS."""
     fields, arrays = codec.pack(kept)
     text = json.dumps(fields).encode()
     pixels = b"".join(
@@ -201,15 +202,15 @@ def evict(
     before: datetime,
     stage: str = "",
 ) -> int:
-    """Remove the entries that are in ``bucket`` and were written before then; how many. What is
-    not named as an entry is left, wherever it lies.
+    """Remove the entries in ``bucket`` that were written before a time, and return their number.
+    Objects that are not named like entries stay.
 
     Args:
-        store: with the right to list and delete below the prefix.
-        settings: for the prefix; no secret is needed.
-        bucket: of the entries.
-        before: in UTC.
-        stage: only those of the stage with this digest; empty: all.
+        store: needs the right to list and delete below the prefix.
+        settings: has the prefix; the secret is not needed.
+        bucket: the bucket with the entries.
+        before: a time in UTC.
+        stage: digest of the stage whose entries are removed; empty for all stages.
 
     Raises:
         HilumError: the store refuses.
@@ -219,9 +220,9 @@ def evict(
 
 
 def open_cache(store: ObjectStore, settings: PreparedSettings) -> PreparedCache | None:
-    """The cache of these settings; ``None``: it is off.
+    """Open the cache of these settings, or return ``None`` if it is off.
 
     Raises:
-        ConfigurationError: it has no secret.
+        ConfigurationError: there is no secret, or it is too short.
     """
     return None if settings.mode == "off" else PreparedCache(store, settings)

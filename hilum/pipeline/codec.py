@@ -1,5 +1,5 @@
-"""An examination as fields and arrays, and back: for the link to a decode process and for the
-cache's entries, which hold the same thing."""
+"""Pack an examination into fields and arrays, and unpack it: for the link to a decode process and
+for the entries of the cache, which have the same content."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _HEADER: Final = TypeAdapter(FilmHeader)
 
 
 def pack(examination: Examination) -> tuple[dict[str, Any], tuple[Array, ...]]:
-    """The fields, which JSON can hold, and the arrays. Of one as a cache keeps it
-    (:meth:`Examination.kept`) there is at most one array, of two dimensions."""
+    """Return the fields, which JSON can hold, and the arrays. An examination that a cache keeps
+    (:meth:`Examination.kept`) has at most one array, of two dimensions."""
     grey, found = examination.grey, examination.model_input
     arrays: list[Array] = []
     fields: dict[str, Any] = {
@@ -50,10 +50,10 @@ def pack(examination: Examination) -> tuple[dict[str, Any], tuple[Array, ...]]:
 
 
 def unpack(fields: dict[str, Any], arrays: Sequence[wire.Array]) -> Examination:
-    """The examination of which :func:`pack` gave these.
+    """Return the examination that :func:`pack` packed.
 
     Raises:
-        ValueError, KeyError, TypeError: there never was one.
+        ValueError, KeyError, TypeError: :func:`pack` never returned these.
     """
     rest = iter(arrays)
     grey: Grey | None = None

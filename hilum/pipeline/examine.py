@@ -1,8 +1,8 @@
-"""From the bytes of one object to all that is known of it.
+"""Examine the bytes of one object: parse, decode and preprocess it, and check its picture.
 
-This is the part of the pipeline that touches what strangers send: parsing, decoding, preprocessing.
-It runs in a decode process (:mod:`hilum.sandbox`) where films are served, and in this process where
-they are one's own (training, tests). Everything that it gives is small.
+This part of the pipeline handles untrusted data. For films of others it runs in a decode process
+(:mod:`hilum.sandbox`), for one's own films (training, tests) in this process. Its results are
+small.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ Examiner = Callable[[bytes | SharedBytes], Examination]
 
 
 def examine(data: bytes | memoryview, options: ExamineOptions) -> Examination:
-    """Parse, decode and preprocess one DICOM object, PNG or JPEG; from any number of threads. What
-    the header is enough to refuse is not decoded. An error after the header was read is in
-    ``failure``.
+    """Parse, decode and preprocess one DICOM object, PNG or JPEG. Threads may call it at once.
+
+    An object that the policy refuses by its header is not decoded. An error that occurs after the
+    header was read is returned as ``failure``.
 
     Raises:
         DicomError: there is no usable header; a subclass says why.
@@ -42,7 +43,7 @@ def examine(data: bytes | memoryview, options: ExamineOptions) -> Examination:
     side = options.preview_side
     try:
         stage = decode_to_stage(opened, options.preprocess)
-        # Decoded by itself, so that who looks at it does not change the numbers.
+        # Decoded separately, so that a preview does not change the numbers.
         shown = preview(opened, side) if side else None
     except DicomError as error:
         return replace(known, failure=error)
@@ -53,16 +54,16 @@ def examine(data: bytes | memoryview, options: ExamineOptions) -> Examination:
 
 
 def complete(kept: Examination, options: ExamineOptions) -> Examination | None:
-    """What :func:`examine` gives, from what was kept of it; ``None``: the film itself is needed,
-    because nothing was decoded when it was refused, and now it would not be refused."""
+    """Complete a cached examination to what :func:`examine` gives. ``None`` if the film itself is
+    needed: it was refused before anything was decoded, and is not refused any more."""
     if kept.stage is not None:
         return _look(kept, options)
     return kept if _is_refused(kept, options) else None
 
 
 def examiner(options: ExamineOptions, decoders: Decoders | None) -> Examiner:
-    """:func:`examine` in one of ``decoders``, with the errors of
-    :meth:`hilum.sandbox.pool.Decoders.ask` beside its own; ``None``: in this process."""
+    """Return a function like :func:`examine` that runs in one of ``decoders``, and also raises the
+    errors of :meth:`hilum.sandbox.pool.Decoders.ask`. ``None`` runs it in this process."""
     if decoders is None:
         return lambda data: examine(_view(data), options)
     fields = {"task": "examine", "options": options.model_dump_json()}
@@ -75,7 +76,7 @@ def examiner(options: ExamineOptions, decoders: Decoders | None) -> Examiner:
 
 
 def answer(request: Message) -> Message:
-    """What a decode process does with the request of an :func:`examiner`."""
+    """Answer the request of an :func:`examiner`, in a decode process."""
     (data,) = request.arrays
     assert isinstance(data, bytes | memoryview)
     fields, arrays = codec.pack(examine(data, _options(request.fields["options"])))
@@ -90,7 +91,7 @@ def _view(data: bytes | SharedBytes) -> bytes | memoryview:
 
 
 def _is_refused(known: Examination, options: ExamineOptions) -> bool:
-    """Whether its header is enough to refuse it."""
+    """Whether the policy refuses it by its header alone."""
     try:
         admit.check(known.header, options.policy)
     except NotApplicableError:
@@ -99,7 +100,7 @@ def _is_refused(known: Examination, options: ExamineOptions) -> bool:
 
 
 def _look(decoded: Examination, options: ExamineOptions) -> Examination:
-    """Make the model's input of a film's stage, and check its picture."""
+    """Turn the stage of a film into model input, and check its picture."""
     assert decoded.stage is not None
     found = input_from_stage(decoded.stage, options.preprocess)
     off = options.policy.pixels == PixelPolicy.nothing()

@@ -1,4 +1,4 @@
-"""From images that are ready to their scores: one engine call for a batch."""
+"""Score images that are ready, with one engine call for a batch."""
 
 from __future__ import annotations
 
@@ -15,23 +15,19 @@ from hilum.pipeline.stages import Ready, Score
 
 
 class Scorer:
-    """One model on one engine.
-
-    Args:
-        package: verified; its manifest gives calibration and thresholds.
-        engine: of that package, see :func:`hilum.engines.loading.open_engine`.
-    """
+    """Scores with one model, on the engine that :func:`hilum.engines.loading.open_engine` opened
+    for it. The verified package has the calibration and the thresholds."""
 
     def __init__(self, package: Package, engine: Engine) -> None:
         self.package = package
         self.engine = engine
 
     def score(self, batch: Sequence[Ready]) -> list[Score]:
-        """The scores of ``batch``, in its order; from one thread at a time.
+        """Score ``batch``, in its order. Only one thread may call it at a time.
 
         Raises:
-            EngineFailedError: the engine failed; nothing of the batch is scored.
-            UnexpectedError: it gave something that is not a number.
+            EngineFailedError: the engine failed; no image of the batch has a score.
+            UnexpectedError: the engine gave a value that is not a number.
         """
         step = self.package.manifest.input.max_batch
         return [
@@ -41,7 +37,7 @@ class Scorer:
         ]
 
     def score_each(self, batch: Sequence[Ready]) -> list[Score | HilumError]:
-        """Like :meth:`score`, but an image that makes the batch fail spoils only itself: the
+        """Like :meth:`score`, but an image that makes the batch fail affects no other image: the
         batch is then run again image by image."""
         together = capture_failure(lambda: self.score(batch))
         if not isinstance(together, HilumError):

@@ -1,4 +1,4 @@
-"""What an image is on its way: examined, ready, scored."""
+"""The stages of an image in the pipeline: examined, ready, scored."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ Float32Array = npt.NDArray[np.float32]
 
 
 class ExamineOptions(BaseModel):
-    """All that has a say in what an examination finds; the same for all films of a model."""
+    """All options that affect an examination. They are the same for all films of a model."""
 
     model_config = ConfigDict(frozen=True)
 
     preprocess: PreprocessSpec
     policy: InputPolicy
     limits: Limits
-    preview_side: int | None = None  # keep the film, its long side at most this many pixels
-    keep: bool = False  # give the intermediate too, for a cache
-    identity: bool = False  # read from the header whom the film shows, too
+    preview_side: int | None = None  # pixels of the long side of a preview; None: no preview
+    keep: bool = False  # return the intermediate too, for a cache
+    identity: bool = False  # read from the header who the patient is, too
 
     @classmethod
     def of(
@@ -42,7 +42,7 @@ class ExamineOptions(BaseModel):
         keep: bool = False,
         identity: bool = False,
     ) -> ExamineOptions:
-        """Those of a model."""
+        """The options for a model."""
         return cls(
             preprocess=manifest.preprocess,
             policy=manifest.policy,
@@ -55,28 +55,28 @@ class ExamineOptions(BaseModel):
 
 @dataclass(frozen=True, kw_only=True, eq=False)  # arrays have no single equality
 class Examination:
-    """One image with all that a policy needs to decide about it, whatever the decision is.
+    """One image with all that a policy needs to decide about it.
 
-    What a cache keeps of it is one too: see :meth:`kept`.
+    A cache entry is an examination, too: see :meth:`kept`.
     """
 
-    content_sha256: bytes  # of the object itself
+    content_sha256: bytes  # of the object
     header: FilmHeader
-    # None: not made, or the header was enough to refuse it, or decoding failed.
+    # None: not computed, refused by its header, or decoding failed.
     model_input: ModelInput | None = None
     grey: Grey | None = None  # the intermediate, if it is to be kept
     doubts: tuple[Doubt, ...] = ()  # about its picture
     preview: Float32Array | None = None
-    failure: HilumError | None = None  # of decoding; the header is there all the same
+    failure: HilumError | None = None  # why decoding failed; the header was read all the same
 
     @property
     def stage(self) -> Stage | None:
-        """The stage of it that is worth keeping; ``None``: nothing was decoded."""
+        """The stage that a cache keeps; ``None`` if nothing was decoded."""
         return self.grey or self.model_input
 
     def kept(self) -> Examination:
-        """As a cache keeps it: without what can be made of the rest, and without the patient's
-        identity, which SQL knows from when the film was first read."""
+        """The part that a cache keeps: without what can be computed from the rest, and without the
+        patient's identity, which SQL stored when the film was first read."""
         found = self.model_input if self.grey is None else None
         header = replace(self.header, facts=replace(self.header.facts, identity=None))
         return replace(self, header=header, model_input=found, doubts=(), preview=None)
@@ -89,8 +89,8 @@ class Ready:
     content_sha256: bytes
     header: FilmHeader
     model_input: ModelInput
-    flags: tuple[str, ...]  # what the policy let pass with a remark
-    preview: Float32Array | None  # [H', W'] in [0, 1], the film made smaller for display
+    flags: tuple[str, ...]  # what the policy accepted with a remark
+    preview: Float32Array | None  # [H', W'] in [0, 1], a smaller film for display
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -103,7 +103,7 @@ class Score:
     study_instance_uid: str = field(repr=False)
     rows: int
     columns: int
-    raw: Float32Array  # [K], as the graph gave it
+    raw: Float32Array  # [K], the output of the graph
     probability: Float32Array  # [K], calibrated
     findings: tuple[Finding, ...]
     cam: Float32Array  # [K, h, w], >= 0, over the model's square input

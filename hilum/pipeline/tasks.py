@@ -1,5 +1,4 @@
-"""What decode processes can be asked to do: the table that :class:`hilum.sandbox.Decoders` is told
-of by this module's name."""
+"""The tasks of decode processes. :class:`hilum.sandbox.Decoders` gets the name of this module."""
 
 from __future__ import annotations
 
@@ -11,12 +10,12 @@ from hilum.imaging import rendering
 from hilum.pipeline import examine
 from hilum.sandbox import Tasks
 
-# imagecodecs loads each codec when it is first looked at; later there is no memory for that.
+# imagecodecs loads each codec on first use; a confined process has no memory for that.
 _CODECS: Final = ("jpeg2k_decode", "jpeg8_decode", "jpegls_decode", "dicomrle_decode")
 
 
 def warm_up() -> None:
-    """Load what a confined process could not load any more."""
+    """Load what a confined process could not load."""
     for name in _CODECS:
         getattr(imagecodecs, name)
 

@@ -1,6 +1,6 @@
 """Decoding in processes of its own.
 
-The caller says what these processes do (:class:`~hilum.sandbox.tasks.Tasks`).
+The caller says what these processes do (:class:`~hilum.sandbox.wire.Tasks`).
 
 Decoders are C libraries that read untrusted data. Here they run in child processes that have no
 credentials, cannot write files, have limited memory and time, and can be killed. A crash, a hang or
@@ -13,6 +13,6 @@ Callers use :class:`~hilum.sandbox.pool.Decoders`.
 """
 
 from hilum.sandbox.pool import Decoders
-from hilum.sandbox.tasks import Tasks
+from hilum.sandbox.wire import Tasks
 
 __all__ = ["Decoders", "Tasks"]

@@ -1,8 +1,7 @@
-"""``python -m hilum.sandbox.child LINK LIFELINE MAX_BYTES MAX_SHARED_BYTES TASKS``: a
-decode process.
+"""A decode process: ``child LINK LIFELINE MAX_BYTES MAX_SHARED_BYTES TASKS``.
 
-Not for people. It answers one request after the other, by the table of the module TASKS,
-until its parent closes the link.
+Only :mod:`hilum.sandbox.process` starts it. It answers one request after the other, by the table of
+the module TASKS, until its parent closes the link.
 """
 
 from __future__ import annotations
@@ -15,8 +14,7 @@ from typing import Final
 from hilum.errors import HilumError, LimitExceededError, OutOfMemoryError, UnexpectedError
 from hilum.errors.guarding import capture_failure
 from hilum.sandbox import confinement, wire
-from hilum.sandbox.tasks import Tasks
-from hilum.sandbox.wire import Message
+from hilum.sandbox.wire import Message, Tasks
 
 # If memory has grown by this much since before the first image, a decoder leaks.
 _GROWN: Final = 96 * 2**20
@@ -28,10 +26,10 @@ def main() -> None:
     max_bytes, max_shared_bytes = int(sys.argv[3]), int(sys.argv[4])
     tasks: Tasks = importlib.import_module(sys.argv[5]).TASKS
     tasks.warm_up()
-    memory = confinement.confine(
+    data_bytes = confinement.confine(
         lifeline=int(sys.argv[2]), max_bytes=max_bytes, max_shared_bytes=max_shared_bytes
     )
-    before = memory.data_bytes()
+    before = data_bytes()
     wire.send(link, Message(fields={"ready": True}))
     while True:
         try:
@@ -43,7 +41,7 @@ def main() -> None:
             return
         answer = _answer(tasks, request, max_bytes)
         del request  # an object of its size is no leak
-        if memory.data_bytes() > before + _GROWN:
+        if data_bytes() > before + _GROWN:
             answer.fields["retire"] = True
         try:
             wire.send(link, answer)

@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import sysconfig
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -23,7 +24,7 @@ _UNUSED: Final = 256 * 2**20
 _LIBRARIES: Final = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache")
 
 
-def confine(*, lifeline: int, max_bytes: int, max_shared_bytes: int) -> Memory:
+def confine(*, lifeline: int, max_bytes: int, max_shared_bytes: int) -> Callable[[], int]:
     """Bind this process to its parent, and give up every right that decoding does not need.
 
     - It ends with its parent, even inside C code that holds the interpreter's lock: the kernel
@@ -38,9 +39,17 @@ def confine(*, lifeline: int, max_bytes: int, max_shared_bytes: int) -> Memory:
       can: files, and in ``/proc`` for example the environment of other processes.
 
     Returns:
-        A reader of its own memory use, which it could not open later.
+        A function that gives the size of its data segment in bytes, or 0 if it is unknown. It reads
+        a file that this process could not open later.
     """
-    memory = Memory()
+    statm = -1
+    with suppress(OSError):  # Linux
+        statm = os.open(_STATM, os.O_RDONLY | os.O_CLOEXEC)
+
+    def data_bytes() -> int:
+        return 0 if statm < 0 else int(os.pread(statm, 256, 0).split()[5]) * page
+
+    page = resource.getpagesize()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
     signal.signal(signal.SIGIO, signal.SIG_DFL)  # the default ends the process
     fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
@@ -53,27 +62,11 @@ def confine(*, lifeline: int, max_bytes: int, max_shared_bytes: int) -> Memory:
     _lower(resource.RLIMIT_FSIZE, 0)
     with suppress(OSError):  # Linux
         Path("/proc/self/oom_score_adj").write_text("1000")
-        pages = [int(field) * resource.getpagesize() for field in _STATM.read_text().split()]
-        size, shared = pages[0], pages[2]
+        size, _, shared, *_ = (int(field) * page for field in _STATM.read_text().split())
         _lower(resource.RLIMIT_DATA, max_bytes - shared)
         _lower(resource.RLIMIT_AS, size + max_bytes + max_shared_bytes + _UNUSED)
     landlock.restrict(readable=_modules())
-    return memory
-
-
-class Memory:
-    """Reads the memory use of this process from a file that stays open."""
-
-    def __init__(self) -> None:
-        self._statm = -1
-        with suppress(OSError):  # Linux
-            self._statm = os.open(_STATM, os.O_RDONLY | os.O_CLOEXEC)
-
-    def data_bytes(self) -> int:
-        """Size of the data segment in bytes, or 0 if it is unknown."""
-        if self._statm < 0:
-            return 0
-        return int(os.pread(self._statm, 256, 0).split()[5]) * resource.getpagesize()
+    return data_bytes
 
 
 def _modules() -> list[Path]:

@@ -36,36 +36,27 @@ def version() -> int:
     return max(0, _call(_CREATE_RULESET, None, 0, _VERSION_FLAG))
 
 
-def _no_new_privileges() -> bool:
-    """Stop this process from gaining privileges (by set-user-id programs). Returns success."""
-    if sys.platform != "linux":
-        return False
-    return bool(ctypes.CDLL(None).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0)
-
-
-def restrict(*, readable: Iterable[Path]) -> bool:
+def restrict(*, readable: Iterable[Path]) -> None:
     """Restrict this thread, and all threads and processes that it starts, for good.
 
     They can then only read what is below ``readable``, run no program, and inspect no process
     outside. If the kernel supports it, they also cannot open TCP connections (Linux 6.7), or reach
-    processes outside by an abstract socket or a signal (Linux 6.12). Open files stay open.
-
-    Returns:
-        Whether the restriction holds. If not, the thread still cannot gain privileges.
+    processes outside by an abstract socket or a signal (Linux 6.12). Open files stay open. Without
+    Landlock, the thread still cannot gain privileges (by set-user-id programs).
     """
-    held, known = _no_new_privileges(), version()
-    if not held or not known:
-        return False
+    if sys.platform != "linux" or ctypes.CDLL(None).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
+        return
+    if not (known := version()):
+        return
     files = (1 << _FILE_RIGHTS.get(known, _LATER_FILE_RIGHTS)) - 1
     handled = [files, *([_TCP] if known >= 4 else []), *([_OUTSIDE] if known >= 6 else [])]
     attributes = struct.pack(f"={len(handled)}Q", *handled)
     rules = _call(_CREATE_RULESET, attributes, len(attributes), 0)
     if rules < 0:
-        return False
+        return
     try:
-        if not all(_allow(rules, path) for path in readable):
-            return False
-        return _call(_RESTRICT_SELF, rules, 0) == 0
+        if all(_allow(rules, path) for path in readable):
+            _call(_RESTRICT_SELF, rules, 0)
     finally:
         os.close(rules)
 

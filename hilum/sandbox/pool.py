@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 from collections.abc import Sequence
 from contextlib import suppress
-from types import TracebackType
+from functools import partial
 
 from hilum.errors import DecodersUnavailableError, HilumError
 from hilum.sandbox import process
@@ -21,9 +21,8 @@ class Decoders:
     asks to be retired, is replaced at once.
 
     Args:
-        count: number of images decoded at the same time.
         limits: ``max_decode_bytes`` and ``max_decode_s`` limit each image.
-        tasks: name of the module with the table of tasks, see :class:`hilum.sandbox.tasks.Tasks`.
+        tasks: name of the module with the table of tasks, see :class:`hilum.sandbox.wire.Tasks`.
         program: what the children run; for tests.
     """
 
@@ -31,8 +30,8 @@ class Decoders:
         self, count: int, limits: Limits, *, tasks: str, program: Sequence[str] | None = None
     ) -> None:
         self.limits = limits
-        self._tasks = tasks
-        self._program = process.PROGRAM if program is None else program
+        program = process.PROGRAM if program is None else program
+        self._start = partial(DecodeProcess, limits, tasks=tasks, program=program)
         self._idle: queue.LifoQueue[DecodeProcess | None] = queue.LifoQueue()
         self._count = count
         for _ in range(count):
@@ -95,13 +94,5 @@ class Decoders:
     def __enter__(self) -> Decoders:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _start(self) -> DecodeProcess:
-        return DecodeProcess(self.limits, tasks=self._tasks, program=self._program)

@@ -25,6 +25,7 @@ from hilum.settings import Limits
 PROGRAM: Final = ("-m", "hilum.sandbox.child")
 
 _START_LIMIT_S: Final = 60.0
+_EXIT_LIMIT_S: Final = 5.0  # a crashed process ends at once; one that sent nonsense does not
 _MAX_ANSWER_BYTES: Final = 64 * 2**20  # previews and model inputs have a few MiB
 # The variables that Python needs to find hilum, and no credentials. Only Landlock keeps the child
 # from reading the parent's environment (:mod:`hilum.sandbox.confinement`).
@@ -34,13 +35,8 @@ _SINGLE: Final = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_A
 
 
 class DecodeProcess:
-    """One decode process. Only one thread may use it at a time.
-
-    Args:
-        limits: limits on decoding one image.
-        tasks: name of the module with the table of tasks, see :class:`hilum.sandbox.tasks.Tasks`.
-        program: the arguments of Python that start the child.
-    """
+    """One decode process. Only one thread may use it at a time. See
+    :class:`hilum.sandbox.pool.Decoders`; ``program`` are the arguments of Python."""
 
     def __init__(self, limits: Limits, *, tasks: str, program: Sequence[str] = PROGRAM) -> None:
         self._limits = limits
@@ -98,7 +94,7 @@ class DecodeProcess:
         except TimeoutError:
             return self._stop_slow(), False
         except (wire.BrokenMessageError, OSError):
-            return self._explain_crash(deadline), False
+            return self._explain_crash(), False
         goes_on = not answer.fields.pop("retire", False)
         return wire.error_in(answer.fields) or answer, goes_on
 
@@ -129,10 +125,10 @@ class DecodeProcess:
             f"Decoding took longer than max_decode_s ({self._limits.max_decode_s:g} s)."
         )
 
-    def _explain_crash(self, deadline: float) -> HilumError:
+    def _explain_crash(self) -> HilumError:
         """Return the error for a broken link, from the exit status of the process."""
         try:
-            status = self._process.wait(max(0.1, deadline - time.monotonic()))
+            status = self._process.wait(_EXIT_LIMIT_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
             return DecoderCrashedError("The decode process closed its link.")

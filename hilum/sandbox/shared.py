@@ -1,4 +1,4 @@
-"""One object's bytes, held once by a process and its decoders together."""
+"""The bytes of one object, which a process and its decode processes share."""
 
 from __future__ import annotations
 
@@ -7,18 +7,17 @@ import mmap
 import os
 import sys
 from io import BytesIO
-from types import TracebackType
 from typing import BinaryIO, cast
 
 from hilum.errors import OutOfMemoryError
 
 
 class SharedBytes:
-    """Bytes that are written here, and read where they lie by whoever is given their descriptor.
+    """Bytes that one process writes, and another reads in place by their descriptor.
 
-    On Linux that is a file in memory, sealed before it is given away: nobody can change, shorten or
-    extend it then. This process never maps it, so that its pages are counted once, where they are
-    read. Elsewhere there is no descriptor, and the bytes have to be sent.
+    On Linux this is a file in memory. It is sealed before its descriptor is passed on, so nobody
+    can change, shorten or extend it. This process never maps it, so its pages count only where they
+    are read. Other systems have no such descriptor, and the bytes are sent instead.
     """
 
     def __init__(self) -> None:
@@ -39,8 +38,8 @@ class SharedBytes:
             raise OutOfMemoryError(f"The object cannot be kept ({error.strerror}).") from None
 
     def sealed(self) -> tuple[int, int] | bytes:
-        """The descriptor and the size; the bytes themselves where there are no descriptors.
-        Nothing can be written any more."""
+        """End writing. Returns the descriptor and the size, or the bytes themselves where there are
+        no descriptors."""
         if isinstance(self._file, BytesIO):
             return self._file.getvalue()
         self._file.flush()
@@ -52,24 +51,20 @@ class SharedBytes:
     def __enter__(self) -> SharedBytes:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._file.close()
 
 
 def mapped(descriptor: int, size: int) -> memoryview:
-    """The ``size`` bytes of another process's :class:`SharedBytes`; the descriptor may be closed.
+    """Map the ``size`` bytes of another process's :class:`SharedBytes`. Afterwards the descriptor
+    may be closed.
 
     Raises:
         MemoryError: this process may not map so many.
     """
     if not size:
         return memoryview(b"")
-    try:  # private: Linux before 6.7 refuses to map what is sealed against writing as shared
+    try:  # private: Linux before 6.7 refuses a shared mapping of a sealed file
         return memoryview(mmap.mmap(descriptor, size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ))
     except OSError:
         raise MemoryError from None

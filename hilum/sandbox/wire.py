@@ -12,6 +12,7 @@ import os
 import socket
 import struct
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Final
@@ -37,8 +38,17 @@ class Message:
     """One request or answer."""
 
     fields: dict[str, Any] = field(repr=False)  # JSON
-    # At most one :class:`SharedBytes`, in a request; its receiver has a memoryview.
+    # A request has at most one :class:`SharedBytes`, which its receiver gets as a memoryview.
     arrays: tuple[Array, ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tasks:
+    """What decode processes can be asked to do: the ``TASKS`` of a module whose name the caller
+    gives. A process imports the module and calls ``warm_up`` before it is confined."""
+
+    answers: Mapping[str, Callable[[Message], Message]]  # by the field ``task`` of a request
+    warm_up: Callable[[], None]
 
 
 class BrokenMessageError(Exception):
@@ -80,8 +90,8 @@ def receive_request(link: socket.socket, *, max_bytes: int) -> Message:
     """Wait for a message of the parent, which may share an object.
 
     Raises:
-        BrokenMessageError: as :func:`receive`.
-        MemoryError: there is not enough for it.
+        BrokenMessageError: see :func:`receive`.
+        MemoryError: there is too little memory for it.
     """
     link.settimeout(None)
     length, descriptors, _, _ = socket.recv_fds(link, _LENGTH.size, 1)
@@ -93,16 +103,11 @@ def receive_request(link: socket.socket, *, max_bytes: int) -> Message:
 
 
 def receive(link: socket.socket, *, max_bytes: int, deadline: float) -> Message:
-    """Read one answer; descriptors that come with it are not taken.
-
-    Args:
-        link: a connected stream.
-        max_bytes: of all arrays together.
-        deadline: of :func:`time.monotonic`.
+    """Read one answer of at most ``max_bytes`` in its arrays, without any descriptors.
 
     Raises:
-        TimeoutError: the deadline has passed.
-        BrokenMessageError: the other side closed ``link``, or sent something else than a message.
+        TimeoutError: ``deadline``, a time of :func:`time.monotonic`, has passed.
+        BrokenMessageError: the other side closed ``link``, or sent something that is no message.
     """
     return _receive(link, _read(link, _LENGTH.size, deadline), max_bytes, deadline, [])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from io import BytesIO
 from typing import Any
 
@@ -20,7 +21,9 @@ def rewritten(data: bytes, syntax: str, **attributes: Any) -> bytes:
     ds = pydicom.Dataset()  # does not remember how it was encoded
     ds.update(read)
     for keyword, value in attributes.items():
-        if isinstance(value, DataElement):
+        if value is None:
+            del ds[keyword]
+        elif isinstance(value, DataElement):
             ds[keyword] = value
         else:
             setattr(ds, keyword, value)
@@ -69,4 +72,11 @@ def native(pixels: np.ndarray, syntax: str, **attributes: Any) -> bytes:
     raw += b"\0" * (len(raw) % 2)
     if pixels.dtype.itemsize == 1 and order == ">":  # OW: bytes of each word are swapped
         raw = np.frombuffer(raw, ">u2").astype("<u2").tobytes()
-    return rewritten(film(1, **attributes), syntax, PixelData=DataElement("PixelData", "OW", raw))
+    size = {name: attributes.pop(name) for name in ("rows", "columns") if name in attributes}
+    element = DataElement("PixelData", "OW", raw)
+    return rewritten(_plain(**size), syntax, **attributes, PixelData=element)
+
+
+@cache
+def _plain(**size: int) -> bytes:
+    return film(1, **size)

@@ -8,11 +8,13 @@ pybind11-stubgen reads names and signatures out of them. `make` fetches the whee
 from __future__ import annotations
 
 import ast
+import hashlib
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from support.null_library import null_library
 
@@ -35,13 +37,28 @@ _FUNCTIONS = (
 )
 
 
-def generate(version: str, folder: Path) -> Path:
-    """Stubs of ``tensorrt`` at ``version`` (a key of :data:`VERSIONS`) in ``folder``.
+def generate(version: str) -> Path:
+    """Stubs of ``tensorrt`` at ``version`` (a key of :data:`VERSIONS`), made once and kept beside
+    the wheel.
 
     Returns:
-        The stub file with the classes.
+        The folder with the stubs; :func:`classes` is the file in it with the classes.
     """
     wheel = _wheel(version)
+    maker = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8]
+    folder = WHEELS / f"{version}-stubs-{maker}"
+    with locked(WHEELS / f".{version}.lock"), TemporaryDirectory(dir=WHEELS) as made:
+        if not folder.is_dir():
+            _generate(version, wheel, Path(made) / "stubs")
+            (Path(made) / "stubs").rename(folder)
+    return folder
+
+
+def classes(folder: Path) -> Path:
+    return folder / "tensorrt_bindings" / "tensorrt.pyi"
+
+
+def _generate(version: str, wheel: Path, folder: Path) -> None:
     libraries = folder / "lib"
     libraries.mkdir(parents=True)
     major = version.partition(".")[0]
@@ -55,13 +72,12 @@ def generate(version: str, folder: Path) -> Path:
         check=True,
         capture_output=True,
     )
-    stub = folder / "tensorrt_bindings" / "tensorrt.pyi"
+    stub = classes(folder)
     stub.write_text(_repaired(stub.read_text()))
     (folder / "tensorrt").mkdir()
     (folder / "tensorrt" / "__init__.pyi").write_text(
         "from tensorrt_bindings.tensorrt import *\n__version__: str\n"
     )
-    return stub
 
 
 def _wheel(version: str) -> Path:

@@ -1,5 +1,8 @@
 """Build a plan with TensorRT's parser and builder.
 
+Networks are strongly typed: TensorRT computes in the types of the graph. The export chooses the
+precision (``hilum export --precision``), because TensorRT 11 has no flags to change it.
+
 Most calls of this API report a failure only by their return value (``False``, ``-1``, ``None``) and
 its reason only to the logger, so every return value is checked here.
 """
@@ -9,18 +12,26 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import SupportsInt
 
-from hilum.engines import cuda
-from hilum.engines.tensorrt import collector
-from hilum.engines.tensorrt.library import builds_without_gpu, bytes_of, keeps_timings, label, trt
-from hilum.engines.tensorrt.network import Signature, parse
-from hilum.engines.tensorrt.objects import Messages, make
+from hilum.engines import Signature, Tensors, cuda
+from hilum.engines.onnx_file import has_external_data
+from hilum.engines.tensorrt.library import (
+    DTYPES,
+    builds_without_gpu,
+    bytes_of,
+    keeps_timings,
+    label,
+    shape_of,
+    trt,
+)
+from hilum.engines.tensorrt.objects import Messages, make, release, shorten
 from hilum.engines.tensorrt.record import BuildOptions
-from hilum.errors import EngineBuildError
+from hilum.errors import EngineBuildError, PackageError
+from hilum.packages.manifest import GRAPH
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,9 +69,7 @@ def build(
     Ctrl-C cancels the build. It is raised when the builder has stopped.
 
     Args:
-        graph: content of the ONNX file.
-        promised: its expected inputs and outputs.
-        options: how to build.
+        promised: the expected inputs and outputs of the ONNX file ``graph``.
         timing_cache: from an earlier build. Ignored if it is from another GPU or version.
         report: called with the progress, on the building thread.
 
@@ -78,7 +87,7 @@ def build(
         try:
             return _build(graph, promised, options, timing_cache, _monitor(cancel, report))
         except BaseException as error:
-            collector.release(error)
+            release(error)
             raise
 
     # On a thread of its own: the builder calls Python code, and the exception of a signal must not
@@ -101,7 +110,7 @@ def _build(
     began = time.monotonic()
     messages = Messages()
     builder = make(trt.Builder, messages=messages)
-    network, parser = parse(builder, graph, promised, messages)
+    network, parser = _parse(builder, graph, promised, messages)
     config = builder.create_builder_config()
     if config is None:
         raise EngineBuildError(f"{label()} cannot create a configuration: {messages.quote()}")
@@ -116,9 +125,48 @@ def _build(
         raise EngineBuildError(f"{label()} cannot build the network: {messages.quote()}")
     return Built(
         plan=bytes_of(plan),
-        timing_cache=_timing_cache(config) if keeps_timings() else b"",
+        timing_cache=_timing_cache(config),
         seconds=time.monotonic() - began,
     )
+
+
+def _parse(
+    builder: trt.Builder, graph: bytes, promised: Signature, messages: Messages
+) -> tuple[trt.INetworkDefinition, trt.OnnxParser]:
+    """Return the network of ``graph``, and the parser, which owns the weights."""
+    if has_external_data(graph):
+        # The parser would read any file that the graph names, relative to the working directory.
+        raise PackageError(f"{GRAPH} keeps weights in another file. Export it as one file.")
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    if network is None:
+        raise EngineBuildError(f"{label()} cannot create a network: {messages.quote()}")
+    parser = make(trt.OnnxParser, network, messages=messages)
+    if not parser.parse(graph):
+        raise EngineBuildError(
+            f"{label()} cannot parse {GRAPH}: {_errors(parser) or messages.quote()}",
+            next_step="Export with another --precision, or set HILUM_ENGINE to `onnxruntime`.",
+        )
+    found = Signature(
+        inputs=_tensors(network.get_input(i) for i in range(network.num_inputs)),
+        outputs=_tensors(network.get_output(i) for i in range(network.num_outputs)),
+    )
+    if found != promised:
+        raise EngineBuildError(f"{GRAPH} has {found}, but must have {promised}.")
+    return network, parser
+
+
+def _errors(parser: trt.OnnxParser) -> str:
+    """The errors of the parser, each with its node."""
+    texts = []
+    for position in range(parser.num_errors):
+        error = parser.get_error(position)
+        node = f"node {error.node_name()} ({error.node_operator()}): " if error.node_name() else ""
+        texts.append(f"{node}{error.desc()} [{error.code().name}]")
+    return shorten(texts)
+
+
+def _tensors(found: Iterable[trt.ITensor]) -> Tensors:
+    return {t.name: (DTYPES.get(t.dtype.name, t.dtype.name), shape_of(t.shape)) for t in found}
 
 
 def _configure(config: trt.IBuilderConfig, options: BuildOptions) -> None:
@@ -152,7 +200,7 @@ def _add_profile(
     batches = options.profile
     for name, (_, shape) in promised.inputs.items():
         # TensorRT 10 accepts only Dims, and Dims accepts only a list.
-        minimum, optimum, maximum = (trt.Dims([count, *shape]) for count in batches)
+        minimum, optimum, maximum = (trt.Dims([count, *shape[1:]]) for count in batches)
         profile.set_shape(name, minimum, optimum, maximum)
     if config.add_optimization_profile(profile) < 0:
         raise EngineBuildError(
@@ -162,16 +210,16 @@ def _add_profile(
 
 
 def _use_timing_cache(config: trt.IBuilderConfig, content: bytes) -> None:
-    """Start from the timings in ``content``, or from none if they are from another machine."""
+    """Start from the timings in ``content``, or from none if they are from another machine. If that
+    fails too, the builder measures everything again."""
     for candidate in (content, b""):
         cache = config.create_timing_cache(candidate)
         if cache is not None and config.set_timing_cache(cache, False):
             return
-    # Without a timing cache the builder measures everything again.
 
 
 def _timing_cache(config: trt.IBuilderConfig) -> bytes:
-    cache = config.get_timing_cache()
+    cache = config.get_timing_cache() if keeps_timings() else None
     content = cache.serialize() if cache is not None else None
     return bytes_of(content) if content is not None else b""
 

@@ -15,19 +15,10 @@ from hilum.errors import ConfigurationError, EngineUnavailableError
 
 Library = Literal["tensorrt", "tensorrt_rtx"]
 
-__all__ = [
-    "Library",
-    "builds_without_gpu",
-    "bytes_of",
-    "chosen",
-    "keeps_timings",
-    "label",
-    "shape_of",
-    "trt",
-    "use",
-    "version",
-]
+__all__ = ["trt"]  # exported although it is imported; the other names are anyway
 
+# TensorRT's names of the types in a signature, and numpy's.
+DTYPES: Final = {"UINT8": "uint8", "FLOAT": "float32"}
 _EXTRAS: Final[dict[str, str]] = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt-rtx"}
 _OLDEST: Final[dict[str, tuple[int, int]]] = {"tensorrt": (10, 16), "tensorrt_rtx": (1, 7)}
 
@@ -56,7 +47,6 @@ def use(library: Library, *, module: Any = None) -> None:
     """Make ``trt`` stand for ``library`` in this process from now on.
 
     Args:
-        library: the library to use.
         module: the bindings, instead of the module imported by that name.
 
     Raises:

@@ -1,15 +1,17 @@
-"""Create TensorRT's objects, and quote TensorRT's messages if that fails."""
+"""Create TensorRT's objects, quote TensorRT's messages if that fails, and keep Python's garbage
+collector from blocking TensorRT or keeping its objects alive."""
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
+import traceback
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 from hilum.engines import cuda
-from hilum.engines.tensorrt import collector
 from hilum.engines.tensorrt.library import label, trt
 from hilum.errors import DeviceOutOfMemoryError, EngineUnavailableError
 
@@ -69,15 +71,24 @@ def make(kind: Callable[..., T], *arguments: Any, messages: Messages) -> T:
     If TensorRT cannot create it (the driver is too old, no memory is left), its bindings raise a
     ``TypeError`` about a factory function, and only the logger learns the reason.
 
+    While TensorRT creates a builder or a runtime, it calls its logger, which is Python code, and
+    holds a lock that the destructors of these objects need too. A garbage collection at that moment
+    that finds another builder would deadlock the thread (seen with TensorRT-RTX 1.7.1), so there is
+    none.
+
     Raises:
         EngineUnavailableError: TensorRT cannot create it here. The detail quotes TensorRT.
         DeviceOutOfMemoryError: the GPU has too little memory.
     """
+    enabled = gc.isenabled()
+    gc.disable()
     try:
-        with collector.paused():
-            return kind(*arguments, messages.logger)
+        return kind(*arguments, messages.logger)
     except TypeError:
         pass
+    finally:
+        if enabled:
+            gc.enable()
     raise_if_out_of_memory(messages, f"a {kind.__name__}")
     raise EngineUnavailableError(
         f"{label()} cannot create a {kind.__name__} on this machine: {messages.quote()}",
@@ -98,3 +109,14 @@ def raise_if_out_of_memory(messages: Messages, what: str) -> None:
     text = messages.quote("").lower()
     if code == "cudaErrorMemoryAllocation" or "outofmemory" in text or "out of memory" in text:
         raise DeviceOutOfMemoryError(f"The GPU has too little free memory for {what}.")
+
+
+def release(error: BaseException) -> None:
+    """Clear the frames in the traceback of ``error``.
+
+    Otherwise an error that is kept would keep TensorRT's objects alive, which hold gigabytes.
+    """
+    link: BaseException | None = error
+    while link is not None:
+        traceback.clear_frames(link.__traceback__)
+        link = link.__context__

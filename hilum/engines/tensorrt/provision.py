@@ -7,13 +7,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from hilum.engines import Signature
 from hilum.engines.tensorrt.build import Report, build
-from hilum.engines.tensorrt.network import signature
-from hilum.engines.tensorrt.record import BuildOptions, PlanKey, PlanRecord, key_for, this_machine
+from hilum.engines.tensorrt.record import (
+    BuildOptions,
+    PlanKey,
+    PlanRecord,
+    graph_sha256,
+    key_for,
+    this_machine,
+)
 from hilum.engines.tensorrt.store import PlanStore
 from hilum.errors import EngineDamagedError
 from hilum.packages.load import Package
-from hilum.packages.manifest import Manifest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +46,6 @@ def build_into(
     If several processes need the same plan at once, one builds it and the others wait.
 
     Args:
-        store: keeps the plans.
-        package: a verified package.
-        options: how to build.
         force: build even if the plan exists, which stays in use until the new one is written.
         refused: sha256 of a plan that matches this machine but does not load. If the store has that
             plan, it is built again.
@@ -62,7 +65,7 @@ def build_into(
             return existing
         built = build(
             package.read(variant.graph),
-            signature(manifest),
+            Signature.of(manifest),
             options,
             timing_cache=store.timings(machine),
             report=report,
@@ -90,8 +93,3 @@ def _find_intact(store: PlanStore, key: PlanKey) -> Provided | None:
         return Provided(record=record, plan=store.read(record), new=False)
     except EngineDamagedError:
         return None
-
-
-def graph_sha256(manifest: Manifest) -> str:
-    """The sha256 of the graph that TensorRT runs."""
-    return manifest.files[manifest.graph_for("tensorrt").graph]

@@ -76,6 +76,11 @@ def profile_of(manifest: Manifest, *, batch_size: int) -> tuple[int, int, int]:
     return 1, min(batch_size, maximum), maximum
 
 
+def graph_sha256(manifest: Manifest) -> str:
+    """The sha256 of the graph that TensorRT runs."""
+    return manifest.files[manifest.graph_for("tensorrt").graph]
+
+
 class PlanKey(BuildOptions):
     """Everything a plan depends on. Builds with equal keys are interchangeable."""
 
@@ -129,15 +134,11 @@ def misfit(key: PlanKey, machine: Machine) -> str | None:
     """Why a plan does not run on ``machine``, or ``None`` if it does."""
     if key.library != machine.library:
         return f"it was built by {key.library}, but this is {machine.library}"
-    if key.library_version != machine.library_version and not _later_version(key, machine):
+    built, here = _numbers(key.library_version), _numbers(machine.library_version)
+    later = key.version_compatible and built[0] == here[0] and built <= here
+    if key.library_version != machine.library_version and not later:
         return f"it is for version {key.library_version}, but this is {machine.library_version}"
     return _device_misfit(key, machine.device)
-
-
-def _later_version(key: PlanKey, machine: Machine) -> bool:
-    """Whether the plan runs on this later version: it is version compatible, same major version."""
-    built, here = (_numbers(v) for v in (key.library_version, machine.library_version))
-    return key.version_compatible and built[0] == here[0] and built <= here
 
 
 def _device_misfit(key: PlanKey, device: Device | None) -> str | None:

@@ -82,25 +82,18 @@ class PlanStore:
         plans = [r for r in self.records() if r.key.graph_sha256 == graph_sha256]
         if not plans:
             raise EngineMissingError("No TensorRT plan of this model was built on this machine.")
-        reasons: dict[str, str] = {}
-        fitting = []
-        for record in plans:
-            reason = misfit(record.key, machine)
-            if reason is None:
-                fitting.append(record)
-            else:
-                reasons[record.key.id] = reason
+        reasons = {record.key.id: misfit(record.key, machine) for record in plans}
+        fitting = [record for record in plans if reasons[record.key.id] is None]
         if not fitting:
             first = "; ".join(f"{name[:8]}: {why}" for name, why in [*reasons.items()][:3])
             raise EngineIncompatibleError(
                 f"No TensorRT plan of this model runs on this machine ({first})."
             )
-        version = machine.library_version
         return sorted(
             fitting,  # newest first; sorting keeps the order of equal plans
             key=lambda r: (
                 r.key.hardware != "none",
-                r.key.library_version != version,
+                r.key.library_version != machine.library_version,
                 -min(r.key.profile[2], max_batch),
             ),
         )

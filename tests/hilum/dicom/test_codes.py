@@ -8,7 +8,7 @@ from pydicom.sequence import Sequence
 from pydicom.sr._snomed_dict import mapping
 from pydicom.sr.codedict import codes as dictionary
 
-from hilum.dicom import codes
+from hilum.dicom import terms
 
 SAID = {
     "AnteroPosterior": "AP",
@@ -41,33 +41,33 @@ def test_views_are_those_of_cid_4010() -> None:
     listed = {}
     for code, name in known.items():
         for value, scheme in _both(code):
-            found = codes.view(_with("ViewCodeSequence", value, scheme))
+            found = terms.view(_with("ViewCodeSequence", value, scheme))
             if name in SAID:
                 assert found == SAID[name], name
                 listed[value] = found
             else:
                 assert found == f"CODE {value}", name
-    assert listed == codes.VIEWS, "there is no code here that the dictionary has not"
+    assert listed == terms.VIEW_CODES, "there is no code here that the dictionary has not"
 
 
 def test_chest_codes_are_those_of_the_dictionary() -> None:
     expected = {value for code in CHEST for value, _ in _both(code.value)}
-    assert expected == codes.CHEST
+    assert expected == terms.CHEST_CODES
     for value in expected:
         scheme = "SCT" if value.isdigit() else "SRT"
-        assert codes.body_part(_with("AnatomicRegionSequence", value, scheme)) == "CHEST"
+        assert terms.body_part(_with("AnatomicRegionSequence", value, scheme)) == "CHEST"
 
 
 def test_other_parts_of_cid_4009_are_not_the_chest() -> None:
-    others = {code.value for code in dictionary.cid4009.concepts.values()} - codes.CHEST
+    others = {code.value for code in dictionary.cid4009.concepts.values()} - terms.CHEST_CODES
     assert len(others) > 80
     for value in others:
-        found = codes.body_part(_with("AnatomicRegionSequence", value, "SCT"))
+        found = terms.body_part(_with("AnatomicRegionSequence", value, "SCT"))
         assert found == f"CODE {value}"
 
 
 @pytest.mark.parametrize("scheme", ["99ACME", "", "RADLEX"])
 def test_private_schemes_say_nothing(scheme: str) -> None:
-    assert codes.view(_with("ViewCodeSequence", "399067008", scheme)) is None
-    assert codes.body_part(_with("AnatomicRegionSequence", "69536005", scheme)) is None
-    assert codes.view(Dataset()) is None
+    assert terms.view(_with("ViewCodeSequence", "399067008", scheme)) is None
+    assert terms.body_part(_with("AnatomicRegionSequence", "69536005", scheme)) is None
+    assert terms.view(Dataset()) is None

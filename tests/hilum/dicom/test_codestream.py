@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from hilum.dicom import codestream
-from hilum.errors import DecodeError
+from hilum.errors import DecodeError, LimitExceededError
 
 GREY = np.arange(96 * 80, dtype=np.uint16).reshape(96, 80)
 COLOUR = np.zeros((96, 80, 3), dtype=np.uint8)
@@ -114,3 +114,14 @@ JPEG = bytes(imagecodecs.jpeg8_encode(COLOUR))
 def test_broken_headers(data: bytes, says: str) -> None:
     with pytest.raises(DecodeError, match=says):
         codestream.read(data)
+
+
+def test_a_jpeg_of_thousands_of_scans_is_refused_before_it_is_decoded() -> None:
+    """Each scan of a progressive JPEG goes through the whole film."""
+    out = BytesIO()
+    Image.fromarray(COLOUR[..., 0]).save(out, "JPEG", progressive=True)
+    whole = out.getvalue()
+    codestream.check_scans(whole)
+    last = whole[whole.rindex(b"\xff\xda") : -2]
+    with pytest.raises(LimitExceededError, match="scans"):
+        codestream.check_scans(whole[:-2] + 500 * last + codestream.END)

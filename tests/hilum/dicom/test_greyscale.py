@@ -360,7 +360,7 @@ def test_values_beyond_bits_stored_are_black_or_white(signed: bool, dtype: str) 
     low, high = greyscale.stored_range(found.header)
     info = np.iinfo(dtype)
     values = np.array([[info.min, max(low, info.min), high, info.max]], dtype=dtype)
-    shown = greyscale.presentation(values, found.header, greyscale.PLAIN)
+    shown = greyscale.present(values, found.header, greyscale.PLAIN).whole()
     black = (0 - low) / (high - low) if info.min == 0 else 0
     np.testing.assert_allclose(shown, [[black, black, 1, 1]], atol=1e-6)
 
@@ -385,7 +385,7 @@ def test_rows_are_those_of_the_whole(bits: int, signed: bool, padded: bool) -> N
         opened = dicom.open_object(data, LIMITS)
         found, rows = dicom.decode(opened), dicom.decode_rows(opened)
         every = np.arange(low, high + 1).astype(kind).reshape(1, -1)
-        table = greyscale.presentation(every, opened.header, opened.greyscale)[0]
+        table = greyscale.present(every, opened.header, opened.greyscale).whole()[0]
         assert np.array_equal(found.pixels, table[values.astype(int) - low])
         assert (rows.padding is not None) == padded
         for size in (32, 100, 130):

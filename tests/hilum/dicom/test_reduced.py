@@ -29,8 +29,7 @@ from benchmarks import films
 from hilum import dicom
 from hilum.dicom import reduced
 from hilum.dicom.decode import stored_values
-from hilum.dicom.reduced import block_means
-from hilum.dicom.samples import Samples
+from hilum.dicom.reduced import Samples, block_means
 from hilum.errors import HilumError
 from hilum.imaging import rendering
 from hilum.imaging.spec import PreprocessSpec

@@ -29,20 +29,20 @@ Config = Callable[..., Settings]
 def test_a_missing_or_damaged_plan_is_built_where_the_settings_say_so(
     trt: Any, ordinary: Package, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hilum.engines.tensorrt import provision
+    from hilum.engines import loading
 
     package = ordinary  # the fake builder's plans run the graph
 
     settings = config("tensorrt", on_missing="build")
     built: list[BuildOptions] = []
 
-    real = provision.build_into
+    real = loading.build_into
 
     def build_into(store: PlanStore, package: Package, options: BuildOptions, **more: Any) -> Any:
         built.append(options)
         return real(store, package, options, **more)
 
-    monkeypatch.setattr(provision, "build_into", build_into)
+    monkeypatch.setattr(loading, "build_into", build_into)
     assert open_engine(package, settings).name.startswith("tensorrt-")
     assert built[0].profile == (1, 8, 16)
     open_engine(package, settings)

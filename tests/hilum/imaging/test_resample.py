@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pytest
 
 from hilum.dicom import reduced
-from hilum.dicom.samples import Samples
+from hilum.dicom.reduced import Samples
 from hilum.imaging import resample as sampling
 from hilum.imaging.transform import resize
 

@@ -19,15 +19,15 @@ def test_films_give_the_recorded_numbers(films: Films) -> None:
     machine, kept = numbers.recorded()
     assert found.digests, "there are films"
     assert found.digests == {name: kept.digests[name] for name in found.digests}
+    if films is not numbers.real:  # whose folder may hold fewer
+        kinds = [name.partition("-")[0] == "synthetic" for name in found.digests]
+        assert len(set(kinds)) == 1
+        recorded = [n for n in kept.digests if not n.startswith("real-")]
+        expected = {n for n in recorded if n.startswith("synthetic-") == kinds[0]}
+        assert set(found.digests) == expected, "every recorded film is still made"
     same = machine == numbers.machine_class()
     for name, value in found.values.items():
         if same:
             assert value.tobytes() == kept.values[name].tobytes(), name
         else:
             np.testing.assert_allclose(value, kept.values[name], rtol=0, atol=1e-6, err_msg=name)
-
-
-def test_every_recorded_film_is_still_made() -> None:
-    _, kept = numbers.recorded()
-    made = [name for name, _ in numbers.synthetic()] + [name for name, _ in numbers.samples()]
-    assert {name for name in kept.digests if not name.startswith("real-")} == set(made)

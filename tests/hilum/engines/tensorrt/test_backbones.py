@@ -1,4 +1,4 @@
-"""Every backbone's exported graph, in every precision, goes through the real parser and builder.
+"""Exported graphs of the backbones, in every precision, go through the real parser and builder.
 
 TensorRT-RTX on the CPU stands for TensorRT: same parser, same interface; its plans are its own.
 """
@@ -14,25 +14,27 @@ from support import backbones
 
 from export.half import to_bf16, to_fp16
 from export.int8 import calibrate, quantise
+from hilum.engines import Signature
 from hilum.engines.tensorrt.build import build
-from hilum.engines.tensorrt.network import Signature
 from hilum.engines.tensorrt.record import BuildOptions
 from trainer.backbones import BACKBONES
 
+# All ResNets have the same kinds of layers: the smallest stands for them.
+NAMES = ("alexnet", "inception_v3", "resnet18")
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 OPTIONS = BuildOptions(profile=(1, 2, 2), optimization_level=0)
 
 
 @pytest.fixture(autouse=True)
 def memory_given_back() -> Iterator[None]:
-    """A plan of AlexNet or ResNet-152 takes some 700 MB on the way."""
+    """A plan of AlexNet takes some 700 MB on the way."""
     yield
     gc.collect()
 
 
 @pytest.mark.usefixtures("rtx")
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("name", sorted(BACKBONES))
+@pytest.mark.parametrize("name", NAMES)
 def test_the_exported_graph_parses_and_builds(name: str, precision: str) -> None:
     graph = graph_in(name, precision)
     built = build(graph, promised(name, graph), OPTIONS)
@@ -53,8 +55,8 @@ def promised(name: str, graph: bytes) -> Signature:
     grid = tuple(d.dim_value for d in cam.type.tensor_type.shape.dim[2:])
     labels = backbones.LABELS
     return Signature(
-        inputs={"image": ("UINT8", (1, side, side))},
-        outputs={"probability": ("FLOAT", (labels,)), "cam": ("FLOAT", (labels, *grid))},
+        inputs={"image": ("uint8", (-1, 1, side, side))},
+        outputs={"probability": ("float32", (-1, labels)), "cam": ("float32", (-1, labels, *grid))},
     )
 
 

@@ -9,16 +9,16 @@ import pytest
 from support import tiny_package
 from support.fake_cuda import FakeCuda
 
+from hilum.engines import Signature
 from hilum.engines.tensorrt.build import Built, build
-from hilum.engines.tensorrt.network import Signature
 from hilum.engines.tensorrt.record import BuildOptions
 from hilum.errors import DeviceOutOfMemoryError, EngineBuildError, EngineUnavailableError
 from hilum.packages.labels import SYNTHETIC
 
 LABELS = len(SYNTHETIC.labels)
 PROMISED = Signature(
-    inputs={"image": ("UINT8", (1, 64, 64))},
-    outputs={"probability": ("FLOAT", (LABELS,)), "cam": ("FLOAT", (LABELS, 4, 4))},
+    inputs={"image": ("uint8", (-1, 1, 64, 64))},
+    outputs={"probability": ("float32", (-1, LABELS)), "cam": ("float32", (-1, LABELS, 4, 4))},
 )
 
 

@@ -14,8 +14,7 @@ from support import fake_tensorrt, plans, tiny_package
 from support.fake_cuda import FakeCuda
 
 from hilum.engines.tensorrt.record import BuildOptions, PlanRecord
-from hilum.engines.tensorrt.runtime import TensorRTEngine
-from hilum.engines.tensorrt.slot import buckets
+from hilum.engines.tensorrt.runtime import TensorRTEngine, buckets
 from hilum.errors import (
     DeviceLostError,
     DeviceOutOfMemoryError,
@@ -97,9 +96,8 @@ def test_the_rows_that_fill_a_bucket_hold_nobody_s_film(trt: Any, package: Packa
     engine = open_engine(package)
     engine.run(films(4))
     engine.run(films(3, seed=1))
-    (image,) = engine._slot.inputs
-    assert image.host[:3].any()
-    assert not image.host[3].any()
+    assert engine._host["image"][:3].any()
+    assert not engine._host["image"][3].any()
 
 
 def test_graphs_are_recorded_at_load_and_only_launched_later(
@@ -313,7 +311,7 @@ def test_a_plan_of_other_inputs_or_outputs_is_refused(
     trt: Any, package: Package, change: dict[str, Any]
 ) -> None:
     plan = plan_of(package, **change)
-    with pytest.raises(EngineDamagedError, match="the package needs"):
+    with pytest.raises(EngineDamagedError, match="but must have"):
         TensorRTEngine(package, record_of(package, plan), plan)
 
 
