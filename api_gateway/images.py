@@ -31,6 +31,7 @@ from hilum.db.results import StoredResult
 from hilum.db.studies import ImageState
 from hilum.imaging import heatmaps, rendering
 from hilum.imaging.transform import Float32Array, Placement
+from hilum.packages.registered import manifest_of
 from hilum.pipeline.admit import sure_doubts, warning
 
 router = APIRouter(
@@ -120,13 +121,14 @@ class _Map:
 
     @classmethod
     def of(cls, result: StoredResult, label: str) -> _Map:
-        labels = result.model.manifest.label_set.labels
+        labels = result.model.labels
         if label not in labels:
             raise LabelUnknownError(f"The model's labels are {', '.join(labels)}.")
-        grid = result.cam_of(label)
+        index = labels.index(label)
+        grid = result.cam_of(index)
         if grid is None:
             raise CamNotKeptError("The map of this label was not kept.")
-        probability = float(result.probability[labels.index(label)])
+        probability = float(result.probability[index])
         return cls(label=label, grid=grid, probability=probability)
 
 
@@ -156,16 +158,17 @@ def _overlay(
     check()
     if hashlib.sha256(data).digest() != result.content_sha256:
         raise SourceChangedError("The object has changed since it was scored.")
+    manifest = manifest_of(result.model)
     return rendering.render(
         data,
         rendering.Heat(
             grid=chosen.grid,
             probability=chosen.probability,
-            input_size=result.model.manifest.input.size,
+            input_size=manifest.input.size,
         ),
         rendering.Look(
             max_side=services.settings.gateway.overlay_max_side,
-            caption=heatmaps.caption(warning(result.flags), result.model.manifest.notice),
+            caption=heatmaps.caption(warning(result.flags), manifest.notice),
             mask_text=mask_text,
             regions=services.settings.deidentify.regions,
         ),
@@ -174,7 +177,8 @@ def _overlay(
 
 
 def _numbers(result: StoredResult, chosen: _Map) -> CamOut:
-    size = result.model.manifest.input.size
+    manifest = manifest_of(result.model)
+    size = manifest.input.size
     place = Placement.letterbox(height=result.rows, width=result.columns, size=size)
     return CamOut(
         label=chosen.label,
@@ -183,7 +187,7 @@ def _numbers(result: StoredResult, chosen: _Map) -> CamOut:
         input_size=size,
         film_box=(place.x0, place.y0, place.x1, place.y1),
         doubts=list(sure_doubts(result.flags)),
-        notice=result.model.manifest.notice,
+        notice=manifest.notice,
     )
 
 

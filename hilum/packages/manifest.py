@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from typing import Annotated, Final, Literal, get_args
+from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -226,6 +226,14 @@ class Manifest(_Frozen):
             tolerance=self.golden_tolerance,
             cam_tolerance=self.golden_tolerance,
         )
+
+    def registration(self) -> dict[str, Any]:
+        """The arguments of :func:`hilum.db.models.register` for this model."""
+        return {
+            "digest": self.digest,
+            "preprocess_digest": self.preprocess.digest,
+            "manifest": self.model_dump(mode="json"),
+        }
 
     def canonical(self) -> bytes:
         """The bytes whose sha256 is the package's digest."""
