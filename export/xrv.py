@@ -60,7 +60,7 @@ OUTPUTS: Final = {
 }
 THRESHOLDS: Final = {label: point for label, point in OUTPUTS.items() if not math.isnan(point)}
 SCHEMA: Final = LabelSchema(
-    id="torchxrayvision-all-v1", kind="multi_label", labels=tuple(THRESHOLDS)
+    schema_id="torchxrayvision-all-v1", kind="multi_label", labels=tuple(THRESHOLDS)
 )
 # Stretched from the minimum to the maximum of the film, as torchxrayvision reads DICOM.
 SPEC: Final = PreprocessSpec(size=512, stretch_percentiles=(0.0, 100.0))

@@ -53,11 +53,11 @@ class S3Settings(_Section):
     """Secret of the access key."""
     path_style: bool = True
     """Put the bucket in the path of an address instead of the host name."""
-    connect_timeout_s: float = Field(5.0, gt=0)
+    connect_timeout_s: float = Field(default=5.0, gt=0)
     """Longest wait for a connection to the store, seconds."""
-    read_timeout_s: float = Field(30.0, gt=0)
+    read_timeout_s: float = Field(default=30.0, gt=0)
     """Longest wait for the next bytes from the store, seconds."""
-    max_attempts: int = Field(3, ge=1)
+    max_attempts: int = Field(default=3, ge=1)
     """Attempts of botocore for each request."""
 
 
@@ -69,16 +69,16 @@ class Limits(_Section):
     twice and four bytes a pixel. The object lies in memory of its own that the decode process maps.
     """
 
-    max_object_bytes: int = Field(256 * 2**20, gt=0)
+    max_object_bytes: int = Field(default=256 * 2**20, gt=0)
     """Largest object, in bytes as stored."""
-    max_pixels: int = Field(64_000_000, gt=0)
+    max_pixels: int = Field(default=64_000_000, gt=0)
     """Largest film, Rows × Columns. Each pixel takes 10 bytes of max_decode_bytes."""
-    max_inflated_bytes: int = Field(512 * 2**20, gt=0)
+    max_inflated_bytes: int = Field(default=512 * 2**20, gt=0)
     """Largest data set after inflating a deflated transfer syntax, in bytes."""
-    max_decode_bytes: int = Field(768 * 2**20, ge=128 * 2**20)
+    max_decode_bytes: int = Field(default=768 * 2**20, ge=128 * 2**20)
     """Memory of a decode process beside the object, in bytes (Linux): at least 128 MiB and 10 bytes
     for each of max_pixels."""
-    max_decode_s: float = Field(10.0, gt=0)
+    max_decode_s: float = Field(default=10.0, gt=0)
     """Time for one object, seconds; then the decode process is killed and replaced."""
 
     @property
@@ -140,34 +140,34 @@ class IdentitySettings(_Section):
 class WorkerSettings(_Section):
     """How a worker takes and runs jobs."""
 
-    processes: int = Field(1, ge=1)
+    processes: int = Field(default=1, ge=1)
     """Processes of a worker. Each has its own engine."""
-    decode_threads: int = Field(2, ge=1)
+    decode_threads: int = Field(default=2, ge=1)
     """Threads of a process that fetch and decode. Each has its own decode process."""
-    engine_threads: int = Field(0, ge=0)
+    engine_threads: int = Field(default=0, ge=0)
     """Threads of the engine on the CPU. 0: one for each core."""
-    batch_size: int = Field(8, ge=1)
+    batch_size: int = Field(default=8, ge=1)
     """Largest number of images in one call of the engine."""
-    lease_s: float = Field(60.0, gt=0)
+    lease_s: float = Field(default=60.0, gt=0)
     """Lease of a job, seconds. Another worker may claim a job whose lease is not renewed."""
-    max_job_attempts: int = Field(8, ge=1)
+    max_job_attempts: int = Field(default=8, ge=1)
     """A job is quarantined after so many workers in a row died over it."""
-    max_image_attempts: int = Field(3, ge=1)
+    max_image_attempts: int = Field(default=3, ge=1)
     """An image fails after so many workers died over it; the others go on."""
-    give_up_after_s: float = Field(86_400, gt=0)
+    give_up_after_s: float = Field(default=86_400, gt=0)
     """A job fails when transient errors have lasted so long, seconds, counted from the first
     failure in a row."""
-    retry_base_s: float = Field(5.0, gt=0)
+    retry_base_s: float = Field(default=5.0, gt=0)
     """Wait after the first transient error, seconds. It doubles each time."""
-    retry_max_s: float = Field(300.0, gt=0)
+    retry_max_s: float = Field(default=300.0, gt=0)
     """Longest wait between attempts, seconds."""
-    sweep_interval_s: float = Field(5.0, gt=0)
+    sweep_interval_s: float = Field(default=5.0, gt=0)
     """Time between two runs of the sweeper, seconds."""
-    republish_after_s: float = Field(30.0, gt=0)
+    republish_after_s: float = Field(default=30.0, gt=0)
     """Age from which a published job may count as lost by the broker, seconds."""
-    task_time_limit_s: int = Field(900, gt=0)
+    task_time_limit_s: int = Field(default=900, gt=0)
     """A process that works longer on one job is killed, seconds."""
-    visibility_timeout_s: int = Field(1800, gt=0)
+    visibility_timeout_s: int = Field(default=1800, gt=0)
     """The broker delivers an unacknowledged task again after this time, seconds."""
     metrics_address: str | None = None
     """host:port where the worker answers Prometheus at /metrics. Not set: no metrics."""
@@ -190,7 +190,7 @@ class TensorRTSettings(_Section):
     """Folder of the plans. Not set: `engines` below the cache directory."""
     on_missing: Literal["error", "build"] = "error"
     """If no plan fits this GPU: `error`, or `build` one (minutes)."""
-    streams: int = Field(1, ge=1, le=16)
+    streams: int = Field(default=1, ge=1, le=16)
     """Has no effect. The next release will not have it."""
     cuda_graphs: bool = True
     """Launch each batch as one recorded CUDA graph."""
@@ -201,28 +201,28 @@ class GatewaySettings(_Section):
 
     host: str = "127.0.0.1"
     """Address to listen on."""
-    port: int = Field(8080, ge=0, le=65535)
+    port: int = Field(default=8080, ge=0, le=65535)
     """Port to listen on. 0: any free port."""
-    max_images_per_study: int = Field(2000, ge=1)
+    max_images_per_study: int = Field(default=2000, ge=1)
     """Most images in one study."""
-    max_body_bytes: int = Field(2 * 2**20, gt=0)
+    max_body_bytes: int = Field(default=2 * 2**20, gt=0)
     """Largest body of a request, in bytes."""
-    body_timeout_s: float = Field(30.0, gt=0)
+    body_timeout_s: float = Field(default=30.0, gt=0)
     """A request whose body takes longer to arrive is refused, seconds."""
-    header_timeout_s: float = Field(10.0, gt=0)
+    header_timeout_s: float = Field(default=10.0, gt=0)
     """A connection that sends no whole request head for so long is closed, seconds."""
-    max_connections: int = Field(1000, ge=1)
+    max_connections: int = Field(default=1000, ge=1)
     """Most open connections. Any further one is closed at once."""
     allowed_uri_prefixes: tuple[str, ...] = ("s3://",)
     """Buckets and folders. Only objects below one of them may be scored."""
     tenant_uri_prefixes: dict[str, tuple[str, ...]] = {}
     """Buckets and folders of each tenant, as JSON. No other tenant may name objects below them, and
     the tenant may name no others."""
-    render_threads: int = Field(2, ge=1)
+    render_threads: int = Field(default=2, ge=1)
     """Overlays rendered at the same time."""
-    render_queue: int = Field(16, ge=0)
+    render_queue: int = Field(default=16, ge=0)
     """Most overlays that wait. Any further one is answered 503."""
-    overlay_max_side: int = Field(1024, ge=64)
+    overlay_max_side: int = Field(default=1024, ge=64)
     """Longest side of a PNG overlay, pixels."""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -128,6 +128,17 @@ def operating_point(
         sensitivity=float(tpr[best]),
         specificity=float(1 - fpr[best]),
     )
+
+
+def operating_points(
+    labels: Sequence[str], targets: FloatArray, probability: FloatArray, rule: Rule = YOUDEN
+) -> dict[str, OperatingPoint]:
+    """The operating point of each of ``labels``, see :func:`operating_point`; both arrays are
+    ``[N, K]``, ``probability`` is calibrated."""
+    return {
+        label: operating_point(targets[:, k], probability[:, k], rule)
+        for k, label in enumerate(labels)
+    }
 
 
 def _best(

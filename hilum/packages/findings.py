@@ -41,7 +41,7 @@ def above_operating_point(probability: Float32Array, manifest: Manifest) -> tupl
     Args:
         probability: float32 ``[K]``, calibrated. The ``normal`` label is never a finding.
     """
-    labels = manifest.label_set.as_schema
+    labels = manifest.label_set
     return tuple(
         Finding(label=label, probability=value, threshold=threshold)
         for label, value in zip(labels.labels, probability.tolist(), strict=True)
