@@ -5,22 +5,12 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import ClassVar, Final
 
-from hilum.errors import (
-    AccessDeniedError,
-    DicomError,
-    HilumError,
-    IdempotencyKeyReusedError,
-    InvalidURIError,
-    ObjectMissingError,
-    PermanentError,
-    TransientError,
-    open_texts,
-)
+from hilum import errors
 
-define = open_texts(__name__)
+define = errors.open_texts(__name__)
 
 
-class RequestError(PermanentError):
+class RequestError(errors.PermanentError):
     """The gateway refuses a request, or fails on it."""
 
     status: ClassVar[int]
@@ -40,7 +30,7 @@ class BodyTooLargeError(RequestError):
 
 
 BodyTimeoutError = define("BodyTimeoutError", RequestError)
-OverlaysBusyError = define("OverlaysBusyError", TransientError)
+OverlaysBusyError = define("OverlaysBusyError", errors.TransientError)
 NoSuchRouteError = define("NoSuchRouteError", RequestError)
 StudyUnknownError = define("StudyUnknownError", RequestError)
 ImageUnknownError = define("ImageUnknownError", RequestError)
@@ -52,17 +42,17 @@ UnexpectedRequestError = define("UnexpectedRequestError", RequestError)
 
 
 # Of errors that are not the gateway's own; the first entry that matches counts.
-_STATUS: Final[dict[type[HilumError], int]] = {
-    InvalidURIError: HTTPStatus.UNPROCESSABLE_ENTITY,
-    IdempotencyKeyReusedError: HTTPStatus.UNPROCESSABLE_ENTITY,
-    ObjectMissingError: HTTPStatus.GONE,  # the overlay needs the object, which the store has lost
-    AccessDeniedError: HTTPStatus.BAD_GATEWAY,
-    DicomError: HTTPStatus.CONFLICT,
-    TransientError: HTTPStatus.SERVICE_UNAVAILABLE,
+_STATUS: Final[dict[type[errors.HilumError], int]] = {
+    errors.InvalidURIError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.IdempotencyKeyReusedError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.ObjectMissingError: HTTPStatus.GONE,  # the store has lost the object of the overlay
+    errors.AccessDeniedError: HTTPStatus.BAD_GATEWAY,
+    errors.DicomError: HTTPStatus.CONFLICT,
+    errors.TransientError: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 
 
-def status_of(error: HilumError) -> int:
+def status_of(error: errors.HilumError) -> int:
     """The HTTP status of ``error``."""
     if isinstance(error, RequestError):
         return error.status

@@ -12,16 +12,9 @@ import numpy as np
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from api_gateway import presenters
+from api_gateway import errors, presenters
 from api_gateway.auth import Reader
 from api_gateway.door import GuardedRoute
-from api_gateway.errors import (
-    CamNotKeptError,
-    ImageNotScoredError,
-    ImageUnknownError,
-    LabelUnknownError,
-    SourceChangedError,
-)
 from api_gateway.problems import documented
 from api_gateway.schemas import CamOut, Id, ImageOut
 from api_gateway.services import Services, ServicesDep
@@ -93,7 +86,7 @@ async def cam(  # noqa: PLR0917 -- FastAPI calls it, by name
     def answer(check: Callable[[], None]) -> Response:
         state, result = _find_image(services, key.tenant, study_id, image_id)
         if result is None:
-            raise ImageNotScoredError(f"The image is {state.status.value}; there is no map.")
+            raise errors.ImageNotScoredError(f"The image is {state.status.value}; there is no map.")
         chosen = _Map.of(result, label)
         tag = _etag(result, label, f"{kind}/masked" if masked else kind)
         kept = "no-store" if kind == "png" else "private, max-age=3600"  # no cache may keep a film
@@ -123,11 +116,11 @@ class _Map:
     def of(cls, result: StoredResult, label: str) -> _Map:
         labels = result.model.labels
         if label not in labels:
-            raise LabelUnknownError(f"The model's labels are {', '.join(labels)}.")
+            raise errors.LabelUnknownError(f"The model's labels are {', '.join(labels)}.")
         index = labels.index(label)
         grid = result.cam_of(index)
         if grid is None:
-            raise CamNotKeptError("The map of this label was not kept.")
+            raise errors.CamNotKeptError("The map of this label was not kept.")
         probability = float(result.probability[index])
         return cls(label=label, grid=grid, probability=probability)
 
@@ -139,7 +132,7 @@ def _find_image(
     with services.database.read() as connection:
         state = studies.get_image(connection, study=study, image_id=image_id)
         if state is None:
-            raise ImageUnknownError("The study has no such image.")
+            raise errors.ImageUnknownError("The study has no such image.")
         if state.result_id is None:
             return state, None
         return state, results.get(connection, state.result_id)
@@ -157,7 +150,7 @@ def _overlay(
     data = services.store.read(state.uri)
     check()
     if hashlib.sha256(data).digest() != result.content_sha256:
-        raise SourceChangedError("The object has changed since it was scored.")
+        raise errors.SourceChangedError("The object has changed since it was scored.")
     manifest = manifest_of(result.model)
     return rendering.render(
         data,

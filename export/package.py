@@ -81,9 +81,7 @@ def build(
     """Write the package of ``found`` to the folder ``target``, completely or not at all.
 
     Args:
-        found: the checkpoint.
         target: replaced if it exists.
-        identity: fields of manifest and card.
         cache_dir: the training cache.
         weights_dtype: type in which the float32 graph stores its weights.
         manifest_path: the data-set table, if it is not where the checkpoint's configuration says.

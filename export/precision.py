@@ -110,11 +110,9 @@ def make(
 
     Args:
         graph: the float32 graph from :func:`export.onnx.export`.
-        wanted: from :func:`parse`.
         films: films of the training split that calibrate int8, uint8 ``[N, 1, S, S]``.
         validation: films of the validation split, uint8 ``[N, 1, S, S]``.
         judge: returns the loss of macro AUROC for a graph's outputs on ``validation``.
-        method: how int8 chooses ranges.
 
     Raises:
         PrecisionError: int8 loses more than :data:`MAX_AUROC_LOSS` even with a quarter of its

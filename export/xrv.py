@@ -74,7 +74,6 @@ def build(source: Path, target: Path, identity: Identity, *, films: Path) -> Man
     Args:
         source: a state dict, as torchxrayvision publishes it, or of its ``ResNet`` module.
         target: replaced if it exists.
-        identity: fields of the manifest.
         films: a file or folder. The first readable films become the inputs of the golden outputs.
 
     Raises:

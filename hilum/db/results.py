@@ -105,7 +105,6 @@ def get_many(
     """The results with these ids, by id, in two or three statements.
 
     Args:
-        connection: a transaction.
         result_ids: ids that do not exist are left out.
         maps: whether to read the Grad-CAM maps, which are most of a result's bytes. Without them,
             ``cam`` is empty, while ``cam_labels`` still says which maps exist.

@@ -82,11 +82,7 @@ def submit(
     the second waits until the first is committed.
 
     Args:
-        database: the SQL database.
-        tenant: the owner of the study.
-        queue: the job's priority.
         uris: of the images, in the client's order.
-        idempotency: the key of the client, if it sent one.
         model_id: binds the job to this registered model; ``None``: any worker may score it.
 
     Raises:
@@ -167,11 +163,6 @@ def add_job(
     """Add a job over these images of a study and return its id. A worker's sweeper publishes it.
 
     Args:
-        connection: of a transaction for changes.
-        tenant: the owner of the study.
-        study_id: the study.
-        image_ids: the images to score.
-        queue: the job's priority.
         model_id: binds the job to this registered model; ``None``: any worker may score it.
         campaign_id: the campaign that the job belongs to; its results are not shown before its
             model is in force. ``None``: the job is live.
@@ -236,9 +227,6 @@ def get(
     """The state of the study; ``None`` if the tenant has no such study.
 
     Args:
-        connection: a transaction.
-        tenant: the owner of the study.
-        study_id: the study.
         count: whether to count its images, for which all of them are looked at.
     """
     statement = _COUNTED_STUDY if count else _STUDY

@@ -30,8 +30,6 @@ class Child:
     It has its own process group. The kernel ends it when this process ends, for any reason.
 
     Args:
-        name: name of the server, for messages.
-        command: program and arguments.
         log: file to which its output is appended.
         env: its complete environment, or ``None`` for the environment of this process.
     """

@@ -89,7 +89,6 @@ def sign(message: bytes, private_key: bytes, password: bytes | None = None) -> b
     Args:
         message: the bytes of ``manifest.json``.
         private_key: an Ed25519 key, as ssh-keygen writes it.
-        password: the password of the key, if it has one.
 
     Raises:
         ConfigurationError: the key cannot be used, or its password is wrong or missing.
@@ -197,12 +196,6 @@ def read_signers(path: Path) -> list[Signer]:
 
 def require(folder: Path, signature_file: str, message: bytes, trusted: Path) -> Signer:
     """Check the signature of the package in ``folder``, and return its signer.
-
-    Args:
-        folder: the folder of the package.
-        signature_file: file name of the signature.
-        message: the bytes of the manifest in use.
-        trusted: the allowed signers file.
 
     Raises:
         PackageUnsignedError: there is no signature.

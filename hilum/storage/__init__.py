@@ -184,7 +184,6 @@ def open_store(s3: S3Settings, limits: Limits, *, allow_local: bool = False) -> 
     """Open the object store of these settings. It connects on first use.
 
     Args:
-        s3: how to reach S3.
         limits: ``max_object_bytes`` limits what is read.
         allow_local: whether local files may be read. Only for the command line, never for a
             service, whose clients must not read its files.
