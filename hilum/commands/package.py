@@ -89,7 +89,8 @@ def sign(folder: Path, key: Path, ask_password: bool) -> None:
         write_atomically(folder / SIGNATURE, made)
     except OSError as error:
         raise ConfigurationError(f"{folder} cannot be signed: {error.strerror}.") from None
-    click.echo(f"{folder / SIGNATURE}  {signing.parse(made).fingerprint}  {found.digest}")
+    signed_by = signing.fingerprint(signing.parse(made).key)
+    click.echo(f"{folder / SIGNATURE}  {signed_by}  {found.digest}")
 
 
 @package.command()

@@ -19,21 +19,32 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-import sqlalchemy as sa
+from sqlalchemy import (
+    ColumnElement,
+    Float,
+    ScalarSelect,
+    String,
+    Subquery,
+    and_,
+    bindparam,
+    case,
+    func,
+    select,
+)
 
 from hilum.db.serving import position_of
 from hilum.db.states import ItemStatus, JobStatus
 from hilum.db.tables import images, items, jobs, results, serving
 
 # The parameters of every statement that reads :data:`SHOWN`.
-TENANT: Final = sa.bindparam("tenant", type_=sa.String)
-STUDY: Final = sa.bindparam("study_id", type_=sa.String)
-_POSITION: Final = sa.bindparam("study_position", type_=sa.Float)
+TENANT: Final = bindparam("tenant", type_=String)
+STUDY: Final = bindparam("study_id", type_=String)
+_POSITION: Final = bindparam("study_position", type_=Float)
 
 # The order of a study's live jobs; the state of the first job is the state of the study. The newest
 # completed job comes first, then the others, newest first. A study that was completed once stays
 # completed while a later job runs; a study whose job was quarantined is queued with its next job.
-FIRST_JOB: Final = (sa.case((jobs.c.status == JobStatus.COMPLETED, 0), else_=1), jobs.c.id.desc())
+FIRST_JOB: Final = (case((jobs.c.status == JobStatus.COMPLETED, 0), else_=1), jobs.c.id.desc())
 
 
 def parameters(tenant: str, study_id: str) -> dict[str, Any]:
@@ -41,28 +52,26 @@ def parameters(tenant: str, study_id: str) -> dict[str, Any]:
     return {"tenant": tenant, "study_id": study_id, "study_position": position_of(study_id)}
 
 
-def _choose_job() -> sa.ScalarSelect[str]:
+def _choose_job() -> ScalarSelect[str]:
     """The live job whose state of the image counts by rules 2 and 3."""
     first, newest = FIRST_JOB
     item = items.alias("own")
     has_outcome = item.c.status.in_((ItemStatus.SCORED, ItemStatus.REFUSED))
     return (
-        sa.select(item.c.job_id)
+        select(item.c.job_id)
         .join(jobs, jobs.c.id == item.c.job_id)
         .where(item.c.image_id == images.c.id, jobs.c.campaign_id.is_(None))
-        .order_by(
-            sa.case((has_outcome, 0), else_=1), sa.case((has_outcome, 0), else_=first), newest
-        )
+        .order_by(case((has_outcome, 0), else_=1), case((has_outcome, 0), else_=first), newest)
         .limit(1)
         .correlate(images)
         .scalar_subquery()
     )
 
 
-def _choose_result() -> sa.ColumnElement[int | None]:
+def _choose_result() -> ColumnElement[int | None]:
     """The result by rule 1. The image's object is what its newest live job found there, or else a
     campaign's."""
-    row = sa.select(serving.c.model_id).where(serving.c.tenant == TENANT)
+    row = select(serving.c.model_id).where(serving.c.tenant == TENANT)
     model = row.scalar_subquery()
     canary = (
         row.with_only_columns(serving.c.canary_model_id)
@@ -71,28 +80,28 @@ def _choose_result() -> sa.ColumnElement[int | None]:
     )
     item, found, result = items.alias("any_item"), results.alias("found"), results.alias("forced")
     seen = (
-        sa.select(item.c.result_id)
+        select(item.c.result_id)
         .join(jobs, jobs.c.id == item.c.job_id)
         .where(item.c.image_id == images.c.id, item.c.result_id.is_not(None))
-        .order_by(sa.case((jobs.c.campaign_id.is_(None), 0), else_=1), jobs.c.id.desc())
+        .order_by(case((jobs.c.campaign_id.is_(None), 0), else_=1), jobs.c.id.desc())
         .limit(1)
         .correlate(images)
         .scalar_subquery()
     )
-    same_object = sa.and_(
+    same_object = and_(
         result.c.tenant == found.c.tenant,
         result.c.sop_instance_uid == found.c.sop_instance_uid,
         result.c.content_sha256 == found.c.content_sha256,
     )
     first = (
-        sa.select(result.c.id)
+        select(result.c.id)
         .select_from(found)
         .join(result, same_object)
         .where(found.c.id == seen, result.c.model_id.in_((canary, model)))
         .order_by(
-            sa.case((result.c.model_id == canary, 0), else_=1),
+            case((result.c.model_id == canary, 0), else_=1),
             # The digits of the version; the digest after them has no order.
-            sa.func.substr(result.c.pipeline, 1, 4).desc(),
+            func.substr(result.c.pipeline, 1, 4).desc(),
             result.c.id.desc(),
         )
         .limit(1)
@@ -100,12 +109,12 @@ def _choose_result() -> sa.ColumnElement[int | None]:
         .scalar_subquery()
     )
     # Most tenants have no model in force and need no look-up for each image.
-    return sa.case((model.is_not(None), first))
+    return case((model.is_not(None), first))
 
 
-def _build() -> sa.Subquery:
+def _build() -> Subquery:
     chosen = (
-        sa.select(
+        select(
             images.c.id.label("image_id"),
             images.c.position,
             images.c.uri,
@@ -116,23 +125,23 @@ def _build() -> sa.Subquery:
             _choose_result().label("in_force"),
         )
         .select_from(images)
-        .join(items, sa.and_(items.c.image_id == images.c.id, items.c.job_id == _choose_job()))
+        .join(items, and_(items.c.image_id == images.c.id, items.c.job_id == _choose_job()))
         .where(images.c.study_id == STUDY)
         .subquery("chosen")
     )
     in_force = results.alias("in_force")
     # A film that a corrected decoder or policy refuses must not keep its numbers.
-    refused = sa.and_(
+    refused = and_(
         chosen.c.status == ItemStatus.REFUSED, chosen.c.finished_at > in_force.c.created_at
     )
-    scored = sa.and_(chosen.c.in_force.is_not(None), ~refused)
-    shown = sa.select(
+    scored = and_(chosen.c.in_force.is_not(None), ~refused)
+    shown = select(
         chosen.c.image_id,
         chosen.c.position,
         chosen.c.uri,
-        sa.case((scored, ItemStatus.SCORED.value), else_=chosen.c.status).label("status"),
-        sa.case((scored, chosen.c.in_force), else_=chosen.c.result_id).label("result_id"),
-        sa.case((~scored, chosen.c.error)).label("error"),
+        case((scored, ItemStatus.SCORED.value), else_=chosen.c.status).label("status"),
+        case((scored, chosen.c.in_force), else_=chosen.c.result_id).label("result_id"),
+        case((~scored, chosen.c.error)).label("error"),
     ).select_from(chosen.outerjoin(in_force, in_force.c.id == chosen.c.in_force))
     return shown.subquery("shown")
 

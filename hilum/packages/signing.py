@@ -71,14 +71,9 @@ class Signature:
     hash_name: bytes
     value: bytes  # 64 bytes
 
-    @property
-    def fingerprint(self) -> str:
-        """Fingerprint of the key, as ``ssh-keygen -l`` shows it."""
-        return fingerprint(self.key)
-
 
 def fingerprint(key: bytes) -> str:
-    """``SHA256:…`` of an OpenSSH public key."""
+    """``SHA256:…`` of an OpenSSH public key, as ``ssh-keygen -l`` shows it."""
     digest = base64.b64encode(hashlib.sha256(key).digest()).decode()
     return f"SHA256:{digest.rstrip('=')}"
 
@@ -166,8 +161,9 @@ def check(message: bytes, signature: Signature, signers: list[Signer]) -> Signer
             ):
                 continue
             return signer
+    signed_by = fingerprint(signature.key)
     raise PackageSignatureError(
-        f"The package is signed with {signature.fingerprint}, which is not a trusted key today."
+        f"The package is signed with {signed_by}, which is not a trusted key today."
     )
 
 

@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from hilum import errors
+from hilum.errors import HilumError
 from hilum.settings import S3Settings
 from hilum.storage.backend import CHUNK, Stat, check_size
 
@@ -18,9 +19,7 @@ _CONNECTIONS: Final = 64  # more than any pool has threads: with boto3's 10, thr
 # The encryption of an object, under the names that both requests and responses use.
 _ENCRYPTION: Final = ("ServerSideEncryption", "SSEKMSKeyId", "BucketKeyEnabled")
 # Error codes of Amazon S3 (API Reference, "Error responses") and of compatible stores.
-_MISSING: Final = {"NoSuchKey", "NoSuchBucket", "NoSuchVersion", "NotFound"}
-_CHANGED: Final = {"PreconditionFailed", "ConditionalRequestConflict"}
-_CREDENTIALS: Final = {
+_REJECTED: Final = {
     "SignatureDoesNotMatch",
     "InvalidAccessKeyId",
     "InvalidClientTokenId",
@@ -34,8 +33,18 @@ _CREDENTIALS: Final = {
     "RequestTimeTooSkewed",
     "NotSignedUp",
 }
+_MISSING: Final = {"NoSuchKey", "NoSuchBucket", "NoSuchVersion", "NotFound"}
+_CHANGED: Final = {"PreconditionFailed", "ConditionalRequestConflict"}
 _DENIED: Final = {"AccessDenied", "AllAccessDisabled", "Forbidden"}
 _BAD_ADDRESS: Final = {"InvalidBucketName", "KeyTooLongError", "InvalidURI"}
+# Codes, the HTTP status that means the same, and the error; the first entry that matches counts.
+_ANSWERS: Final[tuple[tuple[set[str], int | None, type[HilumError], str], ...]] = (
+    (_REJECTED, 401, errors.CredentialsRejectedError, "The store rejects the credentials ({})."),
+    (_MISSING, 404, errors.ObjectMissingError, "The object or its bucket does not exist."),
+    (_CHANGED, 412, errors.ObjectChangedError, "The object was replaced after it was looked up."),
+    (_DENIED, 403, errors.AccessDeniedError, "The store denies access ({})."),
+    (_BAD_ADDRESS, None, errors.InvalidURIError, "The store does not accept this address ({})."),
+)
 _BUCKET: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{1,253}[a-zA-Z0-9]")
 
 
@@ -232,27 +241,16 @@ def _split(address: str) -> tuple[str, str]:
     return bucket, key
 
 
-def _of_response(response: Any) -> errors.HilumError:
+def _of_response(response: Any) -> HilumError:
     """The error for an S3 error response, by its code or else its HTTP status."""
     code = str(response.get("Error", {}).get("Code", ""))
     status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
     answer = f"{status} {code}" if code.isalnum() and code != str(status) else str(status)
-    if code in _CREDENTIALS or status == 401:
-        return errors.CredentialsRejectedError(f"The store rejects the credentials ({answer}).")
-    if code in _MISSING or status == 404:
-        return errors.ObjectMissingError("The object or its bucket does not exist.")
     if code == "InvalidObjectState":
         return errors.ObjectMissingError(
             "The object is archived.", next_step="Restore it to a readable storage class."
         )
-    return _of_refusal(code, status, answer)
-
-
-def _of_refusal(code: str, status: int, answer: str) -> errors.HilumError:
-    if code in _CHANGED or status == 412:
-        return errors.ObjectChangedError("The object was replaced after it was looked up.")
-    if code in _DENIED or status == 403:
-        return errors.AccessDeniedError(f"The store denies access ({answer}).")
-    if code in _BAD_ADDRESS:
-        return errors.InvalidURIError(f"The store does not accept this address ({answer}).")
+    for codes, by_status, kind, text in _ANSWERS:
+        if code in codes or status == by_status:
+            return kind(text.format(answer))
     return errors.StorageUnavailableError(f"The store answered {answer}.")
