@@ -99,13 +99,9 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         # FastAPI documents its own error body, which no route here sends.
         for path in schema["paths"].values():
             for operation in path.values():
-                _as_problem(operation["responses"])
+                if "422" in (responses := operation["responses"]):
+                    responses["422"] = problems.documented(422)[422]
         schemas.pop("HTTPValidationError", None)
         schemas.pop("ValidationError", None)
         app.openapi_schema = schema
     return app.openapi_schema
-
-
-def _as_problem(responses: dict[str, Any]) -> None:
-    if "422" in responses:
-        responses["422"] = problems.documented(422)[422]

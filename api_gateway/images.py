@@ -96,7 +96,9 @@ async def cam(  # noqa: PLR0917 -- FastAPI calls it, by name
         if kind == "png":
             content = _overlay(services, state, result, chosen, check=check, mask_text=masked)
         elif kind == "npy":
-            content = _npy(chosen.grid)
+            out = io.BytesIO()
+            np.save(out, chosen.grid.astype("<f4"))
+            content = out.getvalue()
         else:
             content = _numbers(result, chosen).model_dump_json().encode()
         return Response(content, media_type=_MEDIA[kind], headers=headers)
@@ -182,12 +184,6 @@ def _numbers(result: StoredResult, chosen: _Map) -> CamOut:
         doubts=list(sure_doubts(result.flags)),
         notice=manifest.notice,
     )
-
-
-def _npy(grid: Float32Array) -> bytes:
-    out = io.BytesIO()
-    np.save(out, grid.astype("<f4"))
-    return out.getvalue()
 
 
 def _negotiate(accept: str) -> Format:

@@ -172,13 +172,9 @@ def _fill(folder: Path, identity: Identity, digest: str, images: npt.NDArray[np.
         "measured": "Nothing: hilum has no films on which to measure this model.",
     }
     (folder / METRICS).write_text(json.dumps(figures, indent=2) + "\n")
-    (folder / CARD).write_text(_card(identity, digest))
+    values = {"source": SOURCE, "digest": digest, "thresholds": THRESHOLDS}
+    (folder / CARD).write_text(card.write("xrv_card.md", identity=identity, **values))
     (folder / GOLDEN).write_bytes(b"draft")
     seal(folder, **known)
     write_golden(folder / GOLDEN, images, OnnxRuntimeEngine(verify(folder)))
     return seal(folder, **known)
-
-
-def _card(identity: Identity, digest: str) -> str:
-    values = {"source": SOURCE, "digest": digest, "thresholds": THRESHOLDS}
-    return card.write("xrv_card.md", identity=identity, **values)

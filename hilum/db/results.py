@@ -132,13 +132,14 @@ def get_many(
 def _stored(
     values: dict[str, Any], model: RegisteredModel, found: Sequence[Finding]
 ) -> StoredResult:
-    cam_labels, cam = tuple(values["cam_labels"]), values.get("cam")
+    cam_labels, cam = tuple(values["cam_labels"]), values.get("cam", b"")
+    shape = (len(cam_labels) if cam else 0, *model.manifest["cam_grid"])
     values |= {
         "content_sha256": bytes(values["content_sha256"]),
         "raw": _float32(values["raw"]),
         "probability": _float32(values["probability"]),
         "findings": tuple(sorted(found, key=lambda each: model.labels.index(each.label))),
-        "cam": _grids(cam or b"", len(cam_labels) if cam else 0, model.manifest["cam_grid"]),
+        "cam": np.frombuffer(cam, dtype="<f2").astype(np.float32).reshape(shape),
         "cam_labels": cam_labels,
         "flags": tuple(values["flags"]),
     }
@@ -147,7 +148,3 @@ def _stored(
 
 def _float32(data: bytes) -> Float32Array:
     return np.frombuffer(data, dtype="<f4").astype(np.float32, copy=False)
-
-
-def _grids(data: bytes, count: int, grid: Sequence[int]) -> Float32Array:
-    return np.frombuffer(data, dtype="<f2").astype(np.float32).reshape(count, *grid)

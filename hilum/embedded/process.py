@@ -54,7 +54,7 @@ class Child:
             if os.getppid() != parent:  # the parent ended before the line above
                 os._exit(1)
 
-        with open(log, "ab", opener=_private) as out:
+        with open(log, "ab", opener=lambda path, flags: os.open(path, flags, 0o600)) as out:
             self.process = subprocess.Popen(  # noqa: S603 -- commands are ours
                 command,
                 stdin=subprocess.DEVNULL,
@@ -108,10 +108,6 @@ class Child:
     def _tail(self) -> str:
         lines = self.log.read_text(errors="replace").splitlines()[-8:]
         return f"the end of {self.log}:\n" + "\n".join(f"    {line}" for line in lines) + "\n"
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
 
 
 def secret(path: Path) -> str:
