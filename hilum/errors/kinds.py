@@ -8,7 +8,7 @@ from hilum.errors.tree import PermanentError, TransientError, open_texts
 define = open_texts(__name__)
 
 
-# Of configuration, and hilum itself.
+# Configuration, and hilum itself.
 
 
 class ConfigurationError(PermanentError):
@@ -32,7 +32,7 @@ OutOfMemoryError = define("OutOfMemoryError", TransientError)
 DecodersUnavailableError = define("DecodersUnavailableError", TransientError)
 
 
-# Of objects and the store that holds them.
+# Objects and the store that holds them.
 InvalidURIError = define("InvalidURIError", PermanentError)
 ObjectMissingError = define("ObjectMissingError", PermanentError)
 ObjectChangedError = define("ObjectChangedError", TransientError)
@@ -43,7 +43,7 @@ CredentialsRejectedError = define("CredentialsRejectedError", TransientError)
 StorageUnavailableError = define("StorageUnavailableError", TransientError)
 
 
-# Of objects that cannot be read.
+# Objects that cannot be read.
 
 
 class DicomError(PermanentError):
@@ -82,7 +82,7 @@ class LimitExceededError(DicomError):
     next_step = "Raise the limit named above (HILUM_LIMITS__*) if such images are expected."
 
 
-# Films that the policy of the package refuses.
+# Films that the policy of a package refuses.
 
 
 class NotApplicableError(PermanentError):
@@ -106,7 +106,7 @@ UnderAgeError = define("UnderAgeError", NotApplicableError)
 MultiFrameError = define("MultiFrameError", NotApplicableError)
 
 
-# Of model packages, engines and TensorRT plans.
+# Model packages, engines and TensorRT plans.
 
 
 class PackageError(PermanentError):
@@ -171,7 +171,7 @@ class DeviceLostError(EngineFailedError):
     next_step = "The worker restarts the process. If that fails, check `nvidia-smi` and `dmesg`."
 
 
-# Of jobs, the database and the broker.
+# Jobs, the database and the broker.
 AttemptsExhaustedError = define("AttemptsExhaustedError", PermanentError)
 DatabaseUnavailableError = define("DatabaseUnavailableError", TransientError)
 SchemaOutdatedError = define("SchemaOutdatedError", ConfigurationError)
