@@ -90,7 +90,8 @@ def export(
     )
     found = checkpoints.load(checkpoint)
     config = found.record.config
-    training = describe(config.model.backbone, config.model.weights, found.record.epoch)
+    start = "random weights" if config.model.weights == "random" else "pretrained weights"
+    training = f"`hilum train`, {config.model.backbone} from {start}, {found.record.epoch} epochs."
     identity = Identity(training=training, **chosen)
     configured = settings.load()
     manifest = build(
@@ -140,12 +141,6 @@ def xrv(
     identity = package.Identity(licence=licence or importing.LICENCE, **chosen)
     manifest = importing.build(weights, target, identity, films=films or bundled.folder("samples"))
     click.echo(f"{target}  {manifest.digest}")
-
-
-def describe(backbone: str, weights: str, epoch: int) -> str:
-    """Describe the training in one sentence, for the card."""
-    start = "random weights" if weights == "random" else "pretrained weights"
-    return f"`hilum train`, {backbone} from {start}, {epoch} epochs."
 
 
 def parity_lines(document: dict[str, Any]) -> Iterator[str]:

@@ -11,7 +11,7 @@ import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -208,17 +208,6 @@ def _worst(ranking: Sequence[tuple[str, float]]) -> str:
         return ""
     named = ", ".join(f"{name} ({harm:.3f})" for name, harm in ranking[:_NAMED])
     return f" The most harmful layers (RMS change of the logits): {named}."
-
-
-def summary(made: Made) -> dict[str, Any]:
-    """The description of a graph in ``parity.json``."""
-    return {
-        "target": made.target,
-        "precision": made.precision,
-        "measured_with": made.how,
-        "bytes": len(made.graph),
-        "layers_kept_in_float32": list(made.kept),
-    }
 
 
 def _logit(probability: FloatArray) -> npt.NDArray[np.float64]:

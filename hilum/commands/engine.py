@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -13,7 +13,7 @@ import click
 from hilum import settings
 from hilum.engines.tensorrt import library
 from hilum.engines.tensorrt.build import Progress, Report
-from hilum.engines.tensorrt.provision import build_into, graph_sha256
+from hilum.engines.tensorrt.provision import Provided, build_into, graph_sha256
 from hilum.engines.tensorrt.record import (
     BuildOptions,
     Hardware,
@@ -98,12 +98,7 @@ def build(  # noqa: PLR0917 -- click passes them by name
             report=report,
             on_wait=lambda: click.echo("Waiting for a process that builds this plan.", err=True),
         )
-    record = provided.record
-    if as_json:
-        click.echo(json.dumps(_document(record) | {"new": provided.new}))
-        return
-    what = f"built in {record.build_seconds:.1f} s" if provided.new else "already built"
-    click.echo(f"{_line(record)}  {what}")
+    _show(provided, as_json=as_json)
 
 
 @engine.command(hidden=True, context_settings={"ignore_unknown_options": True})
@@ -124,9 +119,7 @@ def list_command(location: str | None, as_json: bool) -> None:
     config = _settings()
     store = PlanStore(config.engine_dir)
     graph = graph_sha256(open_package(config, location).manifest) if location else None
-    machine = None
-    with suppress(EngineUnavailableError):
-        machine = this_machine()
+    machine = _machine()
     for record in store.records():
         if graph in (None, record.key.graph_sha256):
             runs = _runs(store, record, machine)
@@ -157,6 +150,13 @@ def _settings() -> Settings:
     return config
 
 
+def _machine() -> Machine | None:
+    try:
+        return this_machine()
+    except EngineUnavailableError:
+        return None
+
+
 def _runs(store: PlanStore, record: PlanRecord, machine: Machine | None) -> str | None:
     """Why a plan does not run on this machine, or ``None`` if it does."""
     try:
@@ -164,6 +164,15 @@ def _runs(store: PlanStore, record: PlanRecord, machine: Machine | None) -> str 
     except EngineDamagedError as error:
         return error.detail
     return misfit(record.key, machine) if machine else "this machine has no TensorRT or no GPU"
+
+
+def _show(provided: Provided, *, as_json: bool) -> None:
+    record = provided.record
+    if as_json:
+        click.echo(json.dumps(_document(record) | {"new": provided.new}))
+        return
+    what = f"built in {record.build_seconds:.1f} s" if provided.new else "already built"
+    click.echo(f"{_line(record)}  {what}")
 
 
 def _line(record: PlanRecord) -> str:

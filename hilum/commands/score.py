@@ -31,6 +31,7 @@ from hilum.commands.score_report import (
 from hilum.deidentify.pseudonyms import Pseudonyms, open_pseudonyms
 from hilum.errors import HilumError, ObjectMissingError
 from hilum.machine import usable_cores
+from hilum.packages.manifest import Manifest
 from hilum.pipeline.execute import batches_of, execute
 from hilum.session import open_local_store, open_session
 from hilum.settings import Settings
@@ -117,14 +118,7 @@ def _run(paths: tuple[str, ...], how: _How, config: Settings) -> Counter[Ending]
         decode_processes=usable_cores() if many else 1,
         preview_side=PREVIEW_SIDE if how.overlay_dir else None,
     ) as session:
-        overlays = None
-        if how.overlay_dir is not None:
-            overlays = Overlays(
-                how.overlay_dir,
-                how.overlay_label,
-                session.package.manifest,
-                deidentify=config.deidentify if how.pseudonyms else None,
-            )
+        overlays = _overlays(how, config, session.package.manifest)
         report: Report = (
             JsonReport(session.scorer, _say, pseudonyms=how.pseudonyms)
             if how.as_json
@@ -149,6 +143,13 @@ def _run(paths: tuple[str, ...], how: _How, config: Settings) -> Counter[Ending]
     if many:
         click.echo(summary(counts), err=True)
     return counts
+
+
+def _overlays(how: _How, config: Settings, manifest: Manifest) -> Overlays | None:
+    if how.overlay_dir is None:
+        return None
+    deidentify = None if how.pseudonyms is None else config.deidentify
+    return Overlays(how.overlay_dir, how.overlay_label, manifest, deidentify=deidentify)
 
 
 def _find(paths: tuple[str, ...], store: ObjectStore) -> tuple[Iterator[str], bool]:
