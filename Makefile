@@ -63,7 +63,7 @@ samples: $(VENV)/dev.stamp
 	$(PY) -m tools.samples models/samples
 
 openapi: $(VENV)/dev.stamp
-	$(PY) -m api_gateway.openapi docs/openapi.json
+	$(PY) -m tools.openapi docs/openapi.json
 
 decoders: $(VENV)/dev.stamp
 	PYTHONPATH=tests $(PY) -m support.decode_table

@@ -5,46 +5,20 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import ClassVar, Final
 
-from hilum.errors import (
-    AccessDeniedError,
-    DicomError,
-    HilumError,
-    IdempotencyKeyReusedError,
-    InvalidURIError,
-    ObjectMissingError,
-    PermanentError,
-    TransientError,
-)
+from hilum import errors
+
+define = errors.open_texts(__name__)
 
 
-class RequestError(PermanentError):
+class RequestError(errors.PermanentError):
     """The gateway refuses a request, or fails on it."""
 
-    status: ClassVar[HTTPStatus]
+    status: ClassVar[int]
 
 
-class UnauthenticatedError(RequestError):
-    """No valid API key came with the request."""
-
-    code = "auth.unauthenticated"
-    status = HTTPStatus.UNAUTHORIZED
-    next_step = "Send `Authorization: Bearer hk_…`; `hilum keys create` creates a key."
-
-
-class ForbiddenError(RequestError):
-    """The key is valid but lacks a scope."""
-
-    code = "auth.forbidden"
-    status = HTTPStatus.FORBIDDEN
-    next_step = "Use a key with the scope named above."
-
-
-class InvalidRequestError(RequestError):
-    """The request breaks the schema of docs/openapi.json."""
-
-    code = "request.invalid"
-    status = HTTPStatus.UNPROCESSABLE_ENTITY
-    next_step = "Correct the fields listed in `errors`; the schema is at /openapi.json."
+UnauthenticatedError = define("UnauthenticatedError", RequestError)
+ForbiddenError = define("ForbiddenError", RequestError)
+InvalidRequestError = define("InvalidRequestError", RequestError)
 
 
 class BodyTooLargeError(RequestError):
@@ -55,97 +29,30 @@ class BodyTooLargeError(RequestError):
     next_step = "Send fewer images a study, or raise HILUM_GATEWAY__MAX_BODY_BYTES."
 
 
-class BodyTimeoutError(RequestError):
-    """The body did not arrive in time."""
-
-    code = "request.body_timeout"
-    status = HTTPStatus.REQUEST_TIMEOUT
-    next_step = "Send the body without pauses; HILUM_GATEWAY__BODY_TIMEOUT_S limits its duration."
-
-
-class OverlaysBusyError(TransientError):
-    """Too many overlays are being rendered."""
-
-    code = "cam.busy"
-    next_step = "Repeat the request after Retry-After, or raise HILUM_GATEWAY__RENDER_QUEUE."
-
-
-class NoSuchRouteError(RequestError):
-    """The path does not exist, or not with this method."""
-
-    code = "request.no_such_route"
-    status = HTTPStatus.NOT_FOUND
-    next_step = "See /docs for all routes."
-
-
-class StudyUnknownError(RequestError):
-    """The tenant has no such study."""
-
-    code = "study.unknown"
-    status = HTTPStatus.NOT_FOUND
-    next_step = "Check the id, and that the key belongs to the tenant that sent the study."
-
-
-class ImageUnknownError(RequestError):
-    """The study has no such image."""
-
-    code = "image.unknown"
-    status = HTTPStatus.NOT_FOUND
-    next_step = "List the images with GET /v1/studies/{study_id}/images."
-
-
-class ImageNotScoredError(RequestError):
-    """The image has no result."""
-
-    code = "image.not_scored"
-    status = HTTPStatus.CONFLICT
-    next_step = "Read the status of the image. If it is pending, repeat the request later."
-
-
-class LabelUnknownError(RequestError):
-    """The model that scored the image has no such label."""
-
-    code = "cam.label_unknown"
-    status = HTTPStatus.NOT_FOUND
-    next_step = "Use one of the labels named above."
-
-
-class CamNotKeptError(RequestError):
-    """The map was not stored, by policy."""
-
-    code = "cam.not_kept"
-    status = HTTPStatus.NOT_FOUND
-    next_step = "HILUM_WORKER__CAM_POLICY decides which maps are stored."
-
-
-class SourceChangedError(RequestError):
-    """The object has changed since it was scored."""
-
-    code = "cam.source_changed"
-    status = HTTPStatus.CONFLICT
-    next_step = "Send the study again to score the object as it is now."
-
-
-class UnexpectedRequestError(RequestError):
-    """Internal error of the gateway."""
-
-    code = "internal.unexpected"
-    status = HTTPStatus.INTERNAL_SERVER_ERROR
-    next_step = "Report this with the request id; nothing of the request was stored in the log."
+BodyTimeoutError = define("BodyTimeoutError", RequestError)
+OverlaysBusyError = define("OverlaysBusyError", errors.TransientError)
+NoSuchRouteError = define("NoSuchRouteError", RequestError)
+StudyUnknownError = define("StudyUnknownError", RequestError)
+ImageUnknownError = define("ImageUnknownError", RequestError)
+ImageNotScoredError = define("ImageNotScoredError", RequestError)
+LabelUnknownError = define("LabelUnknownError", RequestError)
+CamNotKeptError = define("CamNotKeptError", RequestError)
+SourceChangedError = define("SourceChangedError", RequestError)
+UnexpectedRequestError = define("UnexpectedRequestError", RequestError)
 
 
 # Of errors that are not the gateway's own; the first entry that matches counts.
-_STATUS: Final[dict[type[HilumError], HTTPStatus]] = {
-    InvalidURIError: HTTPStatus.UNPROCESSABLE_ENTITY,
-    IdempotencyKeyReusedError: HTTPStatus.UNPROCESSABLE_ENTITY,
-    ObjectMissingError: HTTPStatus.GONE,  # the overlay needs the object, which the store has lost
-    AccessDeniedError: HTTPStatus.BAD_GATEWAY,
-    DicomError: HTTPStatus.CONFLICT,
-    TransientError: HTTPStatus.SERVICE_UNAVAILABLE,
+_STATUS: Final[dict[type[errors.HilumError], int]] = {
+    errors.InvalidURIError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.IdempotencyKeyReusedError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.ObjectMissingError: HTTPStatus.GONE,  # the store has lost the object of the overlay
+    errors.AccessDeniedError: HTTPStatus.BAD_GATEWAY,
+    errors.DicomError: HTTPStatus.CONFLICT,
+    errors.TransientError: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 
 
-def status_of(error: HilumError) -> HTTPStatus:
+def status_of(error: errors.HilumError) -> int:
     """The HTTP status of ``error``."""
     if isinstance(error, RequestError):
         return error.status

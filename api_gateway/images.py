@@ -12,16 +12,9 @@ import numpy as np
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from api_gateway import presenters
+from api_gateway import errors, presenters
 from api_gateway.auth import Reader
 from api_gateway.door import GuardedRoute
-from api_gateway.errors import (
-    CamNotKeptError,
-    ImageNotScoredError,
-    ImageUnknownError,
-    LabelUnknownError,
-    SourceChangedError,
-)
 from api_gateway.problems import documented
 from api_gateway.schemas import CamOut, Id, ImageOut
 from api_gateway.services import Services, ServicesDep
@@ -31,6 +24,7 @@ from hilum.db.results import StoredResult
 from hilum.db.studies import ImageState
 from hilum.imaging import heatmaps, rendering
 from hilum.imaging.transform import Float32Array, Placement
+from hilum.packages.registered import manifest_of
 from hilum.pipeline.admit import sure_doubts, warning
 
 router = APIRouter(
@@ -92,7 +86,7 @@ async def cam(  # noqa: PLR0917 -- FastAPI calls it, by name
     def answer(check: Callable[[], None]) -> Response:
         state, result = _find_image(services, key.tenant, study_id, image_id)
         if result is None:
-            raise ImageNotScoredError(f"The image is {state.status.value}; there is no map.")
+            raise errors.ImageNotScoredError(f"The image is {state.status.value}; there is no map.")
         chosen = _Map.of(result, label)
         tag = _etag(result, label, f"{kind}/masked" if masked else kind)
         kept = "no-store" if kind == "png" else "private, max-age=3600"  # no cache may keep a film
@@ -102,7 +96,9 @@ async def cam(  # noqa: PLR0917 -- FastAPI calls it, by name
         if kind == "png":
             content = _overlay(services, state, result, chosen, check=check, mask_text=masked)
         elif kind == "npy":
-            content = _npy(chosen.grid)
+            out = io.BytesIO()
+            np.save(out, chosen.grid.astype("<f4"))
+            content = out.getvalue()
         else:
             content = _numbers(result, chosen).model_dump_json().encode()
         return Response(content, media_type=_MEDIA[kind], headers=headers)
@@ -120,13 +116,14 @@ class _Map:
 
     @classmethod
     def of(cls, result: StoredResult, label: str) -> _Map:
-        labels = result.model.manifest.label_set.labels
+        labels = result.model.labels
         if label not in labels:
-            raise LabelUnknownError(f"The model's labels are {', '.join(labels)}.")
-        grid = result.cam_of(label)
+            raise errors.LabelUnknownError(f"The model's labels are {', '.join(labels)}.")
+        index = labels.index(label)
+        grid = result.cam_of(index)
         if grid is None:
-            raise CamNotKeptError("The map of this label was not kept.")
-        probability = float(result.probability[labels.index(label)])
+            raise errors.CamNotKeptError("The map of this label was not kept.")
+        probability = float(result.probability[index])
         return cls(label=label, grid=grid, probability=probability)
 
 
@@ -137,7 +134,7 @@ def _find_image(
     with services.database.read() as connection:
         state = studies.get_image(connection, study=study, image_id=image_id)
         if state is None:
-            raise ImageUnknownError("The study has no such image.")
+            raise errors.ImageUnknownError("The study has no such image.")
         if state.result_id is None:
             return state, None
         return state, results.get(connection, state.result_id)
@@ -155,17 +152,18 @@ def _overlay(
     data = services.store.read(state.uri)
     check()
     if hashlib.sha256(data).digest() != result.content_sha256:
-        raise SourceChangedError("The object has changed since it was scored.")
+        raise errors.SourceChangedError("The object has changed since it was scored.")
+    manifest = manifest_of(result.model)
     return rendering.render(
         data,
         rendering.Heat(
             grid=chosen.grid,
             probability=chosen.probability,
-            input_size=result.model.manifest.input.size,
+            input_size=manifest.input.size,
         ),
         rendering.Look(
             max_side=services.settings.gateway.overlay_max_side,
-            caption=heatmaps.caption(warning(result.flags), result.model.manifest.notice),
+            caption=heatmaps.caption(warning(result.flags), manifest.notice),
             mask_text=mask_text,
             regions=services.settings.deidentify.regions,
         ),
@@ -174,7 +172,8 @@ def _overlay(
 
 
 def _numbers(result: StoredResult, chosen: _Map) -> CamOut:
-    size = result.model.manifest.input.size
+    manifest = manifest_of(result.model)
+    size = manifest.input.size
     place = Placement.letterbox(height=result.rows, width=result.columns, size=size)
     return CamOut(
         label=chosen.label,
@@ -183,14 +182,8 @@ def _numbers(result: StoredResult, chosen: _Map) -> CamOut:
         input_size=size,
         film_box=(place.x0, place.y0, place.x1, place.y1),
         doubts=list(sure_doubts(result.flags)),
-        notice=result.model.manifest.notice,
+        notice=manifest.notice,
     )
-
-
-def _npy(grid: Float32Array) -> bytes:
-    out = io.BytesIO()
-    np.save(out, grid.astype("<f4"))
-    return out.getvalue()
 
 
 def _negotiate(accept: str) -> Format:

@@ -17,6 +17,7 @@ from hilum.db.models import RegisteredModel
 from hilum.db.results import StoredResult
 from hilum.db.studies import ImageState
 from hilum.deidentify.pseudonyms import Pseudonyms
+from hilum.packages.registered import manifest_of
 from hilum.pipeline.admit import sure_doubts
 
 
@@ -25,16 +26,11 @@ def study_url(study_id: str) -> str:
     return f"/v1/studies/{study_id}"
 
 
-def image_url(study_id: str, image_id: str) -> str:
-    """Relative to the host."""
-    return f"{study_url(study_id)}/images/{image_id}"
-
-
 def image(
     state: ImageState, result: StoredResult | None, pseudonyms: Pseudonyms | None
 ) -> ImageOut:
     """An image with its result, if it has one. ``pseudonyms``, if given, replace its UIDs."""
-    url = image_url(state.study_id, state.id)
+    url = f"{study_url(state.study_id)}/images/{state.id}"
     return ImageOut(
         id=state.id,
         position=state.position,
@@ -47,7 +43,7 @@ def image(
 
 def model(registered: RegisteredModel) -> RegisteredModelOut:
     """A model with its labels and operating points."""
-    manifest = registered.manifest
+    manifest = manifest_of(registered)
     return RegisteredModelOut(
         **_model(registered).model_dump(),
         labels=list(manifest.label_set.labels),
@@ -61,9 +57,10 @@ def model(registered: RegisteredModel) -> RegisteredModelOut:
 
 def _result(result: StoredResult, url: str, pseudonyms: Pseudonyms | None) -> ResultOut:
     show = str if pseudonyms is None else pseudonyms.uid
-    labels = result.model.manifest.label_set.labels
+    labels, manifest = result.model.labels, manifest_of(result.model)
+    queries = _cam_queries(labels)
     return ResultOut(
-        notice=result.model.manifest.notice,
+        notice=manifest.notice,
         sop_instance_uid=show(result.sop_instance_uid),
         series_instance_uid=show(result.series_instance_uid),
         study_instance_uid=show(result.study_instance_uid),
@@ -79,17 +76,17 @@ def _result(result: StoredResult, url: str, pseudonyms: Pseudonyms | None) -> Re
         engine=result.engine,
         engine_reason=result.engine_reason,
         scored_at=result.created_at,
-        cam={labels[k]: f"{url}/cam?label={_quoted(labels[k])}" for k in result.cam_labels},
+        cam={labels[k]: url + queries[k] for k in result.cam_labels},
     )
 
 
-@lru_cache(maxsize=1024)
-def _quoted(label: str) -> str:
-    return quote(label, safe="")
+@lru_cache(maxsize=64)
+def _cam_queries(labels: tuple[str, ...]) -> list[str]:
+    return [f"/cam?label={quote(label, safe='')}" for label in labels]
 
 
 def _model(registered: RegisteredModel) -> ModelOut:
-    manifest = registered.manifest
+    manifest = manifest_of(registered)
     return _model_out(
         manifest.name, manifest.version, registered.digest, manifest.demonstration_only
     )

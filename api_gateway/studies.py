@@ -78,7 +78,7 @@ def create(
 )
 def get(study_id: Id, key: Reader, services: ServicesDep) -> StudyOut:
     """Poll this until `status` is `completed` or `failed`."""
-    study = find(services, key.tenant, study_id)
+    study = find(services, key.tenant, study_id, count=True)
     return StudyOut(
         id=study.id,
         status=study.status,
@@ -112,14 +112,14 @@ def images(
     return _page(services, study, after=after, limit=limit)
 
 
-def find(services: Services, tenant: str, study_id: str) -> StudyState:
-    """The tenant's study.
+def find(services: Services, tenant: str, study_id: str, *, count: bool = False) -> StudyState:
+    """The tenant's study, with the counts of its images if ``count``.
 
     Raises:
         StudyUnknownError: the tenant has no such study. Another tenant may have it.
     """
     with services.database.read() as connection:
-        study = studies.get(connection, tenant=tenant, study_id=study_id)
+        study = studies.get(connection, tenant=tenant, study_id=study_id, count=count)
     if study is None:
         raise StudyUnknownError("The tenant has no such study.")
     logs.add(study=study.id, job=study.job_id)

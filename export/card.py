@@ -9,12 +9,7 @@ from jinja2 import Environment, StrictUndefined
 
 
 def write(template: str, **values: Any) -> str:
-    """Return the text of a card.
-
-    Args:
-        template: name of the template in this package.
-        values: what the template names.
-    """
+    """Return the text of a card."""
     environment = Environment(  # noqa: S701 -- Markdown, not HTML
         undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True
     )

@@ -1,4 +1,4 @@
-"""``hilum export``."""
+"""``hilum export`` and ``hilum import``."""
 
 from __future__ import annotations
 
@@ -10,15 +10,19 @@ from typing import Any, Literal
 import click
 
 from hilum import settings
+from hilum.embedded import bundled
 from hilum.packages.manifest import PARITY
 from hilum.session import open_local_store
+
+_USE = "Not stated by the importer. Not for clinical use until evaluated locally."
+_TO = click.option(
+    "--to", "target", required=True, type=click.Path(path_type=Path), help="Folder of the package."
+)
 
 
 @click.command()
 @click.argument("checkpoint", type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.option(
-    "--to", "target", required=True, type=click.Path(path_type=Path), help="Folder of the package."
-)
+@_TO
 @click.option("--name", required=True, help="Name of the model: lower case letters, digits, . _ -")
 @click.option("--version", required=True, help="Version of the model.")
 @click.option("--intended-use", required=True, help="One or two sentences for manifest and card.")
@@ -86,7 +90,8 @@ def export(
     )
     found = checkpoints.load(checkpoint)
     config = found.record.config
-    training = describe(config.model.backbone, config.model.weights, found.record.epoch)
+    start = "random weights" if config.model.weights == "random" else "pretrained weights"
+    training = f"`hilum train`, {config.model.backbone} from {start}, {found.record.epoch} epochs."
     identity = Identity(training=training, **chosen)
     configured = settings.load()
     manifest = build(
@@ -104,10 +109,38 @@ def export(
     click.echo(f"{target}  {manifest.digest}")
 
 
-def describe(backbone: str, weights: str, epoch: int) -> str:
-    """Describe the training in one sentence, for the card."""
-    start = "random weights" if weights == "random" else "pretrained weights"
-    return f"`hilum train`, {backbone} from {start}, {epoch} epochs."
+@click.group(name="import")
+def import_() -> None:
+    """Make a model package from weights that others have trained."""
+
+
+@import_.command()
+@click.argument("weights", type=click.Path(path_type=Path))
+@_TO
+@click.option("--name", default="torchxrayvision-resnet50-512", show_default=True)
+@click.option("--version", default="1.5.7", show_default=True, help="Version of the package.")
+@click.option("--intended-use", default=_USE, help="One or two sentences for manifest and card.")
+@click.option("--licence", help="Licence of the weights.  [default: torchxrayvision's]")
+@click.option(
+    "--films",
+    type=click.Path(path_type=Path),
+    help="A film or a folder of films, for the golden outputs.  "
+    "[default: those that come with hilum]",
+)
+def xrv(
+    *, weights: Path, target: Path, licence: str | None, films: Path | None, **chosen: Any
+) -> None:
+    """Import torchxrayvision's resnet50-res512-all from the file WEIGHTS.
+
+    Download the file first; torchxrayvision's documentation says where. The package has sixteen
+    labels with torchxrayvision's operating points and Grad-CAM maps, and an input of 512 px.
+    """
+    from export import package  # noqa: PLC0415 -- torch takes seconds to import
+    from export import xrv as importing  # noqa: PLC0415
+
+    identity = package.Identity(licence=licence or importing.LICENCE, **chosen)
+    manifest = importing.build(weights, target, identity, films=films or bundled.folder("samples"))
+    click.echo(f"{target}  {manifest.digest}")
 
 
 def parity_lines(document: dict[str, Any]) -> Iterator[str]:

@@ -81,9 +81,7 @@ def build(
     """Write the package of ``found`` to the folder ``target``, completely or not at all.
 
     Args:
-        found: the checkpoint.
         target: replaced if it exists.
-        identity: fields of manifest and card.
         cache_dir: the training cache.
         weights_dtype: type in which the float32 graph stores its weights.
         manifest_path: the data-set table, if it is not where the checkpoint's configuration says.
@@ -148,10 +146,7 @@ def _fill(  # noqa: PLR0917 -- one call, every name the same on both sides
     on_validation, on_test = (run(engine, split.images) for split in (validation, test))
     calibration = fitting.fit(on_validation.raw, validation.targets, schema.kind)
     calibrated = calibrate(on_validation.raw, calibration, schema.kind)
-    points = {
-        label: fitting.operating_point(validation.targets[:, k], calibrated[:, k])
-        for k, label in enumerate(schema.labels)
-    }
+    points = fitting.operating_points(schema.labels, validation.targets, calibrated)
     validated, tested = (
         assess(scored(films, outputs, schema, calibration, points, chosen=True))
         for films, outputs in ((validation, on_validation), (test, on_test))
@@ -206,12 +201,7 @@ def fields(  # noqa: PLR0917 -- one call each for the two kinds of package
         "name": identity.name,
         "version": identity.version,
         "backbone": backbone,
-        "label_set": {
-            "schema_id": schema.id,
-            "kind": schema.kind,
-            "labels": schema.labels,
-            "normal": schema.normal,
-        },
+        "label_set": schema,
         "input": {"size": preprocess.size},
         "preprocess": preprocess,
         "demonstration_only": identity.demonstration_only,

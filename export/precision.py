@@ -11,7 +11,7 @@ import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -110,11 +110,9 @@ def make(
 
     Args:
         graph: the float32 graph from :func:`export.onnx.export`.
-        wanted: from :func:`parse`.
         films: films of the training split that calibrate int8, uint8 ``[N, 1, S, S]``.
         validation: films of the validation split, uint8 ``[N, 1, S, S]``.
         judge: returns the loss of macro AUROC for a graph's outputs on ``validation``.
-        method: how int8 chooses ranges.
 
     Raises:
         PrecisionError: int8 loses more than :data:`MAX_AUROC_LOSS` even with a quarter of its
@@ -210,17 +208,6 @@ def _worst(ranking: Sequence[tuple[str, float]]) -> str:
         return ""
     named = ", ".join(f"{name} ({harm:.3f})" for name, harm in ranking[:_NAMED])
     return f" The most harmful layers (RMS change of the logits): {named}."
-
-
-def summary(made: Made) -> dict[str, Any]:
-    """The description of a graph in ``parity.json``."""
-    return {
-        "target": made.target,
-        "precision": made.precision,
-        "measured_with": made.how,
-        "bytes": len(made.graph),
-        "layers_kept_in_float32": list(made.kept),
-    }
 
 
 def _logit(probability: FloatArray) -> npt.NDArray[np.float64]:

@@ -80,8 +80,7 @@ def recalibrate(  # noqa: PLR0917 -- click passes them by name
     package = open_package(settings.load(), location)
     found = work.stored_outputs(package, outputs)
     if prevalence:
-        wanted = {label: _number(label, text) for label, text in map(_pair, prevalence)}
-        change = work.at_prevalence(package, found, wanted)
+        change = work.at_prevalence(package, found, _prevalences(prevalence))
     else:
         change = work.fit(package, found, method=method, rules=_rules(package, rules))
     _finish(package, target, version, change)
@@ -148,19 +147,15 @@ def _rules(package: Package, given: tuple[str, ...]) -> dict[str, Rule]:
     return found
 
 
-def _pair(text: str) -> tuple[str, str]:
-    label, equals, value = text.rpartition("=")
-    if not equals or not label:
-        raise ConfigurationError(
-            f"--prevalence {text!r} must be LABEL=P.", next_step="Give for example Effusion=0.08."
-        )
-    return label, value
-
-
-def _number(label: str, text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise ConfigurationError(
-            f"The prevalence of {label} must be a number.", next_step="Use for example 0.08."
-        ) from None
+def _prevalences(given: tuple[str, ...]) -> dict[str, float]:
+    found = {}
+    for text in given:
+        label, _, value = text.rpartition("=")
+        try:
+            found[label] = float(value if label else "")
+        except ValueError:
+            raise ConfigurationError(
+                f"--prevalence {text!r} must be LABEL=P, where P is a number.",
+                next_step="Give for example Effusion=0.08.",
+            ) from None
+    return found

@@ -14,8 +14,6 @@ class Session:
     """Runs ``graph`` in ONNX Runtime on the CPU. See :class:`hilum.engines.Engine`.
 
     Args:
-        graph: content of an ONNX file.
-        threads: number of threads. 0: one for each core.
         as_written: run the graph without optimisations. Then int8 is computed in float32, where
             sums below 2²⁴ are exact, as in TensorRT. An optimised signed graph saturates at 16 bits
             on CPUs without VNNI.

@@ -87,7 +87,11 @@ def add(
     ):
         whole = run(made.reference, np.asarray(test.images))
         entry = {
-            **precision.summary(made),
+            "target": made.target,
+            "precision": made.precision,
+            "measured_with": made.how,
+            "bytes": len(made.graph),
+            "layers_kept_in_float32": list(made.kept),
             **parity.differences(whole.first(len(films)), exact),
             "decisions_changed": parity.decisions_changed(
                 whole.raw, measured.test.raw, schema, measured.calibration, {**measured.points}

@@ -60,7 +60,7 @@ OUTPUTS: Final = {
 }
 THRESHOLDS: Final = {label: point for label, point in OUTPUTS.items() if not math.isnan(point)}
 SCHEMA: Final = LabelSchema(
-    id="torchxrayvision-all-v1", kind="multi_label", labels=tuple(THRESHOLDS)
+    schema_id="torchxrayvision-all-v1", kind="multi_label", labels=tuple(THRESHOLDS)
 )
 # Stretched from the minimum to the maximum of the film, as torchxrayvision reads DICOM.
 SPEC: Final = PreprocessSpec(size=512, stretch_percentiles=(0.0, 100.0))
@@ -74,7 +74,6 @@ def build(source: Path, target: Path, identity: Identity, *, films: Path) -> Man
     Args:
         source: a state dict, as torchxrayvision publishes it, or of its ``ResNet`` module.
         target: replaced if it exists.
-        identity: fields of the manifest.
         films: a file or folder. The first readable films become the inputs of the golden outputs.
 
     Raises:
@@ -173,13 +172,9 @@ def _fill(folder: Path, identity: Identity, digest: str, images: npt.NDArray[np.
         "measured": "Nothing: hilum has no films on which to measure this model.",
     }
     (folder / METRICS).write_text(json.dumps(figures, indent=2) + "\n")
-    (folder / CARD).write_text(_card(identity, digest))
+    values = {"source": SOURCE, "digest": digest, "thresholds": THRESHOLDS}
+    (folder / CARD).write_text(card.write("xrv_card.md", identity=identity, **values))
     (folder / GOLDEN).write_bytes(b"draft")
     seal(folder, **known)
     write_golden(folder / GOLDEN, images, OnnxRuntimeEngine(verify(folder)))
     return seal(folder, **known)
-
-
-def _card(identity: Identity, digest: str) -> str:
-    values = {"source": SOURCE, "digest": digest, "thresholds": THRESHOLDS}
-    return card.write("xrv_card.md", identity=identity, **values)

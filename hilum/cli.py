@@ -10,8 +10,10 @@ import io
 import logging
 import os
 import sys
+import tomllib
 from contextlib import suppress
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any, Final
 
 import click
@@ -29,33 +31,7 @@ EXIT_INTERRUPTED: Final = 130  # 128 + SIGINT
 EXIT_PIPE: Final = 141  # 128 + SIGPIPE: the reader closed stdout
 
 # For `hilum --help`, which must not import the commands, because some are not installed.
-_SUMMARIES: Final = {
-    "score": "Score chest films from files, folders or S3.",
-    "package": "Verify, inspect, compare, sign and pack model packages.",
-    "recalibrate": "Make a new version of a package with another calibration.",
-    "rethreshold": "Make a new version of a package with other operating points.",
-    "doctor": "Check this machine, and say which engine it would use and why.",
-    "engine": "Build, list and remove TensorRT plans for this machine's GPU.",
-    "tune": "Measure the best number of threads and batch size on this machine.",
-    "cache": "Manage the prepared-image cache.",
-    "db": "Create and upgrade the SQL schema.",
-    "keys": "Manage the API keys of the gateway.",
-    "audit": "Verify the audit of what operators and readers did.",
-    "demo": "Start the whole system on this machine.",
-    "settings": "Show the settings in force.",
-    "worker": "Run an inference worker.",
-    "gateway": "Run the HTTP gateway.",
-    "train": "Train a model.",
-    "cohort": "Generate the synthetic cohort.",
-    "manifest": "Write the data-set table for training.",
-    "export": "Make a model package from a checkpoint.",
-    "import": "Make a model package from weights that others have trained.",
-}
-_EXTRAS: Final = {"worker": "serve", "gateway": "serve", "demo": "serve,embedded"} | dict.fromkeys(
-    ("train", "cohort", "manifest", "export", "import", "recalibrate", "rethreshold"), "train"
-)
-
-
+_TABLE: Final = tomllib.loads(Path(__file__).with_name("commands.toml").read_text("utf-8"))
 _SERVICES: Final = ("gateway", "worker")  # read by machines; the others by people
 
 
@@ -88,7 +64,7 @@ class HilumGroup(click.Group):
         except ModuleNotFoundError as error:
             if error.name is None or error.name.partition(".")[0] in OUR_PACKAGES:
                 raise
-            extra = _EXTRAS.get(cmd_name, "serve")
+            extra = _TABLE.get(cmd_name, {}).get("extra", "serve")
             raise MissingExtraError(
                 f"`hilum {cmd_name}` needs {error.name}: install `hilum[{extra}]`."
             ) from None
@@ -97,7 +73,9 @@ class HilumGroup(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands for ``--help``, without importing them."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, _SUMMARIES.get(name, "")) for name in self._found()])
+            formatter.write_dl(
+                [(name, _TABLE.get(name, {}).get("summary", "")) for name in self._found()]
+            )
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         """Find the command; before anything of it is imported, say how this process logs."""

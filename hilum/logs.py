@@ -73,13 +73,17 @@ def configure(level: str, *, style: Style) -> None:
     _json = style == "json"
     handler = _Stderr(lambda: sys.__stderr__ if _json else sys.stderr)
     handler.setFormatter(_JsonLine() if _json else _TextLine())
-    handler.addFilter(_may_speak)
+    handler.addFilter(lambda record: record.levelno >= _floor(record.name))
     root = logging.getLogger()
     for old in [h for h in root.handlers if type(h) in (_Stderr, logging.StreamHandler)]:
         root.removeHandler(old)
     root.addHandler(handler)
     # People see what they must act on, and other events only if they ask for them.
-    root.setLevel(level if _json or level == "DEBUG" else max(_number(level), logging.WARNING))
+    root.setLevel(
+        level
+        if _json or level == "DEBUG"
+        else max(logging.getLevelNamesMapping()[level], logging.WARNING)
+    )
     for name in _VERBOSE:
         logging.getLogger(name).setLevel(logging.WARNING)
     if _json:
@@ -217,10 +221,6 @@ def _harmless(value: object, *, sentences: bool) -> object:
     return _Word(type(value).__name__ if isinstance(value, BaseException) else "…")
 
 
-def _may_speak(record: logging.LogRecord) -> bool:
-    return record.levelno >= _floor(record.name)
-
-
 @cache
 def _floor(name: str) -> int:
     while name:
@@ -228,10 +228,6 @@ def _floor(name: str) -> int:
             return _FLOORS[name]
         name = name.rpartition(".")[0]
     return logging.WARNING
-
-
-def _number(level: str) -> int:
-    return logging.getLevelNamesMapping()[level]
 
 
 def _format_warning(

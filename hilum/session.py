@@ -69,7 +69,6 @@ def open_session(
     of the block waits for images that are being loaded, then ends the decode processes.
 
     Args:
-        settings: the settings of this process.
         decode_processes: how many images are loaded at a time.
         model: location of the package; ``None``: ``HILUM_MODEL_URI``.
         package: a verified package, instead of ``model``.

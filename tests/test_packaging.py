@@ -55,7 +55,9 @@ def test_top_level_names_are_ours(wheel_names: list[str]) -> None:
 
 def test_every_module_and_migration_is_in_it(wheel_names: list[str]) -> None:
     ours = ("hilum", "trainer", "export", "worker", "api_gateway")
-    sources = {str(path.relative_to(ROOT)) for name in ours for path in (ROOT / name).rglob("*.py")}
+    found = [path for name in ours for path in (ROOT / name).rglob("*")]
+    kinds = {".py", ".toml", ".csv"}
+    sources = {str(path.relative_to(ROOT)) for path in found if path.suffix in kinds}
     assert sources - set(wheel_names) == set()
     assert "hilum/py.typed" in wheel_names
     bundled = {f"hilum_demo/{f.relative_to(MODELS)}" for f in MODELS.rglob("*.*") if f.is_file()}

@@ -36,6 +36,6 @@ def verify_and_register(settings: Settings, database: Database) -> tuple[Manifes
     package = open_package(settings)
     check_signature(package, settings)  # before anyone can see it
     with database.write() as connection:
-        model_id = models.register(connection, package.manifest)
+        model_id = models.register(connection, **package.manifest.registration())
     folder = str(Path(package.folder).resolve())
     return package.manifest, ServedModel(folder=folder, digest=package.digest, model_id=model_id)

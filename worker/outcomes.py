@@ -24,7 +24,7 @@ def scored(
     instance: NewInstance | None = None,
 ) -> Scored:
     """The outcome of a scored image. ``cam_policy`` decides which maps are stored."""
-    labels = scorer.package.manifest.label_set.as_schema
+    labels = scorer.package.manifest.label_set
     kept = {
         "all": tuple(range(len(labels.labels))),
         "findings": tuple(labels.index(finding.label) for finding in score.findings),

@@ -75,7 +75,7 @@ class Overlays:
         return [self._write_one(source, result, film, label) for label in labels]
 
     def _write_one(self, source: str, score: Score, film: Float32Array, label: str) -> str:
-        index = self._manifest.label_set.as_schema.index(label)
+        index = self._manifest.label_set.index(label)
         height, width = film.shape
         placement = Placement.letterbox(
             height=score.rows, width=score.columns, size=self._manifest.input.size

@@ -89,7 +89,8 @@ def sign(folder: Path, key: Path, ask_password: bool) -> None:
         write_atomically(folder / SIGNATURE, made)
     except OSError as error:
         raise ConfigurationError(f"{folder} cannot be signed: {error.strerror}.") from None
-    click.echo(f"{folder / SIGNATURE}  {signing.parse(made).fingerprint}  {found.digest}")
+    signed_by = signing.fingerprint(signing.parse(made).key)
+    click.echo(f"{folder / SIGNATURE}  {signed_by}  {found.digest}")
 
 
 @package.command()
@@ -185,7 +186,7 @@ def _lines(manifest: Manifest) -> list[str]:
         "backbone": f"{manifest.backbone}, weights in {manifest.weights_dtype}",
         "input": f"{manifest.input.size} x {manifest.input.size}, {manifest.input.dtype}",
         "maps": f"{manifest.cam_grid[0]} x {manifest.cam_grid[1]}",
-        "labels": f"{manifest.label_set.schema_id}, {manifest.label_set.kind}",
+        "labels": f"{manifest.label_set.id}, {manifest.label_set.kind}",
         "films": f"{'/'.join(manifest.policy.modalities)}, {'/'.join(manifest.policy.views)}",
         "training data": f"sha256:{manifest.training_data_digest}",
         "code": manifest.code_revision,

@@ -32,7 +32,7 @@ def _fields(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str
             yield from _fields(type(field.default), f"{variable}__")
             continue
         default = "" if field.default is None else f"`{_plain(field.default)}`"
-        yield variable, default, field.description or ""
+        yield variable, default, " ".join((field.description or "").split())
 
 
 def _plain(value: object) -> str:

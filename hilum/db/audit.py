@@ -48,10 +48,8 @@ def append(
     transaction: other writers of the audit wait until it ends.
 
     Args:
-        connection: a transaction for writing.
         tenant: the owner of the object; ``None``: the whole installation.
         actor: the id of an API key (``key_…``), or ``cli:`` and the user of the machine.
-        action: a word such as ``key.created``.
         object: the opaque id of the object.
         detail: JSON without patient data and secrets.
 

@@ -8,31 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import (
-    URL,
-    BigInteger,
-    ColumnElement,
-    Connection,
-    Engine,
-    Table,
-    any_,
-    create_engine,
-    event,
-    func,
-    literal,
-    make_url,
-    select,
-)
+import sqlalchemy as sa
+from sqlalchemy import exc
 from sqlalchemy.dialects import postgresql as pg
 from sqlalchemy.dialects import sqlite
-from sqlalchemy.exc import (
-    ArgumentError,
-    DBAPIError,
-    InterfaceError,
-    NoSuchModuleError,
-    OperationalError,
-    TimeoutError,
-)
 
 from hilum.errors import ConfigurationError, DatabaseUnavailableError, UnexpectedError
 
@@ -63,11 +42,11 @@ class Database:
         self, url: str, *, pool_size: int = 5, foreign_keys: bool = True, wait_s: float = 30
     ) -> None:
         try:
-            parsed = make_url(url)
+            parsed = sa.make_url(url)
             if parsed.drivername in {"postgres", "postgresql"}:
                 parsed = parsed.set(drivername="postgresql+psycopg")
             self.dialect = parsed.get_backend_name()
-        except (ArgumentError, NoSuchModuleError, ValueError):
+        except (exc.ArgumentError, exc.NoSuchModuleError, ValueError):
             raise ConfigurationError("HILUM_DATABASE_URL is not a database URL.") from None
         if self.dialect == "sqlite":
             self._engine = _sqlite(parsed, wait_s, foreign_keys=foreign_keys)
@@ -79,20 +58,20 @@ class Database:
             )
 
     @contextmanager
-    def read(self) -> Iterator[Connection]:
+    def read(self) -> Iterator[sa.Connection]:
         """A connection for queries."""
         with self._transaction(write=False) as connection:
             yield connection
 
     @contextmanager
-    def write(self) -> Iterator[Connection]:
+    def write(self) -> Iterator[sa.Connection]:
         """A connection for changes. On SQLite it holds the write lock from the start, so that a
         read-then-write inside it never fails half way with "database is locked"."""
         with self._transaction(write=True) as connection:
             yield connection
 
     @contextmanager
-    def autocommit(self) -> Iterator[Connection]:
+    def autocommit(self) -> Iterator[sa.Connection]:
         """A connection to PostgreSQL on which each statement is a transaction of its own."""
         with self._translate_errors(), self._engine.connect() as connection:
             yield connection.execution_options(isolation_level="AUTOCOMMIT")
@@ -108,7 +87,7 @@ class Database:
         self._engine.dispose()
 
     @contextmanager
-    def _transaction(self, *, write: bool) -> Iterator[Connection]:
+    def _transaction(self, *, write: bool) -> Iterator[sa.Connection]:
         with self._translate_errors(), self._engine.connect() as connection:
             connection.execution_options(**{_WRITE: write})
             with connection.begin():
@@ -118,42 +97,46 @@ class Database:
     def _translate_errors(self) -> Iterator[None]:
         try:
             yield
-        except TimeoutError:
+        except exc.TimeoutError:
             raise DatabaseUnavailableError("All connections to the database are in use.") from None
-        except DBAPIError as error:
+        except exc.DBAPIError as error:
             # The driver's text may quote values of the statement: name its type only.
             kind = type(error.orig).__name__
-            if error.connection_invalidated or isinstance(error, OperationalError | InterfaceError):
+            if error.connection_invalidated or isinstance(
+                error, exc.OperationalError | exc.InterfaceError
+            ):
                 raise DatabaseUnavailableError(f"The database did not answer ({kind}).") from None
             raise UnexpectedError(f"The database refused a statement ({kind}).") from None
 
 
-def insert_into(connection: Connection, table: Table) -> pg.Insert | sqlite.Insert:
+def insert_into(connection: sa.Connection, table: sa.Table) -> pg.Insert | sqlite.Insert:
     """An INSERT that can handle conflicts. Both databases spell it alike, but SQLAlchemy has one
     construct for each dialect."""
     return pg.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)
 
 
-def insert_or_ignore(connection: Connection, table: Table) -> pg.Insert | sqlite.Insert:
+def insert_or_ignore(connection: sa.Connection, table: sa.Table) -> pg.Insert | sqlite.Insert:
     """``INSERT … ON CONFLICT DO NOTHING``."""
     return insert_into(connection, table).on_conflict_do_nothing()
 
 
 def is_one_of(
-    connection: Connection, column: ColumnElement[Any], values: Collection[int]
-) -> ColumnElement[bool]:
+    connection: sa.Connection, column: sa.ColumnElement[Any], values: Collection[int]
+) -> sa.ColumnElement[bool]:
     """``column IN values`` with all values in one parameter.
 
     SQLAlchemy and the driver need longer to write out a list of 1,000 parameters than the database
     needs to find the rows.
     """
     if connection.dialect.name == "postgresql":
-        return column == any_(literal([*values], pg.ARRAY(BigInteger)))
-    return column.in_(select(func.json_each(json.dumps([*values])).table_valued("value").c.value))
+        return column == sa.any_(sa.literal([*values], pg.ARRAY(sa.BigInteger)))
+    return column.in_(
+        sa.select(sa.func.json_each(json.dumps([*values])).table_valued("value").c.value)
+    )
 
 
-def _postgresql(url: URL, pool_size: int, wait_s: float) -> Engine:
-    return create_engine(
+def _postgresql(url: sa.URL, pool_size: int, wait_s: float) -> sa.Engine:
+    return sa.create_engine(
         url.update_query_dict({**_PG_TIMEOUTS, **url.query}),
         pool_size=pool_size,
         max_overflow=2 * pool_size,
@@ -163,7 +146,7 @@ def _postgresql(url: URL, pool_size: int, wait_s: float) -> Engine:
     )
 
 
-def _sqlite(url: URL, wait_s: float, *, foreign_keys: bool) -> Engine:
+def _sqlite(url: sa.URL, wait_s: float, *, foreign_keys: bool) -> sa.Engine:
     if not url.database or url.database == ":memory:":
         raise ConfigurationError(
             "HILUM_DATABASE_URL must name a file: an in-memory SQLite is private to its process."
@@ -174,9 +157,9 @@ def _sqlite(url: URL, wait_s: float, *, foreign_keys: bool) -> Engine:
         raise ConfigurationError(
             f"HILUM_DATABASE_URL: the folder of the file cannot be created ({error.strerror})."
         ) from None
-    engine = create_engine(url, hide_parameters=True, connect_args={"timeout": wait_s})
+    engine = sa.create_engine(url, hide_parameters=True, connect_args={"timeout": wait_s})
 
-    @event.listens_for(engine, "connect")
+    @sa.event.listens_for(engine, "connect")
     def _configure(dbapi: Any, _record: object) -> None:
         # The driver's own BEGIN is always deferred, so we send BEGIN ourselves.
         dbapi.isolation_level = None
@@ -184,8 +167,8 @@ def _sqlite(url: URL, wait_s: float, *, foreign_keys: bool) -> Engine:
         for pragma in ("journal_mode=WAL", "synchronous=FULL", enforced):
             dbapi.execute(f"PRAGMA {pragma}")
 
-    @event.listens_for(engine, "begin")
-    def _begin(connection: Connection) -> None:
+    @sa.event.listens_for(engine, "begin")
+    def _begin(connection: sa.Connection) -> None:
         write = connection.get_execution_options().get(_WRITE, False)
         connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
 

@@ -59,9 +59,6 @@ class IdentityVault:
         """Encrypt ``value`` for this ``field`` of this instance.
 
         Args:
-            value: not empty.
-            field: the column.
-            tenant: whose instance it is.
             instance: SHA-256 of the object.
         """
         nonce = os.urandom(_NONCE)

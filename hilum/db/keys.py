@@ -61,7 +61,6 @@ def create(
     random 256-bit secret is in none.
 
     Args:
-        connection: a transaction for writing.
         tenant: the owner of the studies that the key may see.
         name: by which people recognise the key.
         scopes: some of :data:`SCOPE_NAMES`, which include the old names.

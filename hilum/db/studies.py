@@ -32,7 +32,8 @@ class StudyState:
     attempts: int
     finished_at: datetime | None
     error: ErrorBody | None  # the last error of the job as a whole
-    counts: dict[ItemStatus, int]  # of the images as they are shown; zeros included
+    # Of the images as they are shown, zeros included; empty if they were not counted.
+    counts: dict[ItemStatus, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,11 +82,7 @@ def submit(
     the second waits until the first is committed.
 
     Args:
-        database: the SQL database.
-        tenant: the owner of the study.
-        queue: the job's priority.
         uris: of the images, in the client's order.
-        idempotency: the key of the client, if it sent one.
         model_id: binds the job to this registered model; ``None``: any worker may score it.
 
     Raises:
@@ -166,11 +163,6 @@ def add_job(
     """Add a job over these images of a study and return its id. A worker's sweeper publishes it.
 
     Args:
-        connection: of a transaction for changes.
-        tenant: the owner of the study.
-        study_id: the study.
-        image_ids: the images to score.
-        queue: the job's priority.
         model_id: binds the job to this registered model; ``None``: any worker may score it.
         campaign_id: the campaign that the job belongs to; its results are not shown before its
             model is in force. ``None``: the job is live.
@@ -229,12 +221,21 @@ def _find_earlier(
     )
 
 
-def get(connection: Connection, *, tenant: str, study_id: str) -> StudyState | None:
-    """The state of the study; ``None`` if the tenant has no such study."""
-    rows = connection.execute(_STUDY, parameters(tenant, study_id)).all()
+def get(
+    connection: Connection, *, tenant: str, study_id: str, count: bool = True
+) -> StudyState | None:
+    """The state of the study; ``None`` if the tenant has no such study.
+
+    Args:
+        count: whether to count its images, for which all of them are looked at.
+    """
+    statement = _COUNTED_STUDY if count else _STUDY
+    rows = connection.execute(statement, parameters(tenant, study_id)).all()
     if not rows:
         return None
-    counts = dict.fromkeys(ItemStatus, 0) | {ItemStatus(row.shown): row.images for row in rows}
+    counts = {}
+    if count:
+        counts = dict.fromkeys(ItemStatus, 0) | {ItemStatus(row.shown): row.images for row in rows}
     values = rows[0]._mapping
     return StudyState(
         id=values[studies.c.id],
@@ -279,12 +280,7 @@ def _image(study: StudyState, row: Iterable[Any]) -> ImageState:
 
 
 def _select_study() -> Select[Any]:
-    """The study with its first live job; one row for each status of its images."""
-    tally = (
-        select(SHOWN.c.status.label("shown"), func.count().label("images"))
-        .group_by(SHOWN.c.status)
-        .subquery("tally")
-    )
+    """The study with its first live job."""
     job = (
         select(jobs.c.id)
         .where(jobs.c.study_id == STUDY, jobs.c.campaign_id.is_(None))
@@ -292,15 +288,21 @@ def _select_study() -> Select[Any]:
         .limit(1)
     )
     return (
-        select(studies.c.id, studies.c.tenant, studies.c.created_at, jobs, tally)
+        select(studies.c.id, studies.c.tenant, studies.c.created_at, jobs)
         .select_from(studies)
         .join(jobs, jobs.c.id == job.scalar_subquery())
-        .join(tally, true())
         .where(studies.c.id == STUDY, studies.c.tenant == TENANT)
     )
 
 
+_TALLY: Final = (
+    select(SHOWN.c.status.label("shown"), func.count().label("images"))
+    .group_by(SHOWN.c.status)
+    .subquery("tally")
+)
 _STUDY: Final = _select_study()
+# One row for each status of its images.
+_COUNTED_STUDY: Final = _STUDY.join(_TALLY, true()).add_columns(*_TALLY.c)
 _IMAGE: Final = select(SHOWN).where(SHOWN.c.image_id == bindparam("wanted"))
 _PAGE: Final = (
     select(SHOWN)

@@ -16,19 +16,8 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
+import sqlalchemy as sa
 from alembic.script import ScriptDirectory
-from sqlalchemy import (
-    Column,
-    Connection,
-    MetaData,
-    PrimaryKeyConstraint,
-    String,
-    Table,
-    delete,
-    insert,
-    inspect,
-    select,
-)
 
 from hilum.db.connection import Database
 from hilum.errors import SchemaOutdatedError, SchemaTooNewError
@@ -38,14 +27,14 @@ TABLE: Final = "hilum_schema"
 _OLD_HEAD: Final = "0002"  # of the last release that reads `alembic_version`
 
 
-def _record(name: str, *columns: Column[str]) -> Table:
+def _record(name: str, *columns: sa.Column[str]) -> sa.Table:
     # As Alembic creates it. Not in hilum.db.tables: migrations do not create or change it.
-    revision = Column("version_num", String(32), nullable=False)
-    key = PrimaryKeyConstraint("version_num", name=f"{name}_pkc")
-    return Table(name, MetaData(), revision, *columns, key)
+    revision = sa.Column("version_num", sa.String(32), nullable=False)
+    key = sa.PrimaryKeyConstraint("version_num", name=f"{name}_pkc")
+    return sa.Table(name, sa.MetaData(), revision, *columns, key)
 
 
-_RECORD: Final = _record(TABLE, Column("oldest_code", String(32)))
+_RECORD: Final = _record(TABLE, sa.Column("oldest_code", sa.String(32)))
 _OLD_RECORD: Final = _record("alembic_version")
 
 
@@ -95,27 +84,27 @@ def check_schema(found: Schema | None) -> None:
         )
 
 
-def read(connection: Connection) -> Schema | None:
+def read(connection: sa.Connection) -> Schema | None:
     """As :func:`schema_of`, within a transaction."""
-    present = set(inspect(connection).get_table_names())
+    present = set(sa.inspect(connection).get_table_names())
     for table in (_RECORD, _OLD_RECORD):
-        row = connection.execute(select(table)).first() if table.name in present else None
+        row = connection.execute(sa.select(table)).first() if table.name in present else None
         if row is not None:
             # The releases before have no oldest code: they accept their own schema only.
             return Schema(revision=row[0], oldest_code=row[-1])
     return None
 
 
-def open_record(connection: Connection) -> None:
+def open_record(connection: sa.Connection) -> None:
     """Before migrations: create the record, with the revision that the release before wrote."""
     found = read(connection)
     _RECORD.create(connection, checkfirst=True)
     _write(connection, _RECORD, found)
 
 
-def close_record(connection: Connection) -> Schema | None:
+def close_record(connection: sa.Connection) -> Schema | None:
     """After migrations: write the oldest code, and the revision that the releases before read."""
-    revision = connection.execute(select(_RECORD.c.version_num)).scalar()
+    revision = connection.execute(sa.select(_RECORD.c.version_num)).scalar()
     found = None if revision is None else Schema(revision=revision, oldest_code=_oldest(revision))
     _OLD_RECORD.create(connection, checkfirst=True)
     if found is None or found.revision <= _OLD_HEAD:  # as the release before wrote it
@@ -137,12 +126,12 @@ def refuse_unknown(found: Schema | None) -> None:
         )
 
 
-def _write(connection: Connection, table: Table, schema: Schema | None) -> None:
-    connection.execute(delete(table))
+def _write(connection: sa.Connection, table: sa.Table, schema: Schema | None) -> None:
+    connection.execute(sa.delete(table))
     if schema is not None:
         values = {"version_num": schema.revision, "oldest_code": schema.oldest_code}
         named = {name: value for name, value in values.items() if name in table.c}
-        connection.execute(insert(table).values(**named))
+        connection.execute(sa.insert(table).values(**named))
 
 
 def _oldest(revision: str) -> str:

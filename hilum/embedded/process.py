@@ -1,9 +1,10 @@
-"""Start a server as a child process, wait until it is ready, and stop it by its handle."""
+"""Start a server as a child process with its own password, and stop it by its handle."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -30,8 +31,6 @@ class Child:
     It has its own process group. The kernel ends it when this process ends, for any reason.
 
     Args:
-        name: name of the server, for messages.
-        command: program and arguments.
         log: file to which its output is appended.
         env: its complete environment, or ``None`` for the environment of this process.
     """
@@ -55,7 +54,7 @@ class Child:
             if os.getppid() != parent:  # the parent ended before the line above
                 os._exit(1)
 
-        with open(log, "ab", opener=_private) as out:
+        with open(log, "ab", opener=lambda path, flags: os.open(path, flags, 0o600)) as out:
             self.process = subprocess.Popen(  # noqa: S603 -- commands are ours
                 command,
                 stdin=subprocess.DEVNULL,
@@ -111,8 +110,17 @@ class Child:
         return f"the end of {self.log}:\n" + "\n".join(f"    {line}" for line in lines) + "\n"
 
 
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
+def secret(path: Path) -> str:
+    """Read the secret in ``path``. On first use, create it with mode 0600."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return path.read_text().strip()
+    with os.fdopen(descriptor, "w") as file:
+        value = secrets.token_urlsafe(24)
+        file.write(value)
+    return value
 
 
 def free_ports(count: int) -> list[int]:

@@ -12,8 +12,7 @@ from typing import Final
 
 from pydantic import SecretStr
 
-from hilum.embedded.process import Child, ServiceFailedError, free_ports
-from hilum.embedded.secret import secret
+from hilum.embedded.process import Child, ServiceFailedError, free_ports, secret
 from hilum.errors import HilumError
 from hilum.settings import Limits, S3Settings
 from hilum.storage import open_store

@@ -8,7 +8,11 @@ object failed: the CLI its path, the gateway its image id.
 
 from __future__ import annotations
 
-from typing import ClassVar, TypedDict
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import ClassVar, TypedDict, TypeVar, cast
 
 
 class ErrorBody(TypedDict):
@@ -53,3 +57,24 @@ class TransientError(HilumError):
     """The same work may succeed later, so it is retried."""
 
     transient = True
+
+
+E = TypeVar("E", bound=HilumError)
+
+
+def open_texts(module: str) -> Callable[[str, type[E]], type[E]]:
+    """A function that defines an error of ``module`` from its name and its base.
+
+    Its code, its title (the first line about it) and its next step, if that is not the base's, are
+    in ``texts.toml`` beside the module, under its name.
+    """
+    file = Path(str(sys.modules[module].__file__)).with_name("texts.toml")
+    texts = tomllib.loads(file.read_text("utf-8"))
+
+    def define(name: str, base: type[E]) -> type[E]:
+        values = texts[name]
+        own = {key: value for key, value in values.items() if key != "title"}
+        made = type(name, (base,), {"__module__": module, "__doc__": values["title"], **own})
+        return cast(type[E], made)
+
+    return define

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from hilum.packages.load import Package
-from hilum.packages.manifest import METRICS
+from hilum.packages.manifest import METRICS, TARGETS
 
 Change = tuple[Any, Any]
 
@@ -33,14 +33,13 @@ def differences(old: Package, new: Package) -> dict[str, Any]:
 def same_graphs(old: Package, new: Package) -> bool:
     """Whether both packages compute the same raw outputs, so that stored raw outputs stay valid."""
     graphs = [
-        {(v.target, v.precision, p.manifest.files[v.graph]) for v in _graphs(p)} for p in (old, new)
+        {
+            (v.target, v.precision, p.manifest.files[v.graph])
+            for v in map(p.manifest.graph_for, TARGETS)
+        }
+        for p in (old, new)
     ]
     return graphs[0] == graphs[1] and old.manifest.preprocess == new.manifest.preprocess
-
-
-def _graphs(package: Package) -> Iterator[Any]:
-    yield package.manifest.graph_for("cpu")
-    yield package.manifest.graph_for("tensorrt")
 
 
 def _changes(old: Any, new: Any) -> dict[str, Change]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
+from hilum.finding import Finding
 from hilum.packages.labels import HeadKind
 from hilum.packages.manifest import Calibration, Manifest
 
@@ -15,15 +15,6 @@ Float32Array = npt.NDArray[np.float32]
 
 # A float32 sigmoid saturates to exactly 0 or 1 beyond this; its logit would be infinite.
 _EPSILON: Final = 1e-7
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """A label at or above its operating point."""
-
-    label: str
-    probability: float  # calibrated
-    threshold: float
 
 
 def calibrate(raw: Float32Array, calibration: Calibration, kind: HeadKind) -> Float32Array:
@@ -50,7 +41,7 @@ def above_operating_point(probability: Float32Array, manifest: Manifest) -> tupl
     Args:
         probability: float32 ``[K]``, calibrated. The ``normal`` label is never a finding.
     """
-    labels = manifest.label_set.as_schema
+    labels = manifest.label_set
     return tuple(
         Finding(label=label, probability=value, threshold=threshold)
         for label, value in zip(labels.labels, probability.tolist(), strict=True)

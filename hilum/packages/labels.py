@@ -2,35 +2,44 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
+from typing import Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from hilum.errors import PackageSchemaError
 
 HeadKind = Literal["multi_label", "multi_class"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class LabelSchema:
-    """A named list of labels.
+class LabelSchema(BaseModel):
+    """A named list of labels; in a manifest, as it stood when the model was exported.
 
     ``multi_label``: labels are independent (sigmoid). ``multi_class``: labels exclude one another
     (softmax). ``normal`` names the label that means "no finding", if there is one. It gets a
     probability, but is never reported as a finding and has no place on the film.
     """
 
-    id: str
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", serialize_by_alias=True, validate_by_name=True
+    )
+
+    id: str = Field(alias="schema_id")
     kind: HeadKind
     labels: tuple[str, ...]
     normal: str | None = None
 
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _consistent(self) -> LabelSchema:
+        # Not ValueErrors, so that pydantic does not turn them into a ValidationError.
         if len(set(self.labels)) != len(self.labels) or not self.labels:
             raise PackageSchemaError(f"Label schema {self.id!r} has no labels, or a label twice.")
         if self.normal is not None and self.normal not in self.labels:
             raise PackageSchemaError(f"{self.normal!r} is not a label of schema {self.id!r}.")
+        return self
 
     def index(self, label: str) -> int:
         """Position of ``label`` in every vector of this schema. Raises ``KeyError`` if absent."""
@@ -45,77 +54,14 @@ class LabelSchema:
         return tuple(label for label in self.labels if label != self.normal)
 
 
-# Wang et al., CVPR 2017 (ChestX-ray8), extended to 14 findings in the data set's release.
-CHESTXRAY14 = LabelSchema(
-    id="chestxray14-v1",
-    kind="multi_label",
-    labels=(
-        "Atelectasis",
-        "Cardiomegaly",
-        "Effusion",
-        "Infiltration",
-        "Mass",
-        "Nodule",
-        "Pneumonia",
-        "Pneumothorax",
-        "Consolidation",
-        "Edema",
-        "Emphysema",
-        "Fibrosis",
-        "Pleural_Thickening",
-        "Hernia",
-    ),
+_TABLE: Final = tomllib.loads(Path(__file__).with_name("labels.toml").read_text("utf-8"))
+SCHEMAS: Final[Mapping[str, LabelSchema]] = MappingProxyType(
+    {name: LabelSchema(schema_id=name, **rest) for name, rest in _TABLE.items()}
 )
-
-# Irvin et al., AAAI 2019.
-CHEXPERT = LabelSchema(
-    id="chexpert-v1",
-    kind="multi_label",
-    labels=(
-        "No Finding",
-        "Enlarged Cardiomediastinum",
-        "Cardiomegaly",
-        "Lung Opacity",
-        "Lung Lesion",
-        "Edema",
-        "Consolidation",
-        "Pneumonia",
-        "Atelectasis",
-        "Pneumothorax",
-        "Pleural Effusion",
-        "Pleural Other",
-        "Fracture",
-        "Support Devices",
-    ),
-    normal="No Finding",
-)
-
-# The combined public data sets of COVID-19, tuberculosis, pneumonia and normal films.
-COVID_TB_PNEUMONIA = LabelSchema(
-    id="covid-tb-pneumonia-v1",
-    kind="multi_class",
-    labels=("Normal", "COVID-19", "Tuberculosis", "Pneumonia"),
-    normal="Normal",
-)
-
-# The synthetic cohort of trainer.synthetic.
-SYNTHETIC = LabelSchema(
-    id="synthetic-v1",
-    kind="multi_label",
-    labels=(
-        "Cardiomegaly",
-        "Effusion",
-        "Pneumothorax",
-        "Nodule/Mass",
-        "Consolidation",
-        "No Finding",
-    ),
-    normal="No Finding",
-)
-
-SCHEMAS: Mapping[str, LabelSchema] = MappingProxyType(
-    {s.id: s for s in (CHESTXRAY14, CHEXPERT, COVID_TB_PNEUMONIA, SYNTHETIC)}
-)
+CHESTXRAY14: Final = SCHEMAS["chestxray14-v1"]
+CHEXPERT: Final = SCHEMAS["chexpert-v1"]
+COVID_TB_PNEUMONIA: Final = SCHEMAS["covid-tb-pneumonia-v1"]
+SYNTHETIC: Final = SCHEMAS["synthetic-v1"]
 
 
 def schema(schema_id: str) -> LabelSchema:

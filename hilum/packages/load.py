@@ -18,16 +18,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from hilum.errors import (
-    ConfigurationError,
-    ObjectMissingError,
-    ObjectTooLargeError,
-    PackageDigestError,
-    PackageError,
-    PackageMissingError,
-    PackageSchemaError,
-    PackageSignatureError,
-)
+from hilum import errors
 from hilum.errors.validation import problems
 from hilum.files import locked, write_atomically
 from hilum.packages import signing
@@ -70,9 +61,9 @@ class Package:
         try:
             data = (self.folder / name).read_bytes()
         except OSError as error:
-            raise PackageDigestError(f"{name} cannot be read: {error.strerror}.") from None
+            raise errors.PackageDigestError(f"{name} cannot be read: {error.strerror}.") from None
         if hashlib.sha256(data).hexdigest() != self.manifest.files[name]:
-            raise PackageDigestError(f"The sha256 of {name} differs from the manifest.")
+            raise errors.PackageDigestError(f"The sha256 of {name} differs from the manifest.")
         return data
 
 
@@ -120,7 +111,7 @@ def parse_manifest(data: bytes) -> Manifest:
         UnknownBackboneError: hilum does not know the backbone.
     """
     if len(data) > MAX_MANIFEST_BYTES:
-        raise PackageSchemaError(f"{MANIFEST} is larger than {MAX_MANIFEST_BYTES} bytes.")
+        raise errors.PackageSchemaError(f"{MANIFEST} is larger than {MAX_MANIFEST_BYTES} bytes.")
     try:
         return Manifest.model_validate_json(data)
     except ValidationError as error:
@@ -152,17 +143,19 @@ def load(location: str, *, store: ObjectStore, cache_dir: Path) -> Package:
             archive = Path(scratch) / "package.zip"
             try:
                 store.download(location, archive, max_bytes=MAX_PACKAGE_BYTES)
-            except ObjectMissingError:
-                raise PackageMissingError("There is no archive at the s3:// address.") from None
-            except ObjectTooLargeError as error:
-                raise PackageError(error.detail) from None
+            except errors.ObjectMissingError:
+                raise errors.PackageMissingError(
+                    "There is no archive at the s3:// address."
+                ) from None
+            except errors.ObjectTooLargeError as error:
+                raise errors.PackageError(error.detail) from None
             return _load_archive(archive, cache_dir)
     path = Path(location)
     if path.is_dir():
         return verify(path)
     if path.is_file():
         return _load_archive(path, cache_dir)
-    raise PackageMissingError(f"There is no folder or archive {location}.")
+    raise errors.PackageMissingError(f"There is no folder or archive {location}.")
 
 
 def _load_archive(path: Path, cache_dir: Path) -> Package:
@@ -184,7 +177,7 @@ def _load_cached(source: Source, cache_dir: Path) -> Package:
                     found = verify(folder)
                     _fetch_signature(source, folder, data)  # it may have been signed since
                     return found
-                except PackageError:
+                except errors.PackageError:
                     shutil.rmtree(folder)
             partial = folder.with_name(f".{folder.name}.partial")
             shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed here
@@ -208,7 +201,7 @@ def _fetch_signature(source: Source, folder: Path, manifest: bytes) -> None:
     part = folder / f".{SIGNATURE}"
     try:
         source.fetch(SIGNATURE, part)
-    except PackageDigestError:
+    except errors.PackageDigestError:
         part.unlink(missing_ok=True)
         return
     write_atomically(folder / MANIFEST, manifest)
@@ -226,7 +219,9 @@ def _cache_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ConfigurationError(f"HILUM_CACHE_DIR cannot be used: {error.strerror}.") from None
+        raise errors.ConfigurationError(
+            f"HILUM_CACHE_DIR cannot be used: {error.strerror}."
+        ) from None
 
 
 def verify(folder: Path) -> Package:
@@ -240,11 +235,11 @@ def verify(folder: Path) -> Package:
     try:
         manifest = parse_manifest(_manifest_bytes(folder))
     except OSError as error:
-        raise PackageMissingError(f"{MANIFEST} cannot be read: {error.strerror}.") from None
+        raise errors.PackageMissingError(f"{MANIFEST} cannot be read: {error.strerror}.") from None
     _check_names(manifest, set(_names(folder)))
     for name, expected in manifest.files.items():
         if _sha256(folder / name) != expected:
-            raise PackageDigestError(f"The sha256 of {name} differs from the manifest.")
+            raise errors.PackageDigestError(f"The sha256 of {name} differs from the manifest.")
     return Package(folder, manifest)
 
 
@@ -263,10 +258,14 @@ def check_signature(package: Package, settings: Settings) -> signing.Signer | No
     try:
         message = _manifest_bytes(package.folder)
     except OSError as error:
-        raise PackageSignatureError(f"{MANIFEST} cannot be read: {error.strerror}.") from None
+        raise errors.PackageSignatureError(
+            f"{MANIFEST} cannot be read: {error.strerror}."
+        ) from None
     signer = signing.require(package.folder, SIGNATURE, message, settings.trusted_signers)
     if parse_manifest(message).digest != package.digest:
-        raise PackageSignatureError(f"{MANIFEST} was replaced after the package was verified.")
+        raise errors.PackageSignatureError(
+            f"{MANIFEST} was replaced after the package was verified."
+        )
     return signer
 
 
@@ -279,9 +278,9 @@ def _manifest_bytes(folder: Path) -> bytes:
 def _check_names(manifest: Manifest, present: set[str]) -> None:
     """Check that the package holds the manifest and exactly the files that it lists."""
     if missing := set(manifest.files) - present:
-        raise PackageDigestError(f"The package lacks {', '.join(sorted(missing))}.")
+        raise errors.PackageDigestError(f"The package lacks {', '.join(sorted(missing))}.")
     if extra := present - set(manifest.files) - _UNLISTED:
-        raise PackageDigestError(f"The manifest does not list {', '.join(sorted(extra))}.")
+        raise errors.PackageDigestError(f"The manifest does not list {', '.join(sorted(extra))}.")
 
 
 def _names(folder: Path) -> Iterator[str]:
@@ -298,8 +297,8 @@ def _sha256(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise PackageDigestError(f"{path.name} cannot be read: {error.strerror}.") from None
+        raise errors.PackageDigestError(f"{path.name} cannot be read: {error.strerror}.") from None
 
 
-def _schema_error(error: ValidationError) -> PackageSchemaError:
-    return PackageSchemaError(f"{MANIFEST}: {problems(error)}.")
+def _schema_error(error: ValidationError) -> errors.PackageSchemaError:
+    return errors.PackageSchemaError(f"{MANIFEST}: {problems(error)}.")

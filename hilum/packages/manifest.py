@@ -11,13 +11,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from typing import Annotated, Final, Literal, get_args
+from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from hilum.errors import UnknownBackboneError
 from hilum.imaging.spec import PreprocessSpec
-from hilum.packages.labels import HeadKind, LabelSchema
+from hilum.packages.labels import LabelSchema
 
 FORMAT: Final = 1
 MANIFEST = "manifest.json"
@@ -137,22 +137,6 @@ class InputSpec(_Frozen):
     max_batch: int = Field(default=16, ge=1)
 
 
-class LabelSet(_Frozen):
-    """The label schema as it stood when the model was exported."""
-
-    schema_id: str
-    kind: HeadKind
-    labels: tuple[str, ...]
-    normal: str | None = None
-
-    @property
-    def as_schema(self) -> LabelSchema:
-        """The label set as a :class:`LabelSchema`."""
-        return LabelSchema(
-            id=self.schema_id, kind=self.kind, labels=self.labels, normal=self.normal
-        )
-
-
 class Manifest(_Frozen):
     """The content of ``manifest.json``. Unknown keys are refused."""
 
@@ -160,7 +144,7 @@ class Manifest(_Frozen):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
     version: str
     backbone: str
-    label_set: LabelSet
+    label_set: LabelSchema
     input: InputSpec
     cam_grid: tuple[int, int] = Field(description="h, w of the Grad-CAM grid.")
     preprocess: PreprocessSpec
@@ -182,7 +166,7 @@ class Manifest(_Frozen):
 
     @model_validator(mode="after")
     def _consistent(self) -> Manifest:
-        labels = self.label_set.as_schema.labels
+        labels = self.label_set.labels
         if self.backbone not in BACKBONES:
             known = ", ".join(BACKBONES)
             # Not a ValueError, so that pydantic does not turn it into a ValidationError.
@@ -226,6 +210,14 @@ class Manifest(_Frozen):
             tolerance=self.golden_tolerance,
             cam_tolerance=self.golden_tolerance,
         )
+
+    def registration(self) -> dict[str, Any]:
+        """The arguments of :func:`hilum.db.models.register` for this model."""
+        return {
+            "digest": self.digest,
+            "preprocess_digest": self.preprocess.digest,
+            "manifest": self.model_dump(mode="json"),
+        }
 
     def canonical(self) -> bytes:
         """The bytes whose sha256 is the package's digest."""

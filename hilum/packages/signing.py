@@ -71,14 +71,9 @@ class Signature:
     hash_name: bytes
     value: bytes  # 64 bytes
 
-    @property
-    def fingerprint(self) -> str:
-        """Fingerprint of the key, as ``ssh-keygen -l`` shows it."""
-        return fingerprint(self.key)
-
 
 def fingerprint(key: bytes) -> str:
-    """``SHA256:…`` of an OpenSSH public key."""
+    """``SHA256:…`` of an OpenSSH public key, as ``ssh-keygen -l`` shows it."""
     digest = base64.b64encode(hashlib.sha256(key).digest()).decode()
     return f"SHA256:{digest.rstrip('=')}"
 
@@ -89,7 +84,6 @@ def sign(message: bytes, private_key: bytes, password: bytes | None = None) -> b
     Args:
         message: the bytes of ``manifest.json``.
         private_key: an Ed25519 key, as ssh-keygen writes it.
-        password: the password of the key, if it has one.
 
     Raises:
         ConfigurationError: the key cannot be used, or its password is wrong or missing.
@@ -167,8 +161,9 @@ def check(message: bytes, signature: Signature, signers: list[Signer]) -> Signer
             ):
                 continue
             return signer
+    signed_by = fingerprint(signature.key)
     raise PackageSignatureError(
-        f"The package is signed with {signature.fingerprint}, which is not a trusted key today."
+        f"The package is signed with {signed_by}, which is not a trusted key today."
     )
 
 
@@ -197,12 +192,6 @@ def read_signers(path: Path) -> list[Signer]:
 
 def require(folder: Path, signature_file: str, message: bytes, trusted: Path) -> Signer:
     """Check the signature of the package in ``folder``, and return its signer.
-
-    Args:
-        folder: the folder of the package.
-        signature_file: file name of the signature.
-        message: the bytes of the manifest in use.
-        trusted: the allowed signers file.
 
     Raises:
         PackageUnsignedError: there is no signature.

@@ -13,13 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Protocol
 
-from hilum.errors import (
-    ObjectMissingError,
-    ObjectTooLargeError,
-    PackageDigestError,
-    PackageError,
-    PackageMissingError,
-)
+from hilum import errors
 from hilum.packages.manifest import MANIFEST
 from hilum.storage import ObjectStore
 
@@ -53,18 +47,20 @@ class StoreFolder:
         """See :class:`Source`."""
         try:
             return self._store.read(f"{self._prefix}/{MANIFEST}", max_bytes=MAX_MANIFEST_BYTES)
-        except ObjectMissingError:
-            raise PackageMissingError(f"There is no {MANIFEST} at the s3:// address.") from None
-        except ObjectTooLargeError as error:
-            raise PackageError(error.detail) from None
+        except errors.ObjectMissingError:
+            raise errors.PackageMissingError(
+                f"There is no {MANIFEST} at the s3:// address."
+            ) from None
+        except errors.ObjectTooLargeError as error:
+            raise errors.PackageError(error.detail) from None
 
     def fetch(self, name: str, target: Path) -> None:
         """See :class:`Source`."""
         try:
             self._store.download(f"{self._prefix}/{name}", target, max_bytes=self._left)
-        except ObjectMissingError:
-            raise PackageDigestError(f"The package lacks {name}.") from None
-        except ObjectTooLargeError:
+        except errors.ObjectMissingError:
+            raise errors.PackageDigestError(f"The package lacks {name}.") from None
+        except errors.ObjectTooLargeError:
             raise _too_large() from None
         self._left -= target.stat().st_size
 
@@ -88,7 +84,9 @@ class ZipArchive:
         manifests = [name for name in entries if name.rpartition("/")[2] == MANIFEST]
         shallow = [name for name in manifests if name.count("/") <= 1]
         if len(shallow) != 1:
-            raise PackageMissingError(f"The archive has {len(shallow)} {MANIFEST}; one is needed.")
+            raise errors.PackageMissingError(
+                f"The archive has {len(shallow)} {MANIFEST}; one is needed."
+            )
         self._archive = archive
         self._entries = entries
         self._folder = shallow[0].removesuffix(MANIFEST)
@@ -107,7 +105,7 @@ class ZipArchive:
         """See :class:`Source`."""
         entry = self._entries.get(self._folder + name)
         if entry is None:
-            raise PackageDigestError(f"The package lacks {name}.")
+            raise errors.PackageDigestError(f"The package lacks {name}.")
         with self._archive.open(entry) as source, target.open("wb") as file:
             shutil.copyfileobj(source, file)
 
@@ -124,7 +122,9 @@ def open_archive(path: Path) -> Iterator[ZipArchive]:
         with zipfile.ZipFile(path) as archive:
             yield ZipArchive(archive)
     except _ZIP_ERRORS as error:
-        raise PackageError(f"The zip archive cannot be read ({type(error).__name__}).") from None
+        raise errors.PackageError(
+            f"The zip archive cannot be read ({type(error).__name__})."
+        ) from None
 
 
 def write_archive(folder: Path, names: list[str], target: Path) -> None:
@@ -146,5 +146,7 @@ def _is_hidden(name: str) -> bool:
     return parts[0] == "__MACOSX" or any(p.startswith(".") and p != ".." for p in parts)
 
 
-def _too_large() -> PackageError:
-    return PackageError(f"The package is larger than the limit of {MAX_PACKAGE_BYTES} bytes.")
+def _too_large() -> errors.PackageError:
+    return errors.PackageError(
+        f"The package is larger than the limit of {MAX_PACKAGE_BYTES} bytes."
+    )

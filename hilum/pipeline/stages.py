@@ -11,9 +11,9 @@ from pydantic import BaseModel, ConfigDict
 from hilum.dicom import FilmHeader
 from hilum.errors import HilumError
 from hilum.filmcheck import Doubt
+from hilum.finding import Finding
 from hilum.imaging.spec import PreprocessSpec
 from hilum.imaging.transform import Grey, ModelInput, Stage
-from hilum.packages.findings import Finding
 from hilum.packages.manifest import InputPolicy, Manifest
 from hilum.settings import Limits
 

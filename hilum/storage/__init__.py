@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
+from functools import partial
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
@@ -28,13 +29,13 @@ class ObjectStore:
     """Reads and writes objects. Can be shared between threads, and pickled for ``spawn``."""
 
     def __init__(self, s3: S3Settings, limits: Limits, *, allow_local: bool) -> None:
-        self._arguments = (s3, limits, allow_local)
-        self._limits = limits
+        self._settings, self._limits = s3, limits
+        self._reopen = partial(ObjectStore, allow_local=allow_local)
         self._s3 = S3(s3)
         self._local: Backend | None = LocalFiles() if allow_local else None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, self._arguments
+        return self._reopen, (self._settings, self._limits)
 
     def read(self, uri: str, *, max_bytes: int | None = None, etag: str | None = None) -> bytes:
         """Read the content of one object.
@@ -184,7 +185,6 @@ def open_store(s3: S3Settings, limits: Limits, *, allow_local: bool = False) -> 
     """Open the object store of these settings. It connects on first use.
 
     Args:
-        s3: how to reach S3.
         limits: ``max_object_bytes`` limits what is read.
         allow_local: whether local files may be read. Only for the command line, never for a
             service, whose clients must not read its files.
@@ -196,7 +196,3 @@ def _batches(addresses: Iterator[str]) -> Iterator[list[str]]:
     """Split ``addresses`` into lists that one request can remove (at most 1000)."""
     while batch := list(islice(addresses, 1000)):
         yield batch
-
-
-def _reopen(s3: S3Settings, limits: Limits, allow_local: bool) -> ObjectStore:
-    return ObjectStore(s3, limits, allow_local=allow_local)

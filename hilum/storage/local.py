@@ -8,12 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
-from hilum.errors import (
-    AccessDeniedError,
-    InvalidURIError,
-    ObjectMissingError,
-    StorageUnavailableError,
-)
+from hilum import errors
 from hilum.files import write_atomically
 from hilum.storage.backend import CHUNK, check_size
 
@@ -33,7 +28,7 @@ class LocalFiles:
             with open(address, "rb", opener=_open_without_waiting) as file:
                 status = os.fstat(file.fileno())
                 if not stat.S_ISREG(status.st_mode):
-                    raise InvalidURIError("The path is not a regular file.")
+                    raise errors.InvalidURIError("The path is not a regular file.")
                 check_size(status.st_size, limit)
                 while chunk := file.read(CHUNK):
                     yield chunk
@@ -77,13 +72,15 @@ def _open_without_waiting(path: str, flags: int) -> int:
 
 def _raise(error: OSError) -> NoReturn:
     if isinstance(error, FileNotFoundError | NotADirectoryError):
-        raise ObjectMissingError("The file does not exist.", next_step="Check the path.") from None
+        raise errors.ObjectMissingError(
+            "The file does not exist.", next_step="Check the path."
+        ) from None
     if isinstance(error, PermissionError):
-        raise AccessDeniedError(
+        raise errors.AccessDeniedError(
             "This user may not read or write the file.", next_step="Check the file's permissions."
         ) from None
     if isinstance(error, IsADirectoryError):
-        raise InvalidURIError("The path is a folder, not a file.") from None
-    raise StorageUnavailableError(
+        raise errors.InvalidURIError("The path is a folder, not a file.") from None
+    raise errors.StorageUnavailableError(
         f"The file system failed: {error.strerror}.", next_step="Check the disk and its mounts."
     ) from None

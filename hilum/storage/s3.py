@@ -9,16 +9,8 @@ from contextlib import closing, contextmanager
 from datetime import datetime
 from typing import Any, Final
 
-from hilum.errors import (
-    AccessDeniedError,
-    ConfigurationError,
-    CredentialsRejectedError,
-    HilumError,
-    InvalidURIError,
-    ObjectChangedError,
-    ObjectMissingError,
-    StorageUnavailableError,
-)
+from hilum import errors
+from hilum.errors import HilumError
 from hilum.settings import S3Settings
 from hilum.storage.backend import CHUNK, Stat, check_size
 
@@ -27,9 +19,7 @@ _CONNECTIONS: Final = 64  # more than any pool has threads: with boto3's 10, thr
 # The encryption of an object, under the names that both requests and responses use.
 _ENCRYPTION: Final = ("ServerSideEncryption", "SSEKMSKeyId", "BucketKeyEnabled")
 # Error codes of Amazon S3 (API Reference, "Error responses") and of compatible stores.
-_MISSING: Final = {"NoSuchKey", "NoSuchBucket", "NoSuchVersion", "NotFound"}
-_CHANGED: Final = {"PreconditionFailed", "ConditionalRequestConflict"}
-_CREDENTIALS: Final = {
+_REJECTED: Final = {
     "SignatureDoesNotMatch",
     "InvalidAccessKeyId",
     "InvalidClientTokenId",
@@ -43,8 +33,18 @@ _CREDENTIALS: Final = {
     "RequestTimeTooSkewed",
     "NotSignedUp",
 }
+_MISSING: Final = {"NoSuchKey", "NoSuchBucket", "NoSuchVersion", "NotFound"}
+_CHANGED: Final = {"PreconditionFailed", "ConditionalRequestConflict"}
 _DENIED: Final = {"AccessDenied", "AllAccessDisabled", "Forbidden"}
 _BAD_ADDRESS: Final = {"InvalidBucketName", "KeyTooLongError", "InvalidURI"}
+# Codes, the HTTP status that means the same, and the error; the first entry that matches counts.
+_ANSWERS: Final[tuple[tuple[set[str], int | None, type[HilumError], str], ...]] = (
+    (_REJECTED, 401, errors.CredentialsRejectedError, "The store rejects the credentials ({})."),
+    (_MISSING, 404, errors.ObjectMissingError, "The object or its bucket does not exist."),
+    (_CHANGED, 412, errors.ObjectChangedError, "The object was replaced after it was looked up."),
+    (_DENIED, 403, errors.AccessDeniedError, "The store denies access ({})."),
+    (_BAD_ADDRESS, None, errors.InvalidURIError, "The store does not accept this address ({})."),
+)
 _BUCKET: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{1,253}[a-zA-Z0-9]")
 
 
@@ -80,7 +80,7 @@ class S3:
         if prefix and not prefix.endswith("/"):
             try:
                 exact = any(key == prefix for key in self._keys(bucket, prefix, at_most=1))
-            except AccessDeniedError:
+            except errors.AccessDeniedError:
                 yield f"{bucket}/{prefix}"  # it may be readable even if listing is denied
                 return
             if exact:
@@ -148,7 +148,7 @@ class S3:
                 Delete={"Objects": [{"Key": key} for _, key in split], "Quiet": True},
             )
         if answer.get("Errors"):
-            raise AccessDeniedError(f"{len(answer['Errors'])} objects could not be removed.")
+            raise errors.AccessDeniedError(f"{len(answer['Errors'])} objects could not be removed.")
 
     def _keys(self, bucket: str, prefix: str, at_most: int | None = None) -> Iterator[str]:
         with self._errors():
@@ -173,7 +173,7 @@ class S3:
         settings = self._settings
         secret = settings.secret_access_key
         if (settings.access_key_id is None) != (secret is None):
-            raise ConfigurationError(
+            raise errors.ConfigurationError(
                 "HILUM_S3__ACCESS_KEY_ID and HILUM_S3__SECRET_ACCESS_KEY must be set together."
             )
         config = Config(
@@ -196,7 +196,7 @@ class S3:
                 config=config,
             )
         except ValueError:
-            raise ConfigurationError("HILUM_S3__ENDPOINT_URL is not a valid URL.") from None
+            raise errors.ConfigurationError("HILUM_S3__ENDPOINT_URL is not a valid URL.") from None
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -216,11 +216,11 @@ class S3:
             exceptions.ProfileNotFound,
             exceptions.SSOError,
         ):
-            raise CredentialsRejectedError("There are no usable S3 credentials.") from None
+            raise errors.CredentialsRejectedError("There are no usable S3 credentials.") from None
         except exceptions.ParamValidationError:
-            raise InvalidURIError("The bucket or key is not a valid name in S3.") from None
+            raise errors.InvalidURIError("The bucket or key is not a valid name in S3.") from None
         except (exceptions.BotoCoreError, OSError) as error:
-            raise StorageUnavailableError(
+            raise errors.StorageUnavailableError(
                 f"The store did not answer completely ({type(error).__name__})."
             ) from None
 
@@ -229,7 +229,7 @@ def _object(address: str) -> tuple[str, str]:
     """Like :func:`_split`, but the key must not be empty."""
     bucket, key = _split(address)
     if not key:
-        raise InvalidURIError("The address has a bucket but no key.")
+        raise errors.InvalidURIError("The address has a bucket but no key.")
     return bucket, key
 
 
@@ -237,7 +237,7 @@ def _split(address: str) -> tuple[str, str]:
     """Split ``bucket/key``. The key may be empty, and may contain any character."""
     bucket, _, key = address.partition("/")
     if not _BUCKET.fullmatch(bucket):
-        raise InvalidURIError("The address has no valid bucket name.")
+        raise errors.InvalidURIError("The address has no valid bucket name.")
     return bucket, key
 
 
@@ -246,22 +246,11 @@ def _of_response(response: Any) -> HilumError:
     code = str(response.get("Error", {}).get("Code", ""))
     status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
     answer = f"{status} {code}" if code.isalnum() and code != str(status) else str(status)
-    if code in _CREDENTIALS or status == 401:
-        return CredentialsRejectedError(f"The store rejects the credentials ({answer}).")
-    if code in _MISSING or status == 404:
-        return ObjectMissingError("The object or its bucket does not exist.")
     if code == "InvalidObjectState":
-        return ObjectMissingError(
+        return errors.ObjectMissingError(
             "The object is archived.", next_step="Restore it to a readable storage class."
         )
-    return _of_refusal(code, status, answer)
-
-
-def _of_refusal(code: str, status: int, answer: str) -> HilumError:
-    if code in _CHANGED or status == 412:
-        return ObjectChangedError("The object was replaced after it was looked up.")
-    if code in _DENIED or status == 403:
-        return AccessDeniedError(f"The store denies access ({answer}).")
-    if code in _BAD_ADDRESS:
-        return InvalidURIError(f"The store does not accept this address ({answer}).")
-    return StorageUnavailableError(f"The store answered {answer}.")
+    for codes, by_status, kind, text in _ANSWERS:
+        if code in codes or status == by_status:
+            return kind(text.format(answer))
+    return errors.StorageUnavailableError(f"The store answered {answer}.")

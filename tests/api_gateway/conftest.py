@@ -26,7 +26,7 @@ from hilum.db.states import ItemStatus
 from hilum.db.tables import FIRST_PIPELINE
 from hilum.embedded.valkey import Valkey
 from hilum.errors import HilumError
-from hilum.packages.findings import Finding
+from hilum.finding import Finding
 from hilum.packages.load import Package, verify
 from hilum.settings import GatewaySettings, Limits, S3Settings, Settings
 from hilum.storage import ObjectStore, open_store
@@ -96,7 +96,7 @@ class Gateway:
     ) -> NewResult:
         """A result for the object ``data``: label 1 is found, its heat is in one corner."""
         with self.database.write() as connection:
-            model_id = models.register(connection, self.package.manifest)
+            model_id = models.register(connection, **self.package.manifest.registration())
         examined = ready(self.package, data)
         cam = np.zeros((len(keep), 4, 4), dtype=np.float32)
         cam[:, 0, 3] = 2.0

@@ -53,7 +53,6 @@ def test_a_study_takes_a_handful_of_statements(
     make_gateway: Callable[..., Gateway],
     database_url: str,
     images: int,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """However many images it has; the manifests are read once in a process."""
     from hilum.settings import GatewaySettings
@@ -61,7 +60,7 @@ def test_a_study_takes_a_handful_of_statements(
     settings = GatewaySettings(max_body_bytes=20_000, max_images_per_study=100)
     gateway = make_gateway(database_url, gateway=settings)
     study = _scored(gateway, images)
-    monkeypatch.setattr(models, "_manifests", {})
+    models._known.clear()
     with _statements() as seen:
         first = gateway.get(f"/v1/studies/{study}").json()
     assert len(first["images"]["images"]) == images
@@ -87,7 +86,7 @@ def test_a_study_that_is_scored_again_says_what_it_said(gateway: Gateway) -> Non
 
 def test_a_bound_job_is_published_on_a_queue_of_its_model(gateway: Gateway, valkey: Valkey) -> None:
     with gateway.database.write() as connection:
-        model_id = models.register(connection, gateway.package.manifest)
+        model_id = models.register(connection, **gateway.package.manifest.registration())
     made = studies.submit(
         gateway.database, tenant="north", queue=Queue.STAT, uris=["s3://b/1"], model_id=model_id
     )

@@ -15,13 +15,14 @@ import redis
 from pydantic import SecretStr
 from sqlalchemy import func, select
 
-from api_gateway import openapi, problems
+from api_gateway import problems
 from hilum import logs
 from hilum.db.keys import Scope
 from hilum.db.tables import jobs, studies
 from hilum.embedded.valkey import Valkey
 from hilum.errors import NotChestError
 from hilum.settings import GatewaySettings
+from tools import openapi
 
 if TYPE_CHECKING:
     from .conftest import Gateway

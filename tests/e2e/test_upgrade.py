@@ -213,7 +213,7 @@ def test_statements_of_the_release_before_find_no_bound_job(
 
     database = system.database
     with database.write() as connection:
-        model_id = models.register(connection, verify(system.package).manifest)
+        model_id = models.register(connection, **verify(system.package).manifest.registration())
 
     def submit() -> str:
         return studies.submit(

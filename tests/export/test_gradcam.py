@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support.backbones import LABELS, images, model
+from support.backbones import DISTINCT, LABELS, images, model
 
 from benchmarks.autograd_cam import one_label
 from hilum.packages.labels import HeadKind
@@ -14,7 +14,7 @@ from trainer.gradcam import WithMaps
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [(name, "multi_label") for name in BACKBONES]
+    [(name, "multi_label") for name in DISTINCT]
     # The kind of head decides the probability only; one backbone of each kind of head shows it.
     + [("alexnet", "multi_class"), ("resnet18", "multi_class"), ("inception_v3", "multi_class")],
 )

@@ -7,7 +7,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from support.backbones import LABELS, graph, images, model
+from support.backbones import DISTINCT, LABELS, graph, images, model
 
 from export import onnx as exporting
 from export.errors import ExportError
@@ -15,7 +15,7 @@ from trainer.backbones import BACKBONES
 from trainer.gradcam import WithMaps
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", DISTINCT)
 def test_onnx_runtime_equals_pytorch_and_batches_do_not_matter(name: str) -> None:
     session = onnxruntime.InferenceSession(graph(name), providers=["CPUExecutionProvider"])
     image = images(name, 3, seed=11)

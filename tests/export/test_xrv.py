@@ -17,8 +17,8 @@ from torch import nn
 from torchvision import models
 
 from export import xrv
+from export.cli import import_
 from export.errors import ExportError
-from export.import_cli import import_
 from export.package import Identity
 from hilum.engines.onnxruntime import OnnxRuntimeEngine
 from hilum.packages.load import verify

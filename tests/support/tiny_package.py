@@ -27,7 +27,6 @@ from hilum.packages.manifest import (
     Calibration,
     InputPolicy,
     InputSpec,
-    LabelSet,
     Manifest,
     OperatingPoint,
     PixelPolicy,
@@ -96,9 +95,7 @@ def build(
         "name": "tiny",
         "version": "1.0.0",
         "backbone": "resnet18",
-        "label_set": LabelSet(
-            schema_id=labels.id, kind=labels.kind, labels=labels.labels, normal=labels.normal
-        ),
+        "label_set": labels,
         "input": InputSpec(size=size),
         "cam_grid": GRID,
         "preprocess": PreprocessSpec(size=size),

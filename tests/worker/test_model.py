@@ -13,6 +13,7 @@ from support import tiny_package
 from hilum.db import migrate, models
 from hilum.db.connection import Database
 from hilum.errors import PackageError, PackageUnsignedError
+from hilum.packages.registered import manifest_of
 from hilum.settings import Settings
 from worker.app import create_app
 from worker.model import verify_and_register
@@ -45,7 +46,7 @@ def test_a_worker_registers_its_model_once(database: Database, tmp_path: Path) -
     assert (first.digest, Path(first.folder)) == (built.digest, tmp_path / "package")
     with database.read() as connection:
         (model,) = models.listing(connection)
-    assert (model.id, model.digest, model.manifest) == (first.model_id, built.digest, built)
+    assert (model.id, model.digest, manifest_of(model)) == (first.model_id, built.digest, built)
 
 
 def test_what_cannot_be_trusted_is_not_registered(database: Database, tmp_path: Path) -> None:

@@ -167,7 +167,7 @@ def bench(package: Package, migrated: Path, tmp_path: Path) -> Iterator[Bench]:
     films = Scripted(package)
     with Database(f"sqlite:///{file}") as database, ThreadPoolExecutor(2) as threads:
         with database.write() as connection:
-            model_id = models.register(connection, package.manifest)
+            model_id = models.register(connection, **package.manifest.registration())
         tools = Tools(
             database=database,
             loader=films,  # a script in its place

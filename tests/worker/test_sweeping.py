@@ -50,7 +50,7 @@ def model(database: Database, tmp_path: Path) -> tuple[int, str]:
     """A registered model's id and digest."""
     manifest = tiny_package.build(tmp_path / "package")
     with database.write() as connection:
-        return models.register(connection, manifest), manifest.digest
+        return models.register(connection, **manifest.registration()), manifest.digest
 
 
 @pytest.fixture

@@ -110,7 +110,7 @@ def _from_package(location: str, settings: Settings) -> Model:
     manifest = package.manifest
     return Model(
         engine=open_engine(package, settings),
-        schema=manifest.label_set.as_schema,
+        schema=manifest.label_set,
         preprocess=manifest.preprocess,
         backbone=manifest.backbone,
         name=f"{manifest.name} {manifest.version}",

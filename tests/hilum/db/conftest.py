@@ -23,7 +23,7 @@ from hilum.db.states import ItemStatus
 from hilum.db.studies import StudyState, Submission
 from hilum.db.tables import FIRST_PIPELINE, metadata
 from hilum.errors import NotDicomError
-from hilum.packages.findings import Finding
+from hilum.finding import Finding
 from hilum.packages.load import Package
 from hilum.queue import Queue
 
@@ -72,7 +72,7 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databas
 def model_id(database: Database, tiny: Package) -> int:
     """The tiny package, registered."""
     with database.write() as connection:
-        return models.register(connection, tiny.manifest)
+        return models.register(connection, **tiny.manifest.registration())
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ def other_model(database: Database, tmp_path: Path) -> int:
     """Another registered model."""
     manifest = tiny_package.build(tmp_path / "second", version="2.0.0")
     with database.write() as connection:
-        return models.register(connection, manifest)
+        return models.register(connection, **manifest.registration())
 
 
 @pytest.fixture

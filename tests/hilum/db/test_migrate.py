@@ -76,7 +76,12 @@ def test_a_second_upgrade_changes_nothing(database_url: str) -> None:
             assert connection.execute(select(api_keys.c.id)).scalars().all() == ["key_1"]
 
 
-@pytest.mark.parametrize("start", [None, "0002"])
+# What a migration prepares, it prepares on PostgreSQL alone.
+@pytest.mark.parametrize(
+    ("database_url", "start"),
+    [("sqlite", None), ("postgresql", None), ("postgresql", "0002")],
+    indirect=["database_url"],
+)
 def test_processes_that_upgrade_together(database_url: str, start: str | None) -> None:
     """On a database that has nothing yet, not even its file, and on the release before's."""
     if start is not None:

@@ -104,7 +104,7 @@ def second_model(database: Database, tmp_path: Path) -> int:
     """Another registered model."""
     manifest = tiny_package.build(tmp_path / "second", version="2.0.0")
     with database.write() as connection:
-        return models.register(connection, manifest)
+        return models.register(connection, **manifest.registration())
 
 
 def test_a_second_job_of_a_completed_study_hides_nothing(scene: Scene) -> None:
@@ -231,7 +231,7 @@ def test_where_the_canary_has_no_result_the_model_in_force_is_shown(
     """Not the older result of the study's own job: a canary must not take back a promotion."""
     third = tiny_package.build(tmp_path / "third", version="3.0.0")
     with scene.database.write() as connection:
-        third_model = models.register(connection, third)
+        third_model = models.register(connection, **third.registration())
     scene.work(scene.made.job_id, scene.score(1), scene.score(2))
     for number, model in enumerate((second_model, third_model), start=1):
         campaign = scene.again(campaign=f"ca_{number}", model_id=model)

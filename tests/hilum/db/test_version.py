@@ -190,7 +190,7 @@ def test_bound_jobs_are_for_any_worker_after_a_downgrade(database_url: str, tiny
     migrate.upgrade(database_url)
     with Database(database_url) as database:
         with database.write() as connection:
-            model_id = models.register(connection, tiny.manifest)
+            model_id = models.register(connection, **tiny.manifest.registration())
         studies.submit(
             database, tenant="north", queue=Queue.STAT, uris=["s3://b/1"], model_id=model_id
         )
@@ -206,7 +206,7 @@ def test_a_downgrade_removes_the_jobs_of_campaigns(database_url: str, tiny: Pack
     with Database(database_url) as database:
         made = studies.submit(database, tenant="north", queue=Queue.BULK, uris=["s3://b/1"])
         with database.write() as connection:
-            model_id = models.register(connection, tiny.manifest)
+            model_id = models.register(connection, **tiny.manifest.registration())
             image_ids = connection.execute(text("SELECT id FROM images")).scalars().all()
             job_id = studies.add_job(
                 connection,

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from support import tiny_package
 
-from hilum.packages.findings import Finding, above_operating_point, calibrate
+from hilum.finding import Finding
+from hilum.packages.findings import above_operating_point, calibrate
 from hilum.packages.labels import COVID_TB_PNEUMONIA
 from hilum.packages.manifest import Calibration, OperatingPoint
 

@@ -1,4 +1,4 @@
-"""``python -m api_gateway.openapi [FILE]``: the OpenAPI document, as it is committed."""
+"""``python -m tools.openapi [FILE]``: the OpenAPI document, as it is committed."""
 
 from __future__ import annotations
 
