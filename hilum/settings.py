@@ -204,6 +204,60 @@ class WorkerSettings(_Section):
     batch_size: int = Field(
         default=8, ge=1, description="Largest number of images in one call of the engine."
     )
+    batch_wait_s: float = Field(
+        default=0.2,
+        ge=0,
+        description=(
+            "Longest time that an image waits for others to fill its batch, seconds. Images of "
+            "`stat` jobs do not wait."
+        ),
+    )
+    stat_threads: int = Field(
+        default=1,
+        ge=0,
+        description="Threads with decode processes that only load images of `stat` jobs.",
+    )
+    jobs_in_hand: int = Field(
+        default=32,
+        ge=1,
+        description="Most jobs of one priority that a process has in hand at a time.",
+    )
+    images_in_flight: int = Field(
+        default=24,
+        ge=1,
+        description=(
+            "Most images of one priority that a process is loading or has ready for the engine."
+        ),
+    )
+    max_running_jobs: int | None = Field(
+        default=None,
+        ge=1,
+        description=(
+            "Most jobs of one tenant in hand of all workers. Not set: no limit. The table "
+            "`tenants` sets it for single tenants."
+        ),
+    )
+    object_wait_s: float = Field(
+        default=0.0,
+        ge=0,
+        description=(
+            "An object that does not exist is looked for again until its study is so old, seconds. "
+            "A request may set a time of its own."
+        ),
+    )
+    poll_s: float = Field(
+        default=0.05,
+        gt=0,
+        description="Time between two looks of a busy process for more urgent jobs, seconds.",
+    )
+    no_progress_s: float = Field(
+        default=120.0,
+        gt=0,
+        description=(
+            "A process ends itself, and is replaced, when a batch or an image takes longer than "
+            "this, seconds."
+        ),
+    )
     lease_s: float = Field(
         default=60.0,
         gt=0,
@@ -247,7 +301,12 @@ class WorkerSettings(_Section):
         description="Age from which a published job may count as lost by the broker, seconds.",
     )
     task_time_limit_s: int = Field(
-        default=900, gt=0, description="A process that works longer on one job is killed, seconds."
+        default=900,
+        gt=0,
+        description=(
+            "A process that runs one task for longer is killed, seconds. It gives its jobs back "
+            "after half this time."
+        ),
     )
     visibility_timeout_s: int = Field(
         default=1800,

@@ -19,6 +19,7 @@ from hilum.settings import WorkerSettings
 log = logging.getLogger(__name__)
 
 _PAGE: Final = 1000  # jobs published between two queries
+_SPARE: Final = 1000  # messages that a queue may have beyond its jobs
 
 
 class Broker(Protocol):
@@ -30,6 +31,10 @@ class Broker(Protocol):
 
     def length(self, route: str) -> int:
         """The number of messages in the queue, without those that workers hold."""
+        ...
+
+    def trim(self, route: str, keep: int) -> None:
+        """Remove the oldest messages of the queue, so that ``keep`` are left."""
         ...
 
 
@@ -54,7 +59,11 @@ def sweep(database: Database, broker: Broker, settings: WorkerSettings) -> int:
     with database.read() as connection:
         backlogs = sweeper.backlogs(connection)
     for backlog in backlogs:
-        missing = backlog.jobs - broker.length(backlog.route)
+        length = broker.length(backlog.route)
+        if length > backlog.jobs + _SPARE:
+            # Busy workers claim jobs from SQL and leave their messages, which only wake the idle.
+            broker.trim(backlog.route, backlog.jobs + _SPARE)
+        missing = backlog.jobs - length
         if missing <= 0:
             continue
         with database.write() as connection:

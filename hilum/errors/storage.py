@@ -19,6 +19,13 @@ class ObjectMissingError(PermanentError):
     next_step = "Check bucket and key, and that the upload had finished when the study was sent."
 
 
+class ObjectAwaitedError(TransientError):
+    """The object does not exist yet, and the time that it may take to arrive is not over."""
+
+    code = "storage.object_awaited"
+    next_step = "Nothing to do: hilum looks for the object again until it is due."
+
+
 class ObjectChangedError(TransientError):
     """The object was replaced after hilum looked it up and before hilum read it."""
 

@@ -10,7 +10,6 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -24,7 +23,7 @@ from support import tiny_package
 from support.ready import ready
 from support.tiny_film import film
 
-from hilum.db import jobs, migrate, models, results, studies
+from hilum.db import jobs, migrate, models, results, studies, sweeper
 from hilum.db.connection import Database
 from hilum.db.results import StoredResult
 from hilum.db.states import Event, ItemStatus, JobStatus
@@ -37,15 +36,23 @@ from hilum.errors import DeviceLostError, EngineFailedError, StorageUnavailableE
 from hilum.packages.load import Package, verify
 from hilum.pipeline.score import Scorer
 from hilum.pipeline.stages import Ready
+from hilum.pipeline.threads import LoadThreads
 from hilum.queue import Queue
 from hilum.settings import Settings, WorkerSettings
 from worker import outcomes
-from worker.run import Ending, Tools, run_job
+from worker.lease import Leases
+from worker.run import Ending, Report, Tools, work
 
 PATIENCE_S = 30
 TENANT = "north"
 SETTINGS = WorkerSettings(
-    batch_size=2, lease_s=60, max_image_attempts=3, retry_base_s=60, give_up_after_s=3600
+    batch_size=2,
+    batch_wait_s=60,
+    images_in_flight=4,
+    lease_s=60,
+    max_image_attempts=3,
+    retry_base_s=60,
+    give_up_after_s=3600,
 )
 Step = Callable[[int], None]
 
@@ -98,9 +105,13 @@ class Bench:
         uris = [f"s3://bucket/{n}.dcm" for n in range(images)]
         return studies.submit(self.database, tenant=TENANT, queue=Queue.ROUTINE, uris=uris)
 
-    def run(self, made: Submission, **settings: object) -> Ending:
+    def run(self, made: Submission, **settings: object) -> Ending | None:
+        """Work until idle; how the work on this job ended."""
+        return self.report(**settings).endings.get(made.job_id)
+
+    def report(self, **settings: object) -> Report:
         changed = self.tools.settings.model_copy(update=settings)
-        return run_job(replace(self.tools, settings=changed), made.job_id, stop=self.stop)
+        return work(replace(self.tools, settings=changed), stop=self.stop)
 
     def state(self, made: Submission) -> StudyState:
         with self.database.read() as connection:
@@ -134,6 +145,7 @@ class Bench:
                 claim = jobs.claim(connection, made.job_id, lease_s=-1, max_unreported=99)
                 assert claim is not None
                 jobs.begin(connection, claim, ids, lease_s=-1)
+                sweeper.expire_leases(connection)
 
     def due(self, made: Submission) -> None:
         """The wait is over."""
@@ -165,7 +177,8 @@ def bench(package: Package, migrated: Path, tmp_path: Path) -> Iterator[Bench]:
     engine = Watched(open_engine(package, Settings(engine="onnxruntime")))
     scorer = Scorer(package, engine)
     films = Scripted(package)
-    with Database(f"sqlite:///{file}") as database, ThreadPoolExecutor(2) as threads:
+    threads = LoadThreads(2, reserved=1)
+    with Database(f"sqlite:///{file}") as database:
         with database.write() as connection:
             model_id = models.register(connection, package.manifest)
         tools = Tools(
@@ -174,9 +187,11 @@ def bench(package: Package, migrated: Path, tmp_path: Path) -> Iterator[Bench]:
             scorer=scorer,
             model_id=model_id,
             threads=threads,
+            leases=Leases(),
             settings=SETTINGS,
         )
         yield Bench(tools, films, engine)
+    threads.shutdown()
 
 
 def unavailable(*numbers: int) -> Step:
@@ -199,22 +214,20 @@ def test_a_job_is_completed(bench: Bench) -> None:
 
 def test_what_is_not_there_to_be_taken_is_not_taken(bench: Bench) -> None:
     made, held = bench.submit(1), bench.submit(1)
-    assert bench.run(replace(made, job_id="jb_nobody")) is Ending.NOT_TAKEN
-    assert bench.run(made) is Ending.COMPLETED
-    assert bench.run(made) is Ending.NOT_TAKEN, "it has ended"
     with bench.database.write() as connection:
         assert jobs.claim(connection, held.job_id, lease_s=60, max_unreported=8) is not None
-    assert bench.run(held) is Ending.NOT_TAKEN, "another worker holds it"
+    assert bench.report().endings == {made.job_id: Ending.COMPLETED}, "another worker holds one"
+    assert bench.report().endings == {}, "it has ended"
     late = bench.submit(1)
     bench.films.before = unavailable()
     assert bench.run(late) is Ending.DEFERRED
-    assert bench.run(late) is Ending.NOT_TAKEN, "it is not due"
+    assert bench.report().endings == {}, "it is not due"
 
 
 def test_a_job_that_workers_take_and_never_report_on_is_quarantined_unread(bench: Bench) -> None:
     made = bench.submit(2)
     bench.die(made, [], times=2)
-    assert bench.run(made, max_job_attempts=2) is Ending.NOT_TAKEN
+    assert bench.run(made, max_job_attempts=2) is None
     assert bench.state(made).status is JobStatus.FAILED
     assert bench.films.loaded == []
 
@@ -365,7 +378,9 @@ def test_a_lost_device_gives_the_job_back_at_once(bench: Bench) -> None:
 
     bench.engine.before = run
     made = bench.submit(2)
-    assert bench.run(made) is Ending.DEVICE_LOST
+    report = bench.report()
+    assert report.device_lost
+    assert report.endings == {made.job_id: Ending.DEFERRED}
     state = bench.state(made)
     assert (state.status, state.counts[ItemStatus.PENDING]) == (JobStatus.QUEUED, 2)
 
