@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import faulthandler
 import signal
-import sys
 import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -98,4 +97,4 @@ class Process:
         The timer is a thread of C that needs no interpreter lock, so that an engine that hangs
         with the lock is ended too. The dump names functions and lines, no values.
         """
-        faulthandler.dump_traceback_later(self._no_progress_s, exit=True, file=sys.__stderr__)
+        faulthandler.dump_traceback_later(self._no_progress_s, exit=True, file=2)

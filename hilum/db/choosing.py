@@ -21,7 +21,7 @@ from hilum.db.tables import items, jobs, tenants
 from hilum.queue import Queue
 
 # Literals, because a partial index is used only where its condition is certain.
-_QUEUED: Final = literal_column("'queued'")
+_QUEUED: Final[ColumnElement[str]] = literal_column("'queued'")
 
 
 @dataclass(frozen=True, kw_only=True)

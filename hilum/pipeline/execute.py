@@ -163,7 +163,7 @@ def execute(
         HilumError: ``keys`` itself failed (a listing broke off); after the outcomes of all that
             it had given before.
     """
-    flow = Flow(load, score, threads=threads, choose=in_order(batch_size))
+    flow: Flow[Key] = Flow(load, score, threads=threads, choose=in_order(batch_size))
     rest, failure = iter(keys), None
     try:
         while True:
