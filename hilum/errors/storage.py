@@ -47,6 +47,13 @@ class AccessDeniedError(PermanentError):
     next_step = "Grant the configured S3 identity read access to this bucket and prefix."
 
 
+class ObjectRefusedError(PermanentError):
+    """The store refuses to hand out this object, and would refuse again."""
+
+    code = "storage.object_refused"
+    next_step = "Look up the store's answer in its documentation, and check bucket and key."
+
+
 class CredentialsRejectedError(TransientError):
     """The store rejects the configured credentials.
 

@@ -17,6 +17,7 @@ from hilum.errors import (
     InvalidURIError,
     ObjectChangedError,
     ObjectMissingError,
+    ObjectRefusedError,
     StorageUnavailableError,
 )
 from hilum.settings import S3Settings
@@ -45,6 +46,20 @@ _CREDENTIALS: Final = {
 }
 _DENIED: Final = {"AccessDenied", "AllAccessDisabled", "Forbidden"}
 _BAD_ADDRESS: Final = {"InvalidBucketName", "KeyTooLongError", "InvalidURI"}
+# What may succeed later: RFC 9110 section 15.5 and RFC 6585, and codes that S3 answers with 400.
+_PASSING: Final = {408, 409, 421, 423, 425, 429}
+_PASSING_CODES: Final = {
+    "RequestTimeout",
+    "RequestTimeoutException",
+    "Throttling",
+    "ThrottlingException",
+    "SlowDown",
+    "Busy",
+    "InternalError",
+    "ServiceUnavailable",
+    "OperationAborted",
+    "IncompleteBody",
+}
 _BUCKET: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{1,253}[a-zA-Z0-9]")
 
 
@@ -264,4 +279,6 @@ def _of_refusal(code: str, status: int, answer: str) -> HilumError:
         return AccessDeniedError(f"The store denies access ({answer}).")
     if code in _BAD_ADDRESS:
         return InvalidURIError(f"The store does not accept this address ({answer}).")
+    if 400 <= status < 500 and status not in _PASSING and code not in _PASSING_CODES:
+        return ObjectRefusedError(f"The store refuses the request ({answer}).")
     return StorageUnavailableError(f"The store answered {answer}.")
