@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, cast
 
 from sqlalchemy import Connection, Select, bindparam, func, insert, select, true
@@ -74,6 +74,7 @@ def submit(
     uris: Sequence[str],
     idempotency: Idempotency | None = None,
     model_id: int | None = None,
+    object_wait_s: float | None = None,
 ) -> Submission:
     """Register a study with one job, in one transaction. Publish the job after this returns.
 
@@ -87,6 +88,8 @@ def submit(
         uris: of the images, in the client's order.
         idempotency: the key of the client, if it sent one.
         model_id: binds the job to this registered model; ``None``: any worker may score it.
+        object_wait_s: for so many seconds from now an object that does not exist may still arrive;
+            ``None``: as ``HILUM_WORKER__OBJECT_WAIT_S`` of the workers says.
 
     Raises:
         IdempotencyKeyReusedError: the key was used for another request.
@@ -100,6 +103,7 @@ def submit(
                 uris=uris,
                 idempotency=idempotency,
                 model_id=model_id,
+                object_wait_s=object_wait_s,
             )
     except _KeyTaken:
         with database.read() as connection:
@@ -120,6 +124,7 @@ def _create(
     uris: Sequence[str],
     idempotency: Idempotency | None,
     model_id: int | None,
+    object_wait_s: float | None,
 ) -> Submission:
     now = datetime.now(UTC)
     study_id = new_id("st")
@@ -145,6 +150,7 @@ def _create(
         image_ids=image_ids,
         queue=queue,
         model_id=model_id,
+        object_wait_s=object_wait_s,
     )
     digest = None
     if model_id is not None:
@@ -162,6 +168,7 @@ def add_job(
     queue: Queue,
     model_id: int | None = None,
     campaign_id: str | None = None,
+    object_wait_s: float | None = None,
 ) -> str:
     """Add a job over these images of a study and return its id. A worker's sweeper publishes it.
 
@@ -174,8 +181,10 @@ def add_job(
         model_id: binds the job to this registered model; ``None``: any worker may score it.
         campaign_id: the campaign that the job belongs to; its results are not shown before its
             model is in force. ``None``: the job is live.
+        object_wait_s: see :func:`submit`.
     """
     now, job_id = datetime.now(UTC), new_id("jb")
+    due = None if object_wait_s is None else now + timedelta(seconds=object_wait_s)
     connection.execute(
         insert(jobs).values(
             id=job_id,
@@ -186,6 +195,9 @@ def add_job(
             campaign_id=campaign_id,
             status=JobStatus.QUEUED,
             created_at=now,
+            objects_due_at=None
+            if object_wait_s is None
+            else now + timedelta(seconds=object_wait_s),
             **schedule.times_of_new_job(now, bound=model_id is not None),
         )
     )

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +33,12 @@ from hilum.db.tables import FIRST_PIPELINE, images, items, outbox
 from hilum.db.tables import jobs as jobs_table
 from hilum.engines import Engine, EngineOutput
 from hilum.engines.loading import open_engine
-from hilum.errors import DeviceLostError, EngineFailedError, StorageUnavailableError
+from hilum.errors import (
+    DeviceLostError,
+    EngineFailedError,
+    ObjectMissingError,
+    StorageUnavailableError,
+)
 from hilum.packages.load import Package, verify
 from hilum.pipeline.score import Scorer
 from hilum.pipeline.stages import Ready
@@ -101,9 +107,11 @@ class Bench:
     def database(self) -> Database:
         return self.tools.database
 
-    def submit(self, images: int) -> Submission:
-        uris = [f"s3://bucket/{n}.dcm" for n in range(images)]
-        return studies.submit(self.database, tenant=TENANT, queue=Queue.ROUTINE, uris=uris)
+    def submit(
+        self, images: int, queue: Queue = Queue.ROUTINE, *, first: int = 0, **more: Any
+    ) -> Submission:
+        uris = [f"s3://bucket/{n}.dcm" for n in range(first, first + images)]
+        return studies.submit(self.database, tenant=TENANT, queue=queue, uris=uris, **more)
 
     def run(self, made: Submission, **settings: object) -> Ending | None:
         """Work until idle; how the work on this job ended."""
@@ -370,6 +378,97 @@ def test_a_lease_that_passed_to_another_worker_ends_the_work_and_writes_nothing(
     assert bench.ends(made) == ["pending"] * 3
     with bench.database.read() as connection:
         assert connection.execute(select(func.count()).select_from(outbox)).scalar_one() == 0
+
+
+def missing(*numbers: int) -> Step:
+    def step(number: int) -> None:
+        if number in numbers:
+            raise ObjectMissingError("The object or its bucket does not exist.")
+
+    return step
+
+
+def test_an_object_that_is_not_there_yet_is_awaited(bench: Bench) -> None:
+    bench.films.before = missing(0)
+    made = bench.submit(3, object_wait_s=3600)
+    assert bench.run(made) is Ending.DEFERRED
+    assert bench.ends(made) == ["storage.object_awaited", "scored", "scored"]
+    bench.films.before = missing()
+    bench.due(made)
+    assert bench.run(made) is Ending.COMPLETED
+    assert bench.ends(made) == ["scored"] * 3
+
+
+def test_an_object_that_does_not_come_is_missing(bench: Bench) -> None:
+    """After the time of its study, or that of the setting; however long other trouble may last."""
+    bench.films.before = missing(0)
+    made = bench.submit(1)
+    assert bench.run(made, object_wait_s=3600, give_up_after_s=1e-9) is Ending.DEFERRED
+    bench.due(made)
+    assert bench.run(made, object_wait_s=3600, give_up_after_s=1e-9) is Ending.DEFERRED
+    bench.due(made)
+    assert bench.run(made, object_wait_s=0) is Ending.COMPLETED
+    assert bench.ends(made) == ["storage.object_missing"]
+    at_once = bench.submit(1, object_wait_s=0)
+    assert bench.run(at_once, object_wait_s=3600) is Ending.COMPLETED
+
+
+def test_jobs_share_batches(bench: Bench) -> None:
+    made = [bench.submit(1, first=n) for n in range(4)]
+    endings = bench.report().endings
+    assert [endings[one.job_id] for one in made] == [Ending.COMPLETED] * 4
+    assert bench.engine.batches == [2, 2]
+    assert bench.owed() == [Event.JOB_COMPLETED] * 4
+
+
+def test_an_urgent_job_that_comes_meanwhile_is_scored_next(bench: Bench) -> None:
+    urgent: list[Submission] = []
+
+    def run(_: int) -> None:
+        if not urgent:
+            urgent.append(bench.submit(1, Queue.STAT, first=50))
+
+    def load(number: int) -> None:
+        # From then on, all but the urgent film wait for its end.
+        while urgent and number < 50 and bench.state(urgent[0]).status is not JobStatus.COMPLETED:
+            time.sleep(0.01)
+
+    bench.engine.before, bench.films.before = run, load
+    bulk = bench.submit(12, Queue.BULK)
+    assert bench.run(bulk, poll_s=1e-3) is Ending.COMPLETED
+    assert bench.state(urgent[0]).status is JobStatus.COMPLETED
+    assert sum(bench.engine.batches) == 13
+    assert 1 in bench.engine.batches, "the urgent film went alone"
+
+
+def test_a_suspect_is_alone_among_all_jobs_in_hand(bench: Bench) -> None:
+    suspicious, others = bench.submit(1, first=90), bench.submit(6)
+    bench.die(suspicious, [0])
+    beside: list[int] = []
+
+    def load(number: int) -> None:
+        if number == 90:
+            begun = {n for n, times in enumerate(bench.unreported()) if times}
+            ended = {n for n, end in enumerate(bench.ends(others)) if end == "scored"}
+            beside.append(len(begun) - len(ended))
+
+    bench.films.before = load
+    assert bench.run(suspicious) is Ending.COMPLETED
+    assert bench.state(others).status is JobStatus.COMPLETED
+    assert len(beside) == 1
+
+
+def test_a_worker_that_stops_refunds_what_it_had_not_loaded(bench: Bench) -> None:
+    def load(number: int) -> None:
+        bench.stop.set()
+        time.sleep(0.3)  # until the worker has seen it
+
+    bench.films.before = load
+    made = bench.submit(9)
+    assert bench.run(made, images_in_flight=9) is Ending.RELEASED
+    pending = [n for n, end in enumerate(bench.ends(made)) if end == "pending"]
+    assert pending
+    assert [bench.unreported()[n] for n in pending] == [0] * len(pending)
 
 
 def test_a_lost_device_gives_the_job_back_at_once(bench: Bench) -> None:
