@@ -195,9 +195,7 @@ def add_job(
             campaign_id=campaign_id,
             status=JobStatus.QUEUED,
             created_at=now,
-            objects_due_at=None
-            if object_wait_s is None
-            else now + timedelta(seconds=object_wait_s),
+            objects_due_at=due,
             **schedule.times_of_new_job(now, bound=model_id is not None),
         )
     )
