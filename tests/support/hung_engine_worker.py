@@ -1,4 +1,4 @@
-"""``python -m support.hung_engine_worker worker``: the real worker, whose first process hangs in the
+"""``python -m support.hung_engine_worker worker``: the real worker. Its first process hangs in the
 engine on the first batch that is not the golden one, and keeps the interpreter's lock, as a driver
 may; the process in its place works."""
 
