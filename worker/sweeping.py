@@ -11,9 +11,10 @@ from typing import Final, Protocol
 
 from hilum.db import sweeper
 from hilum.db.connection import Database
-from hilum.db.sweeper import Due
+from hilum.db.sweeper import Backlog, Due
 from hilum.errors import BrokerUnavailableError, HilumError
 from hilum.logs import event
+from hilum.queue import Queue
 from hilum.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
@@ -58,7 +59,9 @@ def sweep(database: Database, broker: Broker, settings: WorkerSettings) -> int:
             break
     with database.read() as connection:
         backlogs = sweeper.backlogs(connection)
-    for backlog in backlogs:
+    known = {backlog.route for backlog in backlogs}
+    others = (Backlog(queue=queue, digest=None, jobs=0) for queue in Queue)
+    for backlog in [*backlogs, *(other for other in others if other.route not in known)]:
         length = broker.length(backlog.route)
         if length > backlog.jobs + _SPARE:
             # Busy workers claim jobs from SQL and leave their messages, which only wake the idle.
