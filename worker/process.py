@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import gc
 import signal
 import threading
 from collections.abc import Sequence
@@ -71,6 +72,9 @@ class Process:
         )
         engine = session.scorer.engine
         metrics.show_engine(engine.name, reason_of(engine))
+        # What was loaded stays: the collector need not look at it again and again.
+        gc.collect()
+        gc.freeze()
         signal.signal(STOP_SIGNAL, lambda *_: self._stop.set())
 
     @property

@@ -11,13 +11,26 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Select, func, literal_column, select, union_all
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    TextClause,
+    bindparam,
+    func,
+    literal_column,
+    select,
+    text,
+    union_all,
+)
+from sqlalchemy.dialects import registry
 
 from hilum.db.leases import choose_unlocked
 from hilum.db.states import ItemStatus, JobStatus
-from hilum.db.tables import items, jobs, tenants
+from hilum.db.tables import UtcDateTime, items, jobs, tenants
 from hilum.queue import Queue
 
 # Literals, because a partial index is used only where its condition is certain.
@@ -46,16 +59,26 @@ def find_due(
     connection: Connection, queues: Sequence[Queue], *, model_id: int | None
 ) -> dict[Queue, list[_Line]]:
     """The lines that have a job which is due, by priority. A cheap query: workers poll with it."""
+    found: dict[Queue, list[_Line]] = defaultdict(list)
+    query = _due_lines(connection.dialect.name, tuple(queues), model_id)
+    for row in connection.execute(query, {"now": datetime.now(UTC)}):
+        queue = Queue(row.queue)
+        found[queue].append(_Line(queue=queue, tenant=row.tenant, bound=bool(row.bound)))
+    return found
+
+
+@lru_cache(maxsize=64)
+def _due_lines(dialect: str, queues: tuple[Queue, ...], model_id: int | None) -> TextClause:
+    """The query of :func:`find_due` as text: to put it together again costs more than to run it."""
     parts = [_lines(queue, model_id=None) for queue in queues]
     if model_id is not None:
         parts += [_lines(queue, model_id=model_id) for queue in queues]
-    found: dict[Queue, list[_Line]] = defaultdict(list)
-    now = datetime.now(UTC)
-    for row in connection.execute(union_all(*parts)):
-        if row.oldest <= now:
-            queue = Queue(row.queue)
-            found[queue].append(_Line(queue=queue, tenant=row.tenant, bound=bool(row.bound)))
-    return found
+    lines = union_all(*parts).compile(
+        dialect=registry.load(dialect)(), compile_kwargs={"literal_binds": True}
+    )
+    return text(f"SELECT * FROM ({lines}) AS found WHERE oldest <= :now").bindparams(  # noqa: S608
+        bindparam("now", type_=UtcDateTime)
+    )
 
 
 def choose(
