@@ -127,7 +127,7 @@ def _cpu(run: Callable[[], object], repeats: int) -> float:
         start = time.process_time()
         run()
         whole = time.process_time() - start
-        taken.append(getattr(run, "cpu", whole))
+        taken.append(float(getattr(run, "cpu", whole)))
     return statistics.median(taken)
 
 
@@ -154,7 +154,7 @@ class System:
         before = sum(server.cpu_times()[:2])
         for _ in range(repeats):
             self._store.read(uri)
-        return (sum(server.cpu_times()[:2]) - before) / repeats
+        return float(sum(server.cpu_times()[:2]) - before) / repeats
 
     def submit(self, uris: Sequence[str], priority: str) -> str:
         body = {"priority": priority, "images": [{"uri": uri} for uri in uris]}
@@ -174,7 +174,7 @@ class System:
                 time.sleep(every_s)
 
     def processes(self) -> list[psutil.Process]:
-        return psutil.Process().children(recursive=True)
+        return list(psutil.Process().children(recursive=True))
 
     def cpu(self) -> dict[str, float]:
         """CPU-seconds so far, by what a process does."""

@@ -84,7 +84,9 @@ def open_session(
     """
     store = store or open_store(settings.s3, settings.limits)
     cache = open_cache(store, settings.prepared)
-    with Decoders(decode_processes + reserved, settings.limits, tasks=DECODE_TASKS) as decoders:
+    with Decoders(
+        decode_processes, settings.limits, tasks=DECODE_TASKS, reserved=reserved
+    ) as decoders:
         decoders.warm()  # while the engine loads
         package = package or open_package(settings, model, store=store)
         engine = open_engine(package, settings)

@@ -212,6 +212,14 @@ class WorkerSettings(_Section):
             "`stat` jobs do not wait."
         ),
     )
+    engine_call_s: float = Field(
+        default=0.15,
+        gt=0,
+        description=(
+            "Longest engine call that an urgent image may have to wait for, seconds. Batches "
+            "without `stat` images have no more images than the engine scores in this time."
+        ),
+    )
     stat_threads: int = Field(
         default=1,
         ge=0,
@@ -226,7 +234,8 @@ class WorkerSettings(_Section):
         default=24,
         ge=1,
         description=(
-            "Most images of one priority that a process is loading or has ready for the engine."
+            "Most images of one priority that a process is loading or has ready for the engine; "
+            "at least two batches."
         ),
     )
     max_running_jobs: int | None = Field(

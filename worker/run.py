@@ -68,6 +68,21 @@ class Ending(StrEnum):
     LEASE_LOST = "lease_lost"
 
 
+class Pace:
+    """How long the engine takes for an image, as measured."""
+
+    def __init__(self) -> None:
+        self._image_s = 0.0
+
+    def note(self, image_s: float) -> None:
+        """An image took so long."""
+        self._image_s = image_s if not self._image_s else 0.8 * self._image_s + 0.2 * image_s
+
+    def images_in(self, seconds: float) -> int:
+        """How many images fit in a call of so many seconds; at least one."""
+        return max(1, int(min(seconds / self._image_s, 1e6))) if self._image_s else 1_000_000
+
+
 @dataclass(frozen=True, kw_only=True)
 class Tools:
     """The parts that a pool process uses for all its jobs."""
@@ -79,6 +94,7 @@ class Tools:
     threads: LoadThreads  # load images
     leases: Leases
     settings: WorkerSettings
+    pace: Pace = field(default_factory=Pace)
     queues: tuple[Queue, ...] = tuple(Queue)
     vault: IdentityVault | None = None  # None: no identity is stored
     # Called whenever the work goes on; a process that calls it no more hangs.
@@ -135,12 +151,20 @@ class _Run:
         self._looked_at = float("-inf")
         self._seen: dict[str, Seen] = {}  # by image: what was read of its header
         self._report: dict[str, Ending] = {}
-        self.hand = Hand(max_jobs=settings.jobs_in_hand, max_images=settings.images_in_flight)
+        # Enough for a batch in the engine and one behind it, whatever size suits the engine.
+        enough = 2 * settings.batch_size + settings.decode_threads
+        self.hand = Hand(
+            max_jobs=settings.jobs_in_hand, max_images=max(settings.images_in_flight, enough)
+        )
         self._flow: Flow[_Key] = Flow(
             self._load,
             self._score,
             threads=tools.threads,
-            choose=urgent_first(settings.batch_size, wait_s=settings.batch_wait_s),
+            choose=urgent_first(
+                settings.batch_size,
+                wait_s=settings.batch_wait_s,
+                at_most=lambda: tools.pace.images_in(settings.engine_call_s),
+            ),
         )
 
     def until_idle(self) -> Report:
@@ -274,13 +298,15 @@ class _Run:
 
     def _load(self, key: _Key) -> Ready:
         remember = partial(self._seen.__setitem__, key.image.image_id)
-        return self._tools.loader.load(key.image.uri, on_header=remember)
+        urgent = key.job.urgency == 0
+        return self._tools.loader.load(key.image.uri, on_header=remember, urgent=urgent)
 
     def _score(self, ready: Sequence[Ready]) -> list[Result]:
         scorer = self._tools.scorer
         began = time.monotonic()
         results = scorer.score_each(ready)
         self._engine_s = time.monotonic() - began
+        self._tools.pace.note(self._engine_s / len(ready))
         count = sum(isinstance(result, Score) for result in results)
         metrics.count_batch(scorer.engine.name, images=count, seconds=self._engine_s)
         return results

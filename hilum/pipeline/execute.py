@@ -194,7 +194,9 @@ def in_order(batch_size: int) -> Choose[Key]:
     return choose
 
 
-def urgent_first(batch_size: int, *, wait_s: float) -> Choose[Key]:
+def urgent_first(
+    batch_size: int, *, wait_s: float, at_most: Callable[[], int] | None = None
+) -> Choose[Key]:
     """Images as they become ready, the most urgent first.
 
     Images of urgency 0 go at once, among themselves. Others go when the batch is full, when
@@ -203,6 +205,7 @@ def urgent_first(batch_size: int, *, wait_s: float) -> Choose[Key]:
 
     Args:
         batch_size: the most images of a batch.
+        at_most: a lower limit for batches without an image of urgency 0, asked each time.
         wait_s: the longest that a ready image waits for others.
     """
 
@@ -211,11 +214,12 @@ def urgent_first(batch_size: int, *, wait_s: float) -> Choose[Key]:
         if not ready:
             return Choice()
         ready.sort(key=lambda each: each.urgency)
-        batch = ready[:batch_size]
-        if batch[0].urgency == 0:
-            return Choice(batch=[each for each in batch if each.urgency == 0])
+        if ready[0].urgency == 0:
+            return Choice(batch=[each for each in ready[:batch_size] if each.urgency == 0])
+        size = batch_size if at_most is None else min(batch_size, at_most())
+        batch = ready[:size]
         waited = max(now - each.done for each in ready if each.done is not None)
-        if len(batch) == batch_size or len(ready) == len(images) or waited >= wait_s:
+        if len(batch) == size or len(ready) == len(images) or waited >= wait_s:
             return Choice(batch=batch)
         return Choice(again_s=wait_s - waited)
 
