@@ -36,7 +36,11 @@ findings and Grad-CAM maps. Every failure is `application/problem+json` with a s
 def create_app(settings: Settings) -> FastAPI:
     """Create the gateway. It connects to nothing before the first request."""
     database = Database(settings.database_url)
-    publisher = Publisher(settings.broker_url.get_secret_value(), database)
+    publisher = Publisher(
+        settings.broker_url.get_secret_value(),
+        database,
+        visibility_timeout_s=settings.worker.visibility_timeout_s,
+    )
     gateway = settings.gateway
     decoders = Decoders(gateway.render_threads, settings.limits, tasks="hilum.pipeline.tasks")
     renderer = Renderer(threads=gateway.render_threads, queue=gateway.render_queue)

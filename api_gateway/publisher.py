@@ -10,7 +10,7 @@ from hilum.db import jobs
 from hilum.db.connection import Database
 from hilum.errors import HilumError
 from hilum.logs import event
-from hilum.queue import BROKER_CONFIG, SCORE_TASK
+from hilum.queue import BROKER_CONFIG, SCORE_TASK, transport_options
 
 log = logging.getLogger(__name__)
 
@@ -20,14 +20,17 @@ _TIMEOUT_S = 1.0  # an unavailable broker must not delay a study that SQL has ac
 class Publisher:
     """Publishes jobs. The sweeper of the workers publishes a job for which this fails."""
 
-    def __init__(self, broker_url: str, database: Database) -> None:
+    def __init__(
+        self, broker_url: str, database: Database, *, visibility_timeout_s: int = 1800
+    ) -> None:
         self._database = database
         self._app = Celery("hilum-gateway", broker=broker_url, set_as_current=False)
         self._app.conf.update(
             **BROKER_CONFIG,
             broker_transport_options={
-                "socket_connect_timeout": _TIMEOUT_S,
-                "socket_timeout": _TIMEOUT_S,
+                **transport_options(
+                    visibility_timeout_s=visibility_timeout_s, socket_timeout_s=_TIMEOUT_S
+                ),
                 "max_retries": 0,
             },
         )

@@ -59,6 +59,15 @@ class NewStudy(_Request):
     images: list[ImageReference] = Field(
         min_length=1, fail_fast=True, description="each image once, from any number of series"
     )
+    object_wait_s: float | None = Field(
+        default=None,
+        ge=0,
+        le=7 * 86_400,
+        description=(
+            "for so many seconds an object that does not exist yet may still arrive; by default as "
+            "the workers are configured"
+        ),
+    )
 
 
 class Accepted(BaseModel):

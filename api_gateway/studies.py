@@ -50,7 +50,9 @@ def create(
     places.check(uris, key.tenant, services.settings.gateway)
     idempotency = None
     if idempotency_key is not None:
-        canonical = json.dumps(new.model_dump(mode="json"), sort_keys=True).encode()
+        canonical = json.dumps(
+            new.model_dump(mode="json", exclude_none=True), sort_keys=True
+        ).encode()
         digest = hashlib.sha256(canonical).digest()
         idempotency = Idempotency(key=idempotency_key, request_sha256=digest)
     made = studies.submit(
@@ -59,6 +61,7 @@ def create(
         queue=new.priority,
         uris=uris,
         idempotency=idempotency,
+        object_wait_s=new.object_wait_s,
     )
     logs.add(study=made.study_id, job=made.job_id)
     if made.created:

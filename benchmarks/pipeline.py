@@ -1,9 +1,12 @@
-"""``python -m benchmarks.pipeline --before PATH [--json]``: this tree against another one.
+"""``python -m benchmarks.pipeline [--before PATH] [--only CLAIM …] [--json]``: the whole pipeline.
 
 - ``pipeline_vs_before``: films a second of ``hilum score`` on a folder, and of a worker from S3 to
   SQL with all maps, for studies of many films and of one; against the checkout at PATH.
+- ``pipeline_vs_limit``, ``stat_under_bulk`` and ``results_rows_per_s``: see
+  :mod:`benchmarks.pipeline_limit`. The last needs the address of an empty PostgreSQL database in
+  ``$BENCHMARK_POSTGRESQL``.
 
-Both run in turn, each in processes of its own, with the demo model on films of
+For the first, both trees run in turn, each in processes of its own, with the demo model on films of
 the sample folder, each under a UID of its own. The ratio is the median over pairs. The machine
 is in the case's name: figures of two machines say nothing about each other.
 """
@@ -23,6 +26,7 @@ from pathlib import Path
 
 import pydicom
 
+from benchmarks import pipeline_limit
 from benchmarks.report import Line, machine
 
 ROOT = Path(__file__).parents[1]
@@ -80,15 +84,36 @@ def measure(before: Path, *, pairs: int, count: int, sizes: list[int]) -> Iterat
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--before", type=Path, required=True, help="another checkout")
+    parser.add_argument("--before", type=Path, help="another checkout")
+    parser.add_argument("--only", nargs="*", default=[], help="claims; by default all")
     parser.add_argument("--json", action="store_true", help="print one JSON object per line")
     parser.add_argument("--quick", action="store_true", help="fewer pairs and films")
     arguments = parser.parse_args()
-    pairs, count, sizes = (3, 34, [16, 1]) if arguments.quick else (7, 202, [100, 1])
+    quick = arguments.quick
+    pairs, count, sizes = (3, 34, [16, 1]) if quick else (7, 202, [100, 1])
+    claims: dict[str, Iterator[Line]] = {
+        "pipeline_vs_limit": pipeline_limit.pipeline_vs_limit(
+            count=20 if quick else 100,
+            sizes=[20, 2, 1] if quick else [100, 2, 1],
+            repeats=5 if quick else 20,
+        ),
+        "stat_under_bulk": pipeline_limit.stat_under_bulk(looks=10 if quick else 40),
+    }
+    if arguments.before:
+        claims["pipeline_vs_before"] = measure(
+            arguments.before, pairs=pairs, count=count, sizes=sizes
+        )
+    if address := os.environ.get("BENCHMARK_POSTGRESQL"):
+        claims["results_rows_per_s"] = pipeline_limit.results_rows_per_s(
+            address, rows=6_400 if quick else 100_000
+        )
     if not arguments.json:
         print(machine())
-    for line in measure(arguments.before, pairs=pairs, count=count, sizes=sizes):
-        print(line.json() if arguments.json else line.text(), flush=True)
+    for claim, lines in claims.items():
+        if arguments.only and claim not in arguments.only:
+            continue
+        for line in lines:
+            print(line.json() if arguments.json else line.text(), flush=True)
 
 
 if __name__ == "__main__":

@@ -62,3 +62,22 @@ BROKER_CONFIG: Final[dict[str, Any]] = {
     "task_create_missing_queues": True,
     "enable_utc": True,
 }
+
+
+def transport_options(*, visibility_timeout_s: int, socket_timeout_s: float) -> dict[str, Any]:
+    """The options of kombu's Redis transport that all who share a broker must set alike.
+
+    Args:
+        visibility_timeout_s: after this time a message that is not acknowledged is delivered again.
+            Of several applications on one broker, the shortest wins.
+        socket_timeout_s: of each answer. Without one, kombu waits for ever for a broker that has
+            vanished.
+    """
+    return {
+        "visibility_timeout": visibility_timeout_s,
+        "unacked_restore_interval": 10,
+        "unacked_restore_throttle": 1,
+        "socket_timeout": socket_timeout_s,
+        "socket_connect_timeout": min(5.0, socket_timeout_s),
+        "socket_keepalive": True,
+    }

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
 from hilum.engines.loading import open_engine
-from hilum.logs import CarryingThreads
 from hilum.packages.load import Package, load
 from hilum.pipeline.cache import open_cache
 from hilum.pipeline.load import Loader
 from hilum.pipeline.score import Scorer
 from hilum.pipeline.stages import ExamineOptions
+from hilum.pipeline.threads import LoadThreads
 from hilum.sandbox import Decoders
 from hilum.settings import Settings
 from hilum.storage import ObjectStore, open_store
@@ -31,7 +30,7 @@ class Session:
     package: Package
     loader: Loader
     scorer: Scorer
-    threads: ThreadPoolExecutor  # each waits for the store, then for a decode process
+    threads: LoadThreads  # each waits for the store, then for a decode process
 
 
 def open_local_store(settings: Settings) -> ObjectStore:
@@ -60,6 +59,7 @@ def open_session(
     settings: Settings,
     *,
     decode_processes: int,
+    reserved: int = 0,
     model: str | None = None,
     package: Package | None = None,
     store: ObjectStore | None = None,
@@ -70,6 +70,7 @@ def open_session(
 
     Args:
         decode_processes: how many images are loaded at a time.
+        reserved: how many more, if they are urgent (:class:`hilum.pipeline.threads.LoadThreads`).
         model: location of the package; ``None``: ``HILUM_MODEL_URI``.
         package: a verified package, instead of ``model``.
         store: the store of the films; ``None``: S3 only.
@@ -82,7 +83,9 @@ def open_session(
     """
     store = store or open_store(settings.s3, settings.limits)
     cache = open_cache(store, settings.prepared)
-    with Decoders(decode_processes, settings.limits, tasks=DECODE_TASKS) as decoders:
+    with Decoders(
+        decode_processes, settings.limits, tasks=DECODE_TASKS, reserved=reserved
+    ) as decoders:
         decoders.warm()  # while the engine loads
         package = package or open_package(settings, model, store=store)
         engine = open_engine(package, settings)
@@ -92,7 +95,7 @@ def open_session(
             preview_side=preview_side,
             identity=settings.identity.store,
         )
-        threads = CarryingThreads(decode_processes, thread_name_prefix="hilum-load")
+        threads = LoadThreads(decode_processes, reserved=reserved)
         try:
             yield Session(
                 settings=engine.settings,
@@ -103,4 +106,4 @@ def open_session(
                 threads=threads,
             )
         finally:
-            threads.shutdown(cancel_futures=True)
+            threads.shutdown()

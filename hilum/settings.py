@@ -148,6 +148,30 @@ class WorkerSettings(_Section):
     """Threads of the engine on the CPU. 0: one for each core."""
     batch_size: int = Field(default=8, ge=1)
     """Largest number of images in one call of the engine."""
+    batch_wait_s: float = Field(default=0.2, ge=0)
+    """Longest time that an image waits for others to fill its batch, seconds. Images of `stat`
+    jobs do not wait."""
+    engine_call_s: float = Field(default=0.15, gt=0)
+    """Longest engine call that an urgent image may have to wait for, seconds. Batches without
+    `stat` images have no more images than the engine scores in this time."""
+    stat_threads: int = Field(default=1, ge=0)
+    """Threads with decode processes that only load images of `stat` jobs."""
+    jobs_in_hand: int = Field(default=32, ge=1)
+    """Most jobs of one priority that a process has in hand at a time."""
+    images_in_flight: int = Field(default=24, ge=1)
+    """Most images of one priority that a process is loading or has ready for the engine; at least
+    two batches."""
+    max_running_jobs: int | None = Field(default=None, ge=1)
+    """Most jobs of one tenant in hand of all workers. Not set: no limit. The table `tenants` sets
+    it for single tenants."""
+    object_wait_s: float = Field(default=0.0, ge=0)
+    """An object that does not exist is looked for again until its study is so old, seconds. A
+    request may set a time of its own."""
+    poll_s: float = Field(default=0.05, gt=0)
+    """Time between two looks of a busy process for more urgent jobs, seconds."""
+    no_progress_s: float = Field(default=120.0, gt=0)
+    """A process ends itself, and is replaced, when a batch or an image takes longer than this,
+    seconds."""
     lease_s: float = Field(default=60.0, gt=0)
     """Lease of a job, seconds. Another worker may claim a job whose lease is not renewed."""
     max_job_attempts: int = Field(default=8, ge=1)
@@ -166,7 +190,8 @@ class WorkerSettings(_Section):
     republish_after_s: float = Field(default=30.0, gt=0)
     """Age from which a published job may count as lost by the broker, seconds."""
     task_time_limit_s: int = Field(default=900, gt=0)
-    """A process that works longer on one job is killed, seconds."""
+    """A process that runs one task for longer is killed, seconds. It gives its jobs back after half
+    this time."""
     visibility_timeout_s: int = Field(default=1800, gt=0)
     """The broker delivers an unacknowledged task again after this time, seconds."""
     metrics_address: str | None = None

@@ -21,7 +21,7 @@ from celery.worker import state
 
 from hilum.db.connection import Database
 from hilum.errors import BrokerUnavailableError
-from hilum.queue import BROKER_CONFIG, SCORE_TASK, Queue, routes
+from hilum.queue import BROKER_CONFIG, SCORE_TASK, Queue, routes, transport_options
 from hilum.settings import Settings
 from worker.model import ServedModel
 from worker.process_signals import GIVE_UP_SIGNAL, STOP_SIGNAL
@@ -40,8 +40,11 @@ _SOFT_SHUTDOWN_S: Final = 10.0
 _SOCKET_TIMEOUT_S: Final = 10.0
 
 
-def create_app(settings: Settings, model: ServedModel | None = None) -> Celery:
-    """Create the Celery application. Its configuration passes ``model`` to the pool processes."""
+def create_app(
+    settings: Settings, model: ServedModel | None = None, queues: Sequence[Queue] = tuple(Queue)
+) -> Celery:
+    """Create the Celery application. Its configuration passes ``model`` and ``queues`` to the pool
+    processes."""
     worker = settings.worker
     digest = model.digest if model else None
     app = Celery("hilum", set_as_current=False, include=["worker.tasks"])
@@ -52,13 +55,10 @@ def create_app(settings: Settings, model: ServedModel | None = None) -> Celery:
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         broker_transport_options={
-            "visibility_timeout": worker.visibility_timeout_s,
-            "unacked_restore_interval": 10,
-            "unacked_restore_throttle": 1,
+            **transport_options(
+                visibility_timeout_s=worker.visibility_timeout_s, socket_timeout_s=_SOCKET_TIMEOUT_S
+            ),
             "queue_order_strategy": "priority",
-            "socket_timeout": _SOCKET_TIMEOUT_S,
-            "socket_connect_timeout": 5.0,
-            "socket_keepalive": True,
             # For publishing and counting; the consumer still retries for ever.
             "max_retries": 1,
         },
@@ -68,6 +68,9 @@ def create_app(settings: Settings, model: ServedModel | None = None) -> Celery:
         task_reject_on_worker_lost=True,
         task_time_limit=worker.task_time_limit_s,
         worker_prefetch_multiplier=1,
+        # A busy process leaves messages to idle workers. With late acknowledgement, Celery would
+        # hold more and more of them.
+        worker_disable_prefetch=True,
         worker_pool="prefork",
         worker_pool_start_method="spawn",  # fork and the threads of an engine do not mix
         worker_proc_alive_timeout=_start_limit_s(settings),
@@ -77,6 +80,7 @@ def create_app(settings: Settings, model: ServedModel | None = None) -> Celery:
         worker_enable_remote_control=False,
         worker_send_task_events=False,
         hilum_model=asdict(model) if model else None,
+        hilum_queues=[queue.value for queue in queues],
     )
     return app
 
@@ -103,6 +107,18 @@ class CeleryBroker:
                 raise _unavailable(error) from None
             return int(declared.message_count)
 
+    def trim(self, route: str, keep: int) -> None:
+        """See the protocol."""
+        with self._app.pool.acquire(block=True) as connection:
+            channel = connection.default_channel
+            if not hasattr(channel, "client"):  # not Redis
+                return
+            try:
+                # The newest are pushed on the left.
+                channel.client.ltrim(channel._q_for_pri(route, 0), 0, keep - 1)
+            except connection.connection_errors as error:
+                raise _unavailable(error) from None
+
 
 def serve(
     settings: Settings,
@@ -117,7 +133,7 @@ def serve(
     On SIGTERM or SIGINT the worker claims no more jobs, finishes the current batches, and gives
     jobs with images left back for other workers. If the broker is unavailable, it waits.
     """
-    app = create_app(settings, model)
+    app = create_app(settings, model, queues)
     sweeper = Sweeper(database, CeleryBroker(app), settings.worker)
     worker = app.Worker(
         queues=routes(queues, model.digest),

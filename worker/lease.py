@@ -1,44 +1,94 @@
-"""A thread that renews the lease of a job while a worker scores it."""
+"""A thread that renews the leases of all jobs that a process has in hand."""
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from hilum.db import jobs
 from hilum.db.claims import Claim
 from hilum.db.connection import Database
-from hilum.errors import HilumError, LeaseLostError
-from hilum.logs import carry, event
+from hilum.errors import HilumError
+from hilum.logs import event
 
 log = logging.getLogger(__name__)
 
 
-@contextmanager
-def keep(database: Database, claim: Claim, *, lease_s: float) -> Iterator[threading.Event]:
-    """Renew the lease three times during its length. Yields an event that is set if it is lost.
+class Leases:
+    """The jobs whose leases are renewed; for the thread that works on them and the one that renews.
 
     An unavailable database does not end a lease: no other worker can claim the job meanwhile.
     """
-    done, lost = threading.Event(), threading.Event()
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._held: dict[str, Claim] = {}
+        self._lost: set[str] = set()
+
+    def hold(self, claims: list[Claim]) -> None:
+        """Renew these from now on."""
+        with self._lock:
+            self._held |= {claim.job_id: claim for claim in claims}
+
+    def drop(self, job_ids: set[str]) -> None:
+        """Renew these no longer."""
+        with self._lock:
+            for job_id in job_ids:
+                self._held.pop(job_id, None)
+
+    def take_lost(self) -> set[str]:
+        """The jobs that have passed to other workers since the last call."""
+        with self._lock:
+            lost, self._lost = self._lost, set()
+        return lost
+
+    def renew(self, database: Database, *, lease_s: float) -> None:
+        """Renew all in one statement.
+
+        Raises:
+            DatabaseUnavailableError: none was renewed.
+        """
+        with self._lock:
+            held = list(self._held.values())
+        if not held:
+            return
+        with database.write() as connection:
+            kept = jobs.renew_many(connection, held, lease_s=lease_s)
+        with self._lock:
+            # One that was dropped meanwhile has ended or was given back.
+            lost = {each.job_id for each in held} - kept
+            self._lost |= lost & {*self._held}
+            for job_id in lost:
+                self._held.pop(job_id, None)
+
+
+@contextmanager
+def keep(
+    database: Database,
+    *,
+    lease_s: float,
+    every: Callable[[], object] = lambda: None,
+) -> Iterator[Leases]:
+    """Renew the leases that the block holds three times during their length, and do ``every`` as
+    often, first of all at once."""
+    done, leases = threading.Event(), Leases()
 
     def renew() -> None:
-        while not done.wait(lease_s / 3):
+        while True:
             try:
-                with database.write() as connection:
-                    jobs.renew(connection, claim, lease_s=lease_s)
-            except LeaseLostError:
-                lost.set()
-                return
+                leases.renew(database, lease_s=lease_s)
+                every()
             except HilumError as error:
-                event(log, logging.WARNING, "lease.not_renewed", code=error.code)
+                event(log, logging.WARNING, "worker.leases_not_renewed", code=error.code)
+            if done.wait(lease_s / 3):
+                return
 
-    thread = threading.Thread(target=carry(renew), name="hilum-lease", daemon=True)
+    thread = threading.Thread(target=renew, name="hilum-lease", daemon=True)
     thread.start()
     try:
-        yield lost
+        yield leases
     finally:
         done.set()
         thread.join()

@@ -1,6 +1,8 @@
-"""One job, from its claim to its end: its lease, the order of its images, and their outcomes.
+"""What a process works on: the jobs that it claims, their images, and how each job ends.
 
-The images are loaded and scored by :func:`hilum.pipeline.execute.execute`.
+Images of all jobs in hand share the threads, the decode processes and the batches
+(:class:`hilum.pipeline.execute.Flow`). Between two batches, outcomes are recorded, more urgent jobs
+are claimed, and the next images begin.
 """
 
 from __future__ import annotations
@@ -9,16 +11,16 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from functools import partial
 
 from hilum import logs
-from hilum.db import jobs
+from hilum.db import choosing, jobs
 from hilum.db.claims import Claim, NotScored, PendingImage, Scored
 from hilum.db.connection import Database
 from hilum.db.identity import IdentityVault
@@ -26,36 +28,59 @@ from hilum.db.instances import NewInstance
 from hilum.db.patience import Step, T, persist
 from hilum.errors import (
     AttemptsExhaustedError,
+    DatabaseUnavailableError,
     DeviceLostError,
     HilumError,
     LeaseLostError,
+    ObjectAwaitedError,
+    ObjectMissingError,
     PermanentError,
     UnexpectedError,
 )
 from hilum.logs import event
-from hilum.pipeline.execute import Batch, Outcome, Result, execute
+from hilum.pipeline.execute import Flow, Outcome, Result, urgent_first
 from hilum.pipeline.load import Loader, Seen
 from hilum.pipeline.score import Scorer
 from hilum.pipeline.stages import Ready, Score
+from hilum.pipeline.threads import LoadThreads
+from hilum.queue import Queue
 from hilum.settings import WorkerSettings
-from worker import lease, metrics
-from worker.batches import plan
+from worker import metrics
+from worker.hand import Hand, JobInHand, Start
 from worker.instances import new_instance
+from worker.lease import Leases
 from worker.outcomes import not_scored, scored
 
 log = logging.getLogger(__name__)
 
+# A process that is told to stop gives back what it cannot finish in this time. Kubernetes kills it
+# after 30 s by default.
+_STOP_S = 20.0
+
 
 class Ending(StrEnum):
-    """How the work of a worker on a job ended."""
+    """How the work of a process on a job ended."""
 
-    NOT_TAKEN = "not_taken"  # ended before, not due, or held by another worker
     COMPLETED = "completed"
     DEFERRED = "deferred"  # given back after a transient error
-    RELEASED = "released"  # given back because this worker stops, or has held it for long enough
+    RELEASED = "released"  # given back because this worker stops, or has worked for long enough
     QUARANTINED = "quarantined"
     LEASE_LOST = "lease_lost"
-    DEVICE_LOST = "device_lost"  # given back: this process has lost its GPU
+
+
+class Pace:
+    """How long the engine takes for an image, as measured."""
+
+    def __init__(self) -> None:
+        self._image_s = 0.0
+
+    def note(self, image_s: float) -> None:
+        """An image took so long."""
+        self._image_s = image_s if not self._image_s else 0.8 * self._image_s + 0.2 * image_s
+
+    def images_in(self, seconds: float) -> int:
+        """How many images fit in a call of so many seconds; at least one."""
+        return max(1, int(min(seconds / self._image_s, 1e6))) if self._image_s else 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,153 +91,280 @@ class Tools:
     loader: Loader
     scorer: Scorer
     model_id: int
-    threads: ThreadPoolExecutor  # load images
+    threads: LoadThreads  # load images
+    leases: Leases
     settings: WorkerSettings
+    pace: Pace = field(default_factory=Pace)
+    queues: tuple[Queue, ...] = tuple(Queue)
     vault: IdentityVault | None = None  # None: no identity is stored
+    # Called whenever the work goes on; a process that calls it no more hangs.
+    on_progress: Callable[[], None] = lambda: None
 
 
-def run_job(tools: Tools, job_id: str, *, stop: threading.Event) -> Ending:
-    """Claim the job if it is free, and score its images.
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What became of the jobs that a process had in hand."""
+
+    endings: dict[str, Ending] = field(default_factory=dict)  # by job
+    device_lost: bool = False
+
+
+def work(tools: Tools, *, stop: threading.Event) -> Report:
+    """Claim the jobs that come next and score their images, until none is left.
 
     Every failure of an image, a store or an engine becomes an outcome in SQL.
 
     Args:
-        stop: once it is set, the current batches are finished and the job is given back.
+        stop: once it is set, what is being loaded is finished and the jobs are given back.
 
     Raises:
         DatabaseUnavailableError: the database was unavailable for longer than half the time limit
-            of the task. The lease runs out, and the sweeper queues the job again.
+            of the task. The leases run out, and the sweeper queues the jobs again.
     """
-    began = time.monotonic()
-    settings = tools.settings
-    claim = persist(
-        tools.database,
-        lambda connection: jobs.claim(
-            connection,
-            job_id,
-            lease_s=settings.lease_s,
-            max_unreported=settings.max_job_attempts,
-            model_id=tools.model_id,
-        ),
-        patience_s=settings.task_time_limit_s / 2,
-        stop=stop,
-    )
-    if claim is None:
-        return Ending.NOT_TAKEN
-    logs.add(study=claim.study_id)
-    event(log, logging.INFO, "job.taken", attempt=claim.attempt)
+    run = _Run(tools, stop)
     try:
-        with lease.keep(tools.database, claim, lease_s=settings.lease_s) as lost:
-            ending = _Run(tools, claim, began=began, stop=stop, lost=lost).finish_or_give_back()
-    except LeaseLostError:
-        ending = Ending.LEASE_LOST
-    seconds = round(time.monotonic() - began, 3)
-    event(log, logging.INFO, f"job.{ending}", attempt=claim.attempt, seconds=seconds)
-    return ending
+        return run.until_idle()
+    finally:
+        tools.leases.drop({*run.hand.jobs})
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Key:
+    """An image of a job in hand."""
+
+    job: JobInHand = field(repr=False)
+    image: PendingImage
 
 
 class _Run:
-    """The work on one claim. Batches overlap: one is in the engine while the next is loaded."""
+    """The work of one process for one task of the broker."""
 
-    def __init__(
-        self,
-        tools: Tools,
-        claim: Claim,
-        *,
-        began: float,
-        stop: threading.Event,
-        lost: threading.Event,
-    ) -> None:
+    def __init__(self, tools: Tools, stop: threading.Event) -> None:
         self._tools = tools
-        self._claim = claim
-        self._settings = tools.settings
-        # Half the hard limit: a long study is given back in good time and continued later.
-        self._until = began + tools.settings.task_time_limit_s / 2
+        self._settings = settings = tools.settings
+        # Half the hard limit: what is not finished is given back in good time.
+        self._until = time.monotonic() + settings.task_time_limit_s / 2
         self._stop = stop
-        self._lost = lost
-        self._waiting: dict[str, HilumError] = {}  # images that failed with a transient error
-        self._seen: dict[str, Seen] = {}  # by image: what was read of its header
-        self._hopeless = False  # a whole batch did: the store is unavailable
-        self._progress = False
-        self._ended = False
+        self._stopped_at: float | None = None
+        self._device_lost = False
         self._engine_s = 0.0  # of the current batch
-
-    def finish_or_give_back(self) -> Ending:
-        """Work until the job has ended or has to be given back.
-
-        Raises:
-            LeaseLostError, DatabaseUnavailableError: see :func:`run_job`.
-        """
-        settings = self._settings
-        todo = plan(
-            self._claim.pending,
-            batch_size=settings.batch_size,
-            max_attempts=settings.max_image_attempts,
+        self._looked_at = float("-inf")
+        self._seen: dict[str, Seen] = {}  # by image: what was read of its header
+        self._report: dict[str, Ending] = {}
+        # Enough for a batch in the engine and one behind it, whatever size suits the engine.
+        enough = 2 * settings.batch_size + settings.decode_threads
+        self.hand = Hand(
+            max_jobs=settings.jobs_in_hand, max_images=max(settings.images_in_flight, enough)
         )
-        if todo.exhausted or not todo.batches:
-            self._record([_exhausted(image, settings) for image in todo.exhausted])
-        outcomes = execute(
-            todo.batches,
+        self._flow: Flow[_Key] = Flow(
             self._load,
             self._score,
-            threads=self._tools.threads,
-            on_start=self._begin,
-            should_stop=self._has_to_end,
+            threads=tools.threads,
+            choose=urgent_first(
+                settings.batch_size,
+                wait_s=settings.batch_wait_s,
+                at_most=lambda: tools.pace.images_in(settings.engine_call_s),
+            ),
         )
-        with closing(outcomes):
-            for batch in outcomes:
-                self._finish(batch)
-        return self._conclude()
+
+    def until_idle(self) -> Report:
+        outcomes: list[Outcome[_Key]] = []
+        while True:
+            self._drop(self._tools.leases.take_lost(), Ending.LEASE_LOST)
+            self._record(outcomes)
+            ends = self._has_to_end()
+            if ends:
+                self._give_way()
+            else:
+                self._claim()
+                self._begin(self.hand.take_starts())
+            for job in self.hand.idle():
+                self._conclude(job)
+            if not self.hand.jobs and (ends or not self._claim()):
+                return Report(endings=self._report, device_lost=self._device_lost)
+            if not self._hangs():
+                self._tools.on_progress()
+            outcomes = self._flow.step(self._settings.poll_s)
+
+    # --- what is in hand ---
 
     def _has_to_end(self) -> bool:
-        asked = self._stop.is_set() or self._lost.is_set()
-        return asked or self._hopeless or time.monotonic() > self._until
+        if self._stop.is_set() and self._stopped_at is None:
+            self._stopped_at = time.monotonic()
+        late = time.monotonic() > self._until
+        return self._stopped_at is not None or self._device_lost or late
 
-    def _begin(self, batch: Batch[PendingImage]) -> None:
-        ids = [image.image_id for image in batch.keys]
-        self._write(lambda c: jobs.begin(c, self._claim, ids, lease_s=self._settings.lease_s))
+    def _claim(self) -> int:
+        """Claim what there is room for. Returns the number of jobs."""
+        tools, settings = self._tools, self._settings
+        rooms = self.hand.rooms(tools.queues)
+        now = time.monotonic()
+        if not rooms or (now < self._looked_at + settings.poll_s and self.hand.jobs):
+            return 0
+        self._looked_at = now
+        if self.hand.jobs and not self._finds_due([room.queue for room in rooms]):
+            return 0
+        claims = self._write(
+            lambda connection: jobs.claim_next(
+                connection,
+                rooms,
+                lease_s=settings.lease_s,
+                max_unreported=settings.max_job_attempts,
+                model_id=tools.model_id,
+                max_running_jobs=settings.max_running_jobs,
+            )
+        )
+        tools.leases.hold(claims)
+        for claim in claims:
+            job = JobInHand.of(claim, max_image_attempts=settings.max_image_attempts)
+            self.hand.jobs[claim.job_id] = job
+            with _bound(claim):
+                event(log, logging.INFO, "job.taken", attempt=claim.attempt)
+        self._write_outcomes(
+            [
+                (job, [_exhausted(image, settings) for image in job.exhausted])
+                for claim in claims
+                for job in [self.hand.jobs[claim.job_id]]
+                if job.exhausted or not job.waiting
+            ]
+        )
+        return len(claims)
 
-    def _load(self, image: PendingImage) -> Ready:
-        remember = partial(self._seen.__setitem__, image.image_id)
-        return self._tools.loader.load(image.uri, on_header=remember)
+    def _finds_due(self, queues: Sequence[Queue]) -> bool:
+        try:
+            with self._tools.database.read() as connection:
+                return bool(choosing.find_due(connection, queues, model_id=self._tools.model_id))
+        except DatabaseUnavailableError:
+            return False  # there is other work
 
-    def _instance(self, image: PendingImage) -> NewInstance | None:
-        seen, tools = self._seen.pop(image.image_id, None), self._tools
-        if seen is None:
-            return None
-        return new_instance(seen, image.uri, tenant=self._claim.tenant, vault=tools.vault)
+    def _begin(self, starts: Sequence[Start]) -> None:
+        if not starts:
+            return
+        by_job: dict[JobInHand, list[str]] = defaultdict(list)
+        for start in starts:
+            by_job[start.job].append(start.image.image_id)
+        first = [job.claim for job in by_job if not job.begun]
+        held = self._write(
+            lambda connection: jobs.begin_many(
+                connection,
+                [(job.claim, ids) for job, ids in by_job.items()],
+                first=first,
+                lease_s=self._settings.lease_s,
+            )
+        )
+        self._drop({job.claim.job_id for job in by_job} - held, Ending.LEASE_LOST)
+        for start in starts:
+            if start.job.claim.job_id in held:
+                start.job.begun = True
+                with _bound(start.job.claim):
+                    key = _Key(job=start.job, image=start.image)
+                    self._flow.start(key, urgency=start.job.urgency)
+
+    def _give_way(self) -> None:
+        """Start nothing more, and give back what has not begun to load; after some time, all."""
+        for key in self._flow.withdraw():
+            key.job.refunded.append(key.image.image_id)
+            self.hand.end(key.job, key.image.image_id)
+        stopped = self._stopped_at
+        overdue = stopped is not None and time.monotonic() > stopped + _STOP_S
+        for job in self.hand.jobs.values():
+            job.stop()
+            if overdue:
+                job.refunded += job.in_flight
+                job.in_flight.clear()
+
+    def _drop(self, job_ids: set[str], ending: Ending) -> None:
+        for job_id in job_ids & {*self.hand.jobs}:
+            self._end(self.hand.jobs[job_id], ending)
+
+    def _end(self, job: JobInHand, ending: Ending) -> None:
+        claim = job.claim
+        self.hand.drop([claim.job_id])
+        self._tools.leases.drop({claim.job_id})
+        self._report[claim.job_id] = ending
+        with _bound(claim):
+            event(log, logging.INFO, f"job.{ending}", attempt=claim.attempt)
+
+    def _hangs(self) -> bool:
+        """Whether an image has been loading for too long. Batches are timed by not coming back."""
+        longest = self._settings.no_progress_s
+        now = time.monotonic()
+        return any(
+            each.done is None and each.began is not None and now - each.began > longest
+            for each in self._flow.images
+        )
+
+    # --- images ---
+
+    def _load(self, key: _Key) -> Ready:
+        remember = partial(self._seen.__setitem__, key.image.image_id)
+        urgent = key.job.urgency == 0
+        return self._tools.loader.load(key.image.uri, on_header=remember, urgent=urgent)
 
     def _score(self, ready: Sequence[Ready]) -> list[Result]:
         scorer = self._tools.scorer
         began = time.monotonic()
         results = scorer.score_each(ready)
-        self._engine_s = round(time.monotonic() - began, 3)
-        scored = sum(isinstance(result, Score) for result in results)
-        metrics.count_batch(scorer.engine.name, images=scored, seconds=self._engine_s)
+        self._engine_s = time.monotonic() - began
+        self._tools.pace.note(self._engine_s / len(ready))
+        count = sum(isinstance(result, Score) for result in results)
+        metrics.count_batch(scorer.engine.name, images=count, seconds=self._engine_s)
         return results
 
-    def _finish(self, batch: Sequence[Outcome[PendingImage]]) -> None:
-        ended: list[Scored | NotScored] = []
-        for outcome in batch:
-            image, result = outcome.key, outcome.result
-            if isinstance(result, Score):
-                ended.append(self._build_scored(image, result))
-                continue
-            self._log_error(image, result)
-            if isinstance(result, PermanentError):
-                instance = self._instance(image)
-                ended.append(not_scored(image.image_id, result, instance=instance))
-            else:
-                self._waiting[image.image_id] = result
-        if ended:
-            self._record(ended)
-        self._hopeless = not ended
-        scored = sum(isinstance(outcome.result, Score) for outcome in batch)
-        fields = {"images": len(batch), "scored": scored, "engine_s": self._engine_s}
-        self._engine_s = 0.0
-        event(log, logging.INFO, "job.batch", **fields)
+    def _record(self, outcomes: Sequence[Outcome[_Key]]) -> None:
+        by_job: dict[JobInHand, list[Outcome[_Key]]] = defaultdict(list)
+        for outcome in outcomes:
+            self.hand.end(outcome.key.job, outcome.key.image.image_id)
+            by_job[outcome.key.job].append(outcome)
+        ended = [
+            (job, self._sort(job, each))
+            for job, each in by_job.items()
+            if job.claim.job_id in self.hand.jobs
+        ]
+        self._write_outcomes([(job, each) for job, each in ended if each])
+        engine_s, self._engine_s = round(self._engine_s, 3), 0.0
+        for job, each in by_job.items():
+            scored = sum(isinstance(outcome.result, Score) for outcome in each)
+            with _bound(job.claim):
+                fields = {"images": len(each), "scored": scored, "engine_s": engine_s}
+                event(log, logging.INFO, "job.batch", **fields)
 
-    def _build_scored(self, image: PendingImage, score: Score) -> Scored:
+    def _sort(self, job: JobInHand, outcomes: Sequence[Outcome[_Key]]) -> list[Scored | NotScored]:
+        """What can be recorded of one job's outcomes. Transient errors are kept for later."""
+        ended: list[Scored | NotScored] = []
+        for outcome in outcomes:
+            image, result = outcome.key.image, self._await(job, outcome.result)
+            if isinstance(result, Score):
+                ended.append(self._build_scored(job.claim, image, result))
+                job.failures_in_a_row = 0
+                continue
+            with _bound(job.claim):
+                _log_error(image, result)
+            if isinstance(result, PermanentError):
+                instance = self._instance(job.claim, image)
+                ended.append(not_scored(image.image_id, result, instance=instance))
+                job.failures_in_a_row = 0
+                continue
+            self._seen.pop(image.image_id, None)
+            job.failed[image.image_id] = result
+            if isinstance(result, DeviceLostError):
+                self._device_lost = True
+            if not isinstance(result, ObjectAwaitedError):
+                job.failures_in_a_row += 1
+        if job.failures_in_a_row >= self._settings.batch_size:  # the store is unavailable
+            job.stop()
+        return ended
+
+    def _await(self, job: JobInHand, result: Result) -> Result:
+        """An object that does not exist may still arrive."""
+        if not isinstance(result, ObjectMissingError):
+            return result
+        due_at = _objects_due_at(job.claim, self._settings)
+        if datetime.now(UTC) >= due_at:
+            return result
+        return ObjectAwaitedError("The object does not exist yet.")
+
+    def _build_scored(self, claim: Claim, image: PendingImage, score: Score) -> Scored:
         tools = self._tools
         return scored(
             image.image_id,
@@ -220,50 +372,88 @@ class _Run:
             scorer=tools.scorer,
             model_id=tools.model_id,
             cam_policy=self._settings.cam_policy,
-            instance=self._instance(image),
+            instance=self._instance(claim, image),
         )
 
-    def _record(self, outcomes: Sequence[Scored | NotScored]) -> None:
-        lease_s = self._settings.lease_s
+    def _instance(self, claim: Claim, image: PendingImage) -> NewInstance | None:
+        seen, tools = self._seen.pop(image.image_id, None), self._tools
+        if seen is None:
+            return None
+        return new_instance(seen, image.uri, tenant=claim.tenant, vault=tools.vault)
+
+    # --- SQL ---
+
+    def _write_outcomes(
+        self, work: Sequence[tuple[JobInHand, Sequence[Scored | NotScored]]]
+    ) -> None:
+        if not work:
+            return
+        pairs = [(job.claim, outcomes) for job, outcomes in work]
         try:
-            self._ended = self._write(
-                lambda c: jobs.record(c, self._claim, outcomes, lease_s=lease_s)
+            recorded = self._write(
+                lambda c: jobs.record_many(c, pairs, lease_s=self._settings.lease_s)
             )
-            self._progress = self._progress or bool(outcomes)
-            metrics.count_outcomes(outcomes)
         except UnexpectedError as error:
-            # SQL refused a value: find out whose it is, and record the other outcomes.
-            if len(outcomes) > 1:
-                for outcome in outcomes:
-                    self._record([outcome])
-            elif outcomes and isinstance(outcomes[0], Scored):
-                self._record([not_scored(outcomes[0].image_id, error)])
-            elif outcomes and outcomes[0].instance is not None:
-                self._record([replace(outcomes[0], instance=None)])
-            else:
-                raise
+            self._write_singly(work, error)
+            return
+        by_id = {job.claim.job_id: (job, outcomes) for job, outcomes in work}
+        self._drop({*by_id} - recorded.held, Ending.LEASE_LOST)
+        for job_id in recorded.held:
+            job, outcomes = by_id[job_id]
+            job.progress = job.progress or bool(outcomes)
+            metrics.count_outcomes(outcomes)
+        self._drop(recorded.ended, Ending.COMPLETED)
 
-    def _conclude(self) -> Ending:
-        if self._ended:
-            return Ending.COMPLETED
-        if not self._waiting:
-            self._write(lambda c: jobs.release(c, self._claim))
-            return Ending.RELEASED
-        error = next(reversed(self._waiting.values()))
-        since = None if self._progress else self._claim.failing_since
+    def _write_singly(
+        self,
+        work: Sequence[tuple[JobInHand, Sequence[Scored | NotScored]]],
+        error: UnexpectedError,
+    ) -> None:
+        """SQL refused a value: find out whose it is, and record the other outcomes."""
+        each = [(job, outcome) for job, outcomes in work for outcome in outcomes]
+        if len(each) > 1:
+            for job, outcome in each:
+                self._write_outcomes([(job, [outcome])])
+        elif each and isinstance(each[0][1], Scored):
+            job, outcome = each[0]
+            self._write_outcomes([(job, [not_scored(outcome.image_id, error)])])
+        elif each and each[0][1].instance is not None:
+            job, outcome = each[0]
+            self._write_outcomes([(job, [replace(outcome, instance=None)])])
+        else:
+            raise error
+
+    def _conclude(self, job: JobInHand) -> None:
+        """Give a job back that has images left, or give it up."""
+        ending, step = self._last_step(job)
+        try:
+            self._write(step)
+        except LeaseLostError:
+            ending = Ending.LEASE_LOST
+        self._end(job, ending)
+
+    def _last_step(self, job: JobInHand) -> tuple[Ending, Step[None]]:
+        claim, settings = job.claim, self._settings
+        if not job.failed:
+            return Ending.RELEASED, partial(jobs.release, claim=claim, refunded=job.refunded)
+        error = next(reversed(job.failed.values()))
+        awaited = all(isinstance(each, ObjectAwaitedError) for each in job.failed.values())
+        since = None if job.progress else claim.failing_since
         trouble_s = (datetime.now(UTC) - since).total_seconds() if since else 0.0
-        if trouble_s > self._settings.give_up_after_s:
-            self._write(lambda c: jobs.quarantine(c, self._claim, error))
-            return Ending.QUARANTINED
-        deferrals = 0 if self._progress else self._claim.deferrals
-        delay_s = _back_off(deferrals, self._settings)
-        self._write(
-            lambda c: jobs.defer(c, self._claim, error, delay_s=delay_s, images=self._waiting)
+        if trouble_s > settings.give_up_after_s and not awaited:
+            return Ending.QUARANTINED, partial(jobs.quarantine, claim=claim, error=error)
+        delay_s = _back_off(0 if job.progress else claim.deferrals, settings)
+        if awaited:
+            left = _objects_due_at(claim, settings) - datetime.now(UTC)
+            delay_s = min(delay_s, max(0.0, left.total_seconds()))
+        return Ending.DEFERRED, partial(
+            jobs.defer,
+            claim=claim,
+            error=error,
+            delay_s=delay_s,
+            images=job.failed,
+            refunded=job.refunded,
         )
-        return Ending.DEVICE_LOST if self._device_lost() else Ending.DEFERRED
-
-    def _device_lost(self) -> bool:
-        return any(isinstance(error, DeviceLostError) for error in self._waiting.values())
 
     def _write(self, step: Step[T]) -> T:
         return persist(
@@ -271,19 +461,21 @@ class _Run:
             step,
             patience_s=max(0.0, self._until - time.monotonic()),
             stop=self._stop,
+            on_wait=self._tools.on_progress,
         )
 
-    def _log_error(self, image: PendingImage, error: HilumError) -> None:
-        # The detail of an unexpected error is its place; that of others may describe the image.
-        detail = {"detail": error.detail} if isinstance(error, UnexpectedError) else {}
-        event(
-            log,
-            logging.WARNING,
-            "image.not_scored",
-            image=image.position,
-            code=error.code,
-            **detail,
-        )
+
+def _bound(claim: Claim) -> AbstractContextManager[None]:
+    return logs.bind(job=claim.job_id, study=claim.study_id)
+
+
+def _log_error(image: PendingImage, error: HilumError) -> None:
+    # The detail of an unexpected error is its place; that of others may describe the image.
+    detail: Mapping[str, object] = (
+        {"detail": error.detail} if isinstance(error, UnexpectedError) else {}
+    )
+    fields = {"image": image.position, "code": error.code, **detail}
+    event(log, logging.WARNING, "image.not_scored", **fields)
 
 
 def _exhausted(image: PendingImage, settings: WorkerSettings) -> NotScored:
@@ -294,6 +486,10 @@ def _exhausted(image: PendingImage, settings: WorkerSettings) -> NotScored:
             f"(the limit is {settings.max_image_attempts})."
         ),
     )
+
+
+def _objects_due_at(claim: Claim, settings: WorkerSettings) -> datetime:
+    return claim.objects_due_at or claim.created_at + timedelta(seconds=settings.object_wait_s)
 
 
 def _back_off(deferrals: int, settings: WorkerSettings) -> float:

@@ -11,14 +11,16 @@ from typing import Final, Protocol
 
 from hilum.db import sweeper
 from hilum.db.connection import Database
-from hilum.db.sweeper import Due
+from hilum.db.sweeper import Backlog, Due
 from hilum.errors import BrokerUnavailableError, HilumError
 from hilum.logs import event
+from hilum.queue import Queue
 from hilum.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
 
 _PAGE: Final = 1000  # jobs published between two queries
+_SPARE: Final = 1000  # messages that a queue may have beyond its jobs
 
 
 class Broker(Protocol):
@@ -30,6 +32,10 @@ class Broker(Protocol):
 
     def length(self, route: str) -> int:
         """The number of messages in the queue, without those that workers hold."""
+        ...
+
+    def trim(self, route: str, keep: int) -> None:
+        """Remove the oldest messages of the queue, so that ``keep`` are left."""
         ...
 
 
@@ -53,8 +59,14 @@ def sweep(database: Database, broker: Broker, settings: WorkerSettings) -> int:
             break
     with database.read() as connection:
         backlogs = sweeper.backlogs(connection)
-    for backlog in backlogs:
-        missing = backlog.jobs - broker.length(backlog.route)
+    known = {backlog.route for backlog in backlogs}
+    others = (Backlog(queue=queue, digest=None, jobs=0) for queue in Queue)
+    for backlog in [*backlogs, *(other for other in others if other.route not in known)]:
+        length = broker.length(backlog.route)
+        if length > backlog.jobs + _SPARE:
+            # Busy workers claim jobs from SQL and leave their messages, which only wake the idle.
+            broker.trim(backlog.route, backlog.jobs + _SPARE)
+        missing = backlog.jobs - length
         if missing <= 0:
             continue
         with database.write() as connection:

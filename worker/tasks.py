@@ -12,7 +12,7 @@ from celery.signals import setup_logging, worker_process_init
 
 from hilum import logs, settings
 from hilum.errors import HilumError
-from hilum.queue import SCORE_TASK
+from hilum.queue import SCORE_TASK, Queue
 from worker.process_signals import GIVE_UP_SIGNAL
 
 if TYPE_CHECKING:
@@ -34,7 +34,9 @@ def start_process(**_: Any) -> None:
     from worker.process import Process  # noqa: PLC0415
 
     try:
-        _process = Process(settings.load(), ServedModel(**current_app.conf.hilum_model))
+        conf = current_app.conf
+        queues = [Queue(name) for name in conf.hilum_queues]
+        _process = Process(settings.load(), ServedModel(**conf.hilum_model), queues)
     except HilumError as error:
         logs.event(log, logging.CRITICAL, "worker.cannot_serve", **error.body())
     except Exception:
@@ -52,24 +54,22 @@ def configure_logs(**_: Any) -> None:
 
 
 def _score_job(job_id: str) -> None:
-    """Score the images of a job. Failures are recorded in SQL or, here, in the log."""
-    with logs.bind(job=job_id):
-        _run_job(job_id)
+    """Work on the jobs that come next in SQL, until none is left.
 
-
-def _run_job(job_id: str) -> None:
+    The message is a wake-up: its job may have been scored already, or come later. Failures are
+    recorded in SQL or, here, in the log.
+    """
     if _process is None or _process.stopping:
         raise Reject(requeue=True)  # for another worker
     try:
-        _process.run(job_id)
+        _process.run()
     except HilumError as error:
-        logs.event(log, logging.ERROR, "job.broken_off", code=error.code)
+        logs.event(log, logging.ERROR, "worker.broken_off", code=error.code)
     except Exception:
         # Not raised again: Celery would log its text, which may contain data.
-        log.error("job.broken_off", exc_info=True)
+        log.error("worker.broken_off", exc_info=True)
     if _process.broken:
-        # The pool starts another process. The job has been given back in SQL; the process that
-        # gets this task next finds that the job is not due yet.
+        # The pool starts another process. The jobs have been given back in SQL.
         logs.event(log, logging.CRITICAL, "worker.device_lost", pid=os.getpid())
         raise SystemExit(1)
 

@@ -32,7 +32,7 @@ from hilum.deidentify.pseudonyms import Pseudonyms, open_pseudonyms
 from hilum.errors import HilumError, ObjectMissingError
 from hilum.machine import usable_cores
 from hilum.packages.manifest import Manifest
-from hilum.pipeline.execute import batches_of, execute
+from hilum.pipeline.execute import execute
 from hilum.session import open_local_store, open_session
 from hilum.settings import Settings
 from hilum.storage import ObjectStore
@@ -126,10 +126,11 @@ def _run(paths: tuple[str, ...], how: _How, config: Settings) -> Counter[Ending]
         )
         size = session.settings.worker.batch_size
         outcomes = execute(
-            batches_of(found, size),
+            found,
             session.loader.load,
             session.scorer.score_each,
             threads=session.threads,
+            batch_size=size,
             ahead=2 + usable_cores() // size,
         )
         counts: Counter[Ending] = Counter()

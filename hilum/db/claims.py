@@ -9,6 +9,7 @@ from hilum.db.instances import NewInstance
 from hilum.db.results import NewResult
 from hilum.db.states import ItemStatus
 from hilum.errors import HilumError
+from hilum.queue import Queue
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +33,16 @@ class Claim:
     attempt: int  # the fence
     deferrals: int  # transient errors in a row before this claim
     failing_since: datetime | None  # when the first of them was
+    queue: Queue
+    unreported: int  # workers in a row, before this claim, that died while they worked on the job
+    created_at: datetime
+    objects_due_at: datetime | None  # until then objects may arrive; None: the setting decides
     pending: tuple[PendingImage, ...]  # by position
+
+    @property
+    def held(self) -> dict[str, int]:
+        """The id of the job with the fence."""
+        return {self.job_id: self.attempt}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -56,7 +56,7 @@ def record(connection: Connection, *, tenant: str, seen: Sequence[NewInstance]) 
         return
     rows = {(one.sop_instance_uid, one.content_sha256): _row(tenant, one) for one in seen}
     # Always in the same order: two transactions then wait for each other and do not deadlock.
-    new = insert_into(connection, instances).values([rows[key] for key in sorted(rows)])
+    new = insert_into(connection, instances)
     again = {
         column.name: new.excluded[column.name]
         if column.name in {*_PLACE, "last_seen_at"}
@@ -64,7 +64,8 @@ def record(connection: Connection, *, tenant: str, seen: Sequence[NewInstance]) 
         for column in instances.c
         if column.name not in {"id", *_KEY, "first_seen_at"}
     }
-    connection.execute(new.on_conflict_do_update(index_elements=_KEY, set_=again))
+    change = new.on_conflict_do_update(index_elements=_KEY, set_=again)
+    connection.execute(change, [rows[key] for key in sorted(rows)])
 
 
 def _row(tenant: str, one: NewInstance) -> dict[str, Any]:

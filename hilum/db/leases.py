@@ -9,12 +9,12 @@ Jobs (:mod:`hilum.db.jobs`) and deliveries (:mod:`hilum.db.deliveries`) are such
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import CTE, ColumnElement, Connection, Row, Table, select, update
+from sqlalchemy import CTE, ColumnElement, Connection, Row, Table, select, tuple_, update
 
 from hilum.errors import HilumError, LeaseLostError
 
@@ -53,6 +53,24 @@ class LeasedTable:
         )
         return connection.execute(change).one_or_none()
 
+    def take_many(
+        self,
+        connection: Connection,
+        row_ids: Collection[str],
+        *,
+        lease_s: float,
+        returning: Sequence[ColumnElement[Any]],
+    ) -> Sequence[Row[Any]]:
+        """Claim those of these rows that are free; returned in any order."""
+        now = datetime.now(UTC)
+        change = (
+            update(self.table)
+            .where(self.table.c.id.in_(row_ids), self.free(now))
+            .values(**self._values_of_claim(now, lease_s))
+            .returning(*returning)
+        )
+        return connection.execute(change).all()
+
     def take_due(
         self,
         connection: Connection,
@@ -83,16 +101,26 @@ class LeasedTable:
         Raises:
             LeaseLostError: the row has ended, or another worker has claimed it. Nothing is changed.
         """
-        change = (
-            update(self.table)
-            .where(self.table.c.id == row_id, self.held, self.table.c.attempts == attempt)
-            .values(**self.place({**values}))
-        )
-        if connection.execute(change).rowcount != 1:
+        if not self.update_held(connection, {row_id: attempt}, values):
             raise LeaseLostError(
                 f"The lease on the {self.noun} has passed to another worker.",
                 next_step=f"Nothing to do: another worker continues the {self.noun}.",
             )
+
+    def update_held(
+        self, connection: Connection, held: Mapping[str, int], values: Mapping[str, Any]
+    ) -> set[str]:
+        """Like :meth:`update_if_held` for several rows, each by its id with its attempt. Returns
+        the ids of those that are still held; the others are not changed."""
+        if not held:
+            return set()
+        change = (
+            update(self.table)
+            .where(tuple_(self.table.c.id, self.table.c.attempts).in_([*held.items()]), self.held)
+            .values(**self.place({**values}))
+            .returning(self.table.c.id)
+        )
+        return set(connection.execute(change).scalars())
 
     def renew(self, connection: Connection, row_id: str, attempt: int, *, lease_s: float) -> None:
         """Hold the row for another ``lease_s`` seconds from now.
@@ -102,6 +130,13 @@ class LeasedTable:
         """
         lease = {"lease_until": datetime.now(UTC) + timedelta(seconds=lease_s)}
         self.update_if_held(connection, row_id, attempt, lease)
+
+    def renew_many(
+        self, connection: Connection, held: Mapping[str, int], *, lease_s: float
+    ) -> set[str]:
+        """Like :meth:`renew`, as :meth:`update_held`."""
+        lease = {"lease_until": datetime.now(UTC) + timedelta(seconds=lease_s)}
+        return self.update_held(connection, held, lease)
 
     def give_back(
         self, connection: Connection, row_id: str, attempt: int, values: Mapping[str, Any]

@@ -25,6 +25,7 @@ def persist(
     patience_s: float,
     stop: threading.Event,
     longest_wait_s: float = 10.0,
+    on_wait: Callable[[], None] = lambda: None,
 ) -> T:
     """Run ``step`` in a transaction of its own, again and again while the database is unavailable.
 
@@ -33,6 +34,7 @@ def persist(
     Args:
         patience_s: how long to try. ``step`` is run at least once.
         stop: once it is set, ``step`` is not run again.
+        on_wait: called before each wait.
         longest_wait_s: between two tries. The first wait is half a second; each is twice as long.
 
     Raises:
@@ -45,6 +47,7 @@ def persist(
             with database.write() as connection:
                 return step(connection)
         except DatabaseUnavailableError as error:
+            on_wait()
             if time.monotonic() + wait > deadline or stop.wait(wait):
                 raise
             log.warning("%s Trying again.", error.detail)

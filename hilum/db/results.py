@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, Row, insert, select, tuple_
 
 from hilum.db import models
 from hilum.db.connection import insert_or_ignore, is_one_of
@@ -20,6 +20,7 @@ from hilum.finding import Finding
 
 Float32Array = npt.NDArray[np.float32]
 _SHOWN: Final = [column for column in results.c if column.name != "tenant"]
+_IDENTITY: Final = ("sop_instance_uid", "content_sha256", "model_id", "pipeline")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,11 +62,43 @@ class StoredResult(NewResult):
 
 
 def save(connection: Connection, *, tenant: str, result: NewResult) -> int:
-    """The id of the row for this result: a new row, or the one that exists.
+    """The id of the row for this result: a new row, or the one that exists."""
+    return save_many(connection, [(tenant, result)])[0]
 
-    If a transaction saves several results, save them in the order of ``content_sha256``: two
-    transactions with the same rows then wait for each other and do not deadlock.
+
+def save_many(connection: Connection, new: Sequence[tuple[str, NewResult]]) -> list[int]:
+    """The ids of the rows for these results, each with its tenant, in their order.
+
+    Rows are inserted in the order of ``content_sha256``, so that two transactions with the same
+    rows wait for each other and do not deadlock.
     """
+    if not new:
+        return []
+    keys = [(tenant, *(getattr(result, name) for name in _IDENTITY)) for tenant, result in new]
+    rows = {key: _row(*each) for key, each in zip(keys, new, strict=True)}
+    columns = (results.c.id, results.c.tenant, *(results.c[name] for name in _IDENTITY))
+    adding = insert_or_ignore(connection, results).returning(*columns)
+    ordered = sorted(rows.values(), key=lambda row: row["content_sha256"])
+    ids = {_key(row): int(row.id) for row in connection.execute(adding, ordered)}
+    above = [
+        {"result_id": ids[key], **vars(finding)}
+        for key, result in {key: each for key, (_, each) in zip(keys, new, strict=True)}.items()
+        if key in ids
+        for finding in result.findings
+    ]
+    if above:
+        connection.execute(insert(findings), above)
+    if missing := {*rows} - {*ids}:
+        known = select(*columns).where(tuple_(*columns[1:]).in_(missing))
+        ids |= {_key(row): int(row.id) for row in connection.execute(known)}
+    return [ids[key] for key in keys]
+
+
+def _key(row: Row[Any]) -> tuple[Any, ...]:
+    return (row.tenant, row.sop_instance_uid, bytes(row.content_sha256), row.model_id, row.pipeline)
+
+
+def _row(tenant: str, result: NewResult) -> dict[str, Any]:
     row = vars(result) | {
         "tenant": tenant,
         "raw": result.raw.astype("<f4").tobytes(),
@@ -76,22 +109,7 @@ def save(connection: Connection, *, tenant: str, result: NewResult) -> int:
         "created_at": datetime.now(UTC),
     }
     del row["findings"]  # they have a table of their own
-    new = insert_or_ignore(connection, results).values(**row).returning(results.c.id)
-    result_id: int | None = connection.execute(new).scalar_one_or_none()
-    if result_id is None:
-        known = select(results.c.id).where(
-            results.c.tenant == tenant,
-            results.c.sop_instance_uid == result.sop_instance_uid,
-            results.c.content_sha256 == result.content_sha256,
-            results.c.model_id == result.model_id,
-            results.c.pipeline == result.pipeline,
-        )
-        return int(connection.execute(known).scalar_one())
-    if result.findings:
-        connection.execute(
-            insert(findings), [{"result_id": result_id, **vars(f)} for f in result.findings]
-        )
-    return result_id
+    return row
 
 
 def get(connection: Connection, result_id: int) -> StoredResult | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, cast
 
 from sqlalchemy import Connection, Select, bindparam, func, insert, select, true
@@ -75,6 +75,7 @@ def submit(
     uris: Sequence[str],
     idempotency: Idempotency | None = None,
     model_id: int | None = None,
+    object_wait_s: float | None = None,
 ) -> Submission:
     """Register a study with one job, in one transaction. Publish the job after this returns.
 
@@ -84,6 +85,8 @@ def submit(
     Args:
         uris: of the images, in the client's order.
         model_id: binds the job to this registered model; ``None``: any worker may score it.
+        object_wait_s: for so many seconds from now an object that does not exist may still arrive;
+            ``None``: as ``HILUM_WORKER__OBJECT_WAIT_S`` of the workers says.
 
     Raises:
         IdempotencyKeyReusedError: the key was used for another request.
@@ -97,6 +100,7 @@ def submit(
                 uris=uris,
                 idempotency=idempotency,
                 model_id=model_id,
+                object_wait_s=object_wait_s,
             )
     except _KeyTaken:
         with database.read() as connection:
@@ -117,6 +121,7 @@ def _create(
     uris: Sequence[str],
     idempotency: Idempotency | None,
     model_id: int | None,
+    object_wait_s: float | None,
 ) -> Submission:
     now = datetime.now(UTC)
     study_id = new_id("st")
@@ -142,6 +147,7 @@ def _create(
         image_ids=image_ids,
         queue=queue,
         model_id=model_id,
+        object_wait_s=object_wait_s,
     )
     digest = None
     if model_id is not None:
@@ -159,6 +165,7 @@ def add_job(
     queue: Queue,
     model_id: int | None = None,
     campaign_id: str | None = None,
+    object_wait_s: float | None = None,
 ) -> str:
     """Add a job over these images of a study and return its id. A worker's sweeper publishes it.
 
@@ -166,8 +173,10 @@ def add_job(
         model_id: binds the job to this registered model; ``None``: any worker may score it.
         campaign_id: the campaign that the job belongs to; its results are not shown before its
             model is in force. ``None``: the job is live.
+        object_wait_s: see :func:`submit`.
     """
     now, job_id = datetime.now(UTC), new_id("jb")
+    due = None if object_wait_s is None else now + timedelta(seconds=object_wait_s)
     connection.execute(
         insert(jobs).values(
             id=job_id,
@@ -178,6 +187,7 @@ def add_job(
             campaign_id=campaign_id,
             status=JobStatus.QUEUED,
             created_at=now,
+            objects_due_at=due,
             **schedule.times_of_new_job(now, bound=model_id is not None),
         )
     )

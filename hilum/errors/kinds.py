@@ -35,9 +35,11 @@ DecodersUnavailableError = define("DecodersUnavailableError", TransientError)
 # Objects and the store that holds them.
 InvalidURIError = define("InvalidURIError", PermanentError)
 ObjectMissingError = define("ObjectMissingError", PermanentError)
+ObjectAwaitedError = define("ObjectAwaitedError", TransientError)
 ObjectChangedError = define("ObjectChangedError", TransientError)
 ObjectTooLargeError = define("ObjectTooLargeError", PermanentError)
 AccessDeniedError = define("AccessDeniedError", PermanentError)
+ObjectRefusedError = define("ObjectRefusedError", PermanentError)
 # Transient: the configuration is wrong, not the study, so work waits until it is corrected.
 CredentialsRejectedError = define("CredentialsRejectedError", TransientError)
 StorageUnavailableError = define("StorageUnavailableError", TransientError)

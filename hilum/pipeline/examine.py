@@ -8,9 +8,9 @@ small.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
+from typing import Protocol
 
 from hilum import filmcheck
 from hilum.dicom import open_film
@@ -24,7 +24,11 @@ from hilum.sandbox.pool import Decoders
 from hilum.sandbox.shared import SharedBytes, mapped
 from hilum.sandbox.wire import Message
 
-Examiner = Callable[[bytes | SharedBytes], Examination]
+
+class Examiner(Protocol):
+    """Examines an object, an ``urgent`` one with the decode processes reserved for such."""
+
+    def __call__(self, data: bytes | SharedBytes, *, urgent: bool = False) -> Examination: ...
 
 
 def examine(data: bytes | memoryview, options: ExamineOptions) -> Examination:
@@ -65,11 +69,11 @@ def examiner(options: ExamineOptions, decoders: Decoders | None) -> Examiner:
     """Return a function like :func:`examine` that runs in one of ``decoders``, and also raises the
     errors of :meth:`hilum.sandbox.pool.Decoders.ask`. ``None`` runs it in this process."""
     if decoders is None:
-        return lambda data: examine(_view(data), options)
+        return lambda data, *, urgent=False: examine(_view(data), options)
     fields = {"task": "examine", "options": options.model_dump_json()}
 
-    def ask(data: bytes | SharedBytes) -> Examination:
-        answer = decoders.ask(Message(fields=fields, arrays=(data,)))
+    def ask(data: bytes | SharedBytes, *, urgent: bool = False) -> Examination:
+        answer = decoders.ask(Message(fields=fields, arrays=(data,)), urgent=urgent)
         return codec.unpack(answer.fields, answer.arrays)
 
     return ask

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future
+import threading
+import time
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Generic, TypeAlias, TypeVar
 
 from hilum.errors import HilumError
 from hilum.errors.guarding import capture_failure
 from hilum.pipeline.stages import Ready, Score
+from hilum.pipeline.threads import LoadThreads
 
 Key = TypeVar("Key")
 Result: TypeAlias = Score | HilumError
-
-
-@dataclass(frozen=True, kw_only=True)
-class Batch(Generic[Key]):
-    """Images for one engine call. While an ``alone`` one is worked on, nothing else is."""
-
-    keys: tuple[Key, ...] = field(repr=False)
-    alone: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,129 +27,200 @@ class Outcome(Generic[Key]):
     result: Result
 
 
-def execute(
-    batches: Iterable[Batch[Key]],
-    load: Callable[[Key], Ready],
-    score: Callable[[Sequence[Ready]], list[Result]],
-    *,
-    threads: Executor,
-    ahead: int = 1,
-    on_start: Callable[[Batch[Key]], None] = lambda _: None,
-    should_stop: Callable[[], bool] = lambda: False,
-) -> Generator[list[Outcome[Key]], None, None]:
-    """The outcomes of each batch, in the order of ``batches``, as they come.
+@dataclass(kw_only=True, eq=False)
+class Begun(Generic[Key]):
+    """An image that is being loaded, or is ready for the engine."""
 
-    While ``score`` has a batch, at most ``ahead`` more are loaded, so memory does not grow with
-    their number. The failure of one image, foreseen or not, is its outcome and does not stop the
-    others. Close the iterator to give up what has been begun.
-
-    Args:
-        batches: taken one by one, as they are needed.
-        load: called on ``threads``, once for each image.
-        score: called on this thread; gives a result for each image, in their order.
-        threads: as many as images are to be loaded at a time.
-        ahead: batches to load beside the one that is next for the engine; at least 1.
-        on_start: called on this thread before anything of a batch is loaded.
-        should_stop: asked before a batch is begun. From the first true on no other is begun; those
-            begun are finished.
-
-    Raises:
-        HilumError: ``batches`` itself failed (a listing broke off); after the outcomes of all that
-            it had given before. What ``on_start`` and ``should_stop`` raise comes out at once.
-    """
-    feed = _Feed(batches)
-    begun: deque[_Begun[Key]] = deque()
-    try:
-        while True:
-            while len(begun) <= ahead and not (begun and (begun[-1].alone or feed.next_is_alone())):
-                if not feed.more():
-                    break
-                if should_stop():
-                    feed.end()
-                    break
-                batch = feed.take()
-                on_start(batch)
-                images = tuple(threads.submit(_load, load, key) for key in batch.keys)
-                begun.append(_Begun(keys=batch.keys, alone=batch.alone, images=images))
-            if not begun:
-                break
-            yield _finish(begun.popleft(), score)
-    finally:
-        for future in (image for batch in begun for image in batch.images):
-            future.cancel()
-    if feed.failure is not None:
-        raise feed.failure
-
-
-def batches_of(keys: Iterable[Key], size: int) -> Iterator[Batch[Key]]:
-    """Full batches of ``keys``, in their order. What ``keys`` raises comes after the batch of those
-    that it had given before."""
-    chunk: list[Key] = []
-    try:
-        for key in keys:
-            chunk.append(key)
-            if len(chunk) == size:
-                yield Batch(keys=tuple(chunk))
-                chunk = []
-    except HilumError:
-        if chunk:
-            yield Batch(keys=tuple(chunk))
-        raise
-    if chunk:
-        yield Batch(keys=tuple(chunk))
+    key: Key = field(repr=False)
+    urgency: int  # smaller numbers come first
+    began: float | None = None  # when a thread began to load it, by the clock of its flow
+    done: float | None = None  # when it was loaded, or failed
+    image: Ready | HilumError | None = None
+    future: Future[Ready | HilumError] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Begun(Batch[Key]):
-    """A batch whose images are being loaded."""
+class Choice(Generic[Key]):
+    """The images of the next engine call, or in how many seconds to look again at the latest."""
 
-    images: tuple[Future[Ready | HilumError], ...]
+    batch: Sequence[Begun[Key]] = ()
+    again_s: float | None = None
 
 
-class _Feed(Generic[Key]):
-    """The batches one by one; a failure of theirs ends them and is kept for later."""
+# From the images of a flow in the order in which they were begun, and the time.
+Choose: TypeAlias = Callable[[Sequence[Begun[Key]], float], Choice[Key]]
 
-    def __init__(self, batches: Iterable[Batch[Key]]) -> None:
-        self._rest = iter(batches)
-        self._next: Batch[Key] | None = None
-        self.failure: HilumError | None = None
 
-    def more(self) -> bool:
-        """Whether there is another one."""
-        if self._next is None:
+class Flow(Generic[Key]):
+    """Images on their way: loaded on threads, then scored in batches by whoever calls :meth:`step`.
+
+    The failure of one image, foreseen or not, is its outcome and does not stop the others. One
+    thread starts images and steps.
+
+    Args:
+        load: called on ``threads``, once for each image.
+        score: called by :meth:`step`; gives a result for each image, in their order.
+        threads: where images are loaded.
+        choose: which images go to the engine next.
+        clock: in seconds.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[Key], Ready],
+        score: Callable[[Sequence[Ready]], Sequence[Result]],
+        *,
+        threads: LoadThreads,
+        choose: Choose[Key],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._load = load
+        self._score = score
+        self._threads = threads
+        self._choose = choose
+        self._clock = clock
+        self._images: list[Begun[Key]] = []
+        self._changed = threading.Condition()
+
+    @property
+    def images(self) -> Sequence[Begun[Key]]:
+        """The images that were begun and have no outcome yet, in their order."""
+        return self._images
+
+    def start(self, key: Key, *, urgency: int = 0) -> None:
+        """Begin to load an image."""
+        begun = Begun(key=key, urgency=urgency)
+        self._images.append(begun)
+        begun.future = self._threads.submit(partial(self._run, begun), urgency=urgency)
+        begun.future.add_done_callback(partial(self._loaded, begun))
+
+    def step(self, timeout_s: float | None = None) -> list[Outcome[Key]]:
+        """Wait for a batch, score it, and return the outcome of each of its images.
+
+        Args:
+            timeout_s: how long to wait; then nothing is returned. ``None``: as long as it takes.
+        """
+        until = None if timeout_s is None else self._clock() + timeout_s
+        with self._changed:
+            while True:
+                now = self._clock()
+                choice = self._choose(self._images, now)
+                if choice.batch or not self._images or (until is not None and now >= until):
+                    break
+                waits = [choice.again_s, None if until is None else until - now]
+                self._changed.wait(min((w for w in waits if w is not None), default=None))
+            self._images = [each for each in self._images if each not in choice.batch]
+        return self._finish(choice.batch)
+
+    def withdraw(self) -> list[Key]:
+        """Give up the images whose loading has not begun; returns them."""
+        gone = [each for each in self._images if each.future is not None and each.future.cancel()]
+        self._images = [each for each in self._images if each not in gone]
+        return [each.key for each in gone]
+
+    def _run(self, begun: Begun[Key]) -> Ready | HilumError:
+        begun.began = self._clock()
+        return capture_failure(lambda: self._load(begun.key))
+
+    def _loaded(self, begun: Begun[Key], future: Future[Ready | HilumError]) -> None:
+        if future.cancelled():
+            return
+        with self._changed:
+            begun.image, begun.done = future.result(), self._clock()
+            self._changed.notify_all()
+
+    def _finish(self, batch: Sequence[Begun[Key]]) -> list[Outcome[Key]]:
+        ready = [each.image for each in batch if isinstance(each.image, Ready)]
+        results = iter(self._score(ready) if ready else ())
+        outcomes = []
+        for each in batch:
+            result = each.image if isinstance(each.image, HilumError) else next(results)
+            outcomes.append(Outcome(key=each.key, result=result))
+        return outcomes
+
+
+def execute(
+    keys: Iterable[Key],
+    load: Callable[[Key], Ready],
+    score: Callable[[Sequence[Ready]], Sequence[Result]],
+    *,
+    threads: LoadThreads,
+    batch_size: int,
+    ahead: int = 1,
+) -> Generator[list[Outcome[Key]], None, None]:
+    """The outcomes of ``keys`` batch by batch, in their order, as they come.
+
+    While ``score`` has a batch, at most ``ahead`` more are loaded, so memory does not grow with
+    the number of images. Close the iterator to give up what has been begun.
+
+    Args:
+        keys: taken one by one, as they are needed.
+        load, score, threads: see :class:`Flow`.
+        batch_size: images of a batch. Only the last one has fewer.
+        ahead: batches to load beside the one that is next for the engine; at least 1.
+
+    Raises:
+        HilumError: ``keys`` itself failed (a listing broke off); after the outcomes of all that
+            it had given before.
+    """
+    flow: Flow[Key] = Flow(load, score, threads=threads, choose=in_order(batch_size))
+    rest, failure = iter(keys), None
+    try:
+        while True:
             try:
-                self._next = next(self._rest, None)
+                while len(flow.images) < batch_size * (1 + ahead):
+                    flow.start(next(rest))
+            except StopIteration:
+                rest = iter(())
             except HilumError as error:
-                self._rest, self.failure = iter(()), error
-        return self._next is not None
-
-    def next_is_alone(self) -> bool:
-        """Whether there is another one, which is to be worked on alone."""
-        return self.more() and self._next is not None and self._next.alone
-
-    def end(self) -> None:
-        """Give no more."""
-        self._rest, self._next = iter(()), None
-
-    def take(self) -> Batch[Key]:
-        """The next one, which is there."""
-        batch, self._next = self._next, None
-        assert batch is not None
-        return batch
+                rest, failure = iter(()), error
+            if not flow.images:
+                break
+            yield flow.step()
+    finally:
+        flow.withdraw()
+    if failure is not None:
+        raise failure
 
 
-def _load(load: Callable[[Key], Ready], key: Key) -> Ready | HilumError:
-    return capture_failure(lambda: load(key))
+def in_order(batch_size: int) -> Choose[Key]:
+    """Full batches in the order in which the images were begun."""
+
+    def choose(images: Sequence[Begun[Key]], now: float) -> Choice[Key]:
+        first = images[:batch_size]
+        whole = all(each.done is not None for each in first)
+        return Choice(batch=first if whole else ())
+
+    return choose
 
 
-def _finish(
-    begun: _Begun[Key], score: Callable[[Sequence[Ready]], list[Result]]
-) -> list[Outcome[Key]]:
-    """The batch's outcomes in order; what failed before the engine is passed through."""
-    images = [future.result() for future in begun.images]
-    ready = [image for image in images if isinstance(image, Ready)]
-    results = iter(score(ready) if ready else ())
-    return [
-        Outcome(key=key, result=next(results) if isinstance(image, Ready) else image)
-        for key, image in zip(begun.keys, images, strict=True)
-    ]
+def urgent_first(
+    batch_size: int, *, wait_s: float, at_most: Callable[[], int] | None = None
+) -> Choose[Key]:
+    """Images as they become ready, the most urgent first.
+
+    Images of urgency 0 go at once, among themselves. Others go when the batch is full, when
+    nothing else is being loaded, or when one of them has waited for ``wait_s`` seconds: a slow
+    image does not hold back the others.
+
+    Args:
+        batch_size: the most images of a batch.
+        at_most: a lower limit for batches without an image of urgency 0, asked each time.
+        wait_s: the longest that a ready image waits for others.
+    """
+
+    def choose(images: Sequence[Begun[Key]], now: float) -> Choice[Key]:
+        ready = [each for each in images if each.done is not None]
+        if not ready:
+            return Choice()
+        ready.sort(key=lambda each: each.urgency)
+        if ready[0].urgency == 0:
+            return Choice(batch=[each for each in ready[:batch_size] if each.urgency == 0])
+        size = batch_size if at_most is None else min(batch_size, at_most())
+        batch = ready[:size]
+        waited = max(now - each.done for each in ready if each.done is not None)
+        if len(batch) == size or len(ready) == len(images) or waited >= wait_s:
+            return Choice(batch=batch)
+        return Choice(again_s=wait_s - waited)
+
+    return choose

@@ -55,12 +55,19 @@ class Loader:
         self._store = store
         self._examine = examiner(self._options, decoders)
 
-    def load(self, uri: str, *, on_header: Callable[[Seen], None] | None = None) -> Ready:
+    def load(
+        self,
+        uri: str,
+        *,
+        on_header: Callable[[Seen], None] | None = None,
+        urgent: bool = False,
+    ) -> Ready:
         """The film at ``uri``, checked, decoded and preprocessed.
 
         Args:
             uri: in the store.
             on_header: called once the header is known, also of a film that is then refused.
+            urgent: it may use the decode processes that are reserved for such images.
 
         Raises:
             DicomError: not a usable image; a subclass says why.
@@ -69,31 +76,33 @@ class Loader:
             HilumError: as :meth:`hilum.storage.ObjectStore.read`.
         """
         try:
-            examination, etag = self._examination(uri)
+            examination, etag = self._examination(uri, urgent)
         except ObjectChangedError:  # replaced this very moment; the new one is as good
-            examination, etag = self._examination(uri)
+            examination, etag = self._examination(uri, urgent)
         if on_header is not None:
             sha256 = examination.content_sha256
             on_header(Seen(header=examination.header, content_sha256=sha256, etag=etag))
         return admit(examination, self._options.policy)
 
-    def _examination(self, uri: str) -> tuple[Examination, str | None]:
+    def _examination(self, uri: str, urgent: bool) -> tuple[Examination, str | None]:
         """The film and its ETag."""
         cache = self._cache
         place = None if cache is None else cache.place(uri, self._options.preprocess)
         if cache is None or place is None:
-            return self._read(uri)
+            return self._read(uri, urgent)
         kept = cache.find(place)
         if kept is not None and (known := complete(kept, self._options)) is not None:
             return known, place.source.etag
         # Of the version whose place it is: what is kept must never be another film's.
-        examination, _ = self._read(uri, etag=place.source.etag)
+        examination, _ = self._read(uri, urgent, etag=place.source.etag)
         if examination.failure is None:
             cache.keep(place, examination)
         return examination, place.source.etag
 
-    def _read(self, uri: str, *, etag: str | None = None) -> tuple[Examination, str | None]:
+    def _read(
+        self, uri: str, urgent: bool, *, etag: str | None = None
+    ) -> tuple[Examination, str | None]:
         """The film, from the object itself, and its ETag."""
         with SharedBytes() as data:
             found = self._store.read_into(data.write, uri, etag=etag)
-            return self._examine(data), found
+            return self._examine(data, urgent=urgent), found

@@ -45,6 +45,20 @@ _ANSWERS: Final[tuple[tuple[set[str], int | None, type[HilumError], str], ...]] 
     (_DENIED, 403, errors.AccessDeniedError, "The store denies access ({})."),
     (_BAD_ADDRESS, None, errors.InvalidURIError, "The store does not accept this address ({})."),
 )
+# What may succeed later: RFC 9110 section 15.5 and RFC 6585, and codes that S3 answers with 400.
+_PASSING: Final = {408, 409, 421, 423, 425, 429}
+_PASSING_CODES: Final = {
+    "RequestTimeout",
+    "RequestTimeoutException",
+    "Throttling",
+    "ThrottlingException",
+    "SlowDown",
+    "Busy",
+    "InternalError",
+    "ServiceUnavailable",
+    "OperationAborted",
+    "IncompleteBody",
+}
 _BUCKET: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{1,253}[a-zA-Z0-9]")
 
 
@@ -253,4 +267,6 @@ def _of_response(response: Any) -> HilumError:
     for codes, by_status, kind, text in _ANSWERS:
         if code in codes or status == by_status:
             return kind(text.format(answer))
+    if 400 <= status < 500 and status not in _PASSING and code not in _PASSING_CODES:
+        return errors.ObjectRefusedError(f"The store refuses the request ({answer}).")
     return errors.StorageUnavailableError(f"The store answered {answer}.")

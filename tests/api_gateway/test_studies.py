@@ -69,6 +69,16 @@ def test_a_study_is_registered_and_its_job_published(
         assert hidden not in message.decode()
 
 
+def test_a_study_may_come_before_its_objects(gateway: Gateway) -> None:
+    assert gateway.post({"images": [{"uri": URI}], "object_wait_s": 600}).status_code == 202
+    with gateway.database.read() as connection:
+        job = connection.execute(select(jobs)).one()
+    assert (job.objects_due_at - job.created_at).total_seconds() == 600
+    for wrong in (-1, 10**9, "soon"):
+        refused = gateway.post({"images": [{"uri": URI}], "object_wait_s": wrong})
+        assert refused.json()["code"] == "request.invalid"
+
+
 def test_pages_follow_each_other(gateway: Gateway) -> None:
     study = gateway.study(images=7)
     url: str | None = f"/v1/studies/{study}/images?limit=3"
@@ -296,7 +306,7 @@ def test_nothing_malformed_is_a_mistake_of_ours(gateway: Gateway) -> None:
             return rng.choice(scraps)
         if rng.random() < 0.5:
             return [value(depth + 1) for _ in range(rng.randrange(4))]
-        names = ["images", "uri", "priority", "x", ""]
+        names = ["images", "uri", "priority", "object_wait_s", "x", ""]
         return {rng.choice(names): value(depth + 1) for _ in range(rng.randrange(4))}
 
     for _ in range(150):

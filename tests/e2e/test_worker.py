@@ -261,6 +261,23 @@ def test_a_process_that_lost_its_gpu_is_replaced(system: System, tmp_path: Path)
 
 
 @on_sqlite
+def test_a_process_that_hangs_is_ended_and_its_job_finished(system: System, tmp_path: Path) -> None:
+    mark = tmp_path / "hung"
+    system.worker(
+        module=("-m", "support.hung_engine_worker"),
+        HUNG_ENGINE_MARK=str(mark),
+        HILUM_WORKER__NO_PROGRESS_S="3",
+    )
+    made = system.submit([system.put(f"{n}.dcm", film(n)) for n in range(3)])
+    system.until_true(mark.exists)
+    system.until_ready(2)
+    system.expire_leases()
+    state = system.completed(made)
+    assert state.attempts >= 2
+    system.exactly_once(made, 3)
+
+
+@on_sqlite
 def test_the_broker_is_restarted_and_then_emptied(system: System) -> None:
     first = [system.submit([system.put(f"a{n}.dcm", film(n))]) for n in range(3)]
     system.broker.stop()

@@ -48,45 +48,58 @@ def _until(database: Database) -> datetime:
     return found
 
 
-def _wait(reached: threading.Event) -> None:
-    assert reached.wait(30)
-
-
-def test_a_lease_is_renewed_again_and_again(database: Database, claim: Claim) -> None:
-    with lease.keep(database, claim, lease_s=0.3) as lost:
+def test_leases_are_renewed_again_and_again(database: Database, claim: Claim) -> None:
+    with lease.keep(database, lease_s=0.3) as leases:
+        leases.hold([claim])
         seen: set[datetime] = set()
         while len(seen) < 3:
             seen.add(_until(database))
-            lost.wait(0.02)
-        assert not lost.is_set()
+            threading.Event().wait(0.02)
+        assert leases.take_lost() == set()
     after = _until(database)
     threading.Event().wait(0.3)
     assert _until(database) == after, "the thread has ended with the block"
 
 
-def test_a_lease_that_passed_to_another_is_lost(database: Database, claim: Claim) -> None:
-    with lease.keep(database, claim, lease_s=0.3) as lost:
-        with database.write() as connection:
-            then = datetime.now(UTC) - timedelta(seconds=1)
-            connection.execute(update(jobs_table).values(lease_until=then))
-            again = jobs.claim(connection, claim.job_id, lease_s=60, max_unreported=8)
+def test_one_statement_renews_all_and_tells_which_are_lost(database: Database) -> None:
+    claims = [
+        _claim(
+            database, studies.submit(database, tenant="n", queue=queue, uris=["s3://b/1"]).job_id
+        )
+        for queue in Queue
+    ]
+    leases = lease.Leases()
+    leases.hold(claims)
+    with database.write() as connection:
+        then = datetime.now(UTC) - timedelta(seconds=1)
+        connection.execute(update(jobs_table).values(lease_until=then))
+        again = jobs.claim(connection, claims[1].job_id, lease_s=60, max_unreported=8)
         assert again is not None
-        held = _until(database)
-        _wait(lost)
-    assert _until(database) == held, "nothing was written over the new lease"
+    leases.renew(database, lease_s=600)
+    assert leases.take_lost() == {claims[1].job_id}
+    assert leases.take_lost() == set()
+    with database.read() as connection:
+        rows = {row.id: row.lease_until for row in connection.execute(jobs_table.select())}
+    far = datetime.now(UTC) + timedelta(seconds=300)
+    assert {job_id for job_id, until in rows.items() if until > far} == {
+        claims[0].job_id,
+        claims[2].job_id,
+    }, "nothing was written over the new lease"
 
 
 def test_a_database_that_is_away_loses_no_lease(
     database: Database, claim: Claim, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Nobody else can take the job there either; the lease is renewed when it is back."""
-    with lease.keep(database, claim, lease_s=0.3) as lost:
+    with lease.keep(database, lease_s=0.3) as leases:
+        leases.hold([claim])
         with database.write() as connection:
             connection.execute(text("ALTER TABLE jobs RENAME TO away"))
-        while "lease.not_renewed" not in caplog.text:
-            assert not lost.wait(0.02)
+        while "worker.leases_not_renewed" not in caplog.text:
+            threading.Event().wait(0.02)
         with database.write() as connection:
             connection.execute(text("ALTER TABLE away RENAME TO jobs"))
         before = _until(database)
         while _until(database) == before:
-            assert not lost.wait(0.02)
+            threading.Event().wait(0.02)
+        assert leases.take_lost() == set()

@@ -10,10 +10,10 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,7 @@ from support import tiny_package
 from support.ready import ready
 from support.tiny_film import film
 
-from hilum.db import jobs, migrate, models, results, studies
+from hilum.db import jobs, migrate, models, results, studies, sweeper
 from hilum.db.connection import Database
 from hilum.db.results import StoredResult
 from hilum.db.states import Event, ItemStatus, JobStatus
@@ -33,19 +33,34 @@ from hilum.db.tables import FIRST_PIPELINE, images, items, outbox
 from hilum.db.tables import jobs as jobs_table
 from hilum.engines import Engine, EngineOutput
 from hilum.engines.loading import open_engine
-from hilum.errors import DeviceLostError, EngineFailedError, StorageUnavailableError
+from hilum.errors import (
+    DeviceLostError,
+    EngineFailedError,
+    ObjectMissingError,
+    StorageUnavailableError,
+)
 from hilum.packages.load import Package, verify
 from hilum.pipeline.score import Scorer
 from hilum.pipeline.stages import Ready
+from hilum.pipeline.threads import LoadThreads
 from hilum.queue import Queue
 from hilum.settings import Settings, WorkerSettings
 from worker import outcomes
-from worker.run import Ending, Tools, run_job
+from worker.lease import Leases
+from worker.run import Ending, Report, Tools, work
 
 PATIENCE_S = 30
 TENANT = "north"
 SETTINGS = WorkerSettings(
-    batch_size=2, lease_s=60, max_image_attempts=3, retry_base_s=60, give_up_after_s=3600
+    batch_size=2,
+    batch_wait_s=60,
+    engine_call_s=60,
+    images_in_flight=4,
+    decode_threads=2,
+    lease_s=60,
+    max_image_attempts=3,
+    retry_base_s=60,
+    give_up_after_s=3600,
 )
 Step = Callable[[int], None]
 
@@ -59,7 +74,7 @@ class Scripted:
     change: Callable[[int, Ready], Ready] = lambda number, image: image
     loaded: list[int] = field(default_factory=list)
 
-    def load(self, uri: str, *, on_header: object = None) -> Ready:
+    def load(self, uri: str, *, on_header: object = None, urgent: bool = False) -> Ready:
         number = int(uri.removesuffix(".dcm").rpartition("/")[2])
         self.before(number)
         self.loaded.append(number)
@@ -94,13 +109,19 @@ class Bench:
     def database(self) -> Database:
         return self.tools.database
 
-    def submit(self, images: int) -> Submission:
-        uris = [f"s3://bucket/{n}.dcm" for n in range(images)]
-        return studies.submit(self.database, tenant=TENANT, queue=Queue.ROUTINE, uris=uris)
+    def submit(
+        self, images: int, queue: Queue = Queue.ROUTINE, *, first: int = 0, **more: Any
+    ) -> Submission:
+        uris = [f"s3://bucket/{n}.dcm" for n in range(first, first + images)]
+        return studies.submit(self.database, tenant=TENANT, queue=queue, uris=uris, **more)
 
-    def run(self, made: Submission, **settings: object) -> Ending:
+    def run(self, made: Submission, **settings: object) -> Ending | None:
+        """Work until idle; how the work on this job ended."""
+        return self.report(**settings).endings.get(made.job_id)
+
+    def report(self, **settings: object) -> Report:
         changed = self.tools.settings.model_copy(update=settings)
-        return run_job(replace(self.tools, settings=changed), made.job_id, stop=self.stop)
+        return work(replace(self.tools, settings=changed), stop=self.stop)
 
     def state(self, made: Submission) -> StudyState:
         with self.database.read() as connection:
@@ -134,6 +155,7 @@ class Bench:
                 claim = jobs.claim(connection, made.job_id, lease_s=-1, max_unreported=99)
                 assert claim is not None
                 jobs.begin(connection, claim, ids, lease_s=-1)
+                sweeper.expire_leases(connection)
 
     def due(self, made: Submission) -> None:
         """The wait is over."""
@@ -165,7 +187,8 @@ def bench(package: Package, migrated: Path, tmp_path: Path) -> Iterator[Bench]:
     engine = Watched(open_engine(package, Settings(engine="onnxruntime")))
     scorer = Scorer(package, engine)
     films = Scripted(package)
-    with Database(f"sqlite:///{file}") as database, ThreadPoolExecutor(2) as threads:
+    threads = LoadThreads(2, reserved=1)
+    with Database(f"sqlite:///{file}") as database:
         with database.write() as connection:
             model_id = models.register(connection, **package.manifest.registration())
         tools = Tools(
@@ -174,9 +197,11 @@ def bench(package: Package, migrated: Path, tmp_path: Path) -> Iterator[Bench]:
             scorer=scorer,
             model_id=model_id,
             threads=threads,
+            leases=Leases(),
             settings=SETTINGS,
         )
         yield Bench(tools, films, engine)
+    threads.shutdown()
 
 
 def unavailable(*numbers: int) -> Step:
@@ -199,22 +224,20 @@ def test_a_job_is_completed(bench: Bench) -> None:
 
 def test_what_is_not_there_to_be_taken_is_not_taken(bench: Bench) -> None:
     made, held = bench.submit(1), bench.submit(1)
-    assert bench.run(replace(made, job_id="jb_nobody")) is Ending.NOT_TAKEN
-    assert bench.run(made) is Ending.COMPLETED
-    assert bench.run(made) is Ending.NOT_TAKEN, "it has ended"
     with bench.database.write() as connection:
         assert jobs.claim(connection, held.job_id, lease_s=60, max_unreported=8) is not None
-    assert bench.run(held) is Ending.NOT_TAKEN, "another worker holds it"
+    assert bench.report().endings == {made.job_id: Ending.COMPLETED}, "another worker holds one"
+    assert bench.report().endings == {}, "it has ended"
     late = bench.submit(1)
     bench.films.before = unavailable()
     assert bench.run(late) is Ending.DEFERRED
-    assert bench.run(late) is Ending.NOT_TAKEN, "it is not due"
+    assert bench.report().endings == {}, "it is not due"
 
 
 def test_a_job_that_workers_take_and_never_report_on_is_quarantined_unread(bench: Bench) -> None:
     made = bench.submit(2)
     bench.die(made, [], times=2)
-    assert bench.run(made, max_job_attempts=2) is Ending.NOT_TAKEN
+    assert bench.run(made, max_job_attempts=2) is None
     assert bench.state(made).status is JobStatus.FAILED
     assert bench.films.loaded == []
 
@@ -235,7 +258,7 @@ def test_the_next_batch_is_loaded_while_the_engine_runs_and_no_more_than_that(
     bench.films.before, bench.engine.before = load, run
     made = bench.submit(7)
     assert bench.run(made) is Ending.COMPLETED
-    assert begun == [4, 6, 7, 7], "the batch in the engine, those before it, and one ahead"
+    assert begun == [6, 7, 7, 7], "two batches, and one image for each thread"
     assert bench.films.loaded[:2] != [2, 3]
 
 
@@ -315,7 +338,8 @@ def test_where_a_whole_batch_meets_a_transient_error_the_rest_is_not_tried(bench
     bench.films.before = load
     made = bench.submit(10)
     assert bench.run(made) is Ending.DEFERRED
-    assert sorted(tried) == [0, 1, 2, 3], "the batch, and the one that was begun beside it"
+    assert sorted(tried) == [*range(len(tried))]
+    assert len(tried) <= 8, "those in flight, and the batch before them"
     assert bench.unreported() == [0] * 10, "those begun came back"
 
 
@@ -359,13 +383,106 @@ def test_a_lease_that_passed_to_another_worker_ends_the_work_and_writes_nothing(
         assert connection.execute(select(func.count()).select_from(outbox)).scalar_one() == 0
 
 
+def missing(*numbers: int) -> Step:
+    def step(number: int) -> None:
+        if number in numbers:
+            raise ObjectMissingError("The object or its bucket does not exist.")
+
+    return step
+
+
+def test_an_object_that_is_not_there_yet_is_awaited(bench: Bench) -> None:
+    bench.films.before = missing(0)
+    made = bench.submit(3, object_wait_s=3600)
+    assert bench.run(made) is Ending.DEFERRED
+    assert bench.ends(made) == ["storage.object_awaited", "scored", "scored"]
+    bench.films.before = missing()
+    bench.due(made)
+    assert bench.run(made) is Ending.COMPLETED
+    assert bench.ends(made) == ["scored"] * 3
+
+
+def test_an_object_that_does_not_come_is_missing(bench: Bench) -> None:
+    """After the time of its study, or that of the setting; however long other trouble may last."""
+    bench.films.before = missing(0)
+    made = bench.submit(1)
+    assert bench.run(made, object_wait_s=3600, give_up_after_s=1e-9) is Ending.DEFERRED
+    bench.due(made)
+    assert bench.run(made, object_wait_s=3600, give_up_after_s=1e-9) is Ending.DEFERRED
+    bench.due(made)
+    assert bench.run(made, object_wait_s=0) is Ending.COMPLETED
+    assert bench.ends(made) == ["storage.object_missing"]
+    at_once = bench.submit(1, object_wait_s=0)
+    assert bench.run(at_once, object_wait_s=3600) is Ending.COMPLETED
+
+
+def test_jobs_share_batches(bench: Bench) -> None:
+    made = [bench.submit(1, first=n) for n in range(4)]
+    endings = bench.report().endings
+    assert [endings[one.job_id] for one in made] == [Ending.COMPLETED] * 4
+    assert bench.engine.batches == [2, 2]
+    assert bench.owed() == [Event.JOB_COMPLETED] * 4
+
+
+def test_an_urgent_job_that_comes_meanwhile_is_scored_next(bench: Bench) -> None:
+    urgent: list[Submission] = []
+
+    def run(_: int) -> None:
+        if not urgent:
+            urgent.append(bench.submit(1, Queue.STAT, first=50))
+
+    def load(number: int) -> None:
+        # From then on, all but the urgent film wait for its end.
+        while urgent and number < 50 and bench.state(urgent[0]).status is not JobStatus.COMPLETED:
+            time.sleep(0.01)
+
+    bench.engine.before, bench.films.before = run, load
+    bulk = bench.submit(12, Queue.BULK)
+    assert bench.run(bulk, poll_s=1e-3) is Ending.COMPLETED
+    assert bench.state(urgent[0]).status is JobStatus.COMPLETED
+    assert sum(bench.engine.batches) == 13
+    assert 1 in bench.engine.batches, "the urgent film went alone"
+
+
+def test_a_suspect_is_alone_among_all_jobs_in_hand(bench: Bench) -> None:
+    suspicious, others = bench.submit(1, first=90), bench.submit(6)
+    bench.die(suspicious, [0])
+    beside: list[int] = []
+
+    def load(number: int) -> None:
+        if number == 90:
+            begun = {n for n, times in enumerate(bench.unreported()) if times}
+            ended = {n for n, end in enumerate(bench.ends(others)) if end == "scored"}
+            beside.append(len(begun) - len(ended))
+
+    bench.films.before = load
+    assert bench.run(suspicious) is Ending.COMPLETED
+    assert bench.state(others).status is JobStatus.COMPLETED
+    assert len(beside) == 1
+
+
+def test_a_worker_that_stops_refunds_what_it_had_not_loaded(bench: Bench) -> None:
+    def load(number: int) -> None:
+        bench.stop.set()
+        time.sleep(0.3)  # until the worker has seen it
+
+    bench.films.before = load
+    made = bench.submit(9)
+    assert bench.run(made, images_in_flight=9) is Ending.RELEASED
+    pending = [n for n, end in enumerate(bench.ends(made)) if end == "pending"]
+    assert pending
+    assert [bench.unreported()[n] for n in pending] == [0] * len(pending)
+
+
 def test_a_lost_device_gives_the_job_back_at_once(bench: Bench) -> None:
     def run(_: int) -> None:
         raise DeviceLostError("The GPU was lost in cudaStreamSynchronize.")
 
     bench.engine.before = run
     made = bench.submit(2)
-    assert bench.run(made) is Ending.DEVICE_LOST
+    report = bench.report()
+    assert report.device_lost
+    assert report.endings == {made.job_id: Ending.DEFERRED}
     state = bench.state(made)
     assert (state.status, state.counts[ItemStatus.PENDING]) == (JobStatus.QUEUED, 2)
 
@@ -391,7 +508,7 @@ def test_a_worker_that_stops_finishes_what_it_began_and_gives_the_rest_back(
     assert bench.run(made) is Ending.RELEASED
     ends = bench.ends(made)
     begun = ends.count("scored")
-    assert begun in (2, 4), "the batch in hand, and perhaps the one begun beside it"
+    assert 0 < begun <= 6, "what was in flight"
     assert ends == ["scored"] * begun + ["pending"] * (9 - begun)
     bench.films.before = lambda number: None
     bench.stop.clear()

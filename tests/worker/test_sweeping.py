@@ -17,6 +17,7 @@ from hilum.embedded.valkey import Valkey
 from hilum.errors import BrokerUnavailableError
 from hilum.queue import Queue, route
 from hilum.settings import Settings, WorkerSettings
+from worker import sweeping
 from worker.app import CeleryBroker, create_app
 from worker.sweeping import Sweeper, sweep
 
@@ -194,3 +195,21 @@ def test_one_bad_sweep_is_not_the_last(
     assert reports.published.wait(30)
     thread.stop()
     assert broker.length("routine") >= 1
+
+
+def test_messages_far_beyond_the_jobs_are_removed(
+    database: Database,
+    broker: CeleryBroker,
+    submit: Callable[..., Submission],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Busy workers claim from SQL and leave the messages, which only wake the idle."""
+    monkeypatch.setattr(sweeping, "_SPARE", 2)
+    waiting = submit(Queue.BULK)
+    _settled()
+    sweep(database, broker, WorkerSettings(sweep_interval_s=0.001))
+    for _ in range(9):
+        broker.publish(waiting.job_id, "bulk")
+        broker.publish(waiting.job_id, "stat")
+    sweep(database, broker, WorkerSettings(sweep_interval_s=0.001))
+    assert [broker.length(name) for name in ("stat", "routine", "bulk")] == [2, 0, 3]

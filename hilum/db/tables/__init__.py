@@ -28,3 +28,5 @@ from hilum.db.tables.work import items as items
 from hilum.db.tables.work import jobs as jobs
 from hilum.db.tables.work import outbox as outbox
 from hilum.db.tables.work import studies as studies
+from hilum.db.tables.work import tenants as tenants
+from hilum.db.tables.work import workers as workers

@@ -6,6 +6,12 @@ import sqlalchemy as sa
 
 from hilum.db.tables.columns import DOCUMENT, ID, SERIAL, SHA256, TENANT, UtcDateTime, metadata
 
+
+def _queued(name: str, which: str, *columns: str) -> sa.Index:
+    where = sa.text(f"status = 'queued' AND {which}")
+    return sa.Index(name, *columns, postgresql_where=where, sqlite_where=where)
+
+
 studies = sa.Table(
     "studies",
     metadata,
@@ -56,9 +62,18 @@ jobs = sa.Table(
     sa.Column("bound_published_at", UtcDateTime),
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.Column("finished_at", UtcDateTime),
+    # Until then an object that does not exist may still arrive. Null: the setting decides.
+    sa.Column("objects_due_at", UtcDateTime),
     sa.Column("error_code", sa.String(64)),
     sa.Column("error", DOCUMENT),
     sa.Index("ix_jobs_status_available_at", "status", "available_at"),
+    # Workers claim by these.
+    _queued("ix_jobs_queued", "model_id IS NULL", "queue", "tenant", "available_at"),
+    _queued(
+        "ix_jobs_queued_bound",
+        "model_id IS NOT NULL",
+        *("queue", "model_id", "tenant", "bound_available_at"),
+    ),
 )
 
 items = sa.Table(
@@ -118,4 +133,27 @@ deliveries = sa.Table(
     sa.Column("delivered_at", UtcDateTime),
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.UniqueConstraint("event_id", "destination"),
+)
+
+# How a tenant shares the workers with the others. A tenant without a row has weight 1.
+tenants = sa.Table(
+    "tenants",
+    metadata,
+    sa.Column("tenant", TENANT, primary_key=True),
+    # Relative to other tenants that have work of the same priority.
+    sa.Column("weight", sa.Float, nullable=False),
+    # At most so many jobs of the tenant are in hand at a time; null: the setting decides.
+    sa.Column("max_running_jobs", sa.Integer),
+    sa.Column("changed_at", UtcDateTime, nullable=False),
+)
+
+# Processes that serve a model. One that has not been seen for a while is gone.
+workers = sa.Table(
+    "workers",
+    metadata,
+    sa.Column("id", ID, primary_key=True),
+    sa.Column("model_id", sa.ForeignKey("models.id"), nullable=False, index=True),
+    sa.Column("queues", DOCUMENT, nullable=False),  # the priorities that it serves
+    sa.Column("started_at", UtcDateTime, nullable=False),
+    sa.Column("seen_at", UtcDateTime, nullable=False, index=True),
 )

@@ -38,6 +38,11 @@ def _taken(database: Database, job_id: str) -> Claim:
     return claim
 
 
+def _begin(database: Database, claim: Claim) -> None:
+    with database.write() as connection:
+        jobs.begin(connection, claim, [claim.pending[0].image_id], lease_s=LEASE_S)
+
+
 def _set(database: Database, job_id: str, **values: object) -> None:
     with database.write() as connection:
         connection.execute(update(jobs_table).where(jobs_table.c.id == job_id).values(**values))
@@ -327,7 +332,9 @@ def test_a_job_that_kills_its_workers_is_quarantined(
 ) -> None:
     submitted = submit()
     for _ in range(3):
-        assert _claim(database, submitted.job_id, max_unreported=3) is not None
+        claim = _claim(database, submitted.job_id, max_unreported=3)
+        assert claim is not None
+        _begin(database, claim)
         _expire(database, submitted.job_id)
     assert _claim(database, submitted.job_id, max_unreported=3) is None
     state = state_of(submitted)
@@ -342,10 +349,30 @@ def test_being_alive_is_not_reporting_back(database: Database, submit: Submit) -
     for _ in range(3):
         claim = _claim(database, job_id, max_unreported=3)
         assert claim is not None
+        _begin(database, claim)
         with database.write() as connection:
             jobs.renew(connection, claim, lease_s=LEASE_S)
         _expire(database, job_id)
     assert _claim(database, job_id, max_unreported=3) is None
+
+
+def test_a_death_before_the_first_image_is_not_the_jobs(database: Database, submit: Submit) -> None:
+    """A worker has several jobs in hand, and dies over one of them."""
+    job_id = submit().job_id
+    for _ in range(5):
+        assert _claim(database, job_id, max_unreported=3) is not None
+        _expire(database, job_id)
+
+
+def test_an_orderly_end_is_refunded(database: Database, submit: Submit) -> None:
+    job_id = submit(images=2).job_id
+    for _ in range(5):
+        claim = _claim(database, job_id, max_unreported=3)
+        assert claim is not None
+        assert [image.unreported for image in claim.pending] == [0, 0]
+        _begin(database, claim)
+        with database.write() as connection:
+            jobs.release(connection, claim, refunded=[claim.pending[0].image_id])
 
 
 def test_progress_clears_the_jobs_counter(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from typing import Any
 
@@ -14,11 +13,12 @@ from support.ready import ready
 from support.tiny_film import film
 
 from hilum.engines.loading import open_engine
-from hilum.errors import HilumError, LeaseLostError, ObjectMissingError, StorageUnavailableError
+from hilum.errors import HilumError, ObjectMissingError, StorageUnavailableError
 from hilum.packages.load import Package
-from hilum.pipeline.execute import Batch, Outcome, Result, batches_of, execute
+from hilum.pipeline.execute import Begun, Flow, Outcome, Result, execute, urgent_first
 from hilum.pipeline.score import Scorer
 from hilum.pipeline.stages import Ready, Score
+from hilum.pipeline.threads import LoadThreads
 from hilum.settings import Settings
 
 PATIENCE_S = 30
@@ -41,27 +41,27 @@ def load(films: list[Ready]) -> Load:
 
 
 @pytest.fixture
-def pool() -> Iterator[Callable[[int], ThreadPoolExecutor]]:
-    opened: list[ThreadPoolExecutor] = []
+def pool() -> Iterator[Callable[..., LoadThreads]]:
+    opened: list[LoadThreads] = []
 
-    def pool(threads: int) -> ThreadPoolExecutor:
-        opened.append(ThreadPoolExecutor(threads))
+    def pool(threads: int, reserved: int = 0) -> LoadThreads:
+        opened.append(LoadThreads(threads, reserved=reserved))
         return opened[-1]
 
     yield pool
     for each in opened:
-        each.shutdown(cancel_futures=True)
+        each.shutdown()
 
 
 @pytest.fixture
-def run(scorer: Scorer, pool: Callable[[int], ThreadPoolExecutor]) -> Callable[..., Any]:
+def run(scorer: Scorer, pool: Callable[..., LoadThreads]) -> Callable[..., Any]:
     """Execute batches of keys; an iterator over their outcomes."""
 
     def run(
         keys: Iterable[int], load: Load, *, size: int, threads: int, **how: Any
     ) -> Iterator[Outcome[int]]:
         score = how.pop("score", scorer.score_each)
-        found = execute(batches_of(keys, size), load, score, threads=pool(threads), **how)
+        found = execute(keys, load, score, batch_size=size, threads=pool(threads), **how)
         return chain.from_iterable(found)
 
     return run
@@ -178,7 +178,7 @@ def test_a_listing_that_breaks_off_is_raised_after_what_it_gave(
 
 
 def test_who_stops_listening_stops_the_loading(
-    scorer: Scorer, films: list[Ready], pool: Callable[[int], ThreadPoolExecutor]
+    scorer: Scorer, films: list[Ready], pool: Callable[..., LoadThreads]
 ) -> None:
     loaded: list[int] = []
 
@@ -187,64 +187,81 @@ def test_who_stops_listening_stops_the_loading(
         return films[0]
 
     threads = pool(1)
-    outcomes = execute(
-        batches_of(range(1000), 2), load, scorer.score_each, threads=threads, ahead=2
-    )
+    outcomes = execute(range(1000), load, scorer.score_each, threads=threads, batch_size=2, ahead=2)
     next(outcomes)
     outcomes.close()
     threads.shutdown()
     assert len(loaded) <= 6
 
 
-def test_nothing_is_loaded_beside_a_batch_that_is_alone(
-    scorer: Scorer, films: list[Ready], pool: Callable[[int], ThreadPoolExecutor]
+def choice(
+    *images: tuple[int, float | None], now: float, size: int = 3
+) -> tuple[list[int], float | None]:
+    """The places of the images that ``urgent_first`` sends to the engine, of images given by their
+    urgency and the time at which they became ready; and when it looks again."""
+    begun = [Begun(key=n, urgency=one, done=done) for n, (one, done) in enumerate(images)]
+    found = urgent_first(size, wait_s=5)(begun, now)
+    return [each.key for each in found.batch], found.again_s
+
+
+def test_a_batch_goes_when_it_is_full_or_nothing_else_comes_or_one_has_waited() -> None:
+    assert choice(now=10) == ([], None)
+    assert choice((1, None), (1, None), now=10) == ([], None)
+    assert choice((1, 9), (1, 10), (1, 10), (1, 10), (1, None), now=10) == ([0, 1, 2], None)
+    assert choice((1, 10), now=10) == ([0], None), "a lone film is not held back"
+    assert choice((1, None), (1, 8), now=10) == ([], 3)
+    assert choice((1, None), (2, 5), (1, 8), now=10) == ([2, 1], None), "one is slow"
+
+
+def test_what_is_most_urgent_goes_at_once_and_in_a_batch_of_its_own() -> None:
+    assert choice((2, 1), (2, 1), (0, 10), (0, None), now=10) == ([2], None)
+    assert choice((2, 9), (1, 9), (2, 9), (1, 9), now=10) == ([1, 3, 0], None)
+
+
+def test_an_image_that_loads_for_ever_holds_nobody_back(
+    films: list[Ready], scorer: Scorer, pool: Callable[..., LoadThreads]
 ) -> None:
-    begun: set[int] = set()
-    beside: dict[int, set[int]] = {}
-
-    def start(batch: Batch[int]) -> None:
-        begun.update(batch.keys)
-        for key in batch.keys:
-            beside[key] = set(begun)
-
-    batches = [Batch(keys=(0, 1)), Batch(keys=(2,), alone=True), Batch(keys=(3,), alone=True),
-               Batch(keys=(4, 5)), Batch(keys=(6,))]  # fmt: skip
-    for outcomes in execute(
-        batches,
-        lambda key: films[0],
-        scorer.score_each,
-        threads=pool(2),
-        ahead=3,
-        on_start=start,
-    ):
-        begun.difference_update(outcome.key for outcome in outcomes)
-    assert beside == {0: {0, 1}, 1: {0, 1}, 2: {2}, 3: {3}, 4: {4, 5}, 5: {4, 5}, 6: {4, 5, 6}}
-
-
-def test_one_that_is_to_stop_begins_no_more_and_finishes_what_it_began(
-    run: Callable[..., Any], load: Load
-) -> None:
-    answers = iter([False, False, True, False, False])  # the last must not be asked for
-    outcomes = list(run(range(10), load, size=2, threads=1, should_stop=lambda: next(answers)))
-    assert [outcome.key for outcome in outcomes] == [0, 1, 2, 3]
-    assert next(answers) is False
-
-
-def test_what_the_start_of_a_batch_raises_comes_out_and_nothing_of_it_is_loaded(
-    run: Callable[..., Any], films: list[Ready]
-) -> None:
-    loaded: list[int] = []
+    slow = threading.Event()
 
     def load(key: int) -> Ready:
-        loaded.append(key)
+        if key == 0:
+            assert slow.wait(PATIENCE_S)
         return films[0]
 
-    def start(batch: Batch[int]) -> None:
-        if 4 in batch.keys:
-            raise LeaseLostError("The lease on the job has passed to another worker.")
+    flow: Flow[int] = Flow(
+        load, scorer.score_each, threads=pool(2), choose=urgent_first(2, wait_s=0)
+    )
+    for key in range(5):
+        flow.start(key, urgency=1)
+    ended: list[int] = []
+    while len(ended) < 4:
+        ended += [outcome.key for outcome in flow.step()]
+    assert sorted(ended) == [1, 2, 3, 4]
+    slow.set()
+    assert [outcome.key for outcome in flow.step()] == [0]
 
-    outcomes = run(range(10), load, size=2, threads=1, on_start=start)
-    assert [next(outcomes).key for _ in range(2)] == [0, 1]
-    with pytest.raises(LeaseLostError):
-        next(outcomes)
-    assert not {4, 5} & set(loaded)
+
+def test_a_reserved_thread_takes_what_is_urgent_past_all_others(
+    films: list[Ready], scorer: Scorer, pool: Callable[..., LoadThreads]
+) -> None:
+    held, begun = threading.Event(), threading.Event()
+
+    def load(key: int) -> Ready:
+        begun.set()
+        if key < 8:
+            assert held.wait(PATIENCE_S)
+        return films[0]
+
+    threads = pool(1, reserved=1)
+    flow: Flow[int] = Flow(
+        load, scorer.score_each, threads=threads, choose=urgent_first(2, wait_s=60)
+    )
+    for key in range(8):
+        flow.start(key, urgency=2)
+    assert begun.wait(PATIENCE_S)
+    flow.start(8, urgency=0)
+    assert [outcome.key for outcome in flow.step()] == [8]
+    assert flow.step(0) == []
+    assert len(flow.withdraw()) == 7, "all but the one that is being loaded"
+    held.set()
+    assert [outcome.key for outcome in flow.step()] in ([n] for n in range(8))

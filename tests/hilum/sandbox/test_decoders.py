@@ -76,7 +76,7 @@ def load(poisoned: Decoders) -> Load:
 
 
 def pid_of(decoders: Decoders) -> int:
-    (child,) = decoders._idle.queue
+    (child,) = decoders._idle[0]
     assert child is not None
     return child.pid
 
@@ -180,7 +180,7 @@ def test_a_process_that_died_while_idle_costs_nothing(poisoned: Decoders, load: 
 def test_many_threads_share_few_processes() -> None:
     with Decoders(2, LIMITS, tasks=DECODE_TASKS) as decoders, ThreadPoolExecutor(6) as pool:
         made = list(pool.map(load_in(decoders), [film(n) for n in range(12)]))
-        assert len({child.pid for child in decoders._idle.queue if child is not None}) == 2
+        assert len({child.pid for child in decoders._idle[0] if child is not None}) == 2
     for n, one in enumerate(made):
         expected = ready(examine(film(n), OPTIONS)).model_input.image
         np.testing.assert_array_equal(one.model_input.image, expected)

@@ -50,7 +50,7 @@ def test_a_junk_object_is_held_once(kind: str, tmp_path: Path, decoders: Decoder
     loader = Loader(OPTIONS, open_store(S3Settings(), LIMITS, allow_local=True), None, decoders)
     with pytest.raises(HilumError):
         loader.load(str(small))
-    (decoder,) = decoders._idle.queue
+    (decoder,) = decoders._idle[0]
     assert decoder is not None
     child = psutil.Process(decoder.pid)
     idle = _peak(child)
