@@ -6,7 +6,7 @@ import secrets
 import time
 from typing import Literal
 
-Kind = Literal["st", "im", "jb", "key", "dl", "cp"]
+Kind = Literal["st", "im", "jb", "key", "dl", "cp", "wk"]
 
 
 def new_id(kind: Kind) -> str:

@@ -9,13 +9,16 @@ instances again. A *delivery* sends one event of the outbox to one destination. 
 did what; its rows cannot be changed.
 """
 
+from hilum.db.tables.campaigns import campaign_items as campaign_items
+from hilum.db.tables.campaigns import campaigns as campaigns
+from hilum.db.tables.campaigns import index_runs as index_runs
+from hilum.db.tables.campaigns import promotions as promotions
+from hilum.db.tables.campaigns import workers as workers
 from hilum.db.tables.columns import FIRST_PIPELINE as FIRST_PIPELINE
 from hilum.db.tables.columns import UtcDateTime as UtcDateTime
 from hilum.db.tables.columns import metadata as metadata
 from hilum.db.tables.records import api_keys as api_keys
 from hilum.db.tables.records import audit as audit
-from hilum.db.tables.records import campaign_items as campaign_items
-from hilum.db.tables.records import campaigns as campaigns
 from hilum.db.tables.records import instances as instances
 from hilum.db.tables.results import findings as findings
 from hilum.db.tables.results import models as models

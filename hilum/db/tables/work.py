@@ -23,6 +23,9 @@ images = sa.Table(
     sa.Column("position", sa.Integer, nullable=False),
     sa.Column("uri", sa.Text, nullable=False),
     sa.UniqueConstraint("study_id", "position"),
+    # Finds how an instance ended in live jobs. A hash, because an address may be too long for a
+    # B-tree of PostgreSQL.
+    sa.Index("ix_images_uri", "uri", postgresql_using="hash"),
 )
 
 jobs = sa.Table(
