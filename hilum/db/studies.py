@@ -9,7 +9,7 @@ from typing import Any, Final, cast
 
 from sqlalchemy import Connection, Select, bindparam, func, insert, select, true
 
-from hilum.db import schedule
+from hilum.db import schedule, serving
 from hilum.db.connection import Database, insert_or_ignore
 from hilum.db.display import FIRST_JOB, SHOWN, STUDY, TENANT, parameters
 from hilum.db.states import ItemStatus, JobStatus
@@ -86,7 +86,8 @@ def submit(
         queue: the job's priority.
         uris: of the images, in the client's order.
         idempotency: the key of the client, if it sent one.
-        model_id: binds the job to this registered model; ``None``: any worker may score it.
+        model_id: binds the job to this registered model; ``None``: to the model in force for the
+            tenant, or to none if there is none, so that any worker may score it.
 
     Raises:
         IdempotencyKeyReusedError: the key was used for another request.
@@ -132,6 +133,8 @@ def _create(
         )
         if connection.execute(claim).first() is None:
             raise _KeyTaken
+    if model_id is None:
+        model_id = serving.choose(connection, tenant, study_id)
     image_ids = [new_id("im") for _ in uris]
     rows = [
         {"id": image_id, "study_id": study_id, "position": n, "uri": uri}

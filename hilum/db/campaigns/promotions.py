@@ -1,0 +1,359 @@
+"""Put a model in force for a tenant, and take that back.
+
+A promotion changes the tenant's row of ``serving``, whatever the number of results, and keeps the
+row that it replaces. It is recorded in the audit in the same transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from sqlalchemy import Connection, exists, func, insert, literal, select, update
+
+from hilum.db import audit, serving, workers
+from hilum.db.campaigns import rows, slices
+from hilum.db.campaigns.states import CampaignStatus
+from hilum.db.connection import insert_or_ignore
+from hilum.db.display import FIRST_JOB
+from hilum.db.serving import Canary, Serving
+from hilum.db.states import ItemStatus
+from hilum.db.tables import deliveries, items, jobs, outbox, promotions, results, studies
+from hilum.errors import (
+    CampaignError,
+    CampaignStateError,
+    ModelUnservedError,
+    NothingToRollBackError,
+)
+from hilum.ids import new_id
+
+_PAGE: Final = 500  # studies that one call of `notify_some` looks at
+
+
+@dataclass(frozen=True, kw_only=True)
+class Notify:
+    """Whom to tell of the studies whose results a promotion changes, and how fast."""
+
+    destinations: tuple[str, ...]
+    per_minute: float = 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Promotion:
+    """What a change put in force."""
+
+    tenant: str
+    number: int
+    before: Serving | None
+    after: Serving | None
+
+
+def promote(
+    connection: Connection,
+    campaign_id: str,
+    *,
+    actor: str,
+    tenant: str | None = None,
+    share: float | None = None,
+    base_model_id: int | None = None,
+    notify: Notify | None = None,
+    unfinished: bool = False,
+) -> Promotion:
+    """Put the campaign's model in force for its tenant.
+
+    Args:
+        connection: a transaction for writing.
+        campaign_id: the campaign.
+        actor: see :func:`hilum.db.audit.append`.
+        tenant: of whom the campaign must be; ``None``: of anybody.
+        share: of the studies that show the model first, as a canary; ``None``: all of them.
+        base_model_id: for a first canary, the model that all other studies show. Not needed if a
+            model is in force, or if one other model is served.
+        notify: create a delivery for each study whose results change; ``None``: none.
+        unfinished: also if the campaign has not been completed.
+
+    Raises:
+        CampaignUnknownError: there is no such campaign.
+        CampaignStateError: it has not been completed.
+        ModelUnservedError: no live worker serves the model, or the base of the canary.
+        CampaignError: the share is not above 0 and at most 1, or the canary has no base.
+    """
+    campaign = rows.get(connection, campaign_id, tenant=tenant)
+    if share is not None and not 0 < share <= 1:
+        raise CampaignError("The share of a canary must be above 0 and at most 1.")
+    if campaign.status is not CampaignStatus.COMPLETED and not unfinished:
+        raise CampaignStateError(
+            f"The campaign is {campaign.status}; only a completed one is promoted.",
+            next_step="Wait for its end, or promote what there is with --unfinished.",
+        )
+    slices.take_turn(connection, campaign.tenant)
+    before = serving.get(connection, campaign.tenant)
+    served = [one.model_id for one in workers.live(connection)]
+    if campaign.model_id not in served:
+        raise ModelUnservedError("No live worker serves the model of the campaign.")
+    model, pipeline, canary = campaign.model_id, campaign.pipeline, None
+    if share is not None and share < 1:
+        canary = Canary(model_id=model, share=share, pipeline=pipeline)
+        if before is not None:
+            model, base_pipeline = before.model_id, before.pipeline
+        else:
+            model = _base(served, campaign.model_id, base_model_id)
+            base_pipeline = None
+        pipeline = base_pipeline or ""
+    serving.set_serving(
+        connection,
+        tenant=campaign.tenant,
+        model_id=model,
+        canary=canary,
+        pipeline=pipeline or None,
+    )
+    number = _keep(
+        connection, campaign.tenant, before, actor=actor, campaign_id=campaign_id, notify=notify
+    )
+    return _noted(
+        connection,
+        campaign.tenant,
+        number,
+        before,
+        actor=actor,
+        action="model.promoted",
+        object=campaign_id,
+    )
+
+
+def roll_back(connection: Connection, tenant: str, *, actor: str) -> Promotion:
+    """Restore what was in force before the last promotion that has not been rolled back.
+
+    Raises:
+        NothingToRollBackError: there is none.
+        ModelUnservedError: no live worker serves the model that was in force, so that new studies
+            would wait for ever.
+    """
+    slices.take_turn(connection, tenant)
+    p = promotions.c
+    last = connection.execute(
+        select(p.number, p.before, p.campaign_id)
+        .where(p.tenant == tenant, p.rolled_back_at.is_(None))
+        .order_by(p.number.desc())
+        .limit(1)
+    ).one_or_none()
+    if last is None:
+        raise NothingToRollBackError("The tenant has no promotion to roll back.")
+    restored = None if last.before is None else serving.of_document(last.before)
+    if restored is not None:
+        served = [one.model_id for one in workers.live(connection)]
+        if workers.equivalent(connection, restored.model_id) not in served:
+            raise ModelUnservedError("No live worker serves the model that was in force before.")
+    before = serving.get(connection, tenant)
+    serving.set_serving(
+        connection,
+        tenant=tenant,
+        model_id=restored.model_id if restored else None,
+        canary=restored.canary if restored else None,
+        pipeline=restored.pipeline if restored else None,
+    )
+    now = datetime.now(UTC)
+    own = update(promotions).where(p.tenant == tenant, p.number == last.number)
+    # A rolled back promotion tells nobody any more.
+    connection.execute(
+        own.values(rolled_back_at=now, notified_at=func.coalesce(p.notified_at, now))
+    )
+    return _noted(
+        connection,
+        tenant,
+        last.number,
+        before,
+        actor=actor,
+        action="model.rolled_back",
+        object=last.campaign_id or f"promotion {last.number}",
+    )
+
+
+def notifying(connection: Connection) -> list[tuple[str, int]]:
+    """The promotions whose deliveries have not all been created."""
+    p = promotions.c
+    query = select(p.tenant, p.number).where(p.notified_at.is_(None))
+    return [(row.tenant, row.number) for row in connection.execute(query)]
+
+
+def notify_some(connection: Connection, tenant: str, number: int) -> int:
+    """Create the deliveries of the promotion's next studies, due one after the other at its rate.
+    Returns how many there are."""
+    p = promotions.c
+    own = (p.tenant == tenant, p.number == number, p.notified_at.is_(None))
+    row = connection.execute(
+        select(promotions).where(*own).with_for_update(skip_locked=True)
+    ).one_or_none()
+    if row is None:
+        return 0
+    wish = dict(row.notify)
+    page, last = _studies(connection, tenant, wish.get("after", ""))
+    made = 0
+    for job_id in page:
+        due = _next_due(wish)
+        event = (
+            insert_or_ignore(connection, outbox)
+            .values(
+                tenant=tenant, kind=f"study.rescored.{number}", job_id=job_id, created_at=row.at
+            )
+            .returning(outbox.c.id)
+        )
+        event_id = connection.execute(event).scalar_one_or_none()
+        if event_id is None:
+            continue
+        connection.execute(
+            insert(deliveries),
+            [
+                {
+                    "id": new_id("dl"),
+                    "tenant": tenant,
+                    "event_id": event_id,
+                    "job_id": job_id,
+                    "destination": destination,
+                    "attempts": 0,
+                    "due_at": due,
+                    "created_at": datetime.now(UTC),
+                }
+                for destination in wish["destinations"]
+            ],
+        )
+        made += 1
+        wish["due"] = due.isoformat()
+    values: dict[str, Any] = {"notify": wish | {"after": last}}
+    if last is None:
+        values["notified_at"] = datetime.now(UTC)
+    connection.execute(
+        update(promotions).where(p.tenant == tenant, p.number == number).values(values)
+    )
+    return made
+
+
+def _next_due(wish: dict[str, Any]) -> datetime:
+    """Staggered: each study is due one share of a minute after the one before."""
+    now = datetime.now(UTC)
+    if "due" not in wish:
+        return now
+    after = datetime.fromisoformat(wish["due"]) + timedelta(minutes=1 / wish["per_minute"])
+    return max(now, after)
+
+
+def _studies(connection: Connection, tenant: str, after: str) -> tuple[Sequence[str], str | None]:
+    """The live jobs of the next studies that show a result of the model in force, and the last
+    study that was looked at; ``None``: there are no more."""
+    page = connection.execute(
+        select(studies.c.id)
+        .where(studies.c.tenant == tenant, studies.c.id > after)
+        .order_by(studies.c.id)
+        .limit(_PAGE)
+    ).scalars()
+    ids = [*page]
+    row = serving.get(connection, tenant)
+    if not ids or row is None:
+        return (), None
+    found: list[str] = []
+    old, new = results.alias("old"), results.alias("new")
+    for study_id in ids:
+        model_id = row.shown(study_id)
+        job = (
+            select(jobs.c.id)
+            .where(jobs.c.study_id == study_id, jobs.c.campaign_id.is_(None))
+            .order_by(*FIRST_JOB)
+            .limit(1)
+        )
+        job_id = connection.execute(job).scalar()
+        if job_id is None:
+            continue
+        same = (
+            select(literal(1))
+            .select_from(items.join(old, old.c.id == items.c.result_id))
+            .join(
+                new,
+                (new.c.tenant == old.c.tenant)
+                & (new.c.sop_instance_uid == old.c.sop_instance_uid)
+                & (new.c.content_sha256 == old.c.content_sha256),
+            )
+            .where(
+                items.c.job_id == job_id,
+                items.c.status == ItemStatus.SCORED,
+                new.c.model_id == model_id,
+                new.c.id != old.c.id,
+            )
+        )
+        if connection.execute(select(exists(same))).scalar():
+            found.append(job_id)
+    return found, ids[-1] if len(ids) == _PAGE else None
+
+
+def _base(served: Sequence[int], canary: int, chosen: int | None) -> int:
+    """The model that studies outside of a first canary show."""
+    others = [one for one in served if one != canary]
+    if chosen is not None:
+        if chosen not in served:
+            raise ModelUnservedError("No live worker serves the base of the canary.")
+        return chosen
+    if len(others) != 1:
+        raise CampaignError(
+            "No model is in force for the tenant, so the canary needs a base: the model that all "
+            "other studies show.",
+            next_step="Name its digest with --base, and keep a worker of it running.",
+        )
+    return others[0]
+
+
+def _keep(
+    connection: Connection,
+    tenant: str,
+    before: Serving | None,
+    *,
+    actor: str,
+    campaign_id: str,
+    notify: Notify | None,
+) -> int:
+    last = select(func.max(promotions.c.number)).where(promotions.c.tenant == tenant)
+    number = (connection.execute(last).scalar() or 0) + 1
+    now = datetime.now(UTC)
+    wish = None
+    if notify is not None:
+        wish = {"destinations": [*notify.destinations], "per_minute": notify.per_minute}
+    connection.execute(
+        insert(promotions).values(
+            tenant=tenant,
+            number=number,
+            campaign_id=campaign_id,
+            before=None if before is None else before.document(),
+            actor=actor,
+            at=now,
+            notify=wish,
+            notified_at=now if wish is None else None,
+        )
+    )
+    return number
+
+
+def _noted(
+    connection: Connection,
+    tenant: str,
+    number: int,
+    before: Serving | None,
+    *,
+    actor: str,
+    action: str,
+    object: str,
+) -> Promotion:
+    after = serving.get(connection, tenant)
+    detail = {
+        "number": number,
+        "before": None if before is None else before.document(),
+        "after": None if after is None else after.document(),
+    }
+    audit.append(
+        connection,
+        tenant=tenant,
+        actor=actor,
+        action=action,
+        object=object,
+        detail=detail,
+    )
+    return Promotion(tenant=tenant, number=number, before=before, after=after)
