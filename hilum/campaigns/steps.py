@@ -11,14 +11,12 @@ import logging
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import Connection
-
 from hilum.campaigns.windows import Window
 from hilum.db import workers
 from hilum.db.campaigns import promotions, rows, slices
 from hilum.db.campaigns.rows import Campaign
 from hilum.db.campaigns.states import CampaignStatus
-from hilum.db.connection import Database
+from hilum.db.connection import Connection, Database
 from hilum.errors import (
     FailureRateError,
     HilumError,

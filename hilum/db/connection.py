@@ -12,7 +12,6 @@ from sqlalchemy import (
     URL,
     BigInteger,
     ColumnElement,
-    Connection,
     Engine,
     Table,
     any_,
@@ -23,6 +22,7 @@ from sqlalchemy import (
     make_url,
     select,
 )
+from sqlalchemy import Connection as Connection  # noqa: PLC0414 - above hilum.db, nobody knows SQL
 from sqlalchemy.dialects import postgresql as pg
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import (
