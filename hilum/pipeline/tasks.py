@@ -8,7 +8,7 @@ from typing import Final
 import imagecodecs
 
 from hilum.imaging import rendering
-from hilum.pipeline import examine
+from hilum.pipeline import examine, head
 from hilum.sandbox import Tasks
 
 # imagecodecs loads each codec when it is first looked at; later there is no memory for that.
@@ -22,5 +22,6 @@ def warm_up() -> None:
 
 
 TASKS: Final = Tasks(
-    answers={"examine": examine.answer, "render": rendering.answer}, warm_up=warm_up
+    answers={"examine": examine.answer, "head": head.answer, "render": rendering.answer},
+    warm_up=warm_up,
 )

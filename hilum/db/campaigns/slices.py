@@ -314,7 +314,6 @@ def _adopt(connection: Connection, job_ids: Sequence[str]) -> None:
                 read.c.tenant == p.c.tenant,
                 read.c.sop_instance_uid == p.c.sop_instance_uid,
                 read.c.uri == p.c.uri,
-                read.c.etag == p.c.etag,
                 read.c.header_only.is_(None),
             ),
         )
@@ -322,8 +321,11 @@ def _adopt(connection: Connection, job_ids: Sequence[str]) -> None:
             _ITEM.job_id.in_(job_ids),
             ~exists(select(literal(1)).where(other.c.instance_id == read.c.id)),
         )
+        .order_by(read.c.last_seen_at)
     )
-    for row in connection.execute(pairs).all():
+    # The object that was there last, if it was replaced under its address.
+    newest = {row.id: row for row in connection.execute(pairs)}
+    for row in newest.values():
         connection.execute(delete(instances).where(instances.c.id == row.read_id))
         connection.execute(
             update(instances)
