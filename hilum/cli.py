@@ -41,6 +41,8 @@ _SUMMARIES: Final = {
     "db": "Create and upgrade the SQL schema.",
     "keys": "Manage the API keys of the gateway.",
     "audit": "Verify the audit of what operators and readers did.",
+    "index": "Enter an archive that was never scored, by the headers of its objects.",
+    "rescore": "Score an archive again, and put a model in force.",
     "demo": "Start the whole system on this machine.",
     "settings": "Show the settings in force.",
     "worker": "Run an inference worker.",

@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import gzip
 import hashlib
-import io
+import itertools
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final
 from urllib.parse import unquote_plus
 
@@ -27,7 +29,7 @@ from hilum.storage import ObjectStore
 _PAGE: Final = 200  # objects between two commits
 _INVENTORY: Final = (".csv", ".csv.gz")
 _ADDRESSES: Final = ("uri", "address", "url")
-_MAX_INVENTORY: Final = 2**31  # bytes
+_MAX_INVENTORY: Final = 2**36  # bytes
 
 Entry = tuple[str, str]  # address, and the cursor behind it
 
@@ -120,30 +122,32 @@ def _entries(store: ObjectStore, source: str, cursor: str | None) -> Iterator[En
 
 
 def _inventory(store: ObjectStore, source: str) -> Iterator[str]:
-    data = io.BytesIO()
-    store.read_into(data.write, source, max_bytes=_MAX_INVENTORY)
-    data.seek(0)
-    binary = gzip.open(data) if source.endswith(".gz") else data
-    lines = csv.reader(io.TextIOWrapper(binary, encoding="utf-8", newline=""))  # type: ignore[type-var]
+    with TemporaryDirectory(prefix="hilum-inventory-") as folder:
+        path = Path(folder) / "inventory"
+        store.download(source, path, max_bytes=_MAX_INVENTORY)
+        with (gzip.open if source.endswith(".gz") else open)(
+            path, "rt", encoding="utf-8", newline=""
+        ) as file:
+            yield from _addresses(csv.reader(file))
+
+
+def _addresses(lines: Iterator[list[str]]) -> Iterator[str]:
     first = next(lines, None)
     if first is None:
         return
     names = [name.strip().lower() for name in first]
     address = next((names.index(name) for name in _ADDRESSES if name in names), None)
-    named = {"bucket", "key"} <= {*names}
-    if address is None and not named and (len(first) < 2 or "/" in first[0]):
+    if address is not None:
+        yield from (row[address] for row in lines if row)
+    elif {"bucket", "key"} <= {*names}:
+        bucket, key = names.index("bucket"), names.index("key")
+        yield from (f"s3://{row[bucket]}/{row[key]}" for row in lines if row)
+    elif len(first) < 2 or "/" in first[0]:
         raise ConfigurationError(
             "The inventory has neither a column `uri` nor the columns `bucket` and `key`.",
             next_step="Add a header line, or use the CSV of S3 Inventory.",
         )
-    if address is None and not named:
-        yield f"s3://{first[0]}/{unquote_plus(first[1])}"
-    for row in lines:
-        if not row:
-            continue
-        if address is not None:
-            yield row[address]
-        elif named:
-            yield f"s3://{row[names.index('bucket')]}/{row[names.index('key')]}"
-        else:
-            yield f"s3://{row[0]}/{unquote_plus(row[1])}"
+    else:
+        for row in itertools.chain([first], lines):
+            if row:
+                yield f"s3://{row[0]}/{unquote_plus(row[1])}"

@@ -6,7 +6,7 @@ import base64
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from html import escape
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -23,12 +23,16 @@ figure{margin:0;width:20rem}figure img,figure svg{width:9.8rem;height:auto;backg
 """
 
 
+# A PNG of the film with the map, or the grid [h, w] alone; None: the map was not kept.
+Picture: TypeAlias = bytes | npt.NDArray[np.float32] | None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Look:
     """The pictures of one film: the map of one label, before and after."""
 
-    before: bytes | npt.NDArray[np.float32] | None  # a PNG, or the grid alone; None: not kept
-    after: bytes | npt.NDArray[np.float32] | None
+    before: Picture
+    after: Picture
 
 
 Looks = Callable[[Changed], Look]
@@ -188,7 +192,7 @@ def _figure(one: Changed, look: Look) -> str:
     return f"<figure>{pictures}<figcaption>{'<br>'.join(told)}</figcaption></figure>"
 
 
-def _picture(look: bytes | npt.NDArray[np.float32] | None) -> str:
+def _picture(look: Picture) -> str:
     if look is None:
         return "<span class=note>The map was not kept.</span>"
     if isinstance(look, bytes):

@@ -43,11 +43,19 @@ def register(connection: Connection, manifest: Manifest) -> int:
         "registered_at": datetime.now(UTC),
     }
     connection.execute(insert_or_ignore(connection, models).values(**row))
-    found = select(models.c.id).where(
+    found = find(connection, manifest)
+    assert found is not None
+    return found
+
+
+def find(connection: Connection, manifest: Manifest) -> int | None:
+    """The id of this model with its preprocessing, if it is registered."""
+    query = select(models.c.id).where(
         models.c.digest == manifest.digest,
         models.c.preprocess_digest == manifest.preprocess.digest,
     )
-    return int(connection.execute(found).scalar_one())
+    found: int | None = connection.execute(query).scalar()
+    return found
 
 
 def get(connection: Connection, model_id: int) -> RegisteredModel | None:
