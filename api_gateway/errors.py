@@ -7,10 +7,17 @@ from typing import ClassVar, Final
 
 from hilum.errors import (
     AccessDeniedError,
+    CampaignError,
+    CampaignExistsError,
+    CampaignStateError,
+    CampaignUnknownError,
     DicomError,
     HilumError,
     IdempotencyKeyReusedError,
     InvalidURIError,
+    ModelUnknownError,
+    ModelUnservedError,
+    NothingToRollBackError,
     ObjectMissingError,
     PermanentError,
     TransientError,
@@ -136,6 +143,13 @@ class UnexpectedRequestError(RequestError):
 
 # Of errors that are not the gateway's own; the first entry that matches counts.
 _STATUS: Final[dict[type[HilumError], HTTPStatus]] = {
+    CampaignUnknownError: HTTPStatus.NOT_FOUND,
+    ModelUnknownError: HTTPStatus.NOT_FOUND,
+    CampaignExistsError: HTTPStatus.CONFLICT,
+    CampaignStateError: HTTPStatus.CONFLICT,
+    ModelUnservedError: HTTPStatus.CONFLICT,
+    NothingToRollBackError: HTTPStatus.CONFLICT,
+    CampaignError: HTTPStatus.UNPROCESSABLE_ENTITY,
     InvalidURIError: HTTPStatus.UNPROCESSABLE_ENTITY,
     IdempotencyKeyReusedError: HTTPStatus.UNPROCESSABLE_ENTITY,
     ObjectMissingError: HTTPStatus.GONE,  # the overlay needs the object, which the store has lost

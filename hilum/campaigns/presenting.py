@@ -21,9 +21,7 @@ def status(connection: Connection, campaign: Campaign) -> dict[str, Any]:
     window = None if campaign.window is None else Window.checked(campaign.window)
     opening = None if window is None else window.opening(now)
     following = None if window is None else window.following(now)
-    waits = _waits_for(
-        campaign, is_open=window is None or opening is not None, served=bool(serving)
-    )
+    is_open = window is None or opening is not None
     return {
         "id": campaign.id,
         "tenant": campaign.tenant,

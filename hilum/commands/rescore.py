@@ -36,7 +36,7 @@ _yes = click.option("--yes", is_flag=True, help="Do not ask.")
 
 def _wish_options(required: bool) -> Callable[[C], C]:
     """The options that describe a campaign."""
-    modes = click.Choice([*Mode])
+    modes = click.Choice([mode.value for mode in Mode])
     options = [
         click.option("--tenant", required=required, help="Tenant that owns the films."),
         click.option(
@@ -72,7 +72,7 @@ def _run_options(command: C) -> C:
         click.option("--time-zone", default="UTC", show_default=True, help="Of the window."),
         click.option(
             "--overlap",
-            type=click.Choice([*Overlap]),
+            type=click.Choice([each.value for each in Overlap]),
             default=Overlap.SKIP.value,
             show_default=True,
             help="With --if-due, while an earlier campaign of this name is not done.",
