@@ -171,30 +171,6 @@ def get(campaign_id: Id, key: Reader, services: ServicesDep) -> CampaignOut:
     return _out(services, key, campaign_id)
 
 
-@router.post(
-    "/v1/campaigns/{campaign_id}/{action}",
-    operation_id="changeCampaign",
-    responses=documented(404, 409, 422),
-    summary="Run, pause, resume or cancel a campaign",
-)
-def change(
-    campaign_id: Id,
-    action: Literal["run", "pause", "resume", "cancel"],
-    key: Admin,
-    services: ServicesDep,
-) -> CampaignOut:
-    """Repeating a change has no effect."""
-    to = {
-        "run": CampaignStatus.RUNNING,
-        "resume": CampaignStatus.RUNNING,
-        "pause": CampaignStatus.PAUSED,
-        "cancel": CampaignStatus.CANCELLED,
-    }[action]
-    with services.database.write() as connection:
-        rows.set_status(connection, campaign_id, to, actor=key.id, tenant=key.tenant)
-    return _out(services, key, campaign_id)
-
-
 @router.get(
     "/v1/campaigns/{campaign_id}/report",
     operation_id="reportCampaign",
@@ -251,6 +227,31 @@ def promote(campaign_id: Id, new: PromotionIn, key: Admin, services: ServicesDep
             unfinished=new.unfinished,
         )
     return _in_force(services, key)
+
+
+# Behind the route of promotions, whose path it matches, too.
+@router.post(
+    "/v1/campaigns/{campaign_id}/{action}",
+    operation_id="changeCampaign",
+    responses=documented(404, 409, 422),
+    summary="Run, pause, resume or cancel a campaign",
+)
+def change(
+    campaign_id: Id,
+    action: Literal["run", "pause", "resume", "cancel"],
+    key: Admin,
+    services: ServicesDep,
+) -> CampaignOut:
+    """Repeating a change has no effect."""
+    to = {
+        "run": CampaignStatus.RUNNING,
+        "resume": CampaignStatus.RUNNING,
+        "pause": CampaignStatus.PAUSED,
+        "cancel": CampaignStatus.CANCELLED,
+    }[action]
+    with services.database.write() as connection:
+        rows.set_status(connection, campaign_id, to, actor=key.id, tenant=key.tenant)
+    return _out(services, key, campaign_id)
 
 
 @router.get(

@@ -9,6 +9,8 @@ Revises: 0004
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -62,7 +64,7 @@ _INDEX_RUNS = sa.Table(
     sa.Column("finished_at", TIME),
     sa.UniqueConstraint("tenant", "source_sha256"),
 )
-_OF_CAMPAIGNS = {
+_OF_CAMPAIGNS: dict[str, tuple[Any, str | None]] = {
     "last_instance_id": (sa.BigInteger(), "0"),
     "cursor": (sa.JSON(), None),
     "frozen_at": (TIME, None),
@@ -102,7 +104,9 @@ def upgrade() -> None:
     for table in (_WORKERS, _PROMOTIONS, _INDEX_RUNS):
         table.create(connection, checkfirst=False)
     for name, (kind, default) in _OF_CAMPAIGNS.items():
-        column = sa.Column(name, kind, nullable=default is None, server_default=default)
+        column: sa.Column[Any] = sa.Column(
+            name, kind, nullable=default is None, server_default=default
+        )
         op.add_column("campaigns", column)
     op.add_column("campaign_items", sa.Column("result_id", sa.BigInteger()))
     op.add_column("instances", sa.Column("header_only", sa.Boolean()))
