@@ -49,7 +49,7 @@ from hilum.queue import Queue
 if TYPE_CHECKING:
     from hilum.db.campaigns.rows import Campaign
 
-PAGE: Final = 10_000  # instances that one step looks at
+PAGE: Final = 5_000  # instances that one step looks at
 JOB_SIZE: Final = 64  # images of one job
 _LOCK: Final = 0x63616D70  # any constant; ASCII "camp"
 _ITEM: Final = campaign_items.c
