@@ -35,6 +35,11 @@ _HEADERS = {
 }
 
 
+_REPORT: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/html": {}, "application/json": {}}}
+}
+
+
 class WindowIn(BaseModel):
     """When the campaign may run, in local time."""
 
@@ -175,7 +180,7 @@ def get(campaign_id: Id, key: Reader, services: ServicesDep) -> CampaignOut:
     "/v1/campaigns/{campaign_id}/report",
     operation_id="reportCampaign",
     response_model=None,
-    responses={200: {"content": {"text/html": {}, "application/json": {}}}} | documented(404, 422),
+    responses={**_REPORT, **documented(404, 422)},
     summary="The campaign's results against what is shown now",
 )
 def report(

@@ -30,6 +30,7 @@ from hilum.db.campaigns.states import CampaignStatus
 from hilum.db.connection import Database
 from hilum.packages.load import verify
 from hilum.pipeline.version import pipeline_version
+from hilum.queue import Queue
 
 ALLOWED_S: Final = 0.3
 _TENANT: Final = "bench"
@@ -57,7 +58,7 @@ def measure(database: Database, *, films: int) -> Iterator[Line]:
     with database.write() as connection:
         model_id = models.register(connection, verify(_PACKAGE).manifest)
         workers.beat(
-            connection, "wk_1", model_id=model_id, queues=["bulk"], processes=1, alive_s=86_400
+            connection, "wk_1", model_id=model_id, queues=[*Queue], processes=1, alive_s=86_400
         )
     target = Target(tenant=_TENANT, model_id=model_id, pipeline=pipeline_version())
     wish = Wish(tenant=_TENANT, model=None, modes=(Mode.MISSING,), selection=Selection())

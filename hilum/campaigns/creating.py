@@ -158,7 +158,7 @@ def is_due(database: Database, wish: Wish, *, now: datetime, actor: str) -> bool
                 previous[0] <= one.created_at < previous[1] or one in earlier for one in same
             )
             if same and missed:
-                event(log, logging.WARNING, "campaign.window_missed", name=wish.name)
+                event(log, logging.WARNING, "campaign.window_missed", tenant=wish.tenant)
             return False
         if any(one.created_at >= opening[0] for one in same):
             return False

@@ -14,6 +14,7 @@ from hilum.db.connection import Connection
 from hilum.errors import HilumError
 from hilum.imaging.spec import PreprocessSpec
 from hilum.pipeline.cache import PreparedCache
+from hilum.queue import Queue
 
 # What a prepared film costs of one that is fetched and decoded (benchmarks: `rescore_vs_first`).
 _PREPARED_COST: Final = 0.2
@@ -135,7 +136,11 @@ def make(
     prepared = None
     if look_up is not None and films:
         prepared = look_up(film["uri"] for film in films if film["uri"] is not None)
-    serving = [one for one in workers.live(connection) if one.model_id == target.model_id]
+    serving = [
+        one
+        for one in workers.live(connection)
+        if one.model_id == target.model_id and Queue.BULK in one.queues
+    ]
     return Plan(
         found=sum(standings.values()),
         standings=standings,

@@ -12,12 +12,17 @@ from hilum.db.campaigns.states import CampaignStatus
 from hilum.db.connection import Connection
 from hilum.db.serving import Serving
 from hilum.errors import HilumError, ModelUnservedError
+from hilum.queue import Queue
 
 
 def status(connection: Connection, campaign: Campaign) -> dict[str, Any]:
     """How the campaign stands, from its row and the few rows of workers: nothing is counted."""
     now = datetime.now(UTC)
-    serving = [one for one in workers.live(connection) if one.model_id == campaign.model_id]
+    serving = [
+        one
+        for one in workers.live(connection)
+        if one.model_id == campaign.model_id and Queue.BULK in one.queues
+    ]
     window = None if campaign.window is None else Window.checked(campaign.window)
     opening = None if window is None else window.opening(now)
     following = None if window is None else window.following(now)
@@ -137,7 +142,7 @@ def _hours_left(campaign: Campaign, now: datetime) -> float | None:
     mark = campaign.mark
     if campaign.status is not CampaignStatus.RUNNING or mark is None:
         return None
-    done = campaign.ended - mark["ended"]
+    done = campaign.ended - int(mark["ended"])
     seconds = (now - datetime.fromisoformat(mark["at"])).total_seconds()
     if done <= 0 or seconds <= 0:
         return None

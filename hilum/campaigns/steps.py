@@ -48,10 +48,13 @@ def advance(database: Database) -> int:
     for tenant, number in due:
         with database.write() as connection:
             promotions.notify_some(connection, tenant, number)
-    with database.write() as connection:
-        ended = workers.end_jobs_of_changed_models(connection)
-    if ended:
-        event(log, logging.WARNING, "sweep.preprocessing_changed", jobs=ended)
+    with database.read() as connection:
+        bound = workers.jobs_of_changed_models(connection)
+    for job_id, model_id in bound:
+        with database.write() as connection:
+            workers.end_job_of_changed_model(connection, job_id, model_id)
+    if bound:
+        event(log, logging.WARNING, "sweep.preprocessing_changed", jobs=len(bound))
     return len(found)
 
 

@@ -375,14 +375,15 @@ def _show_promotion(database: Database, made: Promotion, *, as_json: bool) -> No
     with database.read() as connection:
         digests = {one.id: one.digest for one in models.listing(connection)}
         now = serving.get(connection, made.tenant)
+    in_force = presenting.in_force(now, digests)
     document = {
         "tenant": made.tenant,
         "number": made.number,
         "before": presenting.in_force(made.before, digests),
-        "in_force": presenting.in_force(now, digests),
+        "in_force": in_force,
     }
-    model = document["in_force"]["model"] or "each study's own results"
-    canary = document["in_force"]["canary"]
+    model = in_force["model"] or "each study's own results"
+    canary = in_force["canary"]
     told = f"In force for {made.tenant}: {model}"
     told += f"; canary {canary['model']} for {100 * canary['share']:g} %" if canary else ""
     show(document, [told], as_json=as_json)

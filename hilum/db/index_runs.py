@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from sqlalchemy import Connection, delete, exists, literal, select, update
 
@@ -30,7 +31,7 @@ def begin(connection: Connection, *, tenant: str, source: str, anew: bool) -> In
     """The run over this source: the one that was broken off, or else a new one."""
     digest = hashlib.sha256(source.encode()).digest()
     now = datetime.now(UTC)
-    fresh = {"cursor": None, "counts": {}, "started_at": now, "updated_at": now}
+    fresh: dict[str, Any] = {"cursor": None, "counts": {}, "started_at": now, "updated_at": now}
     key = {"tenant": tenant, "source_sha256": digest}
     new = insert_or_ignore(connection, index_runs).values(**key, **fresh, source=source)
     connection.execute(new)

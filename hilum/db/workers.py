@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import groupby
 from typing import Final
 
-from sqlalchemy import Connection, delete, exists, func, literal, select
+from sqlalchemy import Connection, delete, exists, literal, select
 
 from hilum.db import jobs
 from hilum.db.connection import insert_into
 from hilum.db.states import JobStatus
 from hilum.db.tables import jobs as jobs_table
 from hilum.db.tables import models, workers
-from hilum.errors import PreprocessingChangedError
+from hilum.errors import ModelUnservedError, PreprocessingChangedError
+from hilum.queue import Queue
 
 _FORGET: Final = timedelta(days=7)
 # A model that was served until so recently may come back: its workers may be restarting.
@@ -28,6 +30,7 @@ class Serving:
     model_id: int
     workers: int
     processes: int
+    queues: frozenset[Queue]  # that one of them reads
 
 
 def beat(
@@ -58,19 +61,39 @@ def leave(connection: Connection, worker_id: str) -> None:
 def live(connection: Connection) -> list[Serving]:
     """What the live workers serve, one entry a model."""
     query = (
-        select(
-            workers.c.model_id,
-            func.count().label("workers"),
-            func.sum(workers.c.processes).label("processes"),
-        )
+        select(workers.c.model_id, workers.c.processes, workers.c.queues)
         .where(workers.c.alive_until > datetime.now(UTC))
-        .group_by(workers.c.model_id)
         .order_by(workers.c.model_id)
     )
-    return [
-        Serving(model_id=row.model_id, workers=row.workers, processes=int(row.processes))
-        for row in connection.execute(query)
-    ]
+    found: list[Serving] = []
+    for model_id, rows in groupby(connection.execute(query), key=lambda row: int(row.model_id)):
+        own = [*rows]
+        names = {name for row in own for name in row.queues}
+        found.append(
+            Serving(
+                model_id=model_id,
+                workers=len(own),
+                processes=sum(row.processes for row in own),
+                queues=frozenset(queue for queue in Queue if queue in names),
+            )
+        )
+    return found
+
+
+def require(connection: Connection, model_id: int) -> None:
+    """Refuse a model that new studies must not be bound to, because they would wait for ever.
+
+    Raises:
+        ModelUnservedError: no live worker serves the model, or none of them reads some queue.
+    """
+    found = next((one for one in live(connection) if one.model_id == model_id), None)
+    if found is None:
+        raise ModelUnservedError("No live worker serves the model.")
+    if missing := [queue.value for queue in Queue if queue not in found.queues]:
+        raise ModelUnservedError(
+            f"No live worker of the model reads the queues {', '.join(missing)}.",
+            next_step="Start workers of the model for all queues, without --queues.",
+        )
 
 
 def equivalent(connection: Connection, model_id: int) -> int:
@@ -97,9 +120,9 @@ def changed(connection: Connection, model_id: int) -> bool:
     return equivalent(connection, model_id) != model_id
 
 
-def end_jobs_of_changed_models(connection: Connection, *, limit: int = 100) -> int:
-    """End jobs that are bound to a model whose preprocessing no worker has any more, with a typed
-    error. Without this they would be published for ever. Returns their number."""
+def jobs_of_changed_models(connection: Connection, *, limit: int = 100) -> list[tuple[str, int]]:
+    """Queued jobs, with their models, that are bound to a preprocessing which no worker has any
+    more, though workers serve the package. They would be published for ever."""
     now = datetime.now(UTC)
     other = models.alias("other")
     served = exists(
@@ -111,7 +134,7 @@ def end_jobs_of_changed_models(connection: Connection, *, limit: int = 100) -> i
             workers.c.alive_until > now,
         )
     )
-    bound = (
+    query = (
         select(jobs_table.c.id, jobs_table.c.model_id)
         .join(models, models.c.id == jobs_table.c.model_id)
         .where(
@@ -121,18 +144,17 @@ def end_jobs_of_changed_models(connection: Connection, *, limit: int = 100) -> i
         )
         .limit(limit)
     )
-    ended = 0
-    for row in connection.execute(bound).all():
-        if not changed(connection, row.model_id):
-            continue
-        claim = jobs.claim(
-            connection, row.id, lease_s=60, max_unreported=10**6, model_id=row.model_id
+    bound = [(row.id, row.model_id) for row in connection.execute(query)]
+    gone = {model_id for _, model_id in bound if changed(connection, model_id)}
+    return [(job_id, model_id) for job_id, model_id in bound if model_id in gone]
+
+
+def end_job_of_changed_model(connection: Connection, job_id: str, model_id: int) -> None:
+    """End such a job with its error, unless a worker has it after all."""
+    claim = jobs.claim(connection, job_id, lease_s=60, max_unreported=10**6, model_id=model_id)
+    if claim is not None:
+        error = PreprocessingChangedError(
+            "The job is bound to a preprocessing of the package that this version has changed.",
+            next_step="Send the study again, or create the campaign again.",
         )
-        if claim is not None:
-            error = PreprocessingChangedError(
-                "The job is bound to a preprocessing of the package that this version has changed.",
-                next_step="Send the study again, or create the campaign again.",
-            )
-            jobs.quarantine(connection, claim, error)
-            ended += 1
-    return ended
+        jobs.quarantine(connection, claim, error)

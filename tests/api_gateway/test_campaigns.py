@@ -65,7 +65,7 @@ class Api:
                 connection,
                 "wk_1",
                 model_id=self.model_id,
-                queues=["bulk"],
+                queues=["stat", "routine", "bulk"],
                 processes=1,
                 alive_s=60,
             )

@@ -24,7 +24,6 @@ from hilum.db.tables import deliveries, items, jobs, outbox, promotions, results
 from hilum.errors import (
     CampaignError,
     CampaignStateError,
-    ModelUnservedError,
     NothingToRollBackError,
 )
 from hilum.ids import new_id
@@ -90,16 +89,14 @@ def promote(
         )
     slices.take_turn(connection, campaign.tenant)
     before = serving.get(connection, campaign.tenant)
-    served = [one.model_id for one in workers.live(connection)]
-    if campaign.model_id not in served:
-        raise ModelUnservedError("No live worker serves the model of the campaign.")
+    workers.require(connection, campaign.model_id)
     model, pipeline, canary = campaign.model_id, campaign.pipeline, None
     if share is not None and share < 1:
         canary = Canary(model_id=model, share=share, pipeline=pipeline)
         if before is not None:
             model, base_pipeline = before.model_id, before.pipeline
         else:
-            model = _base(served, campaign.model_id, base_model_id)
+            model = _base(connection, campaign.model_id, base_model_id)
             base_pipeline = None
         pipeline = base_pipeline or ""
     serving.set_serving(
@@ -143,9 +140,7 @@ def roll_back(connection: Connection, tenant: str, *, actor: str) -> Promotion:
         raise NothingToRollBackError("The tenant has no promotion to roll back.")
     restored = None if last.before is None else serving.of_document(last.before)
     if restored is not None:
-        served = [one.model_id for one in workers.live(connection)]
-        if workers.equivalent(connection, restored.model_id) not in served:
-            raise ModelUnservedError("No live worker serves the model that was in force before.")
+        workers.require(connection, workers.equivalent(connection, restored.model_id))
     before = serving.get(connection, tenant)
     serving.set_serving(
         connection,
@@ -286,19 +281,19 @@ def _studies(connection: Connection, tenant: str, after: str) -> tuple[Sequence[
     return found, ids[-1] if len(ids) == _PAGE else None
 
 
-def _base(served: Sequence[int], canary: int, chosen: int | None) -> int:
+def _base(connection: Connection, canary: int, chosen: int | None) -> int:
     """The model that studies outside of a first canary show."""
-    others = [one for one in served if one != canary]
     if chosen is not None:
-        if chosen not in served:
-            raise ModelUnservedError("No live worker serves the base of the canary.")
+        workers.require(connection, chosen)
         return chosen
+    others = [one.model_id for one in workers.live(connection) if one.model_id != canary]
     if len(others) != 1:
         raise CampaignError(
             "No model is in force for the tenant, so the canary needs a base: the model that all "
             "other studies show.",
             next_step="Name its digest with --base, and keep a worker of it running.",
         )
+    workers.require(connection, others[0])
     return others[0]
 
 

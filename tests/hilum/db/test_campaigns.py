@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
+import numpy as np
 import pytest
 from sqlalchemy import func, insert, select, update
 
-from hilum.campaigns import steps
-from hilum.campaigns.windows import Window
+from hilum.campaigns import comparing, creating, page, steps
+from hilum.campaigns.creating import Wish
+from hilum.campaigns.windows import Overlap, Window
 from hilum.db import audit, instances, jobs, serving, studies, workers
 from hilum.db.campaigns import promotions, rows, selection, slices
 from hilum.db.campaigns.promotions import Notify
@@ -22,7 +24,7 @@ from hilum.db.campaigns.states import CampaignStatus
 from hilum.db.claims import Claim, NotScored, Scored
 from hilum.db.connection import Database
 from hilum.db.instances import NewInstance
-from hilum.db.results import NewResult
+from hilum.db.results import NewResult, save
 from hilum.db.states import ItemStatus
 from hilum.db.studies import Submission
 from hilum.db.tables import audit as audit_table
@@ -110,13 +112,18 @@ class Archive:
         }
         return self._new(n % 251, **{**defaults, **fields})
 
-    def serve(self, model_id: int | None = None, worker_id: str = "wk_1") -> None:
+    def serve(
+        self,
+        model_id: int | None = None,
+        worker_id: str = "wk_1",
+        queues: Sequence[str] = (),
+    ) -> None:
         with self.database.write() as connection:
             workers.beat(
                 connection,
                 worker_id,
                 model_id=model_id or self.model_id,
-                queues=["bulk"],
+                queues=queues or [*Queue],
                 processes=1,
                 alive_s=60,
             )
@@ -507,8 +514,6 @@ def test_what_was_scored_meanwhile_is_not_scored_again(archive: Archive) -> None
     campaign_id = archive.create()
     archive.frozen(campaign_id)
     with archive.database.write() as connection:
-        from hilum.db.results import save
-
         save(connection, tenant=TENANT, result=archive.result(3))
     archive.start(campaign_id)
     found = archive.step(campaign_id)
@@ -622,6 +627,9 @@ def test_promotion_changes_one_row_and_is_taken_back(archive: Archive) -> None:
         workers.leave(connection, "wk_1")
     with pytest.raises(ModelUnservedError):
         promote()
+    archive.serve(worker_id="wk_2", queues=["bulk"])
+    with pytest.raises(ModelUnservedError, match="stat, routine"):
+        promote()
     archive.serve()
     events = archive.count(outbox)
     assert promote().before is None
@@ -717,3 +725,96 @@ def test_deliveries_only_if_asked_for_and_at_their_rate(archive: Archive) -> Non
     assert len(due) == 4
     gaps = [(b - a).total_seconds() for a, b in itertools.pairwise(due)]
     assert gaps == pytest.approx([30] * 3, abs=0.01)
+
+
+def test_a_report_compares_with_what_is_shown(archive: Archive) -> None:
+    archive.enter(60, view="AP", institution="Zoe Zebra")
+    with archive.database.write() as connection:
+        some = update(instances_table).where(instances_table.c.id <= 40)
+        connection.execute(some.values(institution="North", sex="F", age_years=50.0))
+    old_model = _other_model(archive, digest="sha256:" + "0" * 64)
+    shadow = _other_model(archive, digest="sha256:" + "1" * 64)
+    labels = archive._tiny.manifest.label_set.labels
+
+    def probability(n: int, *, new: bool) -> Any:
+        """Label 1 is gained by films 0 to 9 and lost by films 10 to 14; label 2 never flips."""
+        values = np.full(len(labels), 0.1, dtype=np.float32)
+        values[1] = 0.9 if (n < 10 if new else 10 <= n < 15) else 0.2
+        values[2] = 0.9
+        return values
+
+    with archive.database.write() as connection:
+        for n in range(60):
+            old = {"model_id": old_model, "probability": probability(n, new=False)}
+            save(connection, tenant=TENANT, result=archive.result(n, **old))
+    # Of a campaign that nobody promoted: newer, and not what is shown.
+    with archive.database.write() as connection:
+        new = NewCampaign(name="other", selection=Selection(), modes=(Mode.MISSING,))
+        target = Target(tenant=TENANT, model_id=shadow, pipeline=PIPELINE)
+        rows.create(connection, new, target, preprocess_digest="p", actor="test")
+        for n in range(60):
+            save(connection, tenant=TENANT, result=archive.result(n, model_id=shadow))
+    campaign_id = archive.create()
+    archive.frozen(campaign_id)
+    archive.start(campaign_id)
+    ended = archive.finish(
+        campaign_id, lambda n: archive.result(n, probability=probability(n, new=True))
+    )
+    with archive.database.read() as connection:
+        found = comparing.compare(connection, ended, films=3)
+        fewer = comparing.compare(connection, ended, at_most=20)
+    document = found.document
+    assert [one["model"] for one in document["compared_with"]] == ["sha256:" + "0" * 64]
+    assert (document["pairs"], document["flipped"][0]) == (60, 15)
+    one, two = (document["labels"][labels[k]] for k in (1, 2))
+    assert (one["gained"][0], one["lost"][0], one["before"], one["after"]) == (10, 5, 5, 10)
+    assert (two["gained"][0], two["lost"][0], two["before"], two["psi"]) == (0, 0, 60, 0.0)
+    low, high = one["gained"][1:]
+    assert low < 10 / 60 < high
+    assert one["change"][0] == pytest.approx(5 / 60, abs=1e-6)
+    strata = {(each["stratum"], each["value"]): each["n"] for each in document["strata"]}
+    assert strata[("site", "North")] == 40
+    assert strata[("age", "40-64")] == 40
+    assert strata[("site", "Zoe Zebra")] == 20
+    assert len(found.changed) == 3
+    assert {each.label for each in found.changed} == {labels[1]}
+    assert fewer.document["pairs"] == 20
+    with archive.database.write() as connection:
+        few = update(instances_table).where(instances_table.c.id == 60)
+        connection.execute(few.values(institution="North"))
+    with archive.database.read() as connection:
+        again = comparing.compare(connection, ended).document
+    assert "Zoe Zebra" not in str(again), "a stratum so small may name a person"
+    text = page.render(found, lambda one: page.Look(before=None, after=None))
+    assert "North" in text
+
+
+@pytest.mark.parametrize("overlap", list(Overlap))
+def test_the_next_night(archive: Archive, overlap: Overlap) -> None:
+    archive.enter(2)
+    night = Window.parse("22:00-06:00", time_zone="UTC", overlap=overlap)
+    wish = Wish(
+        tenant=TENANT,
+        model=None,
+        modes=(Mode.MISSING,),
+        selection=Selection(),
+        name="night",
+        window=night,
+    )
+    today = datetime.now(UTC).replace(hour=23, minute=0)
+
+    def due(now: datetime) -> bool:
+        return creating.is_due(archive.database, wish, now=now, actor="test")
+
+    assert not due(today.replace(hour=12))
+    assert due(today)
+    campaign_id = archive.create()
+    archive.frozen(campaign_id)
+    archive.start(campaign_id)
+    with archive.database.write() as connection:
+        rows.change(connection, campaign_id, created_at=today)
+    assert not due(today + timedelta(hours=1)), "once a window"
+    assert due(today + timedelta(days=1)) is (overlap is not Overlap.SKIP)
+    with archive.database.read() as connection:
+        status = rows.get(connection, campaign_id).status
+    assert status == ("cancelled" if overlap is Overlap.REPLACE else "running")
