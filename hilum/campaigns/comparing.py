@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -22,6 +22,7 @@ from hilum.db.campaigns import pairs as stored
 from hilum.db.campaigns.pairs import Pair
 from hilum.db.campaigns.rows import Campaign
 from hilum.db.connection import Connection
+from hilum.db.models import RegisteredModel
 from hilum.packages.manifest import Manifest
 
 ALL: Final = ("all", "all")  # the stratum of all pairs
@@ -83,7 +84,6 @@ class Comparison:
     document: dict[str, Any]
     changed: tuple[Changed, ...]  # those that changed most, first
     manifest: Manifest  # of the campaign's model
-    manifests: Mapping[int, Manifest]  # of all models, by their id
 
 
 def compare(
@@ -97,16 +97,17 @@ def compare(
         at_most: about so many pairs; of a larger campaign every n-th is taken.
         films: how many of the films that changed most are kept.
     """
-    known: dict[int, Manifest] = {}
+    known: dict[int, RegisteredModel] = {}
 
-    def manifest_of(model_id: int) -> Manifest:
+    def model_of(model_id: int) -> RegisteredModel:
         if model_id not in known:
             found = models.get(connection, model_id)
             assert found is not None  # a result refers to it
-            known[model_id] = found.manifest
+            known[model_id] = found
         return known[model_id]
 
-    accumulator = _Accumulator(manifest_of(campaign.model_id), manifest_of, films)
+    manifest = model_of(campaign.model_id).manifest
+    accumulator = _Accumulator(manifest, model_of, films)
     for batch in _batches(stored.iterate(connection, campaign, at_most=at_most)):
         accumulator.add(batch)
     document = {
@@ -122,12 +123,7 @@ def compare(
         **accumulator.document(),
     }
     changed = tuple(sorted(accumulator.changed, reverse=True))
-    return Comparison(
-        document=document,
-        changed=changed,
-        manifest=manifest_of(campaign.model_id),
-        manifests=known,
-    )
+    return Comparison(document=document, changed=changed, manifest=manifest)
 
 
 def psi(before: npt.NDArray[Any], after: npt.NDArray[Any]) -> float | None:
@@ -157,11 +153,11 @@ def paired_difference(gained: int, lost: int, n: int) -> tuple[float, float, flo
 
 class _Accumulator:
     def __init__(
-        self, manifest: Manifest, manifest_of: Callable[[int], Manifest], films: int
+        self, manifest: Manifest, model_of: Callable[[int], RegisteredModel], films: int
     ) -> None:
         self._labels = manifest.label_set.as_schema.findings
         self._manifest = manifest
-        self._manifest_of = manifest_of
+        self._model_of = model_of
         self._films = films
         self._tallies: dict[Stratum, _Tally] = {}
         self._baselines: dict[tuple[str, str], int] = {}
@@ -178,9 +174,10 @@ class _Accumulator:
             else:
                 by_model.setdefault(pair.before.model_id, []).append(pair)
         for model_id, some in by_model.items():
-            self._count(some, self._manifest_of(model_id))
+            self._count(some, self._model_of(model_id))
 
-    def _count(self, pairs: list[Pair], old: Manifest) -> None:
+    def _count(self, pairs: list[Pair], model: RegisteredModel) -> None:
+        old = model.manifest
         both = [label in old.label_set.labels for label in self._labels]
         after = self._values([pair.after.probability for pair in pairs], self._manifest)
         before = self._values([p.before.probability for p in pairs if p.before], old)
@@ -190,7 +187,7 @@ class _Accumulator:
         gained, lost = is_after & ~is_before & both, ~is_after & is_before & both
         for pair in pairs:
             assert pair.before is not None
-            key = (old.digest, pair.before.pipeline)
+            key = (model.digest, pair.before.pipeline)
             self._baselines[key] = self._baselines.get(key, 0) + 1
         places = [self._bins(before), self._bins(after)]
         for stratum, rows in self._strata(pairs).items():
