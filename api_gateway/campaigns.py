@@ -64,6 +64,7 @@ class CampaignIn(BaseModel):
     modes: list[Mode] = Field(default=[Mode.MISSING], min_length=1, max_length=5)
     selection: Selection = Selection()
     window: WindowIn | None = None
+    nightly: bool = Field(default=False, description="create it again at each opening")
     images_per_s: float | None = Field(default=None, gt=0)
     max_in_flight: int = Field(default=2000, ge=1, le=10**6)
     max_failure_rate: float | None = Field(default=0.2, ge=0, le=1)
@@ -297,6 +298,7 @@ def _wish(new: CampaignIn, tenant: str) -> Wish:
         images_per_s=new.images_per_s,
         max_in_flight=new.max_in_flight,
         max_failure_rate=new.max_failure_rate,
+        nightly=new.nightly,
     )
 
 

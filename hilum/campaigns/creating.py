@@ -13,7 +13,7 @@ from hilum.campaigns.planning import Plan, Prepared
 from hilum.campaigns.windows import Overlap, Window
 from hilum.db import models, serving, workers
 from hilum.db.campaigns import rows, selection
-from hilum.db.campaigns.rows import NewCampaign
+from hilum.db.campaigns.rows import Campaign, NewCampaign
 from hilum.db.campaigns.selection import Mode, Selection, Standing, Target
 from hilum.db.campaigns.states import ACTIVE, CampaignStatus
 from hilum.db.connection import Connection, Database
@@ -40,6 +40,7 @@ class Wish:
     images_per_s: float | None = None
     max_in_flight: int = 2000
     max_failure_rate: float | None = 0.2
+    nightly: bool = False  # create it again at each opening of its window
 
     def __post_init__(self) -> None:
         for what, text, longest in (("tenant", self.tenant, 64), ("name", self.name, 100)):
@@ -47,8 +48,27 @@ class Wish:
                 raise CampaignError(
                     f"The {what} of a campaign must have 1 to {longest} printable characters."
                 )
+        if self.nightly and self.window is None:
+            raise CampaignError("A nightly campaign needs a window.")
         if self.selection.codes and Mode.REFUSED not in self.modes:
             raise CampaignError("Codes select among refused films; add the mode `refused`.")
+
+
+def again(campaign: Campaign) -> Wish:
+    """What a campaign of a nightly series asks for in the next night."""
+    assert campaign.repeat is not None
+    return Wish(
+        tenant=campaign.tenant,
+        model=campaign.repeat["model"],
+        modes=campaign.modes,
+        selection=campaign.selection,
+        name=campaign.name,
+        window=None if campaign.window is None else Window.checked(campaign.window),
+        images_per_s=campaign.images_per_s,
+        max_in_flight=campaign.max_in_flight,
+        max_failure_rate=campaign.max_failure_rate,
+        nightly=True,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +144,7 @@ def create(database: Database, wish: Wish, model: Model, *, actor: str) -> str:
         images_per_s=wish.images_per_s,
         max_failure_rate=wish.max_failure_rate,
         max_in_flight=wish.max_in_flight,
+        repeat={"model": wish.model and model.manifest.digest} if wish.nightly else None,
     )
     with database.write() as connection:
         selection.check(connection, wish.tenant, wish.selection)

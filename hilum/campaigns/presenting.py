@@ -47,6 +47,7 @@ def status(connection: Connection, campaign: Campaign) -> dict[str, Any]:
             "failed": campaign.failed,
         },
         "codes": campaign.codes,
+        "nightly": campaign.repeat is not None,
         "images_per_s": campaign.images_per_s,
         "max_failure_rate": campaign.max_failure_rate,
         "workers": sum(one.workers for one in serving),

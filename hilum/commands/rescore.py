@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
@@ -81,6 +82,11 @@ def _run_options(command: C) -> C:
             "--images-per-s", type=click.FloatRange(min=0, min_open=True), help="Throttle."
         ),
         click.option(
+            "--nightly",
+            is_flag=True,
+            help="Create it again at each opening of the window, by `hilum rescore run --if-due`.",
+        ),
+        click.option(
             "--max-in-flight",
             type=click.IntRange(min=1),
             default=2000,
@@ -139,6 +145,7 @@ def _wish(**values: Any) -> Wish:
         images_per_s=values.get("images_per_s"),
         max_in_flight=values.get("max_in_flight", 2000),
         max_failure_rate=None if rate >= 1 else rate,
+        nightly=values.get("nightly", False),
     )
 
 
@@ -177,13 +184,14 @@ def create(as_json: bool, yes: bool, **options: Any) -> None:
 
 
 def _created(database: Database, wish: Wish) -> Campaign:
-    """Create the campaign and freeze its selection; an empty one is cancelled at once."""
+    """Create the campaign and freeze its selection. An empty one is cancelled at once, unless it is
+    nightly: a night without new films is no failure."""
     model = rescore_model.resolve(database, settings.load(), wish)
     campaign_id = creating.create(database, wish, model, actor=actor())
     while (campaign := steps.step(database, campaign_id)) is None or campaign.frozen_at is None:
         if campaign is not None:
             click.echo(f"\r{campaign.selected} films selected", nl=False, err=True)
-    if campaign.selected == 0:
+    if campaign.selected == 0 and not wish.nightly:
         error = NothingSelectedError("The selection has no film that the modes ask for.")
         with database.write() as connection:
             rows.set_status(
@@ -200,8 +208,8 @@ def _created(database: Database, wish: Wish) -> Campaign:
 @click.option(
     "--if-due",
     is_flag=True,
-    help="For a timer: advance all campaigns once. With --tenant, also create and start the one "
-    "of --name, once for each opening of its --window.",
+    help="For a timer: create and start the nightly campaigns that are due, and advance all once. "
+    "With --tenant, the one that the options describe is nightly, too.",
 )
 @click.option("--detach", is_flag=True, help="Start the campaign and return; workers advance it.")
 @_json
@@ -211,7 +219,8 @@ def run(
     """Start CAMPAIGN, and follow it until it ends or pauses. Exits with 3 unless it completes."""
     with opened() as database:
         if if_due:
-            return _run_if_due(database, options, as_json=as_json)
+            _run_if_due(database, options, as_json=as_json)
+            return None
         if campaign_id is None:
             raise click.UsageError("Name a campaign, or give --if-due.")
         campaign = _change(database, campaign_id, CampaignStatus.RUNNING)
@@ -224,23 +233,27 @@ def run(
         return None if detach or campaign.status is CampaignStatus.COMPLETED else 3
 
 
-def _run_if_due(database: Database, options: dict[str, Any], *, as_json: bool) -> int | None:
-    made = None
+def _run_if_due(database: Database, options: dict[str, Any], *, as_json: bool) -> None:
+    with database.read() as connection:
+        newest = rows.series(connection)
+    for one in newest:
+        if one.status is CampaignStatus.CREATED and one.frozen_at is not None:
+            _change(database, one.id, CampaignStatus.RUNNING)
+    wishes = {(one.tenant, one.name): creating.again(one) for one in newest}
     if options["tenant"]:
-        wish = _wish(**options)
+        wish = replace(_wish(**options), nightly=bool(options["window"]))
+        wishes[wish.tenant, wish.name] = wish
+    created = []
+    for wish in wishes.values():
         if creating.is_due(database, wish, now=datetime.now(UTC), actor=actor()):
-            try:
-                made = _created(database, wish).id
-                _change(database, made, CampaignStatus.RUNNING)
-            except NothingSelectedError:
-                pass  # a night without new films is no failure
+            created.append(_created(database, wish).id)
+            _change(database, created[-1], CampaignStatus.RUNNING)
     advanced = steps.advance(database)
     show(
-        {"created": made, "advanced": advanced},
-        [f"{made} created" if made else "nothing created", f"{advanced} campaigns advanced"],
+        {"created": created, "advanced": advanced},
+        [f"{len(created)} campaigns created", f"{advanced} campaigns advanced"],
         as_json=as_json,
     )
-    return None
 
 
 @rescore.command()

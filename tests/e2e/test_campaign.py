@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from click.testing import CliRunner
+from sqlalchemy import update
 from support import tiny_package
 from support.tiny_film import film
 
 from hilum.cli import main
-from hilum.db.tables import images, instances, items, jobs, results
+from hilum.db.tables import campaigns, images, instances, items, jobs, results
 from hilum.packages.load import verify
 from hilum.packages.manifest import OperatingPoint
 
@@ -129,16 +131,31 @@ def test_a_nightly_campaign_is_created_once_a_window(
     cli = Cli(system, monkeypatch)
     system.put("a/1.dcm", film(1))
     cli("index", f"s3://{system.bucket}/a", "--tenant", TENANT)
-    night = ("rescore", "run", "--if-due", "--tenant", TENANT, "--name", "nightly", "--json")
     always = ("--window", "00:00-23:59", "--time-zone", "Pacific/Kiritimati")
-    first = cli(*night, *always)
-    assert first["created"]
-    assert cli(*night, *always)["created"] is None, "in the same window"
-    cli("rescore", "cancel", first["created"], "--yes")
+    night = ("--tenant", TENANT, "--name", "nightly", "--nightly", "--yes", "--json")
+    create = ("rescore", "create", *night)
+    first = cli(*create, *always)
+    due = ("rescore", "run", "--if-due", "--json")
+    assert cli(*due)["created"] == []
+    assert cli("rescore", "status", first["id"], "--json")["status"] == "running"
+    # The same night of another day: nobody has done anything, and it goes on.
+    with system.database.write() as connection:
+        long_ago = datetime.now(UTC) - timedelta(days=2)
+        connection.execute(update(campaigns).values(created_at=long_ago))
+    assert cli(*due)["created"] == []
+    with system.database.write() as connection:
+        connection.execute(update(campaigns).values(status="completed"))
+    (second,) = cli(*due)["created"]
+    assert cli(*due)["created"] == [], "in the same window"
+    assert cli("rescore", "status", second, "--json")["nightly"]
+    cli("rescore", "cancel", second, "--yes")
+    with system.database.write() as connection:
+        connection.execute(update(campaigns).values(created_at=long_ago))
+    assert cli(*due)["created"] == [], "the series has ended"
     assert "campaign.window_invalid" in cli(
-        *night, "--window", "22:00-06:00", "--time-zone", "Mars/Olympus", code=2
+        *create, "--window", "22:00-06:00", "--time-zone", "Mars/Olympus", code=2
     )
-    assert "campaign.window_invalid" in cli(*night, "--window", "22:00-22:00", code=2)
+    assert "campaign.window_invalid" in cli(*create, "--window", "22:00-22:00", code=2)
     unknown = cli("rescore", "plan", "--tenant", TENANT, "--site", "Nowhere", code=2)
     assert "campaign.unknown_filter" in unknown
     nothing = cli("rescore", "create", "--tenant", "south", "--yes", code=2)

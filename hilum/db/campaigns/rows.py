@@ -43,6 +43,7 @@ class NewCampaign:
     images_per_s: float | None = None
     max_failure_rate: float | None = None
     max_in_flight: int = 2000
+    repeat: dict[str, Any] | None = None  # see :func:`series`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +134,7 @@ def create(
             pipeline=target.pipeline,
             status=CampaignStatus.CREATED,
             window=new.window,
+            repeat=new.repeat,
             images_per_s=new.images_per_s,
             max_failure_rate=new.max_failure_rate,
             max_in_flight=new.max_in_flight,
@@ -171,6 +173,18 @@ def listing(
     if tenant is not None:
         query = query.where(campaigns.c.tenant == tenant)
     return [_campaign(row) for row in connection.execute(query)]
+
+
+def series(connection: Connection) -> list[Campaign]:
+    """The newest campaign of each nightly series, by tenant and name. A series whose newest
+    campaign was cancelled has ended."""
+    newest = select(func.max(campaigns.c.id)).group_by(campaigns.c.tenant, campaigns.c.name)
+    query = _query().where(
+        campaigns.c.id.in_(newest),
+        campaigns.c.repeat.is_not(None),
+        campaigns.c.status != CampaignStatus.CANCELLED,
+    )
+    return [_campaign(row) for row in connection.execute(query.order_by(campaigns.c.id))]
 
 
 def active(connection: Connection) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date
 from enum import StrEnum
 from typing import Any, Final
@@ -95,7 +95,6 @@ class Count:
     code: str | None  # of refused and failed ones
     instances: int
     without_address: int
-    newest: int = field(repr=False)  # id of one of them
 
 
 _SAMPLE_WINDOW: Final = 10_000  # ids that are looked at for each film of a sample
@@ -164,29 +163,33 @@ def wanted(modes: tuple[Mode, ...], selection: Selection, target: Target) -> Col
 
 def count(connection: Connection, selection: Selection, target: Target) -> list[Count]:
     """How the selected instances stand to the target, in one statement."""
-    known = and_(instances.c.tenant == target.tenant, matches(selection))
-    standing = standing_of(target).label("standing")
-    outcome = case((standing.in_((Standing.REFUSED, Standing.FAILED)), outcome_of(target))).label(
-        "outcome"
-    )
-    rows = select(instances.c.id, instances.c.uri, standing, outcome).where(known).subquery("known")
-    query = select(
-        rows.c.standing,
-        rows.c.outcome,
-        func.count().label("instances"),
-        func.sum(case((rows.c.uri.is_(None), 1), else_=0)).label("without_address"),
-        func.max(rows.c.id).label("newest"),
-    ).group_by(rows.c.standing, rows.c.outcome)
-    return [
-        Count(
-            standing=Standing(row.standing),
-            code=(row.outcome or ":").partition(":")[2] or None,
-            instances=row.instances,
-            without_address=int(row.without_address),
-            newest=row.newest,
+    columns = {*Selection.model_fields} - {"labels", "codes", "oldest_first"}
+    filtered = any(getattr(selection, name) for name in columns)
+    # Without a filter that an index serves, the table is read in its own order, not in that of an
+    # index of the tenant.
+    tenant = instances.c.tenant if filtered else instances.c.tenant + literal("")
+    verdict = _verdict_of(target).label("verdict")
+    query = (
+        select(
+            verdict,
+            func.count().label("instances"),
+            func.sum(case((instances.c.uri.is_(None), 1), else_=0)).label("without_address"),
         )
-        for row in connection.execute(query)
-    ]
+        .where(tenant == target.tenant, matches(selection))
+        .group_by(verdict)
+    )
+    found = []
+    for row in connection.execute(query):
+        standing, _, code = row.verdict.partition(":")
+        found.append(
+            Count(
+                standing=Standing(standing),
+                code=code or None,
+                instances=row.instances,
+                without_address=int(row.without_address),
+            )
+        )
+    return found
 
 
 def sample(
@@ -227,6 +230,16 @@ def sample(
 
 def standing_of(target: Target) -> ColumnElement[str]:
     """The :class:`Standing` of a row of ``instances``, as SQL."""
+    return _standing(target, Standing.REFUSED.value, Standing.FAILED.value)
+
+
+def _verdict_of(target: Target) -> ColumnElement[str]:
+    """As :func:`standing_of`, with the code behind ``refused:`` and ``failed:``."""
+    outcome = outcome_of(target)
+    return _standing(target, outcome, outcome)
+
+
+def _standing(target: Target, refused: Any, failed: Any) -> ColumnElement[str]:
     read, other = instances.alias("read"), campaign_items.alias("other")
     superseded = and_(
         instances.c.header_only.is_(True),
@@ -252,7 +265,7 @@ def standing_of(target: Target) -> ColumnElement[str]:
     )
     # By its first letters, so that it is looked up once.
     ended = case(
-        {"refused": Standing.REFUSED.value, "failed:": Standing.FAILED.value},
+        {"refused": refused, "failed:": failed},
         value=func.substr(outcome_of(target), 1, 7),
         else_=case((_stale_result(target), Standing.STALE.value), else_=Standing.MISSING.value),
     )

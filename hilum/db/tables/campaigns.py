@@ -23,6 +23,8 @@ campaigns = sa.Table(
     sa.Column("status", sa.String(16), nullable=False),
     # When it may run: start, end, weekdays, time zone (IANA), overlap policy; null: always.
     sa.Column("window", DOCUMENT),
+    # What is asked for again at each opening of the window; null: nothing.
+    sa.Column("repeat", DOCUMENT),
     sa.Column("images_per_s", sa.Float),  # the throttle; null: none
     sa.Column("max_failure_rate", sa.Float),  # above it, the campaign pauses; null: never
     # Updated with each change of an item, so that progress is read from this row alone.

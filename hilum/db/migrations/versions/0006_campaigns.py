@@ -66,6 +66,7 @@ _INDEX_RUNS = sa.Table(
 )
 _OF_CAMPAIGNS: dict[str, tuple[Any, str | None]] = {
     "last_instance_id": (sa.BigInteger(), "0"),
+    "repeat": (sa.JSON(), None),
     "cursor": (sa.JSON(), None),
     "frozen_at": (TIME, None),
     "next_position": (sa.BigInteger(), "1"),
