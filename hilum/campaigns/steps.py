@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from hilum.campaigns.windows import Window
 from hilum.db import workers
-from hilum.db.campaigns import promotions, rows, slices
+from hilum.db.campaigns import collecting, notifying, rows, slices
 from hilum.db.campaigns.rows import Campaign
 from hilum.db.campaigns.states import CampaignStatus
 from hilum.db.connection import Connection, Database
@@ -42,12 +42,12 @@ def advance(database: Database) -> int:
     """
     with database.read() as connection:
         found = rows.active(connection)
-        due = promotions.notifying(connection)
+        due = notifying.due(connection)
     for campaign_id in found:
         step(database, campaign_id, at_once=False)
     for tenant, number in due:
         with database.write() as connection:
-            promotions.notify_some(connection, tenant, number)
+            notifying.notify_some(connection, tenant, number)
     with database.read() as connection:
         bound = workers.jobs_of_changed_models(connection)
     for job_id, model_id in bound:
@@ -72,7 +72,7 @@ def step(database: Database, campaign_id: str, *, at_once: bool = True) -> Campa
         if campaign is None:
             return None
         now = datetime.now(UTC)
-        values = slices.collect(connection, campaign)
+        values = collecting.collect(connection, campaign)
         if values:
             rows.change(connection, campaign.id, **values)
             campaign = rows.get(connection, campaign.id)
@@ -83,7 +83,7 @@ def step(database: Database, campaign_id: str, *, at_once: bool = True) -> Campa
 
 def _decide(connection: Connection, campaign: Campaign, now: datetime) -> dict[str, Any]:
     if campaign.status not in (CampaignStatus.CREATED, CampaignStatus.RUNNING):
-        return slices.withdraw(connection, campaign)
+        return collecting.withdraw(connection, campaign)
     if campaign.frozen_at is None:
         return slices.freeze_page(connection, campaign)
     if campaign.status is CampaignStatus.CREATED:
@@ -101,7 +101,7 @@ def _go_on(connection: Connection, campaign: Campaign, now: datetime) -> dict[st
         window = Window.checked(campaign.window)
         missed = _missed(campaign, window, now)
         if window.opening(now) is None:
-            return missed | slices.withdraw(connection, campaign)
+            return missed | collecting.withdraw(connection, campaign)
     count, spent = _allowance(campaign, now)
     return missed | spent | (slices.cut(connection, campaign, count) if count > 0 else {})
 
@@ -126,7 +126,7 @@ def _completed(campaign: Campaign, now: datetime) -> dict[str, Any]:
 
 def _pause(connection: Connection, campaign: Campaign, error: HilumError) -> dict[str, Any]:
     event(log, logging.WARNING, "campaign.paused", campaign=campaign.id, code=error.code)
-    values = slices.withdraw(connection, campaign)
+    values = collecting.withdraw(connection, campaign)
     body = error.body()
     rows.note(connection, campaign, PLANNER, "paused", code=error.code)
     return values | {"status": CampaignStatus.PAUSED, "error_code": error.code, "error": body}

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import click
 
@@ -15,138 +14,21 @@ from hilum import settings
 from hilum.campaigns import creating, presenting, steps
 from hilum.campaigns.creating import Wish
 from hilum.campaigns.planning import Plan
-from hilum.campaigns.windows import Overlap, Window
 from hilum.commands import rescore_model, rescore_report
 from hilum.commands.operating import actor, confirm, opened, show
+from hilum.commands.rescore_options import run_options, wish_of, wish_options
 from hilum.db import models, serving
 from hilum.db.campaigns import promotions, rows
 from hilum.db.campaigns.promotions import Notify, Promotion
 from hilum.db.campaigns.rows import Campaign
-from hilum.db.campaigns.selection import Mode, Selection
 from hilum.db.campaigns.states import CampaignStatus
 from hilum.db.connection import Connection, Database
 from hilum.errors import ModelUnknownError, NothingSelectedError
 from hilum.session import open_local_store
 
 _POLL_S: Final = 1.0
-C = TypeVar("C", bound=Callable[..., Any])
-
 _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 _yes = click.option("--yes", is_flag=True, help="Do not ask.")
-
-
-def _wish_options(required: bool) -> Callable[[C], C]:
-    """The options that describe a campaign."""
-    modes = click.Choice([mode.value for mode in Mode])
-    options = [
-        click.option("--tenant", required=required, help="Tenant that owns the films."),
-        click.option(
-            "--model",
-            metavar="PATH|s3://…|sha256:…",
-            help="Package or digest. Default: the model in force for the tenant, else "
-            "HILUM_MODEL_URI.",
-        ),
-        click.option(
-            "--mode",
-            "modes",
-            multiple=True,
-            type=modes,
-            help="Which films (repeatable).  [default: missing]",
-        ),
-        click.option("--code", "codes", multiple=True, help="With --mode refused: only this code."),
-        click.option("--since", type=click.DateTime(["%Y-%m-%d"]), help="First acquisition date."),
-        click.option("--until", type=click.DateTime(["%Y-%m-%d"]), help="Last acquisition date."),
-        click.option("--site", "sites", multiple=True, help="Institution name."),
-        click.option("--view", "views", multiple=True, help="View position, such as PA."),
-        click.option("--device", "devices", multiple=True, help="Manufacturer's model name."),
-        click.option("--label", "labels", multiple=True, help="Films with this finding."),
-        click.option("--oldest-first", is_flag=True, help="Begin with the oldest films."),
-    ]
-    return _all_of(options)
-
-
-def _run_options(command: C) -> C:
-    options = [
-        click.option("--name", default="rescore", show_default=True, help="Name of the campaign."),
-        click.option("--window", metavar="HH:MM-HH:MM", help="Run only at this time of day."),
-        click.option("--days", default="", help="Days on which the window opens: mon,tue,…"),
-        click.option("--time-zone", default="UTC", show_default=True, help="Of the window."),
-        click.option(
-            "--overlap",
-            type=click.Choice([each.value for each in Overlap]),
-            default=Overlap.SKIP.value,
-            show_default=True,
-            help="With --if-due, while an earlier campaign of this name is not done.",
-        ),
-        click.option(
-            "--images-per-s", type=click.FloatRange(min=0, min_open=True), help="Throttle."
-        ),
-        click.option(
-            "--nightly",
-            is_flag=True,
-            help="Create it again at each opening of the window, by `hilum rescore run --if-due`.",
-        ),
-        click.option(
-            "--max-in-flight",
-            type=click.IntRange(min=1),
-            default=2000,
-            show_default=True,
-            help="Most images in jobs at the same time.",
-        ),
-        click.option(
-            "--max-failure-rate",
-            type=click.FloatRange(0, 1),
-            default=0.2,
-            show_default=True,
-            help="Pause above this share of failures; 1: never.",
-        ),
-    ]
-    return _all_of(options)(command)
-
-
-def _all_of(options: list[Callable[[C], C]]) -> Callable[[C], C]:
-    def decorate(command: C) -> C:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
-
-
-def _wish(**values: Any) -> Wish:
-    """What the options ask for."""
-    text = values.get("window")
-    window = None
-    if text:
-        window = Window.parse(
-            text,
-            time_zone=values["time_zone"],
-            days=values["days"],
-            overlap=Overlap(values["overlap"]),
-        )
-    days = {name: values[name].date() for name in ("since", "until") if values[name]}
-    names = ("sites", "views", "devices", "labels", "codes")
-    try:
-        chosen = Selection(
-            **days,
-            **{name: values[name] for name in names},
-            oldest_first=values["oldest_first"],
-        )
-    except ValueError:
-        raise click.UsageError("--since must not be after --until.") from None
-    rate = values.get("max_failure_rate", 1.0)
-    return Wish(
-        tenant=values["tenant"],
-        model=values["model"],
-        modes=tuple(Mode(mode) for mode in values["modes"]) or (Mode.MISSING,),
-        selection=chosen,
-        name=values.get("name", "rescore"),
-        window=window,
-        images_per_s=values.get("images_per_s"),
-        max_in_flight=values.get("max_in_flight", 2000),
-        max_failure_rate=None if rate >= 1 else rate,
-        nightly=values.get("nightly", False),
-    )
 
 
 @click.group()
@@ -155,26 +37,26 @@ def rescore() -> None:
 
 
 @rescore.command()
-@_wish_options(required=True)
+@wish_options(required=True)
 @click.option("--images-per-s", type=click.FloatRange(min=0, min_open=True), help="Of all workers.")
 @click.option("--cost-per-hour", type=click.FloatRange(min=0), help="Of all workers together.")
 @_json
 def plan(as_json: bool, images_per_s: float | None, cost_per_hour: float | None, **o: Any) -> None:
     """Show what a campaign would do. Nothing is changed."""
     with opened() as database:
-        made = _plan(database, _wish(**o), images_per_s=images_per_s, cost_per_hour=cost_per_hour)
+        made = _plan(database, wish_of(**o), images_per_s=images_per_s, cost_per_hour=cost_per_hour)
     show(made.document(addresses=True), creating.lines(made), as_json=as_json)
 
 
 @rescore.command()
-@_wish_options(required=True)
-@_run_options
+@wish_options(required=True)
+@run_options
 @_yes
 @_json
 def create(as_json: bool, yes: bool, **options: Any) -> None:
     """Create a campaign, and freeze its selection. `hilum rescore run` starts it."""
     with opened() as database:
-        wish = _wish(**options)
+        wish = wish_of(**options)
         if not yes:
             made = _plan(database, wish)
             click.echo("\n".join(creating.lines(made)), err=True)
@@ -203,8 +85,8 @@ def _created(database: Database, wish: Wish) -> Campaign:
 
 @rescore.command()
 @click.argument("campaign_id", metavar="[CAMPAIGN]", required=False)
-@_wish_options(required=False)
-@_run_options
+@wish_options(required=False)
+@run_options
 @click.option(
     "--if-due",
     is_flag=True,
@@ -241,7 +123,7 @@ def _run_if_due(database: Database, options: dict[str, Any], *, as_json: bool) -
             _change(database, one.id, CampaignStatus.RUNNING)
     wishes = {(one.tenant, one.name): creating.again(one) for one in newest}
     if options["tenant"]:
-        wish = replace(_wish(**options), nightly=bool(options["window"]))
+        wish = replace(wish_of(**options), nightly=bool(options["window"]))
         wishes[wish.tenant, wish.name] = wish
     created = []
     for wish in wishes.values():

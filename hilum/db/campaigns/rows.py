@@ -10,7 +10,7 @@ from typing import Any, Final, cast
 from sqlalchemy import Connection, Row, func, insert, or_, select, text, update
 
 from hilum.db import audit
-from hilum.db.campaigns import slices
+from hilum.db.campaigns import collecting, slices
 from hilum.db.campaigns.selection import Mode, Selection, Target
 from hilum.db.campaigns.states import ACTIVE, CampaignStatus
 from hilum.db.tables import campaigns, instances, models
@@ -260,7 +260,7 @@ def set_status(
     if status is CampaignStatus.RUNNING:
         values |= {"started_at": found.started_at or now, "spent_until": None}
     else:
-        values |= slices.withdraw(connection, found)
+        values |= collecting.withdraw(connection, found)
     if status is CampaignStatus.CANCELLED:
         values["finished_at"] = now
     change(connection, campaign_id, **values)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import date
 from enum import StrEnum
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from sqlalchemy import (
     ColumnElement,
     Connection,
@@ -33,6 +33,10 @@ from hilum.db.tables import (
     results,
 )
 from hilum.errors import SelectionUnknownError
+
+# A text of PostgreSQL cannot contain NUL.
+Text = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Texts = Annotated[tuple[Text, ...], Field(max_length=100)]
 
 
 class Mode(StrEnum):
@@ -64,11 +68,11 @@ class Selection(BaseModel):
 
     since: date | None = None  # acquisition date, inclusive
     until: date | None = None  # inclusive
-    sites: tuple[str, ...] = ()  # institutions
-    views: tuple[str, ...] = ()
-    devices: tuple[str, ...] = ()  # manufacturers' model names
-    labels: tuple[str, ...] = ()  # a stored result has one of these findings
-    codes: tuple[str, ...] = ()  # of mode `refused`: only these; empty: any
+    sites: Texts = ()  # institutions
+    views: Texts = ()
+    devices: Texts = ()  # manufacturers' model names
+    labels: Texts = ()  # a stored result has one of these findings
+    codes: Texts = ()  # of mode `refused`: only these; empty: any
     oldest_first: bool = False
 
     @model_validator(mode="after")

@@ -16,7 +16,7 @@ from hilum.campaigns import comparing, creating, page, steps
 from hilum.campaigns.creating import Wish
 from hilum.campaigns.windows import Overlap, Window
 from hilum.db import audit, instances, jobs, serving, studies, workers
-from hilum.db.campaigns import promotions, rows, selection, slices
+from hilum.db.campaigns import notifying, promotions, rows, selection, slices
 from hilum.db.campaigns.promotions import Notify
 from hilum.db.campaigns.rows import Campaign, NewCampaign
 from hilum.db.campaigns.selection import Mode, Selection, Target
@@ -721,7 +721,7 @@ def test_deliveries_only_if_asked_for_and_at_their_rate(archive: Archive) -> Non
         due = [
             *connection.execute(select(deliveries.c.due_at).order_by(deliveries.c.due_at)).scalars()
         ]
-        assert promotions.notifying(connection) == []
+        assert notifying.due(connection) == []
     assert len(due) == 4
     gaps = [(b - a).total_seconds() for a, b in itertools.pairwise(due)]
     assert gaps == pytest.approx([30] * 3, abs=0.01)
