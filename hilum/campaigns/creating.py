@@ -129,8 +129,22 @@ def plan(
         )
 
 
-def create(database: Database, wish: Wish, model: Model, *, actor: str) -> str:
+def create(
+    database: Database,
+    wish: Wish,
+    model: Model,
+    *,
+    actor: str,
+    opened_at: datetime | None = None,
+) -> str:
     """Create the campaign and return its id. Its planner freezes the selection, step by step.
+
+    Args:
+        database: the SQL database.
+        wish: what is asked for.
+        model: what it names.
+        actor: see :func:`hilum.db.audit.append`.
+        opened_at: for one night of a series, when its window opened.
 
     Raises:
         SelectionUnknownError: a filter names something that does not exist.
@@ -156,6 +170,7 @@ def create(database: Database, wish: Wish, model: Model, *, actor: str) -> str:
             _target(wish, model),
             preprocess_digest=model.manifest.preprocess.digest,
             actor=actor,
+            opened_at=opened_at,
         )
 
 

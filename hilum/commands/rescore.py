@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -23,7 +24,7 @@ from hilum.db.campaigns.promotions import Notify, Promotion
 from hilum.db.campaigns.rows import Campaign
 from hilum.db.campaigns.states import CampaignStatus
 from hilum.db.connection import Connection, Database
-from hilum.errors import ModelUnknownError, NothingSelectedError
+from hilum.errors import CampaignExistsError, ModelUnknownError, NothingSelectedError
 from hilum.session import open_local_store
 
 _POLL_S: Final = 1.0
@@ -65,11 +66,11 @@ def create(as_json: bool, yes: bool, **options: Any) -> None:
         _show(database, campaign.id, as_json=as_json)
 
 
-def _created(database: Database, wish: Wish) -> Campaign:
+def _created(database: Database, wish: Wish, opened_at: datetime | None = None) -> Campaign:
     """Create the campaign and freeze its selection. An empty one is cancelled at once, unless it is
     nightly: a night without new films is no failure."""
     model = rescore_model.resolve(database, settings.load(), wish)
-    campaign_id = creating.create(database, wish, model, actor=actor())
+    campaign_id = creating.create(database, wish, model, actor=actor(), opened_at=opened_at)
     while (campaign := steps.step(database, campaign_id)) is None or campaign.frozen_at is None:
         if campaign is not None:
             click.echo(f"\r{campaign.selected} films selected", nl=False, err=True)
@@ -126,9 +127,13 @@ def _run_if_due(database: Database, options: dict[str, Any], *, as_json: bool) -
         wish = replace(wish_of(**options), nightly=bool(options["window"]))
         wishes[wish.tenant, wish.name] = wish
     created = []
+    now = datetime.now(UTC)
     for wish in wishes.values():
-        if creating.is_due(database, wish, now=datetime.now(UTC), actor=actor()):
-            created.append(_created(database, wish).id)
+        if not creating.is_due(database, wish, now=now, actor=actor()):
+            continue
+        opening = None if wish.window is None else wish.window.opening(now)
+        with suppress(CampaignExistsError):  # another process was faster
+            created.append(_created(database, wish, opening and opening[0]).id)
             _change(database, created[-1], CampaignStatus.RUNNING)
     advanced = steps.advance(database)
     show(

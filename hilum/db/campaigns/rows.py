@@ -100,25 +100,42 @@ _NAMES: Final = {each.name for each in fields(Campaign)}
 
 
 def create(
-    connection: Connection, new: NewCampaign, target: Target, *, preprocess_digest: str, actor: str
+    connection: Connection,
+    new: NewCampaign,
+    target: Target,
+    *,
+    preprocess_digest: str,
+    actor: str,
+    opened_at: datetime | None = None,
 ) -> str:
     """Create a campaign over the instances that exist now, and record it in the audit. The steps
     of its planner then freeze the selection (:func:`hilum.db.campaigns.slices.freeze_page`).
 
+    Args:
+        connection: a transaction for writing.
+        new: what it is made of.
+        target: what the instances are scored with.
+        preprocess_digest: of the model.
+        actor: see :func:`hilum.db.audit.append`.
+        opened_at: for one night of a series, when its window opened.
+
     Raises:
-        CampaignExistsError: an active campaign has the same selection, modes and model.
+        CampaignExistsError: an active campaign has the same selection, modes and model; or one of
+            this name was created since ``opened_at``.
     """
     selection = new.selection.model_dump(mode="json")
     modes = sorted(set(new.modes))
-    same = select(campaigns.c.id, campaigns.c.selection, campaigns.c.modes).where(
-        campaigns.c.tenant == target.tenant,
-        campaigns.c.model_id == target.model_id,
-        campaigns.c.status.in_(ACTIVE),
-    )
     slices.take_turn(connection, target.tenant)
-    for row in connection.execute(same):
-        if (row.selection, row.modes) == (selection, modes):
-            raise CampaignExistsError(f"{row.id} is active with this selection and model.")
+    if opened_at is not None:
+        same = select(campaigns.c.id).where(
+            campaigns.c.tenant == target.tenant,
+            campaigns.c.name == new.name,
+            campaigns.c.created_at >= opened_at,
+        )
+        if (found := connection.execute(same.limit(1)).scalar()) is not None:
+            raise CampaignExistsError(f"{found} was created in this window.")
+    else:
+        _refuse_twin(connection, target, selection, modes)
     last = select(func.max(instances.c.id)).where(instances.c.tenant == target.tenant)
     now = datetime.now(UTC)
     campaign_id = new_id("cp")
@@ -146,6 +163,19 @@ def create(
     )
     _note(connection, target.tenant, campaign_id, actor, "created", modes=modes)
     return campaign_id
+
+
+def _refuse_twin(
+    connection: Connection, target: Target, selection: dict[str, Any], modes: list[Mode]
+) -> None:
+    same = select(campaigns.c.id, campaigns.c.selection, campaigns.c.modes).where(
+        campaigns.c.tenant == target.tenant,
+        campaigns.c.model_id == target.model_id,
+        campaigns.c.status.in_(ACTIVE),
+    )
+    for row in connection.execute(same):
+        if (row.selection, row.modes) == (selection, modes):
+            raise CampaignExistsError(f"{row.id} is active with this selection and model.")
 
 
 def get(connection: Connection, campaign_id: str, *, tenant: str | None = None) -> Campaign:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -673,7 +675,11 @@ def test_a_canary_first_then_all(archive: Archive) -> None:
     assert (restored.model_id, restored.canary and restored.canary.share) == (base, 0.25)
 
 
-def test_a_newer_pipeline_of_the_model_in_force_is_a_shadow_too(archive: Archive) -> None:
+@pytest.mark.parametrize("used", [PIPELINE, "0004-0000000000000000"])
+def test_a_newer_pipeline_of_the_model_in_force_is_a_shadow_too(
+    archive: Archive, used: str
+) -> None:
+    """Also if the workers were upgraded after the campaign was created."""
     archive.enter(1)
     archive.serve()
     made = studies.submit(
@@ -685,7 +691,8 @@ def test_a_newer_pipeline_of_the_model_in_force_is_a_shadow_too(archive: Archive
     campaign_id = archive.create(Mode.STALE)
     archive.frozen(campaign_id)
     archive.start(campaign_id)
-    assert archive.finish(campaign_id).scored == 1
+    outcome = partial(archive.result, pipeline=used)
+    assert archive.finish(campaign_id, outcome).scored == 1
 
     def shown() -> int | None:
         with archive.database.read() as connection:
@@ -817,4 +824,16 @@ def test_the_next_night(archive: Archive, overlap: Overlap) -> None:
     assert due(today + timedelta(days=1)) is (overlap is not Overlap.SKIP)
     with archive.database.read() as connection:
         status = rows.get(connection, campaign_id).status
+    new = NewCampaign(name="night", selection=Selection(), modes=(Mode.MISSING,))
+    for refused in (False, True):  # as two timers at once would
+        context = pytest.raises(CampaignExistsError) if refused else nullcontext()
+        with context, archive.database.write() as connection:
+            rows.create(
+                connection,
+                new,
+                archive.target,
+                preprocess_digest="p",
+                actor="test",
+                opened_at=datetime.now(UTC) + timedelta(days=-9 if refused else 9),
+            )
     assert status == ("cancelled" if overlap is Overlap.REPLACE else "running")
