@@ -17,7 +17,7 @@ from api_gateway.services import Services, ServicesDep
 from hilum.campaigns import comparing, creating, page, presenting, steps
 from hilum.campaigns.comparing import Changed
 from hilum.campaigns.creating import Wish
-from hilum.campaigns.page import Look
+from hilum.campaigns.page import Look, Picture
 from hilum.campaigns.windows import Overlap, Window
 from hilum.db import models, results, serving
 from hilum.db.campaigns import promotions, rows
@@ -25,6 +25,7 @@ from hilum.db.campaigns.promotions import Notify
 from hilum.db.campaigns.selection import Mode, Selection
 from hilum.db.campaigns.states import CampaignStatus
 from hilum.db.keys import ApiKey, Scope
+from hilum.db.results import StoredResult
 
 router = APIRouter(tags=["campaigns"], route_class=GuardedRoute)
 
@@ -204,7 +205,7 @@ def report(
         ids = [one.pair.after.result_id] + ([before.result_id] if before else [])
         with services.database.read() as connection:
             stored = results.get_many(connection, ids, maps=True)
-        maps = [stored[each].cam_of(one.label) for each in ids]
+        maps = [_map(stored[each], one.label) for each in ids]
         return Look(after=maps[0], before=maps[1] if before else None)
 
     return HTMLResponse(page.render(found, look), headers=_HEADERS)
@@ -282,6 +283,11 @@ def roll_back(key: Admin, services: ServicesDep) -> InForce:
     with services.database.write() as connection:
         promotions.roll_back(connection, key.tenant, actor=key.id)
     return _in_force(services, key)
+
+
+def _map(result: StoredResult, label: str) -> Picture:
+    """The map of the label; ``None`` if it was not kept, or the model has no such label."""
+    return result.cam_of(label) if label in result.model.manifest.label_set.labels else None
 
 
 def _wish(new: CampaignIn, tenant: str) -> Wish:
