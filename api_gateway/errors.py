@@ -43,6 +43,13 @@ UnexpectedRequestError = define("UnexpectedRequestError", RequestError)
 
 # Of errors that are not the gateway's own; the first entry that matches counts.
 _STATUS: Final[dict[type[errors.HilumError], int]] = {
+    errors.CampaignUnknownError: HTTPStatus.NOT_FOUND,
+    errors.ModelUnknownError: HTTPStatus.NOT_FOUND,
+    errors.CampaignExistsError: HTTPStatus.CONFLICT,
+    errors.CampaignStateError: HTTPStatus.CONFLICT,
+    errors.ModelUnservedError: HTTPStatus.CONFLICT,
+    errors.NothingToRollBackError: HTTPStatus.CONFLICT,
+    errors.CampaignError: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.InvalidURIError: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.IdempotencyKeyReusedError: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.ObjectMissingError: HTTPStatus.GONE,  # the store has lost the object of the overlay

@@ -24,6 +24,7 @@ from hilum.errors import BrokerUnavailableError
 from hilum.queue import BROKER_CONFIG, SCORE_TASK, Queue, routes, transport_options
 from hilum.settings import Settings
 from worker.model import ServedModel
+from worker.presence import Presence
 from worker.process_signals import GIVE_UP_SIGNAL, STOP_SIGNAL
 from worker.sweeping import Sweeper
 
@@ -134,7 +135,14 @@ def serve(
     jobs with images left back for other workers. If the broker is unavailable, it waits.
     """
     app = create_app(settings, model, queues)
-    sweeper = Sweeper(database, CeleryBroker(app), settings.worker)
+    presence = Presence(
+        database,
+        model_id=model.model_id,
+        queues=queues,
+        processes=processes,
+        interval_s=settings.worker.sweep_interval_s,
+    )
+    sweeper = Sweeper(database, CeleryBroker(app), settings.worker, presence.beat)
     worker = app.Worker(
         queues=routes(queues, model.digest),
         concurrency=processes,
@@ -165,6 +173,7 @@ def serve(
     signal.signal(GIVE_UP_SIGNAL, give_up)
     worker.start()
     sweeper.stop()
+    presence.leave()
     return int(worker.exitcode or 0)
 
 

@@ -39,17 +39,24 @@ def _queues(_ctx: click.Context, _parameter: click.Parameter, value: str) -> tup
     type=click.IntRange(min=1),
     help="Number of processes, each with an engine; default HILUM_WORKER__PROCESSES.",
 )
-def worker(queues: tuple[Queue, ...], processes: int | None) -> int:
+@click.option(
+    "--model",
+    metavar="PATH|s3://…",
+    help="Model package to serve.  [default: HILUM_MODEL_URI]",
+)
+def worker(queues: tuple[Queue, ...], processes: int | None, model: str | None) -> int:
     """Score the images of queued studies until stopped (SIGTERM or Ctrl-C).
 
     Exits with 0 when stopped, and with 2 when it cannot serve: the model is missing or damaged, or
     this version must not use the schema of the database.
     """
     settings = settings_module.load()
+    if model is not None:
+        settings = settings.model_copy(update={"model_uri": model})
     open_vault(settings.identity)  # a missing secret is reported before any process starts
     database = Database(settings.database_url)
     version.check(database)
-    manifest, model = verify_and_register(settings, database)
+    manifest, served = verify_and_register(settings, database)
     logs.event(
         log,
         logging.INFO,
@@ -62,7 +69,7 @@ def worker(queues: tuple[Queue, ...], processes: int | None) -> int:
     with metrics.serve(settings.worker.metrics_address):
         return serve(
             settings,
-            model,
+            served,
             database,
             queues=queues,
             processes=processes or settings.worker.processes,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from hilum.db import jobs
@@ -65,21 +65,14 @@ class Leases:
 
 
 @contextmanager
-def keep(
-    database: Database,
-    *,
-    lease_s: float,
-    every: Callable[[], object] = lambda: None,
-) -> Iterator[Leases]:
-    """Renew the leases that the block holds three times during their length, and do ``every`` as
-    often, first of all at once."""
+def keep(database: Database, *, lease_s: float) -> Iterator[Leases]:
+    """Renew the leases that the block holds three times during their length."""
     done, leases = threading.Event(), Leases()
 
     def renew() -> None:
         while True:
             try:
                 leases.renew(database, lease_s=lease_s)
-                every()
             except HilumError as error:
                 event(log, logging.WARNING, "worker.leases_not_renewed", code=error.code)
             if done.wait(lease_s / 3):

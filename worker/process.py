@@ -10,12 +10,10 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from hilum.db import presence
 from hilum.db.connection import Database
 from hilum.db.identity import open_vault
 from hilum.engines.loading import reason_of
 from hilum.errors import PackageDigestError
-from hilum.ids import new_id
 from hilum.packages.load import verify
 from hilum.queue import Queue
 from hilum.session import open_session
@@ -51,13 +49,7 @@ class Process:
         self._broken = False
         self._no_progress_s = options.no_progress_s
         database = Database(settings.database_url)
-        worker_id = new_id("wk")
-
-        def show() -> None:
-            with database.write() as connection:
-                presence.show(connection, worker_id, model_id=model.model_id, queues=queues)
-
-        leases = lease.keep(database, lease_s=options.lease_s, every=show)
+        leases = lease.keep(database, lease_s=options.lease_s)
         self._tools = Tools(
             database=database,
             loader=session.loader,

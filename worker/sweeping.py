@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final, Protocol
 
 from hilum.db import sweeper
@@ -94,9 +95,16 @@ def _publish(database: Database, broker: Broker, taken: Sequence[Due]) -> None:
 
 
 class Sweeper:
-    """A thread that sweeps at an interval until it is stopped."""
+    """A thread that sweeps at an interval until it is stopped; ``beat`` is called before."""
 
-    def __init__(self, database: Database, broker: Broker, settings: WorkerSettings) -> None:
+    def __init__(
+        self,
+        database: Database,
+        broker: Broker,
+        settings: WorkerSettings,
+        beat: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._beat = beat
         self._arguments = (database, broker, settings)
         self._interval_s = settings.sweep_interval_s
         self._stop = threading.Event()
@@ -114,10 +122,11 @@ class Sweeper:
 
     def _loop(self) -> None:
         while not self._stop.is_set():
-            try:
-                sweep(*self._arguments)
-            except HilumError as error:
-                event(log, logging.WARNING, "sweep.failed", code=error.code)
-            except Exception:  # a failed sweep must not be the last
-                log.exception("sweep.failed")
+            for step in (self._beat, partial(sweep, *self._arguments)):
+                try:
+                    step()
+                except HilumError as error:
+                    event(log, logging.WARNING, "sweep.failed", code=error.code)
+                except Exception:  # a failed sweep must not be the last
+                    log.exception("sweep.failed")
             self._stop.wait(self._interval_s)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy import Connection as Connection  # noqa: PLC0414 - above hilum.db, nobody knows SQL
 from sqlalchemy import exc
 from sqlalchemy.dialects import postgresql as pg
 from sqlalchemy.dialects import sqlite

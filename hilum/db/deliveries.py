@@ -16,7 +16,7 @@ from sqlalchemy import Connection, and_, or_, select
 
 from hilum.db.connection import insert_or_ignore
 from hilum.db.leases import LeasedTable, error_columns
-from hilum.db.tables import deliveries, outbox
+from hilum.db.tables import deliveries, jobs, outbox
 from hilum.errors import HilumError
 from hilum.ids import new_id
 
@@ -46,7 +46,7 @@ class Delivery:
 
 def create(connection: Connection, *, event_id: int, destinations: Collection[str]) -> int:
     """Create the event's delivery to each destination, due at once. Existing deliveries stay as
-    they are.
+    they are. The job of a campaign ends without telling anybody: no delivery is created.
 
     Returns:
         The number of new deliveries.
@@ -57,7 +57,8 @@ def create(connection: Connection, *, event_id: int, destinations: Collection[st
     event = connection.execute(select(outbox).where(outbox.c.id == event_id)).one_or_none()
     if event is None:
         raise LookupError(f"The outbox has no event {event_id}.")
-    if not destinations:
+    of_campaign = select(jobs.c.campaign_id).where(jobs.c.id == event.job_id)
+    if not destinations or connection.execute(of_campaign).scalar() is not None:
         return 0
     now = datetime.now(UTC)
     rows = [

@@ -3,8 +3,9 @@
 For each image, the first of these that exists:
 
 1. the result of the study's canary, if the study is in the canary's share, and otherwise of the
-   model in force (:mod:`hilum.db.serving`), for the image's object and of the newest pipeline;
-   unless a live job has refused the image since, and rule 2 would show that;
+   model in force (:mod:`hilum.db.serving`), for the image's object and of the newest pipeline that
+   was promoted or that a live job of the image used; unless a live job has refused the image
+   since, and rule 2 would show that;
 2. the newest outcome "scored" or "refused" of the image in a live job;
 3. the state of the image in the live job that :data:`FIRST_JOB` puts first.
 
@@ -28,7 +29,9 @@ from sqlalchemy import (
     and_,
     bindparam,
     case,
+    exists,
     func,
+    or_,
     select,
 )
 
@@ -93,15 +96,37 @@ def _choose_result() -> ColumnElement[int | None]:
         result.c.sop_instance_uid == found.c.sop_instance_uid,
         result.c.content_sha256 == found.c.content_sha256,
     )
+    live = (
+        select(item.c.result_id)
+        .join(jobs, jobs.c.id == item.c.job_id)
+        .where(
+            item.c.image_id == images.c.id,
+            item.c.result_id == result.c.id,
+            jobs.c.campaign_id.is_(None),
+        )
+        .correlate(images, result)
+    )
+
+    def is_shown(which: ColumnElement[bool], limit: ScalarSelect[str]) -> ColumnElement[bool]:
+        # A campaign may score with a newer pipeline for the model that is in force already.
+        newest = or_(limit.is_(None), _order_of(result.c.pipeline) <= _order_of(limit))
+        return and_(which, or_(newest, exists(live)))
+
+    limit = row.with_only_columns(serving.c.pipeline).scalar_subquery()
+    canary_limit = row.with_only_columns(serving.c.canary_pipeline).scalar_subquery()
+    by_canary = is_shown(result.c.model_id == canary, canary_limit)
     first = (
         select(result.c.id)
         .select_from(found)
         .join(result, same_object)
-        .where(found.c.id == seen, result.c.model_id.in_((canary, model)))
+        .where(
+            found.c.id == seen,
+            result.c.model_id.in_((canary, model)),
+            or_(by_canary, is_shown(result.c.model_id == model, limit)),
+        )
         .order_by(
             case((result.c.model_id == canary, 0), else_=1),
-            # The digits of the version; the digest after them has no order.
-            func.substr(result.c.pipeline, 1, 4).desc(),
+            _order_of(result.c.pipeline).desc(),
             result.c.id.desc(),
         )
         .limit(1)
@@ -110,6 +135,11 @@ def _choose_result() -> ColumnElement[int | None]:
     )
     # Most tenants have no model in force and need no look-up for each image.
     return case((model.is_not(None), first))
+
+
+def _order_of(pipeline: ColumnElement[str]) -> ColumnElement[str]:
+    """The digits of the version; the digest after them has no order."""
+    return func.substr(pipeline, 1, 4)
 
 
 def _build() -> Subquery:

@@ -44,6 +44,8 @@ class NewInstance:
     accession_number: Sealed | None = field(default=None, repr=False)
     patient_id: Sealed | None = field(default=None, repr=False)
     patient_name: Sealed | None = field(default=None, repr=False)
+    # True: ``content_sha256`` is no digest of the object, of which only the header was read.
+    header_only: bool | None = None
 
 
 def record(connection: Connection, *, tenant: str, seen: Sequence[NewInstance]) -> None:

@@ -24,6 +24,7 @@ class Scope(StrEnum):
     SUBMIT = "submit"  # register studies
     STAT = "stat"  # register them as urgent
     READ = "read"  # see studies and their results
+    ADMIN = "admin"  # create and change campaigns, and put a model in force
 
 
 # The names of the release before; its rows and users' scripts have them.
@@ -32,6 +33,8 @@ _OLD_NAMES: Final[dict[str, frozenset[Scope]]] = {
     "studies:read": frozenset({Scope.READ}),
 }
 SCOPE_NAMES: Final = (*Scope, *_OLD_NAMES)
+# Of a key for which none are named: what a client of the gateway needs.
+CLIENT_SCOPES: Final = (Scope.SUBMIT, Scope.STAT, Scope.READ)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -47,8 +47,16 @@ def register(
     identity = {"digest": digest, "preprocess_digest": preprocess_digest}
     row = {**identity, "manifest": manifest, "registered_at": datetime.now(UTC)}
     connection.execute(insert_or_ignore(connection, models).values(**row))
-    found = select(models.c.id).filter_by(**identity)
-    return int(connection.execute(found).scalar_one())
+    found = find(connection, **identity)
+    assert found is not None
+    return found
+
+
+def find(connection: Connection, *, digest: str, preprocess_digest: str) -> int | None:
+    """The id of this model with its preprocessing, if it is registered."""
+    query = select(models.c.id).filter_by(digest=digest, preprocess_digest=preprocess_digest)
+    found: int | None = connection.execute(query).scalar()
+    return found
 
 
 def get(connection: Connection, model_id: int) -> RegisteredModel | None:

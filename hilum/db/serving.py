@@ -11,10 +11,12 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from sqlalchemy import delete, select
 from sqlalchemy.engine import Connection
 
+from hilum.db import workers
 from hilum.db.connection import insert_into
 from hilum.db.tables import serving
 
@@ -25,6 +27,7 @@ class Canary:
 
     model_id: int
     share: float  # of the studies, from 0 to 1
+    pipeline: str | None = None  # the newest one that is shown; None: any
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.share <= 1.0:
@@ -38,10 +41,48 @@ class Serving:
     model_id: int
     canary: Canary | None
     changed_at: datetime
+    # The newest pipeline that is shown, unless a live job of the image used a newer one; None: any.
+    pipeline: str | None = None
+
+    def shown(self, study_id: str) -> int:
+        """The model that this study shows first."""
+        if self.canary is not None and position_of(study_id) < self.canary.share:
+            return self.canary.model_id
+        return self.model_id
+
+    def document(self) -> dict[str, Any]:
+        """As JSON, for :func:`of_document`."""
+        canary = self.canary
+        return {
+            "model_id": self.model_id,
+            "pipeline": self.pipeline,
+            "canary_model_id": canary.model_id if canary else None,
+            "canary_share": canary.share if canary else 0.0,
+            "canary_pipeline": canary.pipeline if canary else None,
+            "changed_at": self.changed_at.isoformat(),
+        }
+
+
+def of_document(document: dict[str, Any]) -> Serving:
+    """What :meth:`Serving.document` described."""
+    changed_at = datetime.fromisoformat(document["changed_at"])
+    return _serving({**document, "changed_at": changed_at})
+
+
+def choose(connection: Connection, tenant: str, study_id: str) -> int | None:
+    """The model that a new study is bound to: the one that it will show, with the preprocessing
+    that live workers have; ``None``: no model is in force, and any worker may score the study."""
+    found = get(connection, tenant)
+    return None if found is None else workers.equivalent(connection, found.shown(study_id))
 
 
 def set_serving(
-    connection: Connection, *, tenant: str, model_id: int | None, canary: Canary | None = None
+    connection: Connection,
+    *,
+    tenant: str,
+    model_id: int | None,
+    canary: Canary | None = None,
+    pipeline: str | None = None,
 ) -> None:
     """Put a model in force for the tenant, with or without a canary.
 
@@ -56,6 +97,8 @@ def set_serving(
         "model_id": model_id,
         "canary_model_id": canary.model_id if canary else None,
         "canary_share": canary.share if canary else 0.0,
+        "pipeline": pipeline,
+        "canary_pipeline": canary.pipeline if canary else None,
         "changed_at": datetime.now(UTC),
     }
     new = insert_into(connection, serving).values(**row)
@@ -67,10 +110,23 @@ def get(connection: Connection, tenant: str) -> Serving | None:
     row = connection.execute(select(serving).where(serving.c.tenant == tenant)).one_or_none()
     if row is None:
         return None
+    return _serving(dict(row._mapping))
+
+
+def _serving(row: dict[str, Any]) -> Serving:
     canary = None
-    if row.canary_model_id is not None:
-        canary = Canary(model_id=row.canary_model_id, share=row.canary_share)
-    return Serving(model_id=row.model_id, canary=canary, changed_at=row.changed_at)
+    if row["canary_model_id"] is not None:
+        canary = Canary(
+            model_id=row["canary_model_id"],
+            share=row["canary_share"],
+            pipeline=row["canary_pipeline"],
+        )
+    return Serving(
+        model_id=row["model_id"],
+        canary=canary,
+        changed_at=row["changed_at"],
+        pipeline=row["pipeline"],
+    )
 
 
 def position_of(study_id: str) -> float:

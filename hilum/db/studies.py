@@ -9,7 +9,7 @@ from typing import Any, Final, cast
 
 from sqlalchemy import Connection, Select, bindparam, func, insert, select, true
 
-from hilum.db import schedule
+from hilum.db import schedule, serving
 from hilum.db.connection import Database, insert_or_ignore
 from hilum.db.display import FIRST_JOB, SHOWN, STUDY, TENANT, parameters
 from hilum.db.states import ItemStatus, JobStatus
@@ -84,7 +84,8 @@ def submit(
 
     Args:
         uris: of the images, in the client's order.
-        model_id: binds the job to this registered model; ``None``: any worker may score it.
+        model_id: binds the job to this registered model; ``None``: to the model in force for the
+            tenant, or to none if there is none, so that any worker may score it.
         object_wait_s: for so many seconds from now an object that does not exist may still arrive;
             ``None``: as ``HILUM_WORKER__OBJECT_WAIT_S`` of the workers says.
 
@@ -134,6 +135,8 @@ def _create(
         )
         if connection.execute(claim).first() is None:
             raise _KeyTaken
+    if model_id is None:
+        model_id = serving.choose(connection, tenant, study_id)
     image_ids = [new_id("im") for _ in uris]
     rows = [
         {"id": image_id, "study_id": study_id, "position": n, "uri": uri}

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import struct
 import threading
 import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -80,28 +83,65 @@ def open_object(data: Source, limits: Limits, *, identity: bool = False) -> Dico
         raise ObjectTooLargeError(
             f"The object has {len(data)} bytes; max_object_bytes is {limits.max_object_bytes}."
         )
+    with _typed_errors():
+        dataset, syntax, source, pixel_data = _parse(data, limits)
+        frames.adopt(dataset)
+        # Everything is read here: pydicom converts a value on first access, and may then warn or
+        # fail with a text that quotes the value.
+        found = header.read(dataset, syntax, limits, identity=identity)
+        # The greyscale pipeline does not apply to colour (PS3.3 C.11.2.1.2, C.7.6.3.1.2).
+        how = Greyscale.read(dataset, found) if found.photometric in header.GREY else PLAIN
+        coloured = found.photometric == header.PALETTE
+        palette = Palette.read(dataset, found) if coloured else None
+        mended = how.flags if palette is None else palette.flags
+        code = pixel_data.code or b"OW"  # implicit VR: PS3.5 A.1
+        return DicomObject(
+            header=replace(found, flags=found.flags + mended),
+            greyscale=how,
+            palette=palette,
+            pixel_data=_value(pixel_data, source, native=syntax in NATIVE),
+            pixel_vr=code.decode("ascii"),
+            extended_offsets=_bytes(dataset.get("ExtendedOffsetTable")),
+        )
+
+
+def open_head(
+    data: Source, limits: Limits, *, complete: bool, identity: bool = False
+) -> FilmHeader | None:
+    """The header of an object of which ``data`` is the beginning; ``None`` if Pixel Data does not
+    begin within it, so that more is needed.
+
+    Args:
+        data: the first bytes of the file.
+        limits: of one object.
+        complete: whether ``data`` is the whole file.
+        identity: the header says who the film is of, too.
+
+    Raises:
+        DicomError: as :func:`open_object`, but for what only the pixels could show.
+    """
+    if not data:
+        raise EmptyObjectError("The object is empty.")
+    with _typed_errors():
+        try:
+            dataset, syntax, _, _ = _parse(data, limits)
+        except (NotDicomError, ExecutablePreambleError):
+            raise
+        except (DicomError, EOFError, struct.error):
+            if complete:
+                raise
+            return None
+        frames.adopt(dataset)
+        return header.read(dataset, syntax, limits, identity=identity)
+
+
+@contextmanager
+def _typed_errors() -> Iterator[None]:
+    """Every failure becomes one of hilum's errors; pydicom warns nobody."""
     with _warnings_lock, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            dataset, syntax, source, pixel_data = _parse(data, limits)
-            frames.adopt(dataset)
-            # Everything is read here: pydicom converts a value on first access, and may then warn
-            # or fail with a text that quotes the value.
-            found = header.read(dataset, syntax, limits, identity=identity)
-            # The greyscale pipeline does not apply to colour (PS3.3 C.11.2.1.2, C.7.6.3.1.2).
-            how = Greyscale.read(dataset, found) if found.photometric in header.GREY else PLAIN
-            coloured = found.photometric == header.PALETTE
-            palette = Palette.read(dataset, found) if coloured else None
-            mended = how.flags if palette is None else palette.flags
-            code = pixel_data.code or b"OW"  # implicit VR: PS3.5 A.1
-            return DicomObject(
-                header=replace(found, flags=found.flags + mended),
-                greyscale=how,
-                palette=palette,
-                pixel_data=_value(pixel_data, source, native=syntax in NATIVE),
-                pixel_vr=code.decode("ascii"),
-                extended_offsets=_bytes(dataset.get("ExtendedOffsetTable")),
-            )
+            yield
         except HilumError:
             raise
         except EOFError:

@@ -191,3 +191,26 @@ class BrokerUnavailableError(TransientError):
 
 AuditBrokenError = define("AuditBrokenError", PermanentError)
 UnknownScopeError = define("UnknownScopeError", PermanentError)
+
+# Campaigns, and the model in force.
+
+
+class CampaignError(PermanentError):
+    """The request contradicts the state or the rules of a campaign."""
+
+    code = "campaign.invalid"
+    next_step = "Correct the option named above."
+
+
+CampaignUnknownError = define("CampaignUnknownError", CampaignError)
+CampaignExistsError = define("CampaignExistsError", CampaignError)
+CampaignStateError = define("CampaignStateError", CampaignError)
+NothingSelectedError = define("NothingSelectedError", CampaignError)
+SelectionUnknownError = define("SelectionUnknownError", CampaignError)
+WindowInvalidError = define("WindowInvalidError", CampaignError)
+ModelUnknownError = define("ModelUnknownError", CampaignError)
+ModelUnservedError = define("ModelUnservedError", CampaignError)
+PreprocessingChangedError = define("PreprocessingChangedError", CampaignError)
+FailureRateError = define("FailureRateError", CampaignError)
+AddressUnknownError = define("AddressUnknownError", CampaignError)
+NothingToRollBackError = define("NothingToRollBackError", CampaignError)

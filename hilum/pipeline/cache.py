@@ -118,6 +118,13 @@ class PreparedCache:
             self.keep(place, found)
         return found
 
+    def has(self, place: Place) -> bool:
+        """Whether :meth:`find` would find an entry; nothing is written."""
+        if self._read(place) is not None:
+            return True
+        before = None if place.before is None else self._read(place.before)
+        return before is not None and reads_the_same(before)
+
     def _read(self, place: Place) -> Examination | None:
         try:
             return self._sealer.open(self._store.read(place.uri, max_bytes=_MAX_ENTRY), place.name)

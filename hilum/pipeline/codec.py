@@ -65,16 +65,21 @@ def unpack(fields: dict[str, Any], arrays: Sequence[wire.Array]) -> Examination:
     if "placement" in fields:
         image = np.ascontiguousarray(_next(rest), dtype=np.uint8)
         found = ModelInput(image=image[np.newaxis], placement=Placement(**fields["placement"]))
-    header = _HEADER.validate_python(fields["header"])
     return Examination(
         content_sha256=bytes.fromhex(fields["sha256"]),
-        header=replace(header, flags=tuple(header.flags)),
+        header=header_of(fields["header"]),
         model_input=found,
         grey=grey,
         doubts=tuple(Doubt(**doubt) for doubt in fields.get("doubts", ())),
         preview=np.asarray(_next(rest), dtype=np.float32) if fields.get("preview") else None,
         failure=error_in(fields.get("failure", {})),
     )
+
+
+def header_of(fields: dict[str, Any]) -> FilmHeader:
+    """The header of which :func:`dataclasses.asdict` gave these."""
+    header = _HEADER.validate_python(fields)
+    return replace(header, flags=tuple(header.flags))
 
 
 def _next(arrays: Iterator[wire.Array]) -> wire.Array:

@@ -7,7 +7,7 @@ from typing import Final
 import imagecodecs
 
 from hilum.imaging import rendering
-from hilum.pipeline import examine
+from hilum.pipeline import examine, head
 from hilum.sandbox import Tasks
 
 # imagecodecs loads each codec on first use; a confined process has no memory for that.
@@ -21,5 +21,6 @@ def warm_up() -> None:
 
 
 TASKS: Final = Tasks(
-    answers={"examine": examine.answer, "render": rendering.answer}, warm_up=warm_up
+    answers={"examine": examine.answer, "head": head.answer, "render": rendering.answer},
+    warm_up=warm_up,
 )

@@ -18,11 +18,11 @@ from urllib.parse import unquote, urlsplit
 
 from hilum.errors import InvalidURIError
 from hilum.settings import Limits, S3Settings
-from hilum.storage.backend import Backend, Stat, check_size
+from hilum.storage.backend import Backend, Listed, Stat, check_size
 from hilum.storage.local import LocalFiles
 from hilum.storage.s3 import S3
 
-__all__ = ["ObjectStore", "Stat", "open_store"]
+__all__ = ["Listed", "ObjectStore", "Stat", "open_store"]
 
 
 class ObjectStore:
@@ -112,6 +112,27 @@ class ObjectStore:
         """
         backend, address = self._resolve(uri)
         return self._s3.stat(address) if backend is self._s3 else None
+
+    def start(self, uri: str, length: int) -> tuple[bytes, str, int]:
+        """The first ``length`` bytes of an object in S3, its ETag, and the size of the object.
+
+        Raises:
+            HilumError: see :meth:`read`.
+        """
+        return self._s3.start(self._in_s3(uri), length)
+
+    def listed(self, prefix: str, *, after: str | None = None) -> Iterator[Listed]:
+        """The objects of a folder in S3, hidden ones left out, in a stable order.
+
+        Args:
+            prefix: the folder.
+            after: the address behind which to begin.
+
+        Raises:
+            HilumError: see :meth:`read`.
+        """
+        start = None if after is None else self._in_s3(after)
+        return self._s3.listed(self._in_s3(prefix), start)
 
     def write_like(
         self, uri: str, data: bytes, *, encryption: Mapping[str, str | bool], tag: str

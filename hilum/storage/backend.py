@@ -24,6 +24,15 @@ class Stat:
     encryption: Mapping[str, str | bool] = field(repr=False)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Listed:
+    """An object as a listing names it."""
+
+    uri: str = field(repr=False)
+    etag: str | None = field(repr=False)  # None: the listing does not say
+    size: int | None  # bytes
+
+
 class Backend(Protocol):
     """One kind of store. Its addresses have no scheme. Errors: see ``ObjectStore.read``."""
 

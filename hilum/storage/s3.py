@@ -12,7 +12,7 @@ from typing import Any, Final
 from hilum import errors
 from hilum.errors import HilumError
 from hilum.settings import S3Settings
-from hilum.storage.backend import CHUNK, Stat, check_size
+from hilum.storage.backend import CHUNK, Listed, Stat, check_size
 
 _CONNECTIONS: Final = 64  # more than any pool has threads: with boto3's 10, threads would wait
 
@@ -139,6 +139,44 @@ class S3:
                 Tagging=tag,
                 **encryption,
             )
+
+    def start(self, address: str, length: int) -> tuple[bytes, str, int]:
+        """The first ``length`` bytes of the object, its ETag and its size."""
+        bucket, key = _object(address)
+        with self._errors():
+            try:
+                response = self._client().get_object(
+                    Bucket=bucket, Key=key, Range=f"bytes=0-{length - 1}"
+                )
+            except self._client().exceptions.ClientError as error:
+                if error.response.get("Error", {}).get("Code") != "InvalidRange":
+                    raise
+                return b"", "", 0  # an empty object has no first byte
+            with closing(response["Body"]) as body:
+                data: bytes = body.read()
+        # A store that ignores the range sends the whole object.
+        total = str(response.get("ContentRange", "")).rpartition("/")[2]
+        size = int(total) if total.isdecimal() else len(data)
+        return data[:length], str(response["ETag"]), size
+
+    def listed(self, address: str, after: str | None) -> Iterator[Listed]:
+        """The objects below the folder ``address``, in the order of their keys (UTF-8 bytes),
+        behind the address ``after``."""
+        bucket, prefix = _split(address)
+        if prefix and not prefix.endswith("/"):
+            prefix += "/"
+        begin = {} if after is None else {"StartAfter": after.partition("/")[2]}
+        with self._errors():
+            pages = self._client().get_paginator("list_objects_v2")
+            for page in pages.paginate(Bucket=bucket, Prefix=prefix, **begin):
+                for item in page.get("Contents", ()):
+                    below = item["Key"][len(prefix) :].split("/")
+                    if below[-1] and not any(part.startswith(".") for part in below):
+                        yield Listed(
+                            uri=f"s3://{bucket}/{item['Key']}",
+                            etag=item.get("ETag"),
+                            size=item.get("Size"),
+                        )
 
     def below(self, address: str) -> Iterator[tuple[str, datetime]]:
         """Yield address and modification time of all objects with this prefix, hidden or not."""

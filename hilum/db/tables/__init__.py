@@ -9,13 +9,16 @@ instances again. A *delivery* sends one event of the outbox to one destination. 
 did what; its rows cannot be changed.
 """
 
+from hilum.db.tables.campaigns import campaign_items as campaign_items
+from hilum.db.tables.campaigns import campaigns as campaigns
+from hilum.db.tables.campaigns import index_runs as index_runs
+from hilum.db.tables.campaigns import promotions as promotions
+from hilum.db.tables.campaigns import workers as workers
 from hilum.db.tables.columns import FIRST_PIPELINE as FIRST_PIPELINE
 from hilum.db.tables.columns import UtcDateTime as UtcDateTime
 from hilum.db.tables.columns import metadata as metadata
 from hilum.db.tables.records import api_keys as api_keys
 from hilum.db.tables.records import audit as audit
-from hilum.db.tables.records import campaign_items as campaign_items
-from hilum.db.tables.records import campaigns as campaigns
 from hilum.db.tables.records import instances as instances
 from hilum.db.tables.results import findings as findings
 from hilum.db.tables.results import models as models
@@ -29,4 +32,3 @@ from hilum.db.tables.work import jobs as jobs
 from hilum.db.tables.work import outbox as outbox
 from hilum.db.tables.work import studies as studies
 from hilum.db.tables.work import tenants as tenants
-from hilum.db.tables.work import workers as workers

@@ -1,4 +1,4 @@
-"""Instances, campaigns over them, API keys, and the audit."""
+"""Instances, API keys, and the audit."""
 
 from __future__ import annotations
 
@@ -56,6 +56,9 @@ instances = sa.Table(
     sa.Column("patient_name_hash", SHA256),
     sa.Column("first_seen_at", UtcDateTime, nullable=False),
     sa.Column("last_seen_at", UtcDateTime, nullable=False),
+    # True: only the header was read (`hilum index`). `content_sha256` is then a digest of address
+    # and ETag, until the film is scored. Null: the whole object was read.
+    sa.Column("header_only", sa.Boolean),
     sa.UniqueConstraint("tenant", "sop_instance_uid", "content_sha256"),
     sa.Index("ix_instances_tenant_study_instance_uid", "tenant", "study_instance_uid"),
     sa.Index("ix_instances_tenant_series_instance_uid", "tenant", "series_instance_uid"),
@@ -74,57 +77,6 @@ instances = sa.Table(
         )
         for column in ("accession_number_hash", "patient_id_hash", "patient_name_hash")
     ),
-)
-
-# A frozen selection of instances to score with one model. Its results are not shown before the
-# model is promoted.
-campaigns = sa.Table(
-    "campaigns",
-    metadata,
-    sa.Column("id", ID, primary_key=True),
-    sa.Column("tenant", TENANT, nullable=False),
-    sa.Column("name", sa.String(100), nullable=False),
-    # Frozen at creation: which instances (date, site, view, device, label), and with what.
-    sa.Column("selection", DOCUMENT, nullable=False),
-    sa.Column("modes", DOCUMENT, nullable=False),  # of missing, failed, refused, stale, all
-    sa.Column("model_id", sa.ForeignKey("models.id"), nullable=False),
-    sa.Column("preprocess_digest", sa.String(64), nullable=False),
-    sa.Column("pipeline", sa.String(100), nullable=False),  # as results.pipeline has it
-    sa.Column("status", sa.String(16), nullable=False),
-    # When it may run: start, end, weekdays, time zone (IANA), overlap policy; null: always.
-    sa.Column("window", DOCUMENT),
-    sa.Column("images_per_s", sa.Float),  # the throttle; null: none
-    sa.Column("max_failure_rate", sa.Float),  # above it, the campaign pauses; null: never
-    # Updated with each change of an item, so that progress is read from this row alone.
-    sa.Column("selected", sa.BigInteger, nullable=False, default=0),
-    sa.Column("queued", sa.BigInteger, nullable=False, default=0),
-    sa.Column("scored", sa.BigInteger, nullable=False, default=0),
-    sa.Column("refused", sa.BigInteger, nullable=False, default=0),
-    sa.Column("failed", sa.BigInteger, nullable=False, default=0),
-    sa.Column("error_code", sa.String(64)),  # why it paused
-    sa.Column("error", DOCUMENT),
-    sa.Column("created_by", sa.String(100), nullable=False),  # an actor, as audit has it
-    sa.Column("created_at", UtcDateTime, nullable=False),
-    sa.Column("started_at", UtcDateTime),
-    sa.Column("updated_at", UtcDateTime, nullable=False),
-    sa.Column("finished_at", UtcDateTime),
-    sa.Index("ix_campaigns_tenant_id", "tenant", "id"),
-    sa.Index("ix_campaigns_status", "status"),
-)
-
-# One instance of a campaign. `position` counts in the order of the campaign, newest first by
-# default; slices are cut, and a campaign resumes, by it.
-campaign_items = sa.Table(
-    "campaign_items",
-    metadata,
-    sa.Column("campaign_id", sa.ForeignKey("campaigns.id"), primary_key=True),
-    sa.Column("position", sa.BigInteger, primary_key=True, autoincrement=False),
-    sa.Column("instance_id", sa.ForeignKey("instances.id"), nullable=False, index=True),
-    sa.Column("state", sa.String(16), nullable=False),
-    sa.Column("job_id", sa.ForeignKey("jobs.id"), index=True),
-    sa.Column("error_code", sa.String(64)),
-    sa.UniqueConstraint("campaign_id", "instance_id"),
-    sa.Index("ix_campaign_items_campaign_id_state_position", "campaign_id", "state", "position"),
 )
 
 # Who did what, in one chain (:mod:`hilum.db.audit`). Triggers refuse changes and removals.

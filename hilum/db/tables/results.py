@@ -37,6 +37,10 @@ serving = sa.Table(
     sa.Column("canary_model_id", sa.ForeignKey("models.id")),
     sa.Column("canary_share", sa.Float, nullable=False),
     sa.Column("changed_at", UtcDateTime, nullable=False),
+    # Results of a newer pipeline are not shown before they are promoted, unless a live job of the
+    # image made them. Null: no limit.
+    sa.Column("pipeline", sa.String(32)),
+    sa.Column("canary_pipeline", sa.String(32)),
 )
 
 results = sa.Table(

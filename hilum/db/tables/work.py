@@ -29,6 +29,9 @@ images = sa.Table(
     sa.Column("position", sa.Integer, nullable=False),
     sa.Column("uri", sa.Text, nullable=False),
     sa.UniqueConstraint("study_id", "position"),
+    # Finds how an instance ended in live jobs. A hash, because an address may be too long for a
+    # B-tree of PostgreSQL.
+    sa.Index("ix_images_uri", "uri", postgresql_using="hash"),
 )
 
 jobs = sa.Table(
@@ -145,15 +148,4 @@ tenants = sa.Table(
     # At most so many jobs of the tenant are in hand at a time; null: the setting decides.
     sa.Column("max_running_jobs", sa.Integer),
     sa.Column("changed_at", UtcDateTime, nullable=False),
-)
-
-# Processes that serve a model. One that has not been seen for a while is gone.
-workers = sa.Table(
-    "workers",
-    metadata,
-    sa.Column("id", ID, primary_key=True),
-    sa.Column("model_id", sa.ForeignKey("models.id"), nullable=False, index=True),
-    sa.Column("queues", DOCUMENT, nullable=False),  # the priorities that it serves
-    sa.Column("started_at", UtcDateTime, nullable=False),
-    sa.Column("seen_at", UtcDateTime, nullable=False, index=True),
 )

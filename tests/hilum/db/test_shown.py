@@ -268,9 +268,9 @@ def test_a_film_of_an_older_pipeline_gets_a_new_result_when_it_comes_again(
     assert scene.results() == [3, 2]
     # A worker of the release before brings a result of the old pipeline later: not the newest.
     last = Scene(scene.database, submit, scene._new)
-    last.work(last.made.job_id, last.score(4, **newer), last.score(5))
+    last.work(last.made.job_id, last.score(4, **newer), last.score(5), model_id=model_id)
     again = Scene(scene.database, submit, scene._new)
-    again.work(again.made.job_id, again.score(4), again.score(5))
+    again.work(again.made.job_id, again.score(4), again.score(5), model_id=model_id)
     assert again.results() == last.results()
 
 

@@ -16,6 +16,7 @@ from pydantic import SecretStr
 from support.tiny_film import film
 
 from hilum import dicom
+from hilum.campaigns.planning import look_up_in
 from hilum.dicom import DicomObject
 from hilum.errors import ConfigurationError, ObjectMissingError
 from hilum.imaging.spec import PreprocessSpec
@@ -338,3 +339,16 @@ def test_of_the_pipeline_version_before_only_what_reads_the_same_is_used(
     assert found is not None
     store.write(place.before.uri, b"")
     assert cache.find(place) is not None, "it is kept under this version now"
+
+
+def test_whether_an_entry_is_there_without_writing_one(store: ObjectStore, bucket: str) -> None:
+    uri = f"s3://{bucket}/film.dcm"
+    store.write(uri, FILM)
+    cache = PreparedCache(store, ON)
+    place = cache.place(uri, SPEC)
+    assert place is not None
+    assert not cache.has(place)
+    cache.keep(place, entry())
+    assert cache.has(place)
+    found = look_up_in(cache, SPEC)([uri, f"s3://{bucket}/missing.dcm"])
+    assert (found.looked_up, found.usable) == (2, 1)

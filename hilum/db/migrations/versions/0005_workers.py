@@ -1,6 +1,6 @@
-"""Claims by order of urgency, tenants and age; live workers; objects that arrive after their study.
+"""Claims by order of urgency, tenants and age; objects that arrive after their study.
 
-Expands only: new tables, one nullable column, two indexes.
+Expands only: a new table, one nullable column, two indexes.
 
 Revision ID: 0005
 Revises: 0004
@@ -11,7 +11,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-from hilum.db.migrations.frozen import ID, TENANT, TIME, Metadata, required
+from hilum.db.migrations.frozen import TENANT, TIME, Metadata, required
 
 revision = "0005"
 down_revision = "0004"
@@ -21,7 +21,6 @@ depends_on = None
 oldest_code = "0002"
 
 _SCHEMA = Metadata()
-sa.Table("models", _SCHEMA, sa.Column("id", sa.Integer(), primary_key=True))
 _TENANTS = sa.Table(
     "tenants",
     _SCHEMA,
@@ -29,15 +28,6 @@ _TENANTS = sa.Table(
     required("weight", sa.Float()),
     sa.Column("max_running_jobs", sa.Integer()),
     required("changed_at", TIME),
-)
-_WORKERS = sa.Table(
-    "workers",
-    _SCHEMA,
-    sa.Column("id", ID, primary_key=True),
-    required("model_id", sa.ForeignKey("models.id"), index=True),
-    required("queues", sa.JSON()),
-    required("started_at", TIME),
-    required("seen_at", TIME, index=True),
 )
 _INDEXES = {
     "ix_jobs_queued": (["queue", "tenant", "available_at"], "model_id IS NULL"),
@@ -75,8 +65,7 @@ def prepare(connection: sa.Connection) -> None:
 
 def upgrade() -> None:
     connection = op.get_bind()
-    for table in (_TENANTS, _WORKERS):
-        table.create(connection, checkfirst=False)
+    _TENANTS.create(connection, checkfirst=False)
     op.add_column("jobs", sa.Column("objects_due_at", TIME))
     for name, (columns, which) in _INDEXES.items():
         where = sa.text(f"status = 'queued' AND {which}")
@@ -94,5 +83,4 @@ def downgrade() -> None:
     for name in _INDEXES:
         op.drop_index(name, "jobs")
     op.drop_column("jobs", "objects_due_at")
-    op.drop_table("workers")
     op.drop_table("tenants")
