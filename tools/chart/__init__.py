@@ -1,0 +1,1 @@
+"""Generate what the chart of deploy/helm/hilum derives: the schema of its values and their table."""
