@@ -34,7 +34,7 @@ _SUMMARIES: Final = {
     "package": "Verify, inspect, compare, sign and pack model packages.",
     "recalibrate": "Make a new version of a package with another calibration.",
     "rethreshold": "Make a new version of a package with other operating points.",
-    "doctor": "Check this machine, and say which engine it would use and why.",
+    "doctor": "Check this machine and its services, and say what to fix.",
     "engine": "Build, list and remove TensorRT plans for this machine's GPU.",
     "tune": "Measure the best number of threads and batch size on this machine.",
     "cache": "Manage the prepared-image cache.",

@@ -55,6 +55,27 @@ class BrokerUnavailableError(TransientError):
     next_step = "Check HILUM_BROKER_URL and the broker. Accepted studies are kept in SQL."
 
 
+class BrokerEvictsError(ConfigurationError):
+    """The broker may drop tasks when its memory is full."""
+
+    code = "queue.evicts"
+    next_step = "Set `maxmemory-policy noeviction` on the server of HILUM_BROKER_URL."
+
+
+class ClockSkewedError(ConfigurationError):
+    """The clocks of two machines differ by more than leases allow."""
+
+    code = "machine.clock_skewed"
+    next_step = "Synchronise the clocks of all machines, for example with chrony."
+
+
+class DiskFullError(ConfigurationError):
+    """A folder that hilum needs cannot be written or has too little room."""
+
+    code = "machine.disk_full"
+    next_step = "Make room or mount a larger volume there; HILUM_CACHE_DIR names the cache."
+
+
 class AuditBrokenError(PermanentError):
     """The hash chain of the audit is broken: its rows were changed outside hilum."""
 

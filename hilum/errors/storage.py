@@ -55,3 +55,10 @@ class StorageUnavailableError(TransientError):
 
     code = "storage.unavailable"
     next_step = "Check that the store at HILUM_S3__ENDPOINT_URL is up. Work is kept and retried."
+
+
+class StoreRightsError(PermanentError):
+    """The credentials lack a right that hilum needs."""
+
+    code = "storage.rights"
+    next_step = "Grant s3:PutObject, s3:GetObject and s3:DeleteObject in the bucket of the cache."

@@ -1,1 +1,1 @@
-"""Generate what the chart of deploy/helm/hilum derives: the schema of its values and their table."""
+"""Generate what the Helm chart derives: the schema of its values and their table."""

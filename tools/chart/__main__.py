@@ -1,4 +1,4 @@
-"""``python -m tools.chart`` writes values.schema.json and the table of values in the chart's README.
+"""``python -m tools.chart`` writes values.schema.json and the table in the README of the chart.
 
 The table has the form of readme-generator-for-helm, which gives the same from the same comments.
 """

@@ -279,7 +279,9 @@ def _gateway() -> Schema:
             parentName=NAME,
             parentNamespace=NAME,
             sectionName=NAME,
-            hostnames=array({"type": "string", "pattern": r"^(\*\.)?[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"}),
+            hostnames=array(
+                {"type": "string", "pattern": r"^(\*\.)?[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"}
+            ),
         ),
     )
 
