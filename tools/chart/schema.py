@@ -62,7 +62,22 @@ RESOURCE: Final[Schema] = {
     "type": "string",
     "pattern": r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[a-zA-Z0-9]([-a-zA-Z0-9_.]*[a-zA-Z0-9])?$",
 }
-CRON: Final[Schema] = {"type": "string", "pattern": r"^(\S+ ){4}\S+$"}
+
+
+def _cron() -> str:
+    """Five fields, as the API server reads them."""
+    bounds = (
+        "[0-5]?[0-9]",
+        "([01]?[0-9]|2[0-3])",
+        "(0?[1-9]|[12][0-9]|3[01])",
+        "(0?[1-9]|1[0-2]|JAN|FEB|MAR|APR|MAY|JUN|JUL|AUG|SEP|OCT|NOV|DEC)",
+        "([0-6]|SUN|MON|TUE|WED|THU|FRI|SAT)",
+    )
+    parts = [rf"(\*|{each}(-{each})?)(/[1-9][0-9]?)?" for each in bounds]
+    return "^" + " ".join(f"{part}(,{part})*" for part in parts) + "$"
+
+
+CRON: Final[Schema] = {"type": "string", "pattern": _cron()}
 ZONE: Final[Schema] = {"type": "string", "pattern": "^[A-Z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+)*$"}
 
 
@@ -189,6 +204,19 @@ def _scheduling() -> dict[str, Schema]:
         "tolerations": array(ref("toleration")),
         "affinity": ref("affinity"),
     }
+
+
+def _toleration() -> Schema:
+    found = closed(
+        key=STRING,
+        operator={"enum": ["Exists", "Equal"]},
+        value=STRING,
+        effect={"enum": ["", "NoSchedule", "PreferNoSchedule", "NoExecute"]},
+        tolerationSeconds=integer(0),
+    )
+    exists = {"properties": {"operator": {"const": "Exists"}}, "required": ["operator"]}
+    found["if"], found["then"] = exists, {"not": {"required": ["value"]}}
+    return found
 
 
 def _pool(*, defaults: bool) -> Schema:
@@ -394,7 +422,7 @@ def schema() -> Schema:
     core, networking = "io.k8s.api.core.v1.", "io.k8s.api.networking.v1."
     shared = {
         "settings": settings(),
-        "toleration": kubernetes(core + "Toleration"),
+        "toleration": _toleration(),
         "affinity": kubernetes(core + "Affinity"),
         "peer": kubernetes(networking + "NetworkPolicyPeer"),
         "egress": kubernetes(networking + "NetworkPolicyEgressRule"),

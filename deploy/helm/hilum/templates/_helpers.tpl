@@ -186,11 +186,9 @@ HILUM_{{ upper $section }}: {{ include "hilum.scalar" $value | quote }}
 {{ include "hilum.env.services" .root }}
 {{- include "hilum.env.prepared" .root }}
 {{ include "hilum.env.model" . }}
-{{- include "hilum.settingsEnv" .pool.settings }}
-{{- if .pool.engine }}
-- name: HILUM_ENGINE
-  value: {{ .pool.engine }}
-{{- end }}
+{{- $settings := deepCopy .pool.settings }}
+{{- if .pool.engine }}{{- $_ := set $settings "engine" .pool.engine }}{{- end }}
+{{- include "hilum.settingsEnv" $settings }}
 {{- if .root.Values.plans.enabled }}
 - name: HILUM_TENSORRT__ENGINE_DIR
   value: /plans

@@ -15,6 +15,23 @@
 {{- end -}}
 {{- end -}}
 
+{{/* A quantity as a number. */}}
+{{- define "hilum.quantity" -}}
+{{- $factors := dict "m" 0.001 "k" 1000.0 "M" 1000000.0 "G" 1000000000.0 "T" 1000000000000.0 "Ki" 1024.0 "Mi" 1048576.0 "Gi" 1073741824.0 "Ti" 1099511627776.0 -}}
+{{- $number := regexFind "^[0-9.]+" . -}}
+{{- mulf (float64 $number) (get $factors (trimPrefix $number .) | default 1.0) -}}
+{{- end -}}
+
+{{/* A request above its limit is refused by the API server. Arguments: value, resources. */}}
+{{- define "hilum.checkResources" -}}
+{{- range $name, $limit := default dict .resources.limits -}}
+{{- $request := get (default dict $.resources.requests) $name -}}
+{{- if and $request (gt (include "hilum.quantity" $request | float64) (include "hilum.quantity" $limit | float64)) -}}
+{{- include "hilum.fail" (printf "%s.requests.%s: %s is above the limit of %s." $.value $name $request $limit) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{- define "hilum.validate" -}}
 {{- $v := .Values -}}
 {{- if gt (len (include "hilum.fullname" .)) 36 -}}
@@ -37,6 +54,9 @@
 {{- if not $v.broker.existingSecret -}}
 {{- include "hilum.fail" "broker.existingSecret: name the Secret whose key `url` has the address of Redis or Valkey. Make it with: kubectl create secret generic hilum-broker --from-literal=url=rediss://:PASSWORD@HOST:6379/0" -}}
 {{- end -}}
+{{- end -}}
+{{- range $name := list "gateway" "migration" "campaign" "plans" -}}
+{{- include "hilum.checkResources" (dict "value" (printf "%s.resources" $name) "resources" (get $v $name).resources) -}}
 {{- end -}}
 {{- $settings := $v.settings -}}
 {{- range $name, $needs := dict "identity" (default dict $settings.identity).store "deidentify" (default dict $settings.deidentify).results "prepared" (ne (default "off" (default dict $settings.prepared).mode) "off") -}}
@@ -84,6 +104,7 @@
 {{- end -}}
 {{- if not $pool.queues -}}{{- include "hilum.fail" (printf "%s.queues: name at least one of stat, routine, bulk." $at) -}}{{- end -}}
 {{- range $pool.queues -}}{{- $_ := set $served . true -}}{{- end -}}
+{{- include "hilum.checkResources" (dict "value" (printf "%s.resources" $at) "resources" $pool.resources) -}}
 {{- $scaled := $pool.autoscaling -}}
 {{- if $scaled.enabled -}}
 {{- if not (kindIs "invalid" (get $pool "replicas" | default nil)) -}}
@@ -97,6 +118,9 @@
 {{- end -}}
 {{- range $scaled.windows -}}
 {{- include "hilum.checkZone" (dict "value" (printf "%s.autoscaling.windows.timezone" $at) "zone" .timezone) -}}
+{{- if eq .start .end -}}
+{{- include "hilum.fail" (printf "%s.autoscaling.windows: start and end are the same." $at) -}}
+{{- end -}}
 {{- end -}}
 {{- if gt (int $scaled.minReplicas) 0 -}}{{- $kept = true -}}{{- end -}}
 {{- else -}}
@@ -105,6 +129,9 @@
 {{- $gpu := $pool.gpu -}}
 {{- if and $gpu.deviceClassName (gt (int $gpu.count) 0) -}}
 {{- include "hilum.fail" (printf "%s.gpu.count and %s.gpu.deviceClassName contradict each other: a claim names the device by its class; set the count to 0." $at $at) -}}
+{{- end -}}
+{{- if and $gpu.deviceClassName (semverCompare "<1.34.0-0" $.Capabilities.KubeVersion.Version) -}}
+{{- include "hilum.fail" (printf "%s.gpu.deviceClassName: claims (DRA) need Kubernetes 1.34 or newer. Use %s.gpu.count." $at $at) -}}
 {{- end -}}
 {{- if and (hasSuffix ".shared" $gpu.resourceName) (gt (int $gpu.count) 1) -}}
 {{- include "hilum.fail" (printf "%s.gpu.count: 1 for a time-sliced GPU. More slices give no more of it, and many device plugins refuse them." $at) -}}

@@ -1,0 +1,37 @@
+"""Within the build: the SBOM and the licence report of an image, and the demonstration package.
+
+``python report.py HOME SBOM_VENV`` writes sbom.cdx.json and LICENCES.txt into HOME, whose venv has
+the packages, and lays models/demo there.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+
+def main() -> None:
+    home, tools = Path(sys.argv[1]), Path(sys.argv[2])
+    sbom = home / "sbom.cdx.json"
+    command = [tools / "bin/cyclonedx-py", "environment", home / "venv", "-o", sbom]
+    subprocess.run([*command, "--output-reproducible"], check=True)
+    found = json.loads(sbom.read_text(encoding="utf-8"))["components"]
+    lines = [f"{part['name']} {part['version']}: {_licence(part)}" for part in found]
+    (home / "LICENCES.txt").write_text("\n".join(sorted(lines)) + "\n", encoding="utf-8")
+    (demo,) = home.glob("venv/lib/python3*/site-packages/hilum_demo/demo")
+    (home / "models").mkdir()
+    (home / "models/demo").symlink_to(demo)
+
+
+def _licence(part: dict[str, object]) -> str:
+    named = []
+    for entry in part.get("licenses", []):  # type: ignore[attr-defined]
+        licence = entry.get("license", {})
+        named.append(entry.get("expression") or licence.get("id") or licence.get("name", ""))
+    return " | ".join(sorted({name for name in named if name})) or "not declared"
+
+
+if __name__ == "__main__":
+    main()
