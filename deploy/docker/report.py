@@ -1,15 +1,20 @@
-"""Within the build: the SBOM and the licence report of an image, and the demonstration package.
+"""Within the build: the SBOM and the licence report of an image, its demonstration package, and
+nothing that only developers use.
 
 ``python report.py HOME SBOM_VENV`` writes sbom.cdx.json and LICENCES.txt into HOME, whose venv has
-the packages, and lays models/demo there.
+the packages, lays models/demo there, and removes pip, the tests of packages, and what botocore knows
+of services other than S3 and those that give credentials.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+_SERVICES = {"s3", "sts", "sso", "sso-oidc", "signin"}
 
 
 def main() -> None:
@@ -23,6 +28,14 @@ def main() -> None:
     (demo,) = home.glob("venv/lib/python3*/site-packages/hilum_demo/demo")
     (home / "models").mkdir()
     (home / "models/demo").symlink_to(demo)
+    subprocess.run([home / "venv/bin/pip", "--quiet", "uninstall", "--yes", "pip"], check=True)
+    packages = demo.parents[1]
+    for folder in [*packages.glob("*/**/tests"), *packages.glob("*/**/test")]:
+        if folder.is_dir():
+            shutil.rmtree(folder)
+    for folder in (packages / "botocore/data").iterdir():
+        if folder.is_dir() and folder.name not in _SERVICES:
+            shutil.rmtree(folder)
 
 
 def _licence(part: dict[str, object]) -> str:

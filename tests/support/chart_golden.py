@@ -1,4 +1,4 @@
-"""Golden renders of the chart. ``PYTHONPATH=.:tests python -m support.chart_golden`` writes them."""
+"""Golden renders of the chart; ``PYTHONPATH=.:tests python -m support.chart_golden``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-
 from support import charts
 
 GOLDEN = Path(__file__).parents[1] / "deploy/golden"

@@ -61,6 +61,11 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- mergeOverwrite (deepCopy .root.Values.workerDefaults) (deepCopy (default dict .pool)) | toYaml -}}
 {{- end -}}
 
+{{/* A number of pods, which may be 0, or the default where none is given. Arguments: given, default. */}}
+{{- define "hilum.replicas" -}}
+{{- if kindIs "invalid" .given -}}{{ .default }}{{- else -}}{{ int .given }}{{- end -}}
+{{- end -}}
+
 {{/* The settings of a pool: its own over those of all. Arguments: root, pool. */}}
 {{- define "hilum.poolSettings" -}}
 {{- mergeOverwrite (deepCopy .root.Values.settings) (deepCopy .pool.settings) | toYaml -}}

@@ -107,7 +107,7 @@
 {{- include "hilum.checkResources" (dict "value" (printf "%s.resources" $at) "resources" $pool.resources) -}}
 {{- $scaled := $pool.autoscaling -}}
 {{- if $scaled.enabled -}}
-{{- if not (kindIs "invalid" (get $pool "replicas" | default nil)) -}}
+{{- if not (kindIs "invalid" $pool.replicas) -}}
 {{- include "hilum.fail" (printf "%s.replicas and %s.autoscaling.enabled contradict each other: leave the replicas out." $at $at) -}}
 {{- end -}}
 {{- if not $v.keda.prometheus.serverAddress -}}
@@ -124,7 +124,7 @@
 {{- end -}}
 {{- if gt (int $scaled.minReplicas) 0 -}}{{- $kept = true -}}{{- end -}}
 {{- else -}}
-{{- if gt (int (default 1 $pool.replicas)) 0 -}}{{- $kept = true -}}{{- end -}}
+{{- if gt (include "hilum.replicas" (dict "given" $pool.replicas "default" 1) | int) 0 -}}{{- $kept = true -}}{{- end -}}
 {{- end -}}
 {{- $gpu := $pool.gpu -}}
 {{- if and $gpu.deviceClassName (gt (int $gpu.count) 0) -}}
