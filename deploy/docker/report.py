@@ -2,8 +2,8 @@
 nothing that only developers use.
 
 ``python report.py HOME SBOM_VENV`` writes sbom.cdx.json and LICENCES.txt into HOME, whose venv has
-the packages, lays models/demo there, and removes pip, the tests of packages, and what botocore knows
-of services other than S3 and those that give credentials.
+the packages, lays models/demo there, and removes pip, the tests of packages, and what botocore
+knows of services other than S3 and those that give credentials.
 """
 
 from __future__ import annotations
