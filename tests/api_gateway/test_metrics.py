@@ -5,14 +5,17 @@ from __future__ import annotations
 import re
 import socket
 import urllib.request
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import event
 from support import tiny_package
 
 from api_gateway import metrics
-from hilum.db import jobs, migrate, models, studies
+from hilum.db import backlog, jobs, migrate, models, studies, tables
 from hilum.db.connection import Database
 from hilum.errors import AttemptsExhaustedError, ConfigurationError
 from hilum.packages.load import verify
@@ -97,3 +100,41 @@ def test_an_address_that_is_in_use_is_named(tmp_path: Path) -> None:
             metrics.serve(address, f"sqlite:///{tmp_path / 'x.db'}"),
         ):
             pass
+
+
+def test_ended_jobs_are_not_read(database_url: str) -> None:
+    """The cost follows from the jobs that have not ended: the plan uses the index on status."""
+    migrate.upgrade(database_url)
+    ended = [
+        {"id": f"jb_{n}", "study_id": "st_1", "tenant": "north", "queue": "bulk", "attempts": 1,
+         "status": "completed", "unreported": 0, "deferrals": 0,
+         "available_at": datetime.now(UTC), "created_at": datetime.now(UTC)}
+        for n in range(20_000)
+    ]  # fmt: skip
+    with Database(database_url) as database:
+        with database.write() as connection:
+            study = {"id": "st_1", "tenant": "north", "created_at": datetime.now(UTC)}
+            connection.execute(tables.studies.insert(), [study])
+            connection.execute(tables.jobs.insert(), ended)
+            if database.dialect == "postgresql":
+                connection.exec_driver_sql("ANALYZE")
+        with database.read() as connection:
+            seen: list[str] = []
+
+            @event.listens_for(connection, "before_execute")
+            def _note(_c: Any, clause: Any, *_: Any) -> None:
+                seen.append(
+                    str(
+                        clause.compile(
+                            dialect=connection.dialect, compile_kwargs={"literal_binds": True}
+                        )
+                    )
+                )
+
+            assert backlog.queues(connection) == []
+            (statement,) = seen
+            explain = "EXPLAIN QUERY PLAN" if database.dialect == "sqlite" else "EXPLAIN"
+            rows = connection.exec_driver_sql(f"{explain} {statement}".replace("%", "%%")).all()
+    told = " ".join(str(part) for row in rows for part in row)
+    assert "ix_jobs_status_available_at" in told
+    assert "Seq Scan on jobs" not in told

@@ -116,7 +116,8 @@ def _definitions() -> dict[str, Any]:
 
 def kubernetes(name: str) -> Schema:
     """A type of Kubernetes, such as ``io.k8s.api.core.v1.Toleration``, closed at every level."""
-    return _plain(_definitions()[name])
+    found: Schema = _plain(_definitions()[name])
+    return found
 
 
 def _plain(node: Any) -> Any:
