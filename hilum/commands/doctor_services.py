@@ -6,6 +6,7 @@ the right to write is tried with a multipart upload that is aborted.
 
 from __future__ import annotations
 
+import re
 import secrets
 import shutil
 import tempfile
@@ -225,12 +226,18 @@ class _Connection:
         timeouts = {"socket_timeout": _TIMEOUT_S, "socket_connect_timeout": _TIMEOUT_S}
         first = self._url.split(";")[0]
         if not first.startswith("sentinel"):
-            return self._redis.Redis.from_url(first, **timeouts)
+            # kombu spells it CERT_REQUIRED, redis-py `required`.
+            plain = re.sub(r"(ssl_cert_reqs=)CERT_(\w+)", _lower, first)
+            return self._redis.Redis.from_url(plain, **timeouts)
         parts = [urlsplit(each) for each in self._url.split(";")]
         hosts = [(part.hostname or "", part.port or 26379) for part in parts]
         sentinel = self._redis.sentinel.Sentinel(hosts, **timeouts)
         masters = sentinel.sentinels[0].sentinel_masters()
         return sentinel.master_for(next(iter(masters)), password=parts[0].password, **timeouts)
+
+
+def _lower(found: re.Match[str]) -> str:
+    return found[1] + found[2].lower()
 
 
 def _places(config: Settings) -> list[str]:

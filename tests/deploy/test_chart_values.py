@@ -215,6 +215,13 @@ def test_the_defaults_that_the_templates_compute_with_are_the_settings() -> None
         assert f"default {value:g} {name}" in text
 
 
+def test_a_busy_pod_is_kept_by_its_work_in_flight() -> None:
+    """KEDA must not remove a pod that has as much in hand as it may."""
+    in_hand = getattr(Settings().worker, "jobs_in_hand", None)
+    target = DEFAULTS["workerDefaults"]["autoscaling"]["inFlightPerReplica"]
+    assert in_hand is None or target < in_hand
+
+
 def test_a_claim_needs_a_kubernetes_that_has_it() -> None:
     """Helm's library renders for the newest Kubernetes that it knows."""
     assert charts.render(charts.values("mig"))

@@ -7,6 +7,7 @@ outside of the images is real, too: Valkey, PostgreSQL and an S3 server.
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import socket
 import time
@@ -54,7 +55,7 @@ def test_what_is_in_an_image(docker: Docker, image: str) -> None:
     assert "torch" not in found["names"]
     assert ("onnxruntime" in found["names"]) == ("worker" in image)
     assert "not declared" not in found["licences"]
-    assert "GPL-3" not in found["licences"]
+    assert not re.search(r"(?<![LA-Z])GPL", found["licences"])  # the LGPL of psycopg is no obstacle
     config: Any = docker.inspect(image)["Config"]
     assert config["User"] == "10001:10001"
     assert config["Labels"]["org.opencontainers.image.revision"] == "of-the-tests"

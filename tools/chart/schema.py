@@ -409,7 +409,6 @@ def schema() -> Schema:
         dev=closed(
             enabled=BOOLEAN,
             password={"type": "string", "pattern": "^([A-Za-z0-9_-]{8,64})?$"},
-            bucket={"type": "string", "pattern": "^[a-z0-9][-a-z0-9.]{1,61}[a-z0-9]$"},
             images=closed(postgres=STRING, valkey=STRING, seaweedfs=STRING),
         ),
         # Helm itself sets it for a chart that is used as a dependency.

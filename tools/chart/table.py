@@ -65,8 +65,8 @@ def _table() -> str:
 
 
 def _split(text: str) -> tuple[str, str]:
-    found = re.match(r"\[(array|object|string|nullable|default: [^\]]+)\] (.*)", text)
-    return (found[1], found[2]) if found else ("", text)
+    found = re.match(r"\[(array|object|string|nullable)?,? ?(default: [^\]]+)?\] (.*)", text)
+    return (found[2] or found[1], found[3]) if found else ("", text)
 
 
 def _default(values: Any, path: str, modifier: str) -> str:
@@ -76,7 +76,7 @@ def _default(values: Any, path: str, modifier: str) -> str:
         values = values[name]
     if values == "":
         return '`""`'
-    return f"`{values if isinstance(values, str) else json.dumps(values)}`"
+    return f"`{values if isinstance(values, str) else json.dumps(values, separators=(',', ':'))}`"
 
 
 def _row(cells: tuple[str, ...], widths: list[int]) -> str:

@@ -147,7 +147,8 @@ def test_a_clock_that_is_off(postgres_url: str, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_broker_behind_tls_or_sentinel_that_is_away() -> None:
-    for url in ("rediss://127.0.0.1:1/0", "sentinel://127.0.0.1:1;sentinel://127.0.0.1:2"):
+    tls = "rediss://127.0.0.1:1/0?ssl_cert_reqs=CERT_REQUIRED"
+    for url in (tls, "sentinel://127.0.0.1:1;sentinel://127.0.0.1:2"):
         config = Settings(broker_url=SecretStr(url))
         with pytest.raises(doctor_services.BrokerUnavailableError):
             doctor_services.check_broker(config, None)
