@@ -34,10 +34,11 @@ COMING = {"rescore"}
 NOT_OURS = {"AWS_CA_BUNDLE", "PGSSLROOTCERT"}
 
 
-def test_it_lints() -> None:
-    found = helm_python.lint(str(CHART))
+@pytest.mark.parametrize("scenario", charts.SCENARIOS)
+def test_it_lints(scenario: str, capfd: pytest.CaptureFixture[str]) -> None:
+    found = helm_python.lint(str(CHART), charts.values(scenario), strict=True)
+    assert "fail" not in capfd.readouterr().err
     assert found["errors"] == []
-    # Only the recommendation of an icon; the template errors for missing values are tested below.
     assert [each["error"] for each in found["messages"]] == ["icon is recommended"]
 
 

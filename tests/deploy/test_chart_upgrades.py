@@ -55,7 +55,7 @@ def assert_upgradable(before: list[Manifest], after: list[Manifest]) -> None:
 @pytest.mark.parametrize("scenario", ["minimal", "one-gpu", "keda-pools"])
 def test_from_the_first_release(scenario: str) -> None:
     before = charts.load((HERE / f"baseline/{scenario}.yaml").read_text())
-    after = charts.render(charts.values(scenario))
+    after = charts.render(charts.values(scenario), upgrade_to=2)
     assert_upgradable(before, after)
     kept = {key for key in map(charts.key_of, before) if key.startswith(("Deployment", "Service/"))}
     assert kept <= set(map(charts.key_of, after)), "a workload would be removed and made anew"
@@ -87,8 +87,23 @@ def test_a_change_leaves_immutable_fields_alone(
     given = charts.values("keda-pools")
     if path == "workers.bulk":
         given = charts.changed(given, "workers.next.queues", ["bulk"])
-    after = charts.render(charts.changed(given, path, value))
+    after = charts.render(charts.changed(given, path, value), upgrade_to=2)
     assert_upgradable(keda_pools, after)
+
+
+def test_each_revision_migrates_by_a_job_of_its_own(keda_pools: list[Manifest]) -> None:
+    """Helm removes the one before; a Job of the same name could not be run again."""
+    after = charts.render(charts.values("keda-pools"), upgrade_to=2)
+    names = [
+        {key for key in map(charts.key_of, each) if "-migrate-" in key}
+        for each in (keda_pools, after)
+    ]
+    assert len(names[0]) == len(names[1]) == 1
+    assert not names[0] & names[1]
+    plans = [
+        {key for key in map(charts.key_of, each) if "-plan-" in key} for each in (keda_pools, after)
+    ]
+    assert plans[0] == plans[1], "an unchanged plan is not built again"
 
 
 def test_more_replicas_change_replicas_alone() -> None:

@@ -52,10 +52,20 @@ def load(text: str) -> list[Any]:
     return [each for each in yaml.load_all(text, Loader=_LOADER) if each]
 
 
-def render(given: dict[str, Any], *, chart: Path = CHART, name: str = RELEASE) -> list[Manifest]:
-    """All manifests, those of ``helm test`` too. Raises what Helm raises."""
-    with helm_python.Chart.load(str(chart)) as opened:
-        texts = opened.render(given, name=name, namespace=NAMESPACE)
+def render(
+    given: dict[str, Any], *, name: str = RELEASE, upgrade_to: int | None = None
+) -> list[Manifest]:
+    """All manifests, those of ``helm test`` too: of an installation, or of this revision of an
+    upgrade. Raises what Helm raises."""
+    with helm_python.Chart.load(str(CHART)) as opened:
+        texts = opened.render(
+            given,
+            name=name,
+            namespace=NAMESPACE,
+            revision=upgrade_to or 1,
+            is_install=upgrade_to is None,
+            is_upgrade=upgrade_to is not None,
+        )
     return [
         manifest
         for path, text in sorted(texts.items())
