@@ -223,7 +223,7 @@ def test_a_busy_pod_is_kept_by_its_work_in_flight() -> None:
 
 
 def test_a_claim_needs_a_kubernetes_that_has_it(capfd: pytest.CaptureFixture[str]) -> None:
-    """Only linting takes a version of Kubernetes; there Helm writes refusals of templates to stderr."""
+    """Only linting takes a version of Kubernetes. It writes refusals of templates to stderr."""
     helm_python.lint(str(CHART), charts.values("mig"), kube_version="v1.33.0")
     assert "gpu.deviceClassName: claims (DRA) need Kubernetes 1.34" in capfd.readouterr().err
     helm_python.lint(str(CHART), charts.values("mig"), kube_version="v1.34.0")

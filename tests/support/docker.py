@@ -34,6 +34,7 @@ class Docker:
         self._folder = KEPT / "docker"
         self._process: subprocess.Popen[bytes] | None = None
         self._containers: list[str] = []
+        self._built: dict[str, str] = {}
 
     def start(self) -> str | None:
         """Start it. Returns why it cannot run here."""
@@ -104,7 +105,12 @@ class Docker:
         return found
 
     def build(self, target: str) -> str:
-        """Build an image as `make images` does. Returns its name."""
+        """Build an image as `make images` does, once. Returns its name."""
+        if target not in self._built:
+            self._built[target] = self._build(target)
+        return self._built[target]
+
+    def _build(self, target: str) -> str:
         base = KEPT / "base.tar"
         if not base.exists():
             include = "--include=python3,python3-venv,ca-certificates"
