@@ -2,8 +2,8 @@
 nothing that only developers use.
 
 ``python report.py HOME SBOM_VENV`` writes sbom.cdx.json and LICENCES.txt into HOME, whose venv has
-the packages, lays models/demo there, and removes pip, the tests of packages, and what botocore
-knows of services other than S3 and those that give credentials.
+the packages, lays models/demo there, and removes pip, tests, stubs, ONNX Runtime's tools for makers
+of graphs, and what botocore knows of services other than S3 and those that give credentials.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 _SERVICES = {"s3", "sts", "sso", "sso-oidc", "signin"}
+_OFFLINE = ("transformers", "quantization", "tools")  # of ONNX Runtime, for who makes graphs
 
 
 def main() -> None:
@@ -28,14 +29,22 @@ def main() -> None:
     (demo,) = home.glob("venv/lib/python3*/site-packages/hilum_demo/demo")
     (home / "models").mkdir()
     (home / "models/demo").symlink_to(demo)
-    subprocess.run([home / "venv/bin/pip", "--quiet", "uninstall", "--yes", "pip"], check=True)
-    packages = demo.parents[1]
-    for folder in [*packages.glob("*/**/tests"), *packages.glob("*/**/test")]:
-        if folder.is_dir():
-            shutil.rmtree(folder)
+    _trim(home / "venv", demo.parents[1])
+
+
+def _trim(venv: Path, packages: Path) -> None:
+    """Remove what only developers use."""
+    for pattern in ("*/**/tests", "*/**/test", *(f"onnxruntime/{name}" for name in _OFFLINE)):
+        for folder in packages.glob(pattern):
+            if folder.is_dir():
+                shutil.rmtree(folder)
     for folder in (packages / "botocore/data").iterdir():
         if folder.is_dir() and folder.name not in _SERVICES:
             shutil.rmtree(folder)
+    for stub in packages.rglob("*.pyi"):
+        stub.unlink()
+    remove = [venv / "bin/pip", "--quiet", "uninstall", "--yes", "setuptools", "pip"]
+    subprocess.run(remove, check=True)
 
 
 def _licence(part: dict[str, object]) -> str:
