@@ -20,16 +20,16 @@ _OFFLINE = ("transformers", "quantization", "tools")  # of ONNX Runtime, for who
 
 def main() -> None:
     home, tools = Path(sys.argv[1]), Path(sys.argv[2])
+    (demo,) = home.glob("venv/lib/python3*/site-packages/hilum_demo/demo")
+    (home / "models").mkdir()
+    (home / "models/demo").symlink_to(demo)
+    _trim(home / "venv", demo.parents[1])
     sbom = home / "sbom.cdx.json"
     command = [tools / "bin/cyclonedx-py", "environment", home / "venv", "-o", sbom]
     subprocess.run([*command, "--output-reproducible"], check=True)
     found = json.loads(sbom.read_text(encoding="utf-8"))["components"]
     lines = [f"{part['name']} {part['version']}: {_licence(part)}" for part in found]
     (home / "LICENCES.txt").write_text("\n".join(sorted(lines)) + "\n", encoding="utf-8")
-    (demo,) = home.glob("venv/lib/python3*/site-packages/hilum_demo/demo")
-    (home / "models").mkdir()
-    (home / "models/demo").symlink_to(demo)
-    _trim(home / "venv", demo.parents[1])
 
 
 def _trim(venv: Path, packages: Path) -> None:
