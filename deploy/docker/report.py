@@ -12,6 +12,7 @@ import json
 import shutil
 import subprocess
 import sys
+from importlib.metadata import distributions
 from pathlib import Path
 
 _SERVICES = {"s3", "sts", "sso", "sso-oidc", "signin"}
@@ -28,7 +29,14 @@ def main() -> None:
     command = [tools / "bin/cyclonedx-py", "environment", home / "venv", "-o", sbom]
     subprocess.run([*command, "--output-reproducible"], check=True)
     found = json.loads(sbom.read_text(encoding="utf-8"))["components"]
-    lines = [f"{part['name']} {part['version']}: {_licence(part)}" for part in found]
+    stated = {
+        each.metadata["Name"]: each.metadata.get("License") or "not declared"
+        for each in distributions(path=[str(demo.parents[1])])
+    }
+    lines = [
+        f"{part['name']} {part['version']}: {_licence(part) or stated[part['name']]}"
+        for part in found
+    ]
     (home / "LICENCES.txt").write_text("\n".join(sorted(lines)) + "\n", encoding="utf-8")
 
 
@@ -52,7 +60,7 @@ def _licence(part: dict[str, object]) -> str:
     for entry in part.get("licenses", []):  # type: ignore[attr-defined]
         licence = entry.get("license", {})
         named.append(entry.get("expression") or licence.get("id") or licence.get("name", ""))
-    return " | ".join(sorted({name for name in named if name})) or "not declared"
+    return " | ".join(sorted({name for name in named if name}))
 
 
 if __name__ == "__main__":
