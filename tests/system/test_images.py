@@ -6,17 +6,20 @@ outside of the images is real, too: Valkey, PostgreSQL and an S3 server.
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import secrets
 import socket
 import time
+import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pydicom
 import pytest
 from sqlalchemy import make_url
 from support.docker import Docker
@@ -27,6 +30,7 @@ from hilum.storage import open_store
 
 ROOT = Path(__file__).parents[2]
 FILMS = sorted((ROOT / "models/samples").glob("*.dcm"))
+IMAGES = 60  # of the study that SIGTERM interrupts
 MOST_MB = 400  # of site-packages
 
 pytestmark = pytest.mark.timeout(3000)
@@ -61,6 +65,17 @@ def test_what_is_in_an_image(docker: Docker, image: str) -> None:
     assert config["Labels"]["org.opencontainers.image.revision"] == "of-the-tests"
     assert config["Healthcheck"]["Test"][0] == "CMD"
     assert config["Entrypoint"] == ["hilum"]
+
+
+def _film(n: int) -> bytes:
+    """One of the sample films, as an instance of its own."""
+    data = pydicom.dcmread(FILMS[n % len(FILMS)])
+    data.SOPInstanceUID = data.file_meta.MediaStorageSOPInstanceUID = (
+        f"1.2.826.0.1.3680043.8.498.{n}"
+    )
+    buffer = io.BytesIO()
+    data.save_as(buffer)
+    return buffer.getvalue()
 
 
 def _free_port() -> int:
@@ -112,11 +127,13 @@ class System:
         data = None if body is None else json.dumps(body).encode()
         headers = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"}
         request = urllib.request.Request(self.url + path, data=data, headers=headers)
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return json.loads(answer.read())
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return json.loads(answer.read())
+        except urllib.error.HTTPError as error:
+            raise AssertionError(f"{error.code}: {error.read().decode()}") from None
 
-    def submit(self, images: int) -> str:
-        uris = [self.uris[n % len(self.uris)] for n in range(images)]
+    def submit(self, uris: Sequence[str]) -> str:
         made = self.ask("/v1/studies", {"images": [{"uri": uri} for uri in uris]})
         return str(made["id"])
 
@@ -139,11 +156,10 @@ def system(docker: Docker, valkey: Valkey, s3: S3Settings, postgres_url: str) ->
     database = make_url(postgres_url).set(database=name).render_as_string(hide_password=False)
     folder = make_url(postgres_url).query.get("host", "")
     store = open_store(s3, Limits())
-    uris = []
     bucket = f"films-{secrets.token_hex(4)}"
-    for film in FILMS:
-        uris.append(f"s3://{bucket}/{film.name}")
-        store.write(uris[-1], film.read_bytes())
+    uris = [f"s3://{bucket}/{n}.dcm" for n in range(len(FILMS) + IMAGES)]
+    for n, uri in enumerate(uris):
+        store.write(uri, _film(n))
     assert s3.secret_access_key
     settings = {
         "HILUM_DATABASE_URL": database,
@@ -157,7 +173,8 @@ def system(docker: Docker, valkey: Valkey, s3: S3Settings, postgres_url: str) ->
         "HILUM_WORKER__SWEEP_INTERVAL_S": "1",
     }
     options = [part for item in settings.items() for part in ("--env", "=".join(item))]
-    if folder:  # PostgreSQL of the tests listens on a socket in this folder
+    if folder:  # PostgreSQL of the tests listens on a socket in this folder, which is its own
+        Path(str(folder)).chmod(0o711)
         options += ["--volume", f"{folder}:{folder}"]
     waits = docker.run(gateway, "db", "upgrade", options=options)
     assert waits.strip()
@@ -191,13 +208,12 @@ def system(docker: Docker, valkey: Valkey, s3: S3Settings, postgres_url: str) ->
 def test_films_in_results_out_and_sigterm_in_the_middle(system: System) -> None:
     seconds = system.start_worker()
     print(f"\nworker ready after {seconds:.1f} s")
-    first = system.submit(len(system.uris))
+    first = system.submit(system.uris[: len(FILMS)])
     logs = lambda: system.docker.logs(system.workers[-1])  # noqa: E731
     _until(lambda: system.completed(first), within_s=120, logs=logs)
-    assert system.counts(first) == {"scored": len(system.uris)}
+    assert system.counts(first) == {"scored": len(FILMS)}
 
-    images = 60
-    second = system.submit(images)
+    second = system.submit(system.uris[len(FILMS) :])
 
     def scored() -> int:
         return system.counts(second).get("scored", 0)
@@ -205,13 +221,13 @@ def test_films_in_results_out_and_sigterm_in_the_middle(system: System) -> None:
     _until(lambda: scored() > 0, within_s=120, logs=logs)
     assert system.docker.end(system.workers[-1], grace_s=180) == 0
     left = scored()
-    print(f"\nSIGTERM after {left} of {images} images")
-    assert 0 < left < images, "SIGTERM came too late to be in the middle"
+    print(f"\nSIGTERM after {left} of {IMAGES} images")
+    assert 0 < left < IMAGES, "SIGTERM came too late to be in the middle"
     with urllib.request.urlopen(f"http://127.0.0.1:{system.metrics}/metrics", timeout=10) as answer:
         assert "hilum_queue_depth" in answer.read().decode()
     system.start_worker()
     _until(lambda: system.completed(second), within_s=240, logs=logs)
-    assert system.counts(second) == {"scored": images}
+    assert system.counts(second) == {"scored": IMAGES}
 
 
 def test_the_doctor_of_the_images(system: System) -> None:
