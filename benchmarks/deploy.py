@@ -127,7 +127,7 @@ def _from_image(image: str, folder: Path, settings: dict[str, str]) -> Iterator[
 def _container(name: str, image: str, folder: Path, settings: dict[str, str]) -> Iterator[None]:
     options = [part for item in settings.items() for part in ("--env", "=".join(item))]
     options += ["--network=host", "--read-only", "--cap-drop=ALL", "--tmpfs=/tmp:mode=1777"]
-    options += ["--tmpfs=/var/cache/hilum:mode=1777", "--volume", f"{folder}:{folder}"]
+    options += ["--tmpfs=/var/cache/hilum:uid=10001,gid=10001", "--volume", f"{folder}:{folder}"]
     _docker("run", "--detach", "--name", name, *options, image, "worker")
     try:
         yield

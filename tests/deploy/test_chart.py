@@ -312,6 +312,17 @@ def test_numbers_arrive_as_they_were_given() -> None:
     assert found.deidentify.regions == ((0.0, 0.0, 0.3, 0.1),)
 
 
+def test_a_pool_without_a_gpu_looks_for_none(manifests: list[Manifest]) -> None:
+    """Otherwise the alert on idle GPUs would name each of its workers."""
+    for container in _ours(manifests):
+        if container.body["name"] != "worker":
+            continue
+        resources = container.body["resources"]
+        gpu = "claims" in resources or any("/" in name for name in resources["limits"])
+        engine = _settings(container, manifests).engine
+        assert (engine == "onnxruntime") != gpu, container.where
+
+
 def test_every_command_parses(manifests: list[Manifest]) -> None:
     for container in _ours(manifests):
         body = container.body

@@ -171,6 +171,6 @@ _HARDENED = (
     "--read-only",
     "--cap-drop=ALL",
     "--security-opt=no-new-privileges",
-    "--tmpfs=/tmp:mode=1777,size=512m",
-    "--tmpfs=/var/cache/hilum:mode=1777,size=512m",
+    "--tmpfs=/tmp:mode=1777,size=2g",
+    "--tmpfs=/var/cache/hilum:uid=10001,gid=10001,size=2g",
 )

@@ -193,6 +193,9 @@ HILUM_{{ upper $section }}: {{ include "hilum.scalar" $value | quote }}
 {{ include "hilum.env.model" . }}
 {{- $settings := deepCopy .pool.settings }}
 {{- if .pool.engine }}{{- $_ := set $settings "engine" .pool.engine }}{{- end }}
+{{- /* A pool without a GPU looks for none, and its metrics do not say that one is missing. */}}
+{{- $gpu := or (gt (int .pool.gpu.count) 0) .pool.gpu.deviceClassName }}
+{{- if and (not $gpu) (eq (include "hilum.poolEngine" .) "auto") }}{{- $_ := set $settings "engine" "onnxruntime" }}{{- end }}
 {{- include "hilum.settingsEnv" $settings }}
 {{- if .root.Values.plans.enabled }}
 - name: HILUM_TENSORRT__ENGINE_DIR
