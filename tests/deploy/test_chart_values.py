@@ -233,3 +233,10 @@ def test_a_claim_needs_a_kubernetes_that_has_it(capfd: pytest.CaptureFixture[str
 def test_the_files_of_the_chart_are_json_and_yaml() -> None:
     json.loads((CHART / "files/dashboard.json").read_text())
     assert yaml.safe_load((CHART / "files/alerts.yaml").read_text())["groups"]
+
+
+def test_a_default_pool_goes_by_null() -> None:
+    pools = {"stat": None, "bulk": None, "routine": {"queues": ["stat", "routine", "bulk"]}}
+    manifests = charts.render(charts.changed(charts.values("minimal"), "workers", pools))
+    names = [each["metadata"]["name"] for each in charts.of_kind(manifests, "Deployment")]
+    assert names == ["prod-hilum-gateway", "prod-hilum-worker-routine"]
