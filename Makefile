@@ -14,11 +14,11 @@ JOBS ?= 3
 OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint demo-model train-demo film-check-model samples openapi decoders tables docs release fuzz bench gpu-check clean
+.PHONY: help run test test-system images test-images chart lint demo-model train-demo film-check-model samples openapi decoders tables docs release fuzz bench gpu-check clean
 
 help:
 	@sed -n '2,4p' Makefile | cut -c3-
-	@echo "  make lint | demo-model | train-demo | film-check-model | samples | openapi | decoders | tables | docs | release | fuzz | bench | gpu-check | clean"
+	@echo "  make lint | test-system | images | test-images | chart | demo-model | train-demo | film-check-model | samples | openapi | decoders | tables | docs | release | fuzz | bench | gpu-check | clean"
 
 $(PY):
 	@$(PYTHON) -c 'import sys; sys.exit("hilum needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12 ...") if sys.version_info < (3, 11) else None'
@@ -43,7 +43,31 @@ lint: $(VENV)/dev.stamp
 	$(VENV)/bin/lint-imports
 
 test: lint
-	OMP_NUM_THREADS=$(OMP_NUM_THREADS) $(PY) -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=$(OMP_NUM_THREADS) $(PY) -m pytest --numprocesses $(JOBS) --dist loadfile --ignore tests/system $(ARGS)
+
+# What needs root, Docker or namespaces of the kernel (CONTRIBUTING.md has the packages). A skip fails.
+test-system: $(VENV)/dev.stamp
+	SYSTEM_TESTS=1 OMP_NUM_THREADS=$(OMP_NUM_THREADS) $(PY) -m pytest -n 0 tests/system $(ARGS)
+
+# The images of deploy/docker. BASE: any Debian with python3, its venv module and ca-certificates.
+IMAGES ?= gateway worker
+BASE ?= docker.io/library/python:3.11-slim-bookworm
+TAG ?= $(shell sed -n 's/^__version__ = "\(.*\)".*/\1/p' hilum/__init__.py)
+images:
+	for image in $(IMAGES); do \
+	  docker build --network=host --target $$image --tag hilum/$$image:$(TAG) --file deploy/docker/Dockerfile \
+	    --build-arg BASE=$(BASE) --build-arg VERSION=$(TAG) \
+	    --build-arg REVISION=$$(git rev-parse HEAD) --build-arg CREATED=$$(git log -1 --format=%cI) \
+	    $(IMAGE_ARGS) . || exit 1; \
+	done
+
+test-images: $(VENV)/dev.stamp
+	SYSTEM_TESTS=1 $(PY) -m pytest -n 0 tests/system/test_images.py $(ARGS)
+
+# values.schema.json and the table of values; then the golden renders.
+chart: $(VENV)/dev.stamp
+	$(PY) -m tools.chart
+	PYTHONPATH=.:tests $(PY) -m support.chart_golden
 
 demo-model: $(VENV)/dev.stamp
 	$(PY) -m tools.demo_model

@@ -7,6 +7,7 @@ import socket
 import click
 import uvicorn
 
+from api_gateway import metrics
 from api_gateway.app import create_app
 from api_gateway.protocol import MAX_HEADER_BYTES, limit_protocol
 from hilum import settings as hilum_settings
@@ -45,7 +46,10 @@ def gateway(host: str | None, port: int | None) -> None:
         raise ConfigurationError(
             f"HILUM_GATEWAY__PORT: cannot listen on {address[0]}:{address[1]} ({error.strerror})."
         ) from None
-    with listener:
+    with (
+        listener,
+        metrics.serve(settings.gateway.metrics_address, settings.database_url),
+    ):
         bound_host, bound_port = listener.getsockname()[:2]
         click.echo(f"listening on http://{bound_host}:{bound_port}")
         server.run(sockets=[listener])

@@ -8,7 +8,7 @@ import time
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api_gateway import problems
+from api_gateway import metrics, problems
 from api_gateway.errors import UnexpectedRequestError
 from hilum import logs
 
@@ -85,14 +85,18 @@ class AccessLog:
                 failure = UnexpectedRequestError(f"The gateway failed on request {request_id}.")
                 await problems.response(failure)(scope, receive, send_with_id)
         finally:
+            seconds = time.monotonic() - start
+            method = scope["method"] if scope["method"] in _METHODS else "other"
+            route = getattr(scope.get("route"), "path", "unmatched")
+            metrics.count_request(method=method, route=route, status=status, seconds=seconds)
             logs.event(
                 log,
                 logging.INFO,
                 "request",
-                method=scope["method"] if scope["method"] in _METHODS else "other",
-                route=getattr(scope.get("route"), "path", "unmatched"),
+                method=method,
+                route=route,
                 status=status,
-                seconds=round(time.monotonic() - start, 4),
+                seconds=round(seconds, 4),
             )
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from hilum.engines.loading import open_engine
+from hilum.errors import PackageDigestError
 from hilum.packages.load import Package, load
 from hilum.pipeline.cache import open_cache
 from hilum.pipeline.load import Loader
@@ -45,13 +46,22 @@ def open_package(
 
     Raises:
         PackageError: there is no package, or it cannot be trusted; a subclass says why.
+        PackageDigestError: the package of ``HILUM_MODEL_URI`` is not that of HILUM_MODEL_DIGEST.
         HilumError: an error of the store, if the package is in one.
     """
-    return load(
-        location or settings.model_uri,
+    location = location or settings.model_uri
+    package = load(
+        location,
         store=store or open_store(settings.s3, settings.limits),
         cache_dir=settings.cache_dir,
     )
+    wanted = settings.model_digest if location == settings.model_uri else None
+    if wanted not in (None, package.digest):
+        raise PackageDigestError(
+            f"The package has the digest {package.digest}, not that of HILUM_MODEL_DIGEST.",
+            next_step="Correct HILUM_MODEL_URI or HILUM_MODEL_DIGEST.",
+        )
+    return package
 
 
 @contextmanager

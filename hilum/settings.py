@@ -228,6 +228,9 @@ class GatewaySettings(_Section):
     """Address to listen on."""
     port: int = Field(default=8080, ge=0, le=65535)
     """Port to listen on. 0: any free port."""
+    metrics_address: str | None = None
+    """host:port where the gateway answers Prometheus at /metrics, without a key. Not set: no
+    metrics."""
     max_images_per_study: int = Field(default=2000, ge=1)
     """Most images in one study."""
     max_body_bytes: int = Field(default=2 * 2**20, gt=0)
@@ -268,6 +271,8 @@ class Settings(BaseSettings):
     """Address of Redis or Valkey."""
     model_uri: str = "models/demo"
     """The model package: a folder, an archive or s3://…"""
+    model_digest: str | None = Field(default=None, pattern="^sha256:[0-9a-f]{64}$")
+    """Digest that the package of model_uri must have. Not set: any."""
     engine: EngineChoice = "auto"
     """Engine that runs the graph: auto, tensorrt, onnxruntime-cuda or onnxruntime."""
     trusted_signers: Path | None = None
@@ -339,3 +344,18 @@ def load() -> Settings:
     except ValidationError as error:
         text = problems(error, lambda parts: f"HILUM_{'__'.join(parts).upper()}")
         raise ConfigurationError(text) from None
+
+
+def unknown_variables() -> list[str]:
+    """The environment's variables HILUM_* that no setting reads, such as misspelt ones."""
+    known = {"HILUM_CONFIG_FILE"}
+    for name, field in Settings.model_fields.items():
+        known.add(f"HILUM_{name.upper()}")
+        if isinstance(field.default, BaseModel):
+            inner = type(field.default).model_fields
+            known |= {f"HILUM_{name}__{each}".upper() for each in inner}
+    return sorted(
+        name
+        for name in os.environ
+        if name.upper().startswith("HILUM_") and name.upper() not in known
+    )

@@ -1,4 +1,4 @@
-"""``hilum doctor``: check this machine, and say which engine it would use and why."""
+"""``hilum doctor``: check this machine and its services, and say which engine it would use."""
 
 from __future__ import annotations
 
@@ -10,29 +10,49 @@ from typing import Any
 import click
 
 from hilum import __version__, settings
+from hilum.commands import doctor_services
 from hilum.errors import EngineUnavailableError, HilumError
 from hilum.machine import usable_cores
 from hilum.settings import Settings
 
-EXIT_NO_ENGINE = 2
+EXIT_UNFIT = 2
 
 
 @click.command()
 @click.option("--model", metavar="PATH|s3://…", help="Model package.  [default: HILUM_MODEL_URI]")
+@click.option("--film", metavar="s3://…", help="A film that must be readable.")
+@click.option(
+    "--skip",
+    multiple=True,
+    type=click.Choice([*doctor_services.CHECKS, "engine"]),
+    help="Leave a check out; may be repeated. `engine` loads the package, but opens no engine.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_context
-def doctor(context: click.Context, model: str | None, as_json: bool) -> None:
-    """Check GPU, libraries, model and engine of this machine, and say what is missing.
+def doctor(
+    context: click.Context,
+    model: str | None,
+    film: str | None,
+    skip: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Check settings, services and engine of this machine, and say what is missing and the fix.
 
-    Exits with 0 if the machine can score with the model, and with 2 and the reason if it cannot.
+    Database, broker and store are checked if their settings are given. Exits with 0 if everything
+    that was checked is fit for use, and with 2 if something is not.
     """
-    report = examine(settings.load(), model)
+    config = settings.load()
+    report = examine(config, model, engine="engine" not in skip)
+    services = doctor_services.run(config, film, frozenset(skip))
+    report |= services
     click.echo(json.dumps(report, indent=2) if as_json else "\n".join(_text(report)))
-    context.exit(0 if "error" not in report["engine"] else EXIT_NO_ENGINE)
+    needed = [report["engine"], *services.values()]
+    context.exit(EXIT_UNFIT if any("error" in part for part in needed) else 0)
 
 
-def examine(config: Settings, model: str | None = None) -> dict[str, Any]:
-    """The report of all checks. A failed check is ``{"error": …}``."""
+def examine(config: Settings, model: str | None = None, *, engine: bool = True) -> dict[str, Any]:
+    """The report of this machine. A failed check is ``{"error": …}``; without ``engine`` the
+    package is checked, but no engine is opened."""
     return {
         "hilum": __version__,
         "python": platform.python_version(),
@@ -40,7 +60,7 @@ def examine(config: Settings, model: str | None = None) -> dict[str, Any]:
         "gpu": _part(_gpu),
         "tensorrt": _part(lambda: _tensorrt(config)),
         "onnxruntime": _part(_onnxruntime),
-        **_engine(config, model),
+        **_engine(config, model, opened=engine),
     }
 
 
@@ -85,9 +105,11 @@ def _onnxruntime() -> dict[str, Any]:
     }
 
 
-def _engine(config: Settings, model: str | None) -> dict[str, Any]:
-    """Load the model, and open the engine that would run it, with the golden check."""
+def _engine(config: Settings, model: str | None, *, opened: bool) -> dict[str, Any]:
+    """Load the model, check its signature, and open the engine that would run it, with the golden
+    check."""
     from hilum.engines.loading import open_engine  # noqa: PLC0415
+    from hilum.packages.load import check_signature  # noqa: PLC0415
     from hilum.session import open_package  # noqa: PLC0415
 
     found: dict[str, Any] = {"model": {}, "engine": {}}
@@ -99,6 +121,10 @@ def _engine(config: Settings, model: str | None) -> dict[str, Any]:
             "version": manifest.version,
             "digest": package.digest,
         }
+        signer = check_signature(package, config)
+        found["model"]["signature"] = "trusted" if signer else "not required"
+        if not opened:
+            return found
         chosen = open_engine(package, config)
     except HilumError as error:
         found["engine"] = {"configured": config.engine, "error": error.body()}
@@ -124,10 +150,14 @@ def _text(report: dict[str, Any]) -> list[str]:
             error = facts["error"]
             lines.append(f"{part + ':':<13}{error['detail']} [{error['code']}]")
             lines.append(f"{'':<13}{error['next_step']}")
-        elif part == "engine":
+        elif part == "engine" and facts:
             lines.append(f"{'engine:':<13}{facts['name']} (HILUM_ENGINE={facts['configured']})")
             lines += [f"{'':<13}{line}" for line in facts["because"].split("; ")]
         else:
-            shown = ", ".join(f"{name} {value}" for name, value in facts.items())
+            shown = ", ".join(
+                f"{name} {value}" for name, value in facts.items() if name != "warning"
+            )
             lines.append(f"{part + ':':<13}{shown or 'none'}")
+            if "warning" in facts:
+                lines.append(f"{'':<13}Warning: {facts['warning']}")
     return lines

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from sqlalchemy import text
 
 from hilum.db.connection import Database
@@ -25,3 +27,12 @@ def require_writable(database: Database) -> None:
         if connection.execute(text("SHOW transaction_read_only")).scalar_one() != "off":
             raise DatabaseUnavailableError("The database is read-only.")
         connection.execute(text("SELECT pg_logical_emit_message(true, 'hilum', 'ready')"))
+
+
+def server_time(database: Database) -> datetime | None:
+    """The time of the database's server; ``None`` for SQLite, which has no clock of its own."""
+    if database.dialect == "sqlite":
+        return None
+    with database.read() as connection:
+        found: datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
+    return found

@@ -50,10 +50,13 @@ def was_published_by(then: datetime) -> ColumnElement[bool]:
 def order_by_wait() -> tuple[ColumnElement[Any], ...]:
     """The job that has waited longest comes first."""
     bound = jobs.c.model_id.is_not(None)
-    return (
-        case((bound, jobs.c.bound_published_at), else_=jobs.c.published_at),
-        case((bound, jobs.c.bound_available_at), else_=jobs.c.available_at),
-    )
+    return case((bound, jobs.c.bound_published_at), else_=jobs.c.published_at), due_at()
+
+
+def due_at() -> ColumnElement[datetime]:
+    """When the job became due, or will."""
+    bound = jobs.c.model_id.is_not(None)
+    return case((bound, jobs.c.bound_available_at), else_=jobs.c.available_at)
 
 
 def times_of_new_job(now: datetime, *, bound: bool) -> dict[str, datetime]:

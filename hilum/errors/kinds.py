@@ -19,6 +19,9 @@ class ConfigurationError(PermanentError):
 
 
 MissingExtraError = define("MissingExtraError", PermanentError)
+BrokerEvictsError = define("BrokerEvictsError", ConfigurationError)
+ClockSkewedError = define("ClockSkewedError", ConfigurationError)
+DiskFullError = define("DiskFullError", ConfigurationError)
 
 
 class UnexpectedError(PermanentError):
@@ -42,6 +45,7 @@ AccessDeniedError = define("AccessDeniedError", PermanentError)
 ObjectRefusedError = define("ObjectRefusedError", PermanentError)
 # Transient: the configuration is wrong, not the study, so work waits until it is corrected.
 CredentialsRejectedError = define("CredentialsRejectedError", TransientError)
+StoreRightsError = define("StoreRightsError", PermanentError)
 StorageUnavailableError = define("StorageUnavailableError", TransientError)
 
 

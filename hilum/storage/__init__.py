@@ -145,6 +145,14 @@ class ObjectStore:
         """
         self._s3.write_like(self._in_s3(uri), data, encryption, tag)
 
+    def may_write(self, uri: str) -> bool:
+        """Whether the credentials may write ``uri`` in S3. Writes nothing.
+
+        Raises:
+            HilumError: see :meth:`read`, except ``AccessDeniedError``.
+        """
+        return self._s3.may_write(self._in_s3(uri))
+
     def delete_below(self, prefix: str, *, before: datetime, ending: re.Pattern[str]) -> int:
         """Remove every object in S3, hidden or not, whose address begins with ``prefix`` and
         matches ``ending``, and that was written before ``before``. Returns their number.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import datetime
 from typing import Any, Final
 
@@ -177,6 +177,20 @@ class S3:
                             etag=item.get("ETag"),
                             size=item.get("Size"),
                         )
+
+    def may_write(self, address: str) -> bool:
+        """Whether a multipart upload may begin, which needs s3:PutObject. It is aborted."""
+        bucket, key = _object(address)
+        try:
+            with self._errors():
+                begun = self._client().create_multipart_upload(Bucket=bucket, Key=key)
+        except errors.AccessDeniedError:
+            return False
+        with suppress(HilumError), self._errors():  # the store removes what is never completed
+            self._client().abort_multipart_upload(
+                Bucket=bucket, Key=key, UploadId=begun["UploadId"]
+            )
+        return True
 
     def below(self, address: str) -> Iterator[tuple[str, datetime]]:
         """Yield address and modification time of all objects with this prefix, hidden or not."""

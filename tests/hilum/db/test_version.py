@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -225,3 +226,27 @@ def test_a_downgrade_removes_the_jobs_of_campaigns(database_url: str, tiny: Pack
             left = connection.execute(text("SELECT id FROM jobs")).scalars().all()
             items = connection.execute(text("SELECT job_id FROM items")).scalars().all()
     assert left == items == [made.job_id]
+
+
+def test_wait_ends_once_the_schema_is_there(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HILUM_DATABASE_URL", database_url)
+    early = CliRunner().invoke(db, ["wait", "--timeout-s", "0"])
+    assert isinstance(early.exception, SchemaOutdatedError)
+    upgrade = threading.Timer(0.5, migrate.upgrade, [database_url])
+    upgrade.start()
+    done = CliRunner().invoke(db, ["wait", "--timeout-s", "60"])
+    upgrade.join()
+    assert done.exit_code == 0, done.output
+    assert done.output.endswith("ready\n")
+
+
+def test_wait_does_not_wait_for_a_schema_that_will_never_fit(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HILUM_DATABASE_URL", database_url)
+    with _release_to_come(tmp_path, oldest="0999"):
+        migrate.upgrade(database_url)
+    done = CliRunner().invoke(db, ["wait", "--timeout-s", "600"])
+    assert isinstance(done.exception, SchemaTooNewError)

@@ -1,0 +1,1 @@
+"""Generate what the Helm chart derives: the schema of its values and their table."""
