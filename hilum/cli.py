@@ -39,6 +39,8 @@ _SUMMARIES: Final = {
     "tune": "Measure the best number of threads and batch size on this machine.",
     "cache": "Manage the prepared-image cache.",
     "db": "Create and upgrade the SQL schema.",
+    "jobs": "List, cancel and retry jobs, and release them from quarantine.",
+    "feedback": "Export what readers said of findings.",
     "keys": "Manage the API keys of the gateway.",
     "audit": "Verify the audit of what operators and readers did.",
     "demo": "Start the whole system on this machine.",

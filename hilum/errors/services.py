@@ -48,6 +48,34 @@ class LeaseLostError(TransientError):
     next_step = "Nothing to do: another worker continues the job."
 
 
+class JobUnknownError(PermanentError):
+    """The tenant has no such job."""
+
+    code = "job.unknown"
+    next_step = "List the jobs with `hilum jobs list` or GET /v1/jobs."
+
+
+class JobCancelledError(PermanentError):
+    """The job was cancelled before it had scored this image."""
+
+    code = "job.cancelled"
+    next_step = "To score the image after all, retry the job or send the study again."
+
+
+class JobStateError(PermanentError):
+    """The state of the job does not allow this."""
+
+    code = "job.wrong_state"
+    next_step = "Read the job's state with `hilum jobs show` or GET /v1/jobs/{job_id}."
+
+
+class NothingToRetryError(PermanentError):
+    """No image of the job can be tried again."""
+
+    code = "job.nothing_to_retry"
+    next_step = "Images that were refused for their content are tried again only with `refused`."
+
+
 class BrokerUnavailableError(TransientError):
     """The broker did not answer. Jobs are kept in SQL and published when it answers again."""
 
