@@ -70,3 +70,4 @@ def require(key: ApiKey, scope: Scope) -> None:
 
 Writer = Annotated[ApiKey, Depends(requires(Scope.SUBMIT))]
 Reader = Annotated[ApiKey, Depends(requires(Scope.READ))]
+Admin = Annotated[ApiKey, Depends(requires(Scope.ADMIN))]

@@ -9,6 +9,8 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from sqlalchemy import Connection
+
 from hilum.db.connection import Database
 from hilum.db.operating.filters import JobFilter
 from hilum.db.operating.listing import count, get
@@ -18,7 +20,6 @@ from hilum.db.states import JobStatus
 from hilum.errors import JobStateError, JobUnknownError, NothingToRetryError
 
 STEP_SIZE: Final = 100  # jobs in one transaction
-_PATIENCE_S: Final = 60.0
 
 
 def count_chosen(database: Database, order: Order) -> int:
@@ -28,7 +29,12 @@ def count_chosen(database: Database, order: Order) -> int:
 
 
 def run(
-    database: Database, order: Order, *, after: str = "", step_size: int = STEP_SIZE
+    database: Database,
+    order: Order,
+    *,
+    after: str = "",
+    step_size: int = STEP_SIZE,
+    patience_s: float = 60.0,
 ) -> Iterator[Step]:
     """Carry out the order on all jobs that it chooses and that exist when it begins. Jobs that are
     created meanwhile are left out, or the work might never end.
@@ -38,28 +44,23 @@ def run(
         or pass ``Step.last`` as ``after``.
 
     Raises:
-        DatabaseUnavailableError: the database was unavailable for a minute.
+        DatabaseUnavailableError: a step found a deadlock, or the database unavailable, for longer
+            than ``patience_s``.
     """
     if order.which.until is None:
         soon = datetime.now(UTC) + timedelta(seconds=1)  # clocks of machines differ a little
         order = replace(order, which=replace(order.which, until=soon))
-    cursor: str | None = after
-    while cursor is not None:
-        step = step_patiently(database, order, after=cursor, limit=step_size)
+    never, cursor = threading.Event(), after
+
+    def take(connection: Connection) -> Step:
+        return take_step(connection, order, after=cursor, limit=step_size)
+
+    while True:
+        step = persist(database, take, patience_s=patience_s, stop=never)
         yield step
+        if step.last is None:
+            return
         cursor = step.last
-
-
-def step_patiently(
-    database: Database, order: Order, *, after: str = "", limit: int = STEP_SIZE
-) -> Step:
-    """:func:`take_step` in a transaction of its own, repeated after a deadlock or an outage."""
-    return persist(
-        database,
-        lambda connection: take_step(connection, order, after=after, limit=limit),
-        patience_s=_PATIENCE_S,
-        stop=threading.Event(),
-    )
 
 
 def act(database: Database, order: Order, job_id: str, *, tenant: str | None = None) -> Changed:

@@ -55,7 +55,7 @@ def test_a_key_is_shown_once_works_and_can_be_revoked(url: str) -> None:
 def test_an_unknown_scope_is_refused_with_the_list() -> None:
     answer = hilum_keys("create", "--tenant", "north", "--name", "pacs", "--scope", "all")
     assert answer.exit_code == 2
-    assert "submit, stat, read, studies:write, studies:read" in answer.stderr
+    assert "submit, stat, read, feedback, admin, studies:write, studies:read" in answer.stderr
 
 
 def test_as_json(url: str) -> None:

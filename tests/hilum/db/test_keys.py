@@ -104,7 +104,8 @@ def test_an_unknown_scope_makes_no_key(database: Database) -> None:
     with pytest.raises(UnknownScopeError) as caught, database.write() as connection:
         keys.create(connection, tenant="north", name="pacs", scopes=["read", "write"])
     assert caught.value.detail == (
-        "Unknown scope write; the scopes are submit, stat, read, studies:write, studies:read."
+        "Unknown scope write; the scopes are submit, stat, read, feedback, admin, "
+        "studies:write, studies:read."
     )
     with database.read() as connection:
         assert keys.listing(connection) == []
