@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi_offline import FastAPIOffline
 
-from api_gateway import images, jobs, operations, problems, studies
+from api_gateway import feedback, images, jobs, operations, problems, studies
 from api_gateway.middleware import AccessLog
 from api_gateway.overlays import Renderer
 from api_gateway.publisher import Publisher
@@ -72,8 +72,8 @@ def create_app(settings: Settings) -> FastAPI:
         decoders=decoders,
         pseudonyms=(open_pseudonyms(settings.deidentify) if settings.deidentify.results else None),
     )
-    for router in (studies.router, images.router, jobs.router, operations.router):
-        app.include_router(router)
+    for part in (studies, images, feedback, jobs, operations):
+        app.include_router(part.router)
     problems.install(app)
     app.add_middleware(AccessLog)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]

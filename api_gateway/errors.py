@@ -8,6 +8,7 @@ from typing import ClassVar, Final
 from hilum.errors import (
     AccessDeniedError,
     DicomError,
+    FeedbackLabelError,
     HilumError,
     IdempotencyKeyReusedError,
     InvalidURIError,
@@ -16,6 +17,7 @@ from hilum.errors import (
     NothingToRetryError,
     ObjectMissingError,
     PermanentError,
+    ResultReplacedError,
     TransientError,
 )
 
@@ -142,6 +144,8 @@ _STATUS: Final[dict[type[HilumError], HTTPStatus]] = {
     InvalidURIError: HTTPStatus.UNPROCESSABLE_ENTITY,
     IdempotencyKeyReusedError: HTTPStatus.UNPROCESSABLE_ENTITY,
     ObjectMissingError: HTTPStatus.GONE,  # the overlay needs the object, which the store has lost
+    FeedbackLabelError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    ResultReplacedError: HTTPStatus.CONFLICT,
     JobUnknownError: HTTPStatus.NOT_FOUND,
     JobStateError: HTTPStatus.CONFLICT,
     NothingToRetryError: HTTPStatus.CONFLICT,

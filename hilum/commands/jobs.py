@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, TypeVar
 
 import click
 
 from hilum.cli import EXIT_PARTLY, show_error
+from hilum.commands.choosing import check_text, check_texts, text_option, time_option
 from hilum.commands.operating import actor, confirm, opened
 from hilum.db.connection import Database
 from hilum.db.operating.filters import JobFilter
@@ -28,40 +29,16 @@ _QUEUES = click.Choice([queue.value for queue in Queue])
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
 
 
-def _time(_ctx: click.Context, _parameter: click.Parameter, text: str | None) -> datetime | None:
-    if text is None:
-        return None
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise click.BadParameter("write it as 2026-11-29 or 2026-11-29T14:00+01:00") from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
-def _text(_ctx: click.Context, _parameter: click.Parameter, text: str | None) -> str | None:
-    if text is not None and not (text.isprintable() and len(text) <= 100):
-        raise click.BadParameter("it has at most 100 printable characters")
-    return text
-
-
 def _filtered(command: F) -> F:
     options = (
-        click.option("--tenant", callback=_text, help="Jobs of this tenant."),
+        text_option("--tenant", help="Jobs of this tenant."),
         click.option("--status", type=_STATES, help="Jobs in this state."),
-        click.option(
-            "--code", callback=_text, help="Jobs with this error, or with an image that has it."
-        ),
+        text_option("--code", help="Jobs with this error, or with an image that has it."),
         click.option("--queue", type=_QUEUES, help="Jobs of this priority."),
-        click.option(
-            "--model",
-            callback=_text,
-            help="Jobs bound to the package of this digest (sha256:…).",
-        ),
-        click.option(
-            "--campaign", "campaign_id", callback=_text, help="Jobs of this campaign (cp_…)."
-        ),
-        click.option("--since", callback=_time, help="Created then or later; UTC without a zone."),
-        click.option("--until", callback=_time, help="Created before."),
+        text_option("--model", help="Jobs bound to the package of this digest (sha256:…)."),
+        text_option("--campaign", "campaign_id", help="Jobs of this campaign (cp_…)."),
+        time_option("--since", help="Created then or later; UTC without a zone."),
+        time_option("--until", help="Created before."),
     )
     for option in reversed(options):
         command = option(command)
@@ -73,7 +50,7 @@ def _paged(command: F) -> F:
         click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True),
         click.option(
             "--after",
-            callback=_text,
+            callback=check_text,
             default="",
             metavar="JOB_ID",
             help="Continue behind this job.",
@@ -98,7 +75,7 @@ def jobs() -> None:
 @_filtered
 @click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True)
 @click.option(
-    "--after", callback=_text, default="", metavar="JOB_ID", help="Continue behind this job."
+    "--after", callback=check_text, default="", metavar="JOB_ID", help="Continue behind this job."
 )
 @_JSON
 def listing(limit: int, after: str, as_json: bool, **filters: Any) -> None:
@@ -110,7 +87,7 @@ def listing(limit: int, after: str, as_json: bool, **filters: Any) -> None:
 @_filtered
 @click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True)
 @click.option(
-    "--after", callback=_text, default="", metavar="JOB_ID", help="Continue behind this job."
+    "--after", callback=check_text, default="", metavar="JOB_ID", help="Continue behind this job."
 )
 @_JSON
 def quarantine(limit: int, after: str, as_json: bool, **filters: Any) -> None:
@@ -120,7 +97,7 @@ def quarantine(limit: int, after: str, as_json: bool, **filters: Any) -> None:
 
 
 @jobs.command()
-@click.argument("job_id", callback=_text)
+@click.argument("job_id", callback=check_text)
 @_JSON
 def show(job_id: str, as_json: bool) -> None:
     """Print the job JOB_ID, with its images counted by state and by error."""
@@ -139,17 +116,9 @@ def show(job_id: str, as_json: bool) -> None:
         click.echo(f"{name:13} {'-' if shown in (None, '') else shown}")
 
 
-def _texts(
-    ctx: click.Context, parameter: click.Parameter, texts: tuple[str, ...]
-) -> tuple[str, ...]:
-    for text in texts:
-        _text(ctx, parameter, text)
-    return texts
-
-
 def _acting(command: F) -> F:
     options = (
-        click.argument("job_ids", nargs=-1, metavar="[JOB_ID]...", callback=_texts),
+        click.argument("job_ids", nargs=-1, metavar="[JOB_ID]...", callback=check_texts),
         _filtered,
         click.option("--all", "everything", is_flag=True, help="Every job that the action can do."),
         click.option("--dry-run", is_flag=True, help="Only count the jobs that would change."),

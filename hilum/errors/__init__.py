@@ -3,6 +3,7 @@
 Everything public of the modules below is imported from here.
 """
 
+from hilum.errors.feedback import *
 from hilum.errors.films import *
 from hilum.errors.general import *
 from hilum.errors.models import *

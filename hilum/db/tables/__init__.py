@@ -5,8 +5,8 @@ of a study once; its *items* have the state of each image within that job. A *re
 instance and a model, not to a job, and exists once: a task that is delivered twice adds none.
 
 An *instance* is an object as its header describes it. A *campaign* scores a frozen selection of
-instances again. *Feedback* is what a reader said of a finding. A *delivery* sends one event of the outbox to one destination. The *audit* says who
-did what; its rows cannot be changed.
+instances again. *Feedback* is what a reader said of a finding. A *delivery* sends one event of the
+outbox to one destination. The *audit* says who did what; its rows cannot be changed.
 """
 
 from hilum.db.tables.columns import FIRST_PIPELINE as FIRST_PIPELINE
