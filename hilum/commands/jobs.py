@@ -231,13 +231,13 @@ def _report(action: Action, document: dict[str, Any], *, as_json: bool) -> None:
 
 
 def _filter(filters: dict[str, Any]) -> JobFilter:
-    kinds = {"status": JobStatus, "queue": Queue}
-    return JobFilter(
-        **{
-            name: kinds[name](value) if name in kinds and value is not None else value
-            for name, value in filters.items()
-        }
-    )
+    kinds: dict[str, Callable[[Any], Any]] = {"status": JobStatus, "queue": Queue}
+    given = {name: value for name, value in filters.items() if value is not None}
+    return JobFilter(**{name: kinds.get(name, _same)(value) for name, value in given.items()})
+
+
+def _same(value: Any) -> Any:
+    return value
 
 
 def _print_jobs(which: JobFilter, *, limit: int, after: str, as_json: bool) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import pytest
 import redis
 from sqlalchemy import select
+from support.tiny_film import film
 
 from hilum.db.keys import Scope
 from hilum.db.tables import audit
@@ -157,3 +160,52 @@ def test_many_jobs_are_counted_and_changed(
     assert _post(gateway, "/v1/jobs/actions", released).json()["changed"] == 0
     again = {"action": "retry", "filter": {"code": "job.cancelled"}, "dry_run": False}
     assert _post(gateway, "/v1/jobs/actions", again).json()["changed"] == 2
+
+
+def test_no_input_is_a_mistake_of_ours(
+    make_gateway: Callable[..., Gateway], database_url: str
+) -> None:
+    """Every parameter, with what databases and encodings choke on: a 500 is raised here."""
+    gateway = make_gateway(database_url)
+    study = gateway.study()
+    (image,) = gateway.finish(study, lambda _n: gateway.result(film(1)))
+    gateway.study()
+    usual = {"Authorization": f"Bearer {gateway.secret}", "Content-Type": "application/json"}
+    odd = ["\0", "a\0b", "\ud800", "\uffff", "é" * 70, "'; --", "\n", "", " ", "9" * 400]
+    odd += ["-1", str(2**31), str(2**63), str(2**70), "1e999", "jb_" + "f" * 32]
+    numbers = [2**63, 2**70, -(2**63), 1e308, None, True, [], {}]
+    names = ["tenant", "status", "code", "priority", "model", "campaign", "since", "until"]
+    names += ["quarantined", "after", "limit"]
+
+    def post(path: str, body: Any) -> int:
+        sent = json.dumps(body).encode()
+        return int(gateway.client.post(path, content=sent, headers=usual).status_code)
+
+    for text in odd:
+        encoded = quote(text.encode(errors="surrogatepass"), safe="")
+        for name in names:
+            assert gateway.get(f"/v1/jobs?{name}={encoded}").status_code in {200, 422}, name
+        for path in (
+            f"/v1/jobs/{encoded}",
+            f"/v1/studies/{encoded}/feedback",
+            f"/v1/studies/{study}/feedback?after={encoded}",
+            f"/v1/studies/{study}/feedback?limit={encoded}",
+        ):
+            assert gateway.get(path).status_code in {200, 404, 422}, path
+        for action in ("cancel", "retry", "requeue", encoded):
+            assert post(f"/v1/jobs/{encoded}/{action}", {}) in {404, 422}, encoded
+        assert post(f"/v1/studies/{study}/images/{encoded}/feedback", {}) in {404, 422}
+    for value in (*odd, *numbers):
+        for name in names:
+            order = {"action": "cancel", "filter": {"tenant": "none", name: value}}
+            assert post("/v1/jobs/actions", order) in {200, 422}, (name, value)
+        assert post("/v1/jobs/actions", {**order, "after": value}) == 422 or value in odd
+        for name in ("label", "verdict", "present", "reader", "model"):
+            opinion = {"label": "Effusion", "verdict": "agree", name: value}
+            for body in ({"opinions": [opinion]}, {"opinions": [], name: value}):
+                path = f"/v1/studies/{study}/images/{image}/feedback"
+                assert post(path, body) in {201, 422}, (name, value)
+    for query in ("tenant=%00", "since=1e999", f"since={2**70}", "until=9999-99-99", "limit=1e9"):
+        assert gateway.get(f"/v1/jobs?{query}").status_code == 422, query
+    extremes = "since=0001-01-01T00:00:00Z&until=9999-12-31T23:59:59Z"
+    assert len(gateway.get(f"/v1/jobs?{extremes}").json()["jobs"]) == 2

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Row, insert, select, update
+from sqlalchemy import ColumnElement, Connection, insert, select, update
 
 from hilum.db import audit, schedule
 from hilum.db.connection import insert_or_ignore
@@ -127,11 +127,12 @@ def take_step(connection: Connection, order: Order, *, after: str = "", limit: i
     )
 
 
+_Row = Any  # of the jobs that a step has locked
 # Each returns, by the id of a job that it has changed, the id of the job to publish.
 _Changes = Mapping[str, str | None]
 
 
-def _cancel(connection: Connection, _order: Order, rows: Sequence[Row[Any]]) -> _Changes:
+def _cancel(connection: Connection, _order: Order, rows: Sequence[_Row]) -> _Changes:
     now, ids = datetime.now(UTC), [row.id for row in rows]
     cause = error_columns(JobCancelledError("An operator cancelled the job."))
     ended = {"finished_at": now, **cause}
@@ -149,7 +150,7 @@ def _cancel(connection: Connection, _order: Order, rows: Sequence[Row[Any]]) -> 
     return dict.fromkeys(ids)
 
 
-def _requeue(connection: Connection, _order: Order, rows: Sequence[Row[Any]]) -> _Changes:
+def _requeue(connection: Connection, _order: Order, rows: Sequence[_Row]) -> _Changes:
     ids = [row.id for row in rows]
     values = {"available_at": datetime.now(UTC), "published_at": None}
     connection.execute(
@@ -158,7 +159,7 @@ def _requeue(connection: Connection, _order: Order, rows: Sequence[Row[Any]]) ->
     return {each: each for each in ids}
 
 
-def _retry(connection: Connection, order: Order, rows: Sequence[Row[Any]]) -> _Changes:
+def _retry(connection: Connection, order: Order, rows: Sequence[_Row]) -> _Changes:
     # Read after the rows are locked: another operator may just have retried the same jobs.
     again = (
         select(items.c.job_id, items.c.image_id)
@@ -199,7 +200,7 @@ def _retry(connection: Connection, order: Order, rows: Sequence[Row[Any]]) -> _C
     return new
 
 
-_STEPS: Final[dict[Action, Callable[[Connection, Order, Sequence[Row[Any]]], _Changes]]] = {
+_STEPS: Final[dict[Action, Callable[[Connection, Order, Sequence[_Row]], _Changes]]] = {
     Action.CANCEL: _cancel,
     Action.RETRY: _retry,
     Action.REQUEUE: _requeue,
@@ -220,7 +221,7 @@ def _detail(order: Order, changed: _Changes) -> dict[str, Any]:
     }
 
 
-def _routes(connection: Connection, rows: Sequence[Row[Any]]) -> dict[str, str]:
+def _routes(connection: Connection, rows: Sequence[_Row]) -> dict[str, str]:
     bound = {row.model_id for row in rows} - {None}
     query = select(models.c.id, models.c.digest).where(models.c.id.in_(bound))
     digests = {row.id: row.digest for row in connection.execute(query)} if bound else {}

@@ -20,8 +20,9 @@ depends_on = None
 oldest_code = "0002"
 
 _SCHEMA = Metadata()
-for _name, _type in {"studies": ID, "images": ID, "models": sa.Integer()}.items():
-    sa.Table(_name, _SCHEMA, sa.Column("id", _type, primary_key=True))
+sa.Table("studies", _SCHEMA, sa.Column("id", ID, primary_key=True))
+sa.Table("images", _SCHEMA, sa.Column("id", ID, primary_key=True))
+sa.Table("models", _SCHEMA, sa.Column("id", sa.Integer(), primary_key=True))
 _FEEDBACK = sa.Table(
     "feedback",
     _SCHEMA,
