@@ -36,6 +36,17 @@ class JobFilter:
     @property
     def conditions(self) -> list[ColumnElement[bool]]:
         """As SQL over ``jobs``."""
+        found = self.conditions_of_jobs
+        if self.code is not None:
+            own = and_(items.c.job_id == jobs.c.id, items.c.error_code == self.code)
+            found.append(or_(jobs.c.error_code == self.code, exists().where(own)))
+        if self.quarantined:
+            found.append(has_retriable())
+        return found
+
+    @property
+    def conditions_of_jobs(self) -> list[ColumnElement[bool]]:
+        """Those that need the row of the job only, and not those of its images."""
         equal = {
             jobs.c.tenant: self.tenant,
             jobs.c.queue: self.queue,
@@ -48,9 +59,6 @@ class JobFilter:
             found.append(jobs.c.id.in_(self.ids))
         if self.status is not None:
             found.append(has_status(self.status))
-        if self.code is not None:
-            own = and_(items.c.job_id == jobs.c.id, items.c.error_code == self.code)
-            found.append(or_(jobs.c.error_code == self.code, exists().where(own)))
         if self.model is not None:
             bound = select(models.c.id).where(models.c.digest == self.model)
             found.append(jobs.c.model_id.in_(bound))
@@ -60,7 +68,7 @@ class JobFilter:
         if self.until is not None:
             found.append(jobs.c.id < _first_id(self.until))
         if self.quarantined:
-            found += [has_status(JobStatus.FAILED), ~IS_CANCELLED, has_retriable()]
+            found += [has_status(JobStatus.FAILED), ~IS_CANCELLED]
         return found
 
 

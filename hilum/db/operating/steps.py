@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, insert, select, update
+from sqlalchemy import ColumnElement, Connection, func, insert, select, update
 
 from hilum.db import audit, schedule
 from hilum.db.connection import insert_or_ignore
@@ -31,6 +31,7 @@ from hilum.errors import JobCancelledError
 from hilum.ids import new_id
 from hilum.queue import Queue, route
 
+_WINDOW: Final = 1000
 _ENDED: Final = (JobStatus.COMPLETED, JobStatus.FAILED)
 _ACTIVE: Final = (JobStatus.QUEUED, JobStatus.RUNNING)
 
@@ -60,15 +61,26 @@ class Order:
     @property
     def conditions(self) -> list[ColumnElement[bool]]:
         """The jobs that the action applies to, as SQL over ``jobs``."""
-        which = self.which.conditions
+        which = [*self.which.conditions, *self._of_action]
+        if self.action is Action.RETRY:
+            which.append(has_retriable(code=self.which.code, refused=self.refused))
+        return which
+
+    @property
+    def conditions_of_jobs(self) -> list[ColumnElement[bool]]:
+        """Those that need the row of the job only."""
+        return [*self.which.conditions_of_jobs, *self._of_action]
+
+    @property
+    def _of_action(self) -> list[ColumnElement[bool]]:
         if self.action is Action.CANCEL:
-            return [*which, has_status(*_ACTIVE)]
+            return [has_status(*_ACTIVE)]
         if self.action is Action.REQUEUE:
-            return [*which, has_status(JobStatus.QUEUED)]
-        which += [has_status(*_ENDED), jobs.c.campaign_id.is_(None)]
+            return [has_status(JobStatus.QUEUED)]
+        which = [has_status(*_ENDED), jobs.c.campaign_id.is_(None)]
         if self.which.ids is None and self.which.code != JobCancelledError.code:
             which.append(~IS_CANCELLED)
-        return [*which, has_retriable(code=self.which.code, refused=self.refused)]
+        return which
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,10 +111,24 @@ def take_step(connection: Connection, order: Order, *, after: str = "", limit: i
         order: the action and its jobs.
         after: the cursor, ``Step.last`` of the step before.
         limit: of jobs. Their images are changed in the same transaction.
+
+    Returns:
+        The step. It may have changed nothing while there is more to do.
     """
+    # The images of so many jobs are looked at, however rare those are that the order chooses.
+    window = (
+        select(jobs.c.id)
+        .where(*order.conditions_of_jobs, jobs.c.id > after)
+        .order_by(jobs.c.id)
+        .limit(max(limit, _WINDOW))
+        .subquery()
+    )
+    size, end = connection.execute(select(func.count(), func.max(window.c.id))).one()
+    if end is None:
+        return Step(changed=[], last=None)
     chosen = (
         select(jobs.c.id, jobs.c.tenant, jobs.c.queue, jobs.c.study_id, jobs.c.model_id)
-        .where(*order.conditions, jobs.c.id > after)
+        .where(*order.conditions, jobs.c.id > after, jobs.c.id <= end)
         .order_by(jobs.c.id)
         .limit(limit)
         .with_for_update(of=jobs)
@@ -123,7 +149,7 @@ def take_step(connection: Connection, order: Order, *, after: str = "", limit: i
     routes = _routes(connection, rows)
     return Step(
         changed=[Changed(id=id, publish=new, route=routes[id]) for id, new in changed.items()],
-        last=rows[-1].id if len(rows) == limit else None,
+        last=rows[-1].id if len(rows) == limit else end if size >= max(limit, _WINDOW) else None,
     )
 
 

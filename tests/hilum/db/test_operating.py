@@ -15,6 +15,7 @@ from hilum.commands.jobs import jobs as command
 from hilum.db import audit, jobs, models, studies, sweeper
 from hilum.db.claims import Claim, NotScored, Scored
 from hilum.db.connection import Database
+from hilum.db.operating import steps as steps_module
 from hilum.db.operating.filters import JobFilter
 from hilum.db.operating.listing import JobState, get, list_jobs
 from hilum.db.operating.run import act, count_chosen, run
@@ -358,6 +359,23 @@ def test_many_jobs_go_in_bounded_steps_that_can_be_broken_off(
     assert [len(detail["jobs"]) for _, _, detail in rows] == [3, 3, 1]
     assert {(action, of) for action, of, _ in rows} == {("job.cancelled", "jobs")}
     assert rows[0][2]["filter"]["tenant"] == "north"
+
+
+def test_rare_jobs_are_found_behind_many_others(
+    database: Database, submit: Submit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step looks at a bounded number of jobs; the next one goes on behind them."""
+    monkeypatch.setattr(steps_module, "_WINDOW", 2)
+    made = [submit() for _ in range(7)]
+    for each in made[:6]:
+        _end(database, each.job_id, NotDicomError("No."))
+    _end(database, made[6].job_id, ObjectMissingError("No."))
+    order = _order("retry", code="storage.object_missing")
+    assert count_chosen(database, order) == 1
+    steps = [len(step.changed) for step in run(database, order, step_size=1)]
+    assert sum(steps) == 1
+    assert steps[:3] == [0, 0, 0]
+    assert _all(database, "retry", tenant="north") == 0
 
 
 def test_operators_and_workers_at_the_same_time(
