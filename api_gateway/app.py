@@ -18,7 +18,7 @@ from api_gateway.publisher import Publisher
 from api_gateway.readiness import Readiness
 from api_gateway.schemas import CamOut
 from api_gateway.services import Services
-from hilum import __version__
+from hilum import __version__, tracing
 from hilum.db.connection import Database
 from hilum.deidentify.pseudonyms import open_pseudonyms
 from hilum.sandbox import Decoders
@@ -46,12 +46,14 @@ def create_app(settings: Settings) -> FastAPI:
         # A busy thread yields the interpreter only every few milliseconds: with many of them the
         # event loop, and with it the liveness probe, would wait for all of them in turn.
         current_default_thread_limiter().total_tokens = _THREADS
+        tracing.configure(settings.tracing, service="hilum-gateway")
         yield
         renderer.close()
         readiness.close()
         publisher.close()
         decoders.close()
         database.dispose()
+        tracing.close()
 
     # The scripts of /docs are in our package: a hospital network has no CDN.
     app = FastAPIOffline(

@@ -6,6 +6,7 @@ import logging
 
 from celery import Celery
 
+from hilum import tracing
 from hilum.db import jobs
 from hilum.db.connection import Database
 from hilum.errors import HilumError
@@ -35,7 +36,14 @@ class Publisher:
     def publish(self, job_id: str, route: str) -> bool:
         """Publish the job on this queue of the broker. Returns whether the broker accepted it."""
         try:
-            self._app.send_task(SCORE_TASK, args=[job_id], queue=str(route), retry=False)
+            with tracing.span("publish", job=job_id, queue=route):
+                self._app.send_task(
+                    SCORE_TASK,
+                    args=[job_id],
+                    queue=str(route),
+                    retry=False,
+                    headers=tracing.headers() or None,
+                )
             with self._database.write() as connection:
                 jobs.mark_published(connection, job_id)
         except HilumError as error:
