@@ -20,7 +20,7 @@ from hilum.settings import TracingSettings
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.trace import Tracer
+    from opentelemetry.trace import Span, Tracer
 
 Name = Literal["request", "publish", "job", "fetch", "decode", "engine", "commit"]
 TRACEPARENT: Final = "traceparent"
@@ -115,6 +115,32 @@ def span(
     return _span(_State.tracer, name, parent, attributes)
 
 
+class Open:
+    """A span that another thread may end. Its children name its ``header`` as their parent."""
+
+    def __init__(self, opened: Span | None) -> None:
+        self._span = opened
+        self.header = None if opened is None else _header(opened)
+
+    def end(self, **attributes: Unpack[Attributes]) -> None:
+        """End the span."""
+        if self._span is not None:
+            self._span.set_attributes(_named(attributes))
+            self._span.end()
+
+
+def start(name: Name, *, parent: str | None = None, **attributes: Unpack[Attributes]) -> Open:
+    """As :func:`span`, for work that several threads share, such as a job among others. The span is
+    not the current one of this thread."""
+    if _State.tracer is None:
+        return Open(None)
+    from opentelemetry.trace import SpanKind  # noqa: PLC0415 - only if it is on
+
+    kind = SpanKind[_KINDS.get(name, "INTERNAL")]
+    context, named = _context(parent), _named(attributes)
+    return Open(_State.tracer.start_span(name, context=context, kind=kind, attributes=named))
+
+
 def add(**attributes: Unpack[Attributes]) -> None:
     """Set attributes of the current span."""
     if _State.tracer is None:
@@ -130,11 +156,8 @@ def headers() -> dict[str, str]:
         return {}
     from opentelemetry.trace import get_current_span  # noqa: PLC0415 - only if it is on
 
-    context = get_current_span().get_span_context()
-    if not context.is_valid:
-        return {}
-    flags = int(context.trace_flags)
-    return {TRACEPARENT: f"00-{context.trace_id:032x}-{context.span_id:016x}-{flags:02x}"}
+    header = _header(get_current_span())
+    return {} if header is None else {TRACEPARENT: header}
 
 
 def checked(parent: object) -> str | None:
@@ -162,6 +185,13 @@ def _span(tracer: Tracer, name: Name, parent: str | None, attributes: Attributes
             current.set_attributes(_named({"code": code}))
             current.set_status(Status(StatusCode.ERROR))
             raise
+
+
+def _header(opened: Span) -> str | None:
+    context = opened.get_span_context()
+    if not context.is_valid:
+        return None
+    return f"00-{context.trace_id:032x}-{context.span_id:016x}-{int(context.trace_flags):02x}"
 
 
 def _context(parent: str | None) -> Any:

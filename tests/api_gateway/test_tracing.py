@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import redis
 from pydantic import HttpUrl
+from sqlalchemy import select
 
 from hilum import tracing
+from hilum.db import traces
+from hilum.db.tables import jobs
 from hilum.embedded.valkey import Valkey
 from hilum.errors import StorageUnavailableError
 from hilum.settings import TracingSettings
@@ -95,6 +98,10 @@ def test_a_request_its_message_and_nothing_else(
     assert request.parent_span_id.hex() == "b" * 16
     assert publish.parent_span_id == request.span_id
     assert message["headers"]["traceparent"] == f"00-{'a' * 32}-{publish.span_id.hex()}-01"
+    with gateway.database.read() as connection:
+        (job_id,) = connection.execute(select(jobs.c.id)).scalars()
+        known = traces.find(connection, [job_id, "jb_none"])
+    assert known == {job_id: message["headers"]["traceparent"]}
     said = _attributes(request)
     job = said.pop("hilum.job")
     assert said == {
@@ -148,16 +155,32 @@ def test_a_job_goes_on_with_the_trace_in_any_thread(collector: Collector) -> Non
     assert not any(b"miller" in body for body in collector.bodies)
 
 
+def test_a_span_that_threads_share(collector: Collector) -> None:
+    tracing.configure(collector.settings, service="test")
+    opened = tracing.start("job", parent=CLIENT, job="jb_1", study="st_1")
+    with tracing.span("commit", parent=opened.header, images=4):
+        pass
+    opened.end(code="completed")
+    tracing.close()
+    spans = collector.spans()
+    assert spans["commit"].parent_span_id == spans["job"].span_id
+    assert spans["job"].trace_id.hex() == "a" * 32
+    assert _attributes(spans["job"])["hilum.code"] == "completed"
+
+
 def test_off_is_free_and_changes_no_message(shared_gateway: Gateway, valkey: Valkey) -> None:
     assert not tracing.is_on()
     assert tracing.span("job", job="jb_1") is tracing.span("fetch", parent=CLIENT)
     tracing.add(images=2)
+    tracing.start("job").end()
     with redis.from_url(valkey.url) as broker:
         broker.flushall()
         sent = {"images": [{"uri": "s3://b/k"}]}
         assert shared_gateway.post(sent, traceparent=CLIENT).status_code == 202
         (message,) = map(json.loads, broker.lrange("routine", 0, -1))
     assert "traceparent" not in message["headers"]
+    with shared_gateway.database.read() as connection:
+        assert set(connection.execute(select(jobs.c.traceparent)).scalars()) == {None}
 
 
 def test_a_collector_that_is_away_harms_nobody(

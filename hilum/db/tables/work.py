@@ -64,6 +64,8 @@ jobs = sa.Table(
     sa.Column("finished_at", UtcDateTime),
     # Until then an object that does not exist may still arrive. Null: the setting decides.
     sa.Column("objects_due_at", UtcDateTime),
+    # W3C trace context of the span that published it; null while tracing is off.
+    sa.Column("traceparent", sa.String(55)),
     sa.Column("error_code", sa.String(64)),
     sa.Column("error", DOCUMENT),
     sa.Index("ix_jobs_status_available_at", "status", "available_at"),

@@ -1,6 +1,6 @@
-"""Readers' feedback; indexes by which operators list jobs.
+"""Readers' feedback; indexes by which operators list jobs; the trace context of a job.
 
-Expands only: a new table, and indexes.
+Expands only: a new table, a nullable column, and indexes.
 
 Revision ID: 0007
 Revises: 0005
@@ -77,6 +77,7 @@ def prepare(connection: sa.Connection) -> None:
 
 def upgrade() -> None:
     _FEEDBACK.create(op.get_bind(), checkfirst=False)
+    op.add_column("jobs", sa.Column("traceparent", sa.String(55)))
     for name, (table, columns, which) in _INDEXES.items():
         where = sa.text(which) if which else None
         op.create_index(
@@ -87,4 +88,5 @@ def upgrade() -> None:
 def downgrade() -> None:
     for name, (table, _, _) in _INDEXES.items():
         op.drop_index(name, table)
+    op.drop_column("jobs", "traceparent")
     op.drop_table("feedback")
