@@ -22,6 +22,8 @@ from hilum.db.tables import audit as audit_table
 from hilum.db.tables import instances as instances_table
 from hilum.errors import NotChestError
 from hilum.packages import labels
+from trainer import manifest as training_table
+from trainer.datasets.cli import manifest
 
 if TYPE_CHECKING:
     from .conftest import Gateway
@@ -161,25 +163,43 @@ def test_feedback_becomes_labels_of_training(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     gateway = make_gateway(database_url)
-    study, (first, second) = _scored(gateway, images=2)
+    study, (first, second, third) = _scored(gateway, images=3)
     agree = {"label": "Effusion", "verdict": "agree"}
     for reader, verdict in (("r1", "agree"), ("r2", "disagree"), ("r1", "agree")):
         opinions = [{**agree, "verdict": verdict}]
         _give(gateway, study, first, {"opinions": opinions, "reader": reader})
     absent = [{"label": "Cardiomegaly", "verdict": "correct", "present": False}]
     _give(gateway, study, second, {"opinions": absent})
+    _give(gateway, study, third, {"opinions": [agree]})
     monkeypatch.setenv("HILUM_DATABASE_URL", database_url)
     target = tmp_path / "labels.csv"
     schema = ["--schema", "chestxray14-v1", "--prefix", f"s3://{gateway.bucket}/"]
     done = CliRunner().invoke(command, ["labels", "--to", str(target), *schema])
-    assert (done.exit_code, done.stderr) == (0, f"2 rows in {target}\n")
+    assert (done.exit_code, done.stderr) == (0, f"3 rows in {target}\n")
     with target.open() as file:
-        one, two = csv.DictReader(file)
+        one, two, _ = csv.DictReader(file)
     assert set(one) == {"file", *labels.CHESTXRAY14.labels}
     assert (one["file"], one["Effusion"], one["Cardiomegaly"]) == ("0.dcm", "0.5", "")
     assert (two["file"], two["Effusion"], two["Cardiomegaly"]) == ("1.dcm", "", "0")
+    # What trains reads it as it is.
+    for n in range(3):
+        data = film(n + 1, PatientID=f"P{n}")
+        gateway.store.write(f"s3://{gateway.bucket}/{n}.dcm", data)
+    s3 = gateway.settings.s3
+    monkeypatch.setenv("HILUM_S3__ENDPOINT_URL", str(s3.endpoint_url))
+    monkeypatch.setenv("HILUM_S3__ACCESS_KEY_ID", str(s3.access_key_id))
+    assert s3.secret_access_key is not None
+    monkeypatch.setenv("HILUM_S3__SECRET_ACCESS_KEY", s3.secret_access_key.get_secret_value())
+    table = tmp_path / "films.csv"
+    arguments = ["dicom", f"s3://{gateway.bucket}", str(target), *schema[:2], "--to", str(table)]
+    made = CliRunner().invoke(manifest, arguments)
+    assert made.exit_code == 0, (made.output, made.exception)
+    effusion = labels.CHESTXRAY14.index("Effusion")
+    records = training_table.read(table, labels.CHESTXRAY14)
+    targets = [record.targets[effusion] for record in records]
+    assert sorted(map(str, targets)) == ["0.5", "1.0", "nan"]
     export = tmp_path / "feedback.csv"
-    for more, count in (([], 3), (["--all"], 4), (["--label", "Effusion"], 2)):
+    for more, count in (([], 4), (["--all"], 5), (["--label", "Effusion"], 3)):
         CliRunner().invoke(command, ["export", "--to", str(export), *more])
         with export.open() as file:
             rows = list(csv.DictReader(file))
