@@ -12,14 +12,14 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi_offline import FastAPIOffline
 
-from api_gateway import campaigns, images, operations, problems, studies
+from api_gateway import campaigns, feedback, images, jobs, operations, problems, studies
 from api_gateway.middleware import AccessLog
 from api_gateway.overlays import Renderer
 from api_gateway.publisher import Publisher
 from api_gateway.readiness import Readiness
 from api_gateway.schemas import CamOut
 from api_gateway.services import Services
-from hilum import __version__
+from hilum import __version__, tracing
 from hilum.db.connection import Database
 from hilum.deidentify.pseudonyms import open_pseudonyms
 from hilum.sandbox import Decoders
@@ -55,12 +55,14 @@ def create_app(settings: Settings) -> FastAPI:
         # large page makes so many objects that this took a fifth of its time.
         gc.collect()
         gc.freeze()
+        tracing.configure(settings.tracing, service="hilum-gateway")
         yield
         renderer.close()
         readiness.close()
         publisher.close()
         decoders.close()
         database.dispose()
+        tracing.close()
 
     # The scripts of /docs are in our package: a hospital network has no CDN.
     app = FastAPIOffline(
@@ -81,8 +83,8 @@ def create_app(settings: Settings) -> FastAPI:
         decoders=decoders,
         pseudonyms=(open_pseudonyms(settings.deidentify) if settings.deidentify.results else None),
     )
-    for router in (studies.router, images.router, campaigns.router, operations.router):
-        app.include_router(router)
+    for part in (studies, images, feedback, jobs, campaigns, operations):
+        app.include_router(part.router)
     problems.install(app)
     app.add_middleware(AccessLog)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]

@@ -70,3 +70,5 @@ def require(key: ApiKey, scope: Scope) -> None:
 
 Writer = Annotated[ApiKey, Depends(requires(Scope.SUBMIT))]
 Reader = Annotated[ApiKey, Depends(requires(Scope.READ))]
+FeedbackGiver = Annotated[ApiKey, Depends(requires(Scope.FEEDBACK))]
+Admin = Annotated[ApiKey, Depends(requires(Scope.ADMIN))]

@@ -53,6 +53,11 @@ _STATUS: Final[dict[type[errors.HilumError], int]] = {
     errors.InvalidURIError: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.IdempotencyKeyReusedError: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.ObjectMissingError: HTTPStatus.GONE,  # the store has lost the object of the overlay
+    errors.FeedbackLabelError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.ResultReplacedError: HTTPStatus.CONFLICT,
+    errors.JobUnknownError: HTTPStatus.NOT_FOUND,
+    errors.JobStateError: HTTPStatus.CONFLICT,
+    errors.NothingToRetryError: HTTPStatus.CONFLICT,
     errors.AccessDeniedError: HTTPStatus.BAD_GATEWAY,
     errors.DicomError: HTTPStatus.CONFLICT,
     errors.TransientError: HTTPStatus.SERVICE_UNAVAILABLE,

@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api_gateway import metrics, problems
 from api_gateway.errors import UnexpectedRequestError
-from hilum import logs
+from hilum import logs, tracing
 
 log = logging.getLogger("api_gateway.access")
 
@@ -45,7 +45,10 @@ class AccessLog:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        with logs.bind(request=(request_id := secrets.token_hex(8))):
+        with (
+            logs.bind(request=(request_id := secrets.token_hex(8))),
+            tracing.span("request", parent=_traceparent(scope)),
+        ):
             await self._answer(scope, receive, send, request_id)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
@@ -85,19 +88,20 @@ class AccessLog:
                 failure = UnexpectedRequestError(f"The gateway failed on request {request_id}.")
                 await problems.response(failure)(scope, receive, send_with_id)
         finally:
-            seconds = time.monotonic() - start
             method = scope["method"] if scope["method"] in _METHODS else "other"
             route = getattr(scope.get("route"), "path", "unmatched")
+            seconds = time.monotonic() - start
+            tracing.add(method=method, route=route, status=status)
             metrics.count_request(method=method, route=route, status=status, seconds=seconds)
-            logs.event(
-                log,
-                logging.INFO,
-                "request",
-                method=method,
-                route=route,
-                status=status,
-                seconds=round(seconds, 4),
-            )
+            said = {"method": method, "route": route, "status": status}
+            logs.event(log, logging.INFO, "request", **said, seconds=round(seconds, 4))
+
+
+def _traceparent(scope: Scope) -> str | None:
+    if not tracing.is_on():
+        return None
+    sent = dict(scope["headers"]).get(tracing.TRACEPARENT.encode(), b"")
+    return tracing.checked(sent.decode("latin-1"))
 
 
 def _policy(path: str) -> bytes:

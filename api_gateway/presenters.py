@@ -26,11 +26,16 @@ def study_url(study_id: str) -> str:
     return f"/v1/studies/{study_id}"
 
 
+def image_url(study_id: str, image_id: str) -> str:
+    """Relative to the host."""
+    return f"{study_url(study_id)}/images/{image_id}"
+
+
 def image(
     state: ImageState, result: StoredResult | None, pseudonyms: Pseudonyms | None
 ) -> ImageOut:
     """An image with its result, if it has one. ``pseudonyms``, if given, replace its UIDs."""
-    url = f"{study_url(state.study_id)}/images/{state.id}"
+    url = image_url(state.study_id, state.id)
     return ImageOut(
         id=state.id,
         position=state.position,

@@ -6,7 +6,8 @@ import logging
 
 from celery import Celery
 
-from hilum.db import jobs
+from hilum import tracing
+from hilum.db import jobs, traces
 from hilum.db.connection import Database
 from hilum.errors import HilumError
 from hilum.logs import event
@@ -38,7 +39,11 @@ class Publisher:
     def publish(self, job_id: str, route: str) -> bool:
         """Publish the job on this queue of the broker. Returns whether the broker accepted it."""
         try:
-            self._app.send_task(SCORE_TASK, args=[job_id], queue=str(route), retry=False)
+            with tracing.span("publish", job=job_id, queue=route):
+                headers = self._trace(job_id)
+                self._app.send_task(
+                    SCORE_TASK, args=[job_id], queue=str(route), retry=False, headers=headers
+                )
             with self._database.write() as connection:
                 jobs.mark_published(connection, job_id)
         except HilumError as error:
@@ -50,6 +55,15 @@ class Publisher:
             event(log, logging.WARNING, "job.not_published", job=job_id, error=name)
             return False
         return True
+
+    def _trace(self, job_id: str) -> dict[str, str] | None:
+        """The headers that carry the current span, which is also kept for the worker that claims
+        the job."""
+        if not (headers := tracing.headers()):
+            return None
+        with self._database.write() as connection:
+            traces.remember(connection, job_id, headers[tracing.TRACEPARENT])
+        return headers
 
     def ping(self) -> bool:
         """Whether the broker answers."""

@@ -28,7 +28,9 @@ Doubts = Annotated[
 _MOST_FIELDS = 20
 
 
-class _Request(BaseModel):
+class StrictModel(BaseModel):
+    """What a client sends: an unknown field is an error."""
+
     model_config = ConfigDict(extra="forbid")
 
     @model_validator(mode="before")
@@ -40,7 +42,7 @@ class _Request(BaseModel):
         return data
 
 
-class ImageReference(_Request):
+class ImageReference(StrictModel):
     """An image to be scored."""
 
     uri: str = Field(
@@ -52,7 +54,7 @@ class ImageReference(_Request):
     )
 
 
-class NewStudy(_Request):
+class NewStudy(StrictModel):
     """A study to be scored."""
 
     priority: Queue = Field(default=Queue.ROUTINE, description="the queue in which the study waits")

@@ -15,7 +15,7 @@ from api_gateway.errors import StudyUnknownError
 from api_gateway.problems import documented
 from api_gateway.schemas import PRINTABLE, Accepted, ErrorOut, Id, ImagePage, NewStudy, StudyOut
 from api_gateway.services import Services, ServicesDep
-from hilum import logs
+from hilum import logs, tracing
 from hilum.db import results, studies
 from hilum.db.keys import Scope
 from hilum.db.studies import Idempotency, StudyState
@@ -64,6 +64,7 @@ def create(
         object_wait_s=new.object_wait_s,
     )
     logs.add(study=made.study_id, job=made.job_id)
+    tracing.add(study=made.study_id, job=made.job_id)
     if made.created:
         services.publisher.publish(made.job_id, made.route)
     else:

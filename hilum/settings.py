@@ -14,6 +14,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    HttpUrl,
     SecretStr,
     ValidationError,
     field_validator,
@@ -221,6 +222,25 @@ class TensorRTSettings(_Section):
     """Launch each batch as one recorded CUDA graph."""
 
 
+class TracingSettings(_Section):
+    """Traces of requests and jobs, sent to a collector. They hold ids, codes and times only."""
+
+    endpoint: HttpUrl | None = Field(
+        default=None,
+        description=(
+            "Address to which spans are sent by OTLP over HTTP, such as "
+            "`http://collector:4318/v1/traces`. Not set: no traces. Needs `hilum[tracing]`."
+        ),
+    )
+    sample_ratio: float = Field(
+        default=1.0,
+        ge=0,
+        le=1,
+        description="Share of the traces that begin here which are sent.",
+    )
+    timeout_s: float = Field(default=5.0, gt=0, description="Longest wait for the collector.")
+
+
 class GatewaySettings(_Section):
     """The HTTP side."""
 
@@ -292,6 +312,7 @@ class Settings(BaseSettings):
     worker: WorkerSettings = WorkerSettings()
     tensorrt: TensorRTSettings = TensorRTSettings()
     gateway: GatewaySettings = GatewaySettings()
+    tracing: TracingSettings = TracingSettings()
 
     @field_validator("limits")
     @classmethod

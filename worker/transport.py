@@ -18,6 +18,7 @@ from uuid import uuid4
 
 from kombu.transport import redis
 
+from hilum import tracing
 from hilum.logs import event
 from hilum.queue import SCORE_TASK
 
@@ -84,12 +85,16 @@ def rewrite(message: Any) -> dict[str, Any]:
         raise NotOursError("its delivery information names no queue")
     task_id = properties.get("correlation_id")
     task_id = task_id if isinstance(task_id, str) else str(uuid4())
+    parent = tracing.checked(message["headers"].get(tracing.TRACEPARENT))
     written = json.dumps([[job_id], {}, _NO_LINKS]).encode()
     return {
         "body": base64.b64encode(written).decode(),
         "content-encoding": "utf-8",
         "content-type": "application/json",
-        "headers": {"lang": "py", "task": task, "id": task_id, "root_id": task_id},
+        "headers": {
+            **{"lang": "py", "task": task, "id": task_id, "root_id": task_id},
+            **({tracing.TRACEPARENT: parent} if parent else {}),
+        },
         "properties": {
             "correlation_id": task_id,
             "delivery_mode": 2,

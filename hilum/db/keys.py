@@ -24,7 +24,8 @@ class Scope(StrEnum):
     SUBMIT = "submit"  # register studies
     STAT = "stat"  # register them as urgent
     READ = "read"  # see studies and their results
-    ADMIN = "admin"  # create and change campaigns, and put a model in force
+    FEEDBACK = "feedback"  # say what a reader thinks of a finding
+    ADMIN = "admin"  # campaigns, the model in force, and many jobs at once
 
 
 # The names of the release before; its rows and users' scripts have them.
@@ -34,7 +35,7 @@ _OLD_NAMES: Final[dict[str, frozenset[Scope]]] = {
 }
 SCOPE_NAMES: Final = (*Scope, *_OLD_NAMES)
 # Of a key for which none are named: what a client of the gateway needs.
-CLIENT_SCOPES: Final = (Scope.SUBMIT, Scope.STAT, Scope.READ)
+CLIENT_SCOPES: Final = (Scope.SUBMIT, Scope.STAT, Scope.READ, Scope.FEEDBACK)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ class JobStatus(StrEnum):
     QUEUED = "queued"
     RUNNING = "running"
     COMPLETED = "completed"  # every image has ended, scored or with its error
-    FAILED = "failed"  # quarantined with its last error
+    FAILED = "failed"  # quarantined with its last error, or cancelled (`job.cancelled`)
 
 
 class ItemStatus(StrEnum):

@@ -218,3 +218,12 @@ PreprocessingChangedError = define("PreprocessingChangedError", CampaignError)
 FailureRateError = define("FailureRateError", CampaignError)
 AddressUnknownError = define("AddressUnknownError", CampaignError)
 NothingToRollBackError = define("NothingToRollBackError", CampaignError)
+
+
+# Jobs, and what readers say of results.
+JobUnknownError = define("JobUnknownError", PermanentError)
+JobCancelledError = define("JobCancelledError", PermanentError)
+JobStateError = define("JobStateError", PermanentError)
+NothingToRetryError = define("NothingToRetryError", PermanentError)
+FeedbackLabelError = define("FeedbackLabelError", PermanentError)
+ResultReplacedError = define("ResultReplacedError", PermanentError)

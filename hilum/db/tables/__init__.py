@@ -5,8 +5,8 @@ of a study once; its *items* have the state of each image within that job. A *re
 instance and a model, not to a job, and exists once: a task that is delivered twice adds none.
 
 An *instance* is an object as its header describes it. A *campaign* scores a frozen selection of
-instances again. A *delivery* sends one event of the outbox to one destination. The *audit* says who
-did what; its rows cannot be changed.
+instances again. *Feedback* is what a reader said of a finding. A *delivery* sends one event of the
+outbox to one destination. The *audit* says who did what; its rows cannot be changed.
 """
 
 from hilum.db.tables.campaigns import campaign_items as campaign_items
@@ -17,6 +17,7 @@ from hilum.db.tables.campaigns import workers as workers
 from hilum.db.tables.columns import FIRST_PIPELINE as FIRST_PIPELINE
 from hilum.db.tables.columns import UtcDateTime as UtcDateTime
 from hilum.db.tables.columns import metadata as metadata
+from hilum.db.tables.feedback import feedback as feedback
 from hilum.db.tables.records import api_keys as api_keys
 from hilum.db.tables.records import audit as audit
 from hilum.db.tables.records import instances as instances

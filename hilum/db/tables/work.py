@@ -67,9 +67,19 @@ jobs = sa.Table(
     sa.Column("finished_at", UtcDateTime),
     # Until then an object that does not exist may still arrive. Null: the setting decides.
     sa.Column("objects_due_at", UtcDateTime),
+    # W3C trace context of the span that published it; null while tracing is off.
+    sa.Column("traceparent", sa.String(55)),
     sa.Column("error_code", sa.String(64)),
     sa.Column("error", DOCUMENT),
     sa.Index("ix_jobs_status_available_at", "status", "available_at"),
+    # Operators list by these.
+    sa.Index("ix_jobs_tenant_id", "tenant", "id"),
+    sa.Index(
+        "ix_jobs_failed",
+        "id",
+        postgresql_where=sa.text("status = 'failed'"),
+        sqlite_where=sa.text("status = 'failed'"),
+    ),
     # Workers claim by these.
     _queued("ix_jobs_queued", "model_id IS NULL", "queue", "tenant", "available_at"),
     _queued(
@@ -92,6 +102,13 @@ items = sa.Table(
     sa.Column("error_code", sa.String(64)),
     sa.Column("error", DOCUMENT),
     sa.Column("finished_at", UtcDateTime),
+    sa.Index(
+        "ix_items_error_code_job_id",
+        "error_code",
+        "job_id",
+        postgresql_where=sa.text("error_code IS NOT NULL"),
+        sqlite_where=sa.text("error_code IS NOT NULL"),
+    ),
 )
 
 # One row an event, written in the transaction that causes it. Deliveries read it.
