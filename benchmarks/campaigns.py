@@ -159,7 +159,7 @@ def _end(database: Database, campaign_id: str, *, left: int) -> None:
             f"AND state = 'selected' AND position < {last}"
         )
         done = campaign.selected - campaign.queued - left
-        rows.change(connection, campaign_id, scored=done)
+        rows.change(connection, campaign_id, scored=done, next_cut=last)
 
 
 def _seconds(action: Callable[[], Any], *, repeats: int) -> float:

@@ -86,6 +86,10 @@ def _fold(connection: Connection, campaign: Campaign, job_ids: Sequence[str]) ->
         counts[status] += row.images
         if status in (ItemStatus.REFUSED, ItemStatus.FAILED):
             codes[row.error_code] = codes.get(row.error_code, 0) + row.images
+    again: dict[str, Any] = {}
+    if counts[ItemStatus.PENDING]:
+        first = select(func.min(_ITEM.position)).where(_ITEM.job_id.in_(job_ids))
+        again["next_cut"] = min(campaign.next_cut, connection.execute(first).scalar_one())
     _adopt(connection, job_ids)
     waits = items.c.status == ItemStatus.PENDING
     connection.execute(
@@ -105,13 +109,15 @@ def _fold(connection: Connection, campaign: Campaign, job_ids: Sequence[str]) ->
     )
     _remove(connection, job_ids)
     ended = sum(counts.values()) - counts[ItemStatus.PENDING]
-    return {
+    if ended:
+        again["progress_at"] = datetime.now(UTC)
+    return again | {
         "queued": campaign.queued - sum(counts.values()),
         "scored": campaign.scored + counts[ItemStatus.SCORED],
         "refused": campaign.refused + counts[ItemStatus.REFUSED],
         "failed": campaign.failed + counts[ItemStatus.FAILED],
         "codes": codes,
-    } | ({"progress_at": datetime.now(UTC)} if ended else {})
+    }
 
 
 def _adopt(connection: Connection, job_ids: Sequence[str]) -> None:

@@ -71,6 +71,7 @@ class Campaign(NewCampaign):
     cursor: dict[str, Any] | None
     frozen_at: datetime | None
     next_position: int
+    next_cut: int
     codes: dict[str, int]
     mark: dict[str, Any] | None
     spent_until: datetime | None

@@ -163,7 +163,11 @@ def cut(connection: Connection, campaign: Campaign, limit: int) -> dict[str, Any
     query = (
         select(_ITEM.position, instances.c.uri, done)
         .join(instances, instances.c.id == _ITEM.instance_id)
-        .where(_ITEM.campaign_id == campaign.id, _ITEM.state == ItemState.SELECTED)
+        .where(
+            _ITEM.campaign_id == campaign.id,
+            _ITEM.state == ItemState.SELECTED,
+            _ITEM.position >= campaign.next_cut,
+        )
         .order_by(_ITEM.position)
         .limit(limit)
     )
@@ -192,6 +196,7 @@ def cut(connection: Connection, campaign: Campaign, limit: int) -> dict[str, Any
         "scored": campaign.scored + len(known),
         "failed": campaign.failed + len(lost),
         "codes": codes,
+        "next_cut": rows[-1].position + 1 if rows else campaign.next_cut,
     }
 
 

@@ -45,6 +45,8 @@ campaigns = sa.Table(
     sa.Column("cursor", DOCUMENT),  # how far the selection has been written to campaign_items
     sa.Column("frozen_at", UtcDateTime),  # when it was written completely
     sa.Column("next_position", sa.BigInteger, nullable=False, server_default="1"),
+    # No image before this position waits: a slice is found without stepping over those that ended.
+    sa.Column("next_cut", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("max_in_flight", sa.Integer, nullable=False, server_default="2000"),
     sa.Column("codes", DOCUMENT),  # images that were refused or failed, by code
     sa.Column("mark", DOCUMENT),  # counts at the last mark, for failure rate and speed

@@ -70,6 +70,7 @@ _OF_CAMPAIGNS: dict[str, tuple[Any, str | None]] = {
     "cursor": (sa.JSON(), None),
     "frozen_at": (TIME, None),
     "next_position": (sa.BigInteger(), "1"),
+    "next_cut": (sa.BigInteger(), "0"),
     "max_in_flight": (sa.Integer(), "2000"),
     "codes": (sa.JSON(), None),
     "mark": (sa.JSON(), None),
