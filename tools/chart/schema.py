@@ -271,6 +271,7 @@ def _network() -> Schema:
         enabled=BOOLEAN,
         ingress=closed(gateway=peers, metrics=peers),
         egress=closed(
+            dns=service,
             database=service,
             broker=service,
             s3=service,
