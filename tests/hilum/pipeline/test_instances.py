@@ -9,9 +9,9 @@ from support.tiny_film import film
 
 from hilum import dicom
 from hilum.db.identity import IdentityVault
+from hilum.pipeline.instances import new_instance
 from hilum.pipeline.load import Seen
 from hilum.settings import Limits
-from worker.instances import new_instance
 
 URI = "s3://films/a/1.dcm"
 DATA = film(
