@@ -23,11 +23,11 @@ from hilum.errors import (
 )
 from hilum.logs import event
 from hilum.pipeline.execute import Result
+from hilum.pipeline.instances import new_instance
 from hilum.pipeline.load import Seen
 from hilum.pipeline.stages import Score
 from hilum.settings import WorkerSettings
 from worker.hand import JobInHand
-from worker.instances import new_instance
 from worker.outcomes import not_scored, scored
 from worker.tools import Ending, Tools, bound
 
