@@ -14,11 +14,11 @@ JOBS ?= 3
 OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint demo-model train-demo film-check-model samples openapi decoders tables docs release fuzz bench gpu-check clean
+.PHONY: help run test lint demo-model train-demo film-check-model samples openapi decoders tables docs release fuzz faults bench gpu-check clean
 
 help:
 	@sed -n '2,4p' Makefile | cut -c3-
-	@echo "  make lint | demo-model | train-demo | film-check-model | samples | openapi | decoders | tables | docs | release | fuzz | bench | gpu-check | clean"
+	@echo "  make lint | demo-model | train-demo | film-check-model | samples | openapi | decoders | tables | docs | release | fuzz | faults | bench | gpu-check | clean"
 
 $(PY):
 	@$(PYTHON) -c 'import sys; sys.exit("hilum needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12 ...") if sys.version_info < (3, 11) else None'
@@ -81,6 +81,13 @@ release: $(VENV)/dev.stamp
 
 fuzz: $(VENV)/dev.stamp
 	PYTHONPATH=.:tests $(PY) -m support.fuzz.run $(ARGS)
+
+# Hurts a running system in every way, and writes what held into docs/operate/running.md.
+# For a release: make faults STUDIES=2000. One scenario: make faults ARGS='-k deadlock' TABLE=
+STUDIES ?= 50
+TABLE ?= 1
+faults: $(VENV)/dev.stamp
+	FAULTS_STUDIES=$(STUDIES) FAULTS_TABLE=$(TABLE) OMP_NUM_THREADS=1 $(PY) -m pytest -n 0 tests/e2e/test_faults.py $(ARGS)
 
 bench: $(VENV)/dev.stamp
 	$(PY) -m benchmarks.engine $(ARGS)

