@@ -147,7 +147,8 @@ def _fill(
     """Jobs for ``room``, one after the other from the tenant that has least. A job is taken whole,
     so that the last one may have more images than there is room for."""
     # At most as many tenants as jobs can be taken; the others have more in hand than these.
-    ordered = sorted(lines, key=lambda line: load.share(room.queue, line.tenant))[: room.jobs]
+    able = [line for line in lines if load.may_take(line.tenant)]
+    ordered = sorted(able, key=lambda line: load.share(room.queue, line.tenant))[: room.jobs]
     waiting = {line: _oldest(connection, line, room, model_id) for line in ordered}
     images, chosen = room.images, list[str]()
     while images > 0 and len(chosen) < room.jobs:

@@ -97,6 +97,7 @@ def test_killed_at(load: Load, point: str, tmp_path: Path) -> None:
         FATAL_POINT=point,
         FATAL_MARKS=str(marks),
         FATAL_DEATHS=str(deaths),
+        FATAL_WITHIN=str(1 if point == "before ack" else max(3, STUDIES // 20)),
     )
     for death in range(deaths):
         load.system.until_true((marks / str(death)).exists)

@@ -1,6 +1,6 @@
 """``python -m support.faults.fatal_worker worker``: the real worker, whose pool processes kill
 themselves with SIGKILL at ``$FATAL_POINT``, one after the other ``$FATAL_DEATHS`` times, each when it
-passes that point for a random time. Each leaves a file in ``$FATAL_MARKS``."""
+passes that point for the first to ``$FATAL_WITHIN``-th time. Each leaves a file in ``$FATAL_MARKS``."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def pass_point(point: str, *, later_s: float = 0) -> None:
     with _lock:
         died = len([*marks.iterdir()])
         passes = _passed[point] = _passed.get(point, 0) + 1
-        often = 1 if point == "before ack" else random.Random(f"{point} {died}").randint(2, 9)
+        often = random.Random(f"{point} {died}").randint(1, int(os.environ["FATAL_WITHIN"]))
         if died >= int(os.environ["FATAL_DEATHS"]) or passes != often:
             return
         (marks / str(died)).touch()
@@ -56,31 +56,22 @@ def _wrap(owner: Any, name: str, point: str, *, after: bool, later_s: float = 0)
     setattr(owner, name, wrapped)
 
 
-def _end_run(run: Callable[..., Any]) -> Callable[..., Any]:
-    def wrapped(*arguments: Any) -> None:
-        run(*arguments)
-        pass_point("before ack")
-
-    return wrapped
-
-
-# At import: pool processes are spawned and import the main module anew.
-_wrap(ObjectStore, "read_into", "fetch", after=False, later_s=0.002)
-_wrap(DecodeProcess, "ask", "decode", after=False, later_s=0.001)
-_wrap(OnnxRuntimeEngine, "run", "inference", after=False)
-_wrap(jobs, "record_many", "before commit", after=True)
-
-
-def _wrap_late() -> None:
-    """What pool processes import only when they start."""
+def _arm() -> None:
+    # Not imported by the test, which only reads the names of the points.
     from worker.process import Process
     from worker.run import _Run
 
+    _wrap(ObjectStore, "read_into", "fetch", after=False, later_s=0.002)
+    _wrap(DecodeProcess, "ask", "decode", after=False, later_s=0.001)
+    _wrap(OnnxRuntimeEngine, "run", "inference", after=False)
+    _wrap(jobs, "record_many", "before commit", after=True)
     _wrap(_Run, "_write_outcomes", "after commit", after=True)
-    Process.run = _end_run(Process.run)  # type: ignore[method-assign]
+    _wrap(Process, "run", "before ack", after=True)
 
 
-_wrap_late()
+# At import: pool processes are spawned and import the main module anew.
+if "FATAL_POINT" in os.environ:
+    _arm()
 
 if __name__ == "__main__":
     from hilum.cli import main
