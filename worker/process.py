@@ -23,7 +23,8 @@ from hilum.settings import Settings
 from worker import lease, metrics
 from worker.model import ServedModel
 from worker.process_signals import STOP_SIGNAL
-from worker.run import Tools, work
+from worker.run import work
+from worker.tools import Tools
 
 
 class Process:

@@ -8,97 +8,32 @@ are claimed, and the next images begin.
 from __future__ import annotations
 
 import logging
-import random
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
-from enum import StrEnum
 from functools import partial
 
-from hilum import logs
 from hilum.db import choosing, jobs
-from hilum.db.claims import Claim, NotScored, PendingImage, Scored
-from hilum.db.connection import Database
-from hilum.db.identity import IdentityVault
-from hilum.db.instances import NewInstance
+from hilum.db.claims import NotScored, PendingImage, Scored
 from hilum.db.patience import Step, T, persist
-from hilum.errors import (
-    AttemptsExhaustedError,
-    DatabaseUnavailableError,
-    DeviceLostError,
-    HilumError,
-    LeaseLostError,
-    ObjectAwaitedError,
-    ObjectMissingError,
-    PermanentError,
-    UnexpectedError,
-)
+from hilum.errors import DatabaseUnavailableError, LeaseLostError, UnexpectedError
 from hilum.logs import event
 from hilum.pipeline.execute import Flow, Outcome, Result, urgent_first
-from hilum.pipeline.load import Loader, Seen
-from hilum.pipeline.score import Scorer
 from hilum.pipeline.stages import Ready, Score
-from hilum.pipeline.threads import LoadThreads
 from hilum.queue import Queue
-from hilum.settings import WorkerSettings
 from worker import metrics
 from worker.hand import Hand, JobInHand, Start
-from worker.instances import new_instance
-from worker.lease import Leases
-from worker.outcomes import not_scored, scored
+from worker.judging import Judge, exhausted
+from worker.outcomes import not_scored
+from worker.tools import Ending, Tools, bound
 
 log = logging.getLogger(__name__)
 
 # A process that is told to stop gives back what it cannot finish in this time. Kubernetes kills it
 # after 30 s by default.
 _STOP_S = 20.0
-
-
-class Ending(StrEnum):
-    """How the work of a process on a job ended."""
-
-    COMPLETED = "completed"
-    DEFERRED = "deferred"  # given back after a transient error
-    RELEASED = "released"  # given back because this worker stops, or has worked for long enough
-    QUARANTINED = "quarantined"
-    LEASE_LOST = "lease_lost"
-
-
-class Pace:
-    """How long the engine takes for an image, as measured."""
-
-    def __init__(self) -> None:
-        self._image_s = 0.0
-
-    def note(self, image_s: float) -> None:
-        """An image took so long."""
-        self._image_s = image_s if not self._image_s else 0.8 * self._image_s + 0.2 * image_s
-
-    def images_in(self, seconds: float) -> int:
-        """How many images fit in a call of so many seconds; at least one."""
-        return max(1, int(min(seconds / self._image_s, 1e6))) if self._image_s else 1_000_000
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tools:
-    """The parts that a pool process uses for all its jobs."""
-
-    database: Database
-    loader: Loader
-    scorer: Scorer
-    model_id: int
-    threads: LoadThreads  # load images
-    leases: Leases
-    settings: WorkerSettings
-    pace: Pace = field(default_factory=Pace)
-    queues: tuple[Queue, ...] = tuple(Queue)
-    vault: IdentityVault | None = None  # None: no identity is stored
-    # Called whenever the work goes on; a process that calls it no more hangs.
-    on_progress: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,10 +81,9 @@ class _Run:
         self._until = time.monotonic() + settings.task_time_limit_s / 2
         self._stop = stop
         self._stopped_at: float | None = None
-        self._device_lost = False
         self._engine_s = 0.0  # of the current batch
         self._looked_at = float("-inf")
-        self._seen: dict[str, Seen] = {}  # by image: what was read of its header
+        self._judge = Judge(tools)
         self._report: dict[str, Ending] = {}
         # Enough for a batch in the engine and one behind it, whatever size suits the engine.
         enough = 2 * settings.batch_size + settings.decode_threads
@@ -181,7 +115,7 @@ class _Run:
             for job in self.hand.idle():
                 self._conclude(job)
             if not self.hand.jobs and (ends or not self._claim()):
-                return Report(endings=self._report, device_lost=self._device_lost)
+                return Report(endings=self._report, device_lost=self._judge.device_lost)
             if not self._hangs():
                 self._tools.on_progress()
             outcomes = self._flow.step(self._settings.poll_s)
@@ -197,7 +131,7 @@ class _Run:
         if self._stop.is_set() and self._stopped_at is None:
             self._stopped_at = time.monotonic()
         late = time.monotonic() > self._until
-        return self._stopped_at is not None or self._device_lost or late
+        return self._stopped_at is not None or self._judge.device_lost or late
 
     def _claim(self) -> int:
         """Claim what there is room for. Returns the number of jobs."""
@@ -223,11 +157,11 @@ class _Run:
         for claim in claims:
             job = JobInHand.of(claim, max_image_attempts=settings.max_image_attempts)
             self.hand.jobs[claim.job_id] = job
-            with _bound(claim):
+            with bound(claim):
                 event(log, logging.INFO, "job.taken", attempt=claim.attempt)
         self._write_outcomes(
             [
-                (job, [_exhausted(image, settings) for image in job.exhausted])
+                (job, [exhausted(image, settings) for image in job.exhausted])
                 for claim in claims
                 for job in [self.hand.jobs[claim.job_id]]
                 if job.exhausted or not job.waiting
@@ -261,7 +195,7 @@ class _Run:
         for start in starts:
             if start.job.claim.job_id in held:
                 start.job.begun = True
-                with _bound(start.job.claim):
+                with bound(start.job.claim):
                     key = _Key(job=start.job, image=start.image)
                     self._flow.start(key, urgency=start.job.urgency)
 
@@ -287,7 +221,7 @@ class _Run:
         self.hand.drop([claim.job_id])
         self._tools.leases.drop({claim.job_id})
         self._report[claim.job_id] = ending
-        with _bound(claim):
+        with bound(claim):
             event(log, logging.INFO, f"job.{ending}", attempt=claim.attempt)
 
     def _hangs(self) -> bool:
@@ -302,7 +236,7 @@ class _Run:
     # --- images ---
 
     def _load(self, key: _Key) -> Ready:
-        remember = partial(self._seen.__setitem__, key.image.image_id)
+        remember = partial(self._judge.seen.__setitem__, key.image.image_id)
         urgent = key.job.urgency == 0
         return self._tools.loader.load(key.image.uri, on_header=remember, urgent=urgent)
 
@@ -322,7 +256,7 @@ class _Run:
             self.hand.end(outcome.key.job, outcome.key.image.image_id)
             by_job[outcome.key.job].append(outcome)
         ended = [
-            (job, self._sort(job, each))
+            (job, self._judge.sort(job, [(o.key.image, o.result) for o in each]))
             for job, each in by_job.items()
             # It may have been lost, and claimed anew by this process.
             if self.hand.jobs.get(job.claim.job_id) is job
@@ -331,61 +265,9 @@ class _Run:
         engine_s, self._engine_s = round(self._engine_s, 3), 0.0
         for job, each in by_job.items():
             scored = sum(isinstance(outcome.result, Score) for outcome in each)
-            with _bound(job.claim):
+            with bound(job.claim):
                 fields = {"images": len(each), "scored": scored, "engine_s": engine_s}
                 event(log, logging.INFO, "job.batch", **fields)
-
-    def _sort(self, job: JobInHand, outcomes: Sequence[Outcome[_Key]]) -> list[Scored | NotScored]:
-        """What can be recorded of one job's outcomes. Transient errors are kept for later."""
-        ended: list[Scored | NotScored] = []
-        for outcome in outcomes:
-            image, result = outcome.key.image, self._await(job, outcome.result)
-            if isinstance(result, Score):
-                ended.append(self._build_scored(job.claim, image, result))
-                job.failures_in_a_row = 0
-                continue
-            with _bound(job.claim):
-                _log_error(image, result)
-            if isinstance(result, PermanentError):
-                instance = self._instance(job.claim, image)
-                ended.append(not_scored(image.image_id, result, instance=instance))
-                job.failures_in_a_row = 0
-                continue
-            self._seen.pop(image.image_id, None)
-            job.failed[image.image_id] = result
-            if isinstance(result, DeviceLostError):
-                self._device_lost = True
-            if not isinstance(result, ObjectAwaitedError):
-                job.failures_in_a_row += 1
-        if job.failures_in_a_row >= self._settings.batch_size:  # the store is unavailable
-            job.stop()
-        return ended
-
-    def _await(self, job: JobInHand, result: Result) -> Result:
-        """An object that does not exist may still arrive."""
-        if not isinstance(result, ObjectMissingError):
-            return result
-        due_at = _objects_due_at(job.claim, self._settings)
-        if datetime.now(UTC) >= due_at:
-            return result
-        return ObjectAwaitedError("The object does not exist yet.")
-
-    def _build_scored(self, claim: Claim, image: PendingImage, score: Score) -> Scored:
-        tools = self._tools
-        return scored(
-            image.image_id,
-            score,
-            scorer=tools.scorer,
-            model_id=tools.model_id,
-            cam_policy=self._settings.cam_policy,
-            instance=self._instance(claim, image),
-        )
-
-    def _instance(self, claim: Claim, image: PendingImage) -> NewInstance | None:
-        seen, tools = self._seen.pop(image.image_id, None), self._tools
-        if seen is None:
-            return None
-        return new_instance(seen, image.uri, tenant=claim.tenant, vault=tools.vault)
 
     # --- SQL ---
 
@@ -431,35 +313,12 @@ class _Run:
 
     def _conclude(self, job: JobInHand) -> None:
         """Give a job back that has images left, or give it up."""
-        ending, step = self._last_step(job)
+        ending, step = self._judge.last_step(job)
         try:
             self._write(step)
         except LeaseLostError:
             ending = Ending.LEASE_LOST
         self._end(job, ending)
-
-    def _last_step(self, job: JobInHand) -> tuple[Ending, Step[None]]:
-        claim, settings = job.claim, self._settings
-        if not job.failed:
-            return Ending.RELEASED, partial(jobs.release, claim=claim, refunded=job.refunded)
-        error = next(reversed(job.failed.values()))
-        awaited = all(isinstance(each, ObjectAwaitedError) for each in job.failed.values())
-        since = None if job.progress else claim.failing_since
-        trouble_s = (datetime.now(UTC) - since).total_seconds() if since else 0.0
-        if trouble_s > settings.give_up_after_s and not awaited:
-            return Ending.QUARANTINED, partial(jobs.quarantine, claim=claim, error=error)
-        delay_s = _back_off(0 if job.progress else claim.deferrals, settings)
-        if awaited:
-            left = _objects_due_at(claim, settings) - datetime.now(UTC)
-            delay_s = min(delay_s, max(0.0, left.total_seconds()))
-        return Ending.DEFERRED, partial(
-            jobs.defer,
-            claim=claim,
-            error=error,
-            delay_s=delay_s,
-            images=job.failed,
-            refunded=job.refunded,
-        )
 
     def _write(self, step: Step[T]) -> T:
         return persist(
@@ -469,37 +328,3 @@ class _Run:
             stop=self._stop,
             on_wait=self._tools.on_progress,
         )
-
-
-def _bound(claim: Claim) -> AbstractContextManager[None]:
-    return logs.bind(job=claim.job_id, study=claim.study_id)
-
-
-def _log_error(image: PendingImage, error: HilumError) -> None:
-    # The detail of an unexpected error is its place; that of others may describe the image.
-    detail: Mapping[str, object] = (
-        {"detail": error.detail} if isinstance(error, UnexpectedError) else {}
-    )
-    fields = {"image": image.position, "code": error.code, **detail}
-    event(log, logging.WARNING, "image.not_scored", **fields)
-
-
-def _exhausted(image: PendingImage, settings: WorkerSettings) -> NotScored:
-    return not_scored(
-        image.image_id,
-        AttemptsExhaustedError(
-            f"{image.unreported} workers died while they worked on this image "
-            f"(the limit is {settings.max_image_attempts})."
-        ),
-    )
-
-
-def _objects_due_at(claim: Claim, settings: WorkerSettings) -> datetime:
-    return claim.objects_due_at or claim.created_at + timedelta(seconds=settings.object_wait_s)
-
-
-def _back_off(deferrals: int, settings: WorkerSettings) -> float:
-    """Seconds until the next try. They double up to the maximum and are spread by up to a half, so
-    that jobs that failed together are not retried together."""
-    longest = min(settings.retry_max_s, settings.retry_base_s * 2.0 ** min(deferrals, 30))
-    return longest * random.uniform(0.5, 1.0)  # noqa: S311 - not a secret

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Final
@@ -33,6 +33,7 @@ from hilum.db.states import ItemStatus, JobStatus
 from hilum.db.tables import UtcDateTime, items, jobs, tenants
 from hilum.queue import Queue
 
+_TENANTS: Final = 4  # whose jobs are taken in one claim
 # Literals, because a partial index is used only where its condition is certain.
 _QUEUED: Final[ColumnElement[str]] = literal_column("'queued'")
 
@@ -53,6 +54,7 @@ class _Line:
     queue: Queue
     tenant: str
     bound: bool
+    since: Any = field(compare=False)  # when its oldest job became due, as the database has it
 
 
 def find_due(
@@ -63,7 +65,9 @@ def find_due(
     query = _due_lines(connection.dialect.name, tuple(queues), model_id)
     for row in connection.execute(query, {"now": datetime.now(UTC)}):
         queue = Queue(row.queue)
-        found[queue].append(_Line(queue=queue, tenant=row.tenant, bound=bool(row.bound)))
+        found[queue].append(
+            _Line(queue=queue, tenant=row.tenant, bound=bool(row.bound), since=row.oldest)
+        )
     return found
 
 
@@ -146,9 +150,10 @@ def _fill(
 ) -> list[str]:
     """Jobs for ``room``, one after the other from the tenant that has least. A job is taken whole,
     so that the last one may have more images than there is room for."""
-    # At most as many tenants as jobs can be taken; the others have more in hand than these.
     able = [line for line in lines if load.may_take(line.tenant)]
-    ordered = sorted(able, key=lambda line: load.share(room.queue, line.tenant))[: room.jobs]
+    ordered = sorted(able, key=lambda line: (load.share(room.queue, line.tenant), line.since))
+    # A query for each tenant; the others come next, when these have more in hand.
+    ordered = ordered[: min(room.jobs, _TENANTS)]
     waiting = {line: _oldest(connection, line, room, model_id) for line in ordered}
     images, chosen = room.images, list[str]()
     while images > 0 and len(chosen) < room.jobs:

@@ -47,7 +47,8 @@ from hilum.queue import Queue
 from hilum.settings import Settings, WorkerSettings
 from worker import outcomes
 from worker.lease import Leases
-from worker.run import Ending, Report, Tools, work
+from worker.run import Report, work
+from worker.tools import Ending, Tools
 
 PATIENCE_S = 30
 TENANT = "north"
