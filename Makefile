@@ -83,11 +83,13 @@ fuzz: $(VENV)/dev.stamp
 	PYTHONPATH=.:tests $(PY) -m support.fuzz.run $(ARGS)
 
 # Hurts a running system in every way, and writes what held into docs/operate/running.md.
-# For a release: make faults STUDIES=2000. One scenario: make faults ARGS='-k deadlock' TABLE=
+# For a release: make faults STUDIES=2000
 STUDIES ?= 50
-TABLE ?= 1
 faults: $(VENV)/dev.stamp
-	FAULTS_STUDIES=$(STUDIES) FAULTS_TABLE=$(TABLE) OMP_NUM_THREADS=1 $(PY) -m pytest -n 0 tests/e2e/test_faults.py $(ARGS)
+	rm -rf var/faults
+	-FAULTS_STUDIES=$(STUDIES) FAULTS_ROWS=var/faults OMP_NUM_THREADS=1 $(PY) -m pytest \
+		--numprocesses $(JOBS) --dist load tests/e2e/test_faults.py $(ARGS)
+	PYTHONPATH=.:tests $(PY) -m support.faults.table var/faults
 
 bench: $(VENV)/dev.stamp
 	$(PY) -m benchmarks.engine $(ARGS)

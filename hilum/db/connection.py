@@ -125,7 +125,9 @@ class Database:
         except DBAPIError as error:
             # The driver's text may quote values of the statement: name its type only.
             kind = type(error.orig).__name__
-            away = error.connection_invalidated or isinstance(error, OperationalError | InterfaceError)
+            away = error.connection_invalidated or isinstance(
+                error, OperationalError | InterfaceError
+            )
             if away or getattr(error.orig, "sqlstate", None) == _READ_ONLY:
                 raise DatabaseUnavailableError(f"The database did not answer ({kind}).") from None
             raise UnexpectedError(f"The database refused a statement ({kind}).") from None

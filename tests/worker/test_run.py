@@ -390,16 +390,17 @@ def test_a_job_that_was_lost_and_claimed_anew_is_not_lost_again(bench: Bench) ->
 
     def load(number: int) -> None:
         calls.append(number)
+        until = time.monotonic() + PATIENCE_S
         if len(calls) > 1:
-            while not bench.engine.batches:  # the first loading comes to its end meanwhile
-                time.sleep(0.01)
+            while not bench.engine.batches and time.monotonic() < until:
+                time.sleep(0.01)  # the first loading comes to its end meanwhile
             return
         with bench.database.write() as connection:
             then = datetime.now(UTC) - timedelta(seconds=1)
             connection.execute(update(jobs_table).values(lease_until=then))
             assert sweeper.expire_leases(connection) == 1
         bench.tools.leases.renew(bench.database, lease_s=60)
-        while len(calls) < 2:
+        while len(calls) < 2 and time.monotonic() < until:
             time.sleep(0.01)
 
     bench.films.before = load

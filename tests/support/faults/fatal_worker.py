@@ -1,6 +1,7 @@
 """``python -m support.faults.fatal_worker worker``: the real worker, whose pool processes kill
-themselves with SIGKILL at ``$FATAL_POINT``, one after the other ``$FATAL_DEATHS`` times, each when it
-passes that point for the first to ``$FATAL_WITHIN``-th time. Each leaves a file in ``$FATAL_MARKS``."""
+themselves with SIGKILL at ``$FATAL_POINT``: ``$FATAL_DEATHS`` of them, one after the other, each
+when it passes that point for the first to ``$FATAL_WITHIN``-th time. Each leaves a file in
+``$FATAL_MARKS``."""
 
 from __future__ import annotations
 

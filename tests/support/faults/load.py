@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 from sqlalchemy import func, select
+from support.faults import checks
+from support.faults.table import Row
+from support.tiny_film import film
 
 from hilum.db import studies
 from hilum.db.states import ItemStatus, JobStatus
@@ -19,10 +22,6 @@ from hilum.db.tables import items, jobs
 from hilum.embedded.process import Child
 from hilum.queue import Queue
 from hilum.storage import ObjectStore
-
-from ..tiny_film import film
-from . import checks
-from .table import Row
 
 if TYPE_CHECKING:
     from e2e.conftest import System
@@ -113,7 +112,7 @@ class Load:
         expected: Mapping[str, int] | None = None,
         orderly: bool = False,
         log_files: Sequence[Path] = (),
-    ) -> Callable[[str, str], Row]:
+    ) -> Callable[[str, int], Row]:
         """Submit the rest, wait until every study has ended, stop the workers and check."""
         self.submit(1)
         system = self.system
@@ -138,9 +137,10 @@ class Load:
             )
             following, in_hand = checks.recovery(connection, self.faults)
         broken = "; ".join([*found, *rules])
-        return lambda scenario, database: Row(
+        return lambda scenario, line: Row(
+            line=line,
             scenario=scenario,
-            database=database,
+            database="SQLite" if system.url.startswith("sqlite") else "PostgreSQL",
             studies=len(self.submitted),
             images=sum(self.submitted.values()),
             seconds=seconds,
