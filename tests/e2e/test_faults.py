@@ -39,6 +39,7 @@ else:
     System = Postgres = Any
 
 STUDIES = int(os.environ.get("FAULTS_STUDIES") or 20)
+TIMES = 2 if "FAULTS_STUDIES" in os.environ else 1  # that a process is killed or stopped
 
 pytestmark = [pytest.mark.e2e, pytest.mark.faults]
 in_slice = pytest.mark.in_slice
@@ -87,7 +88,7 @@ def conclude(load: Load, scenario: str, **rules: Any) -> None:
 )
 @on_postgresql
 def test_killed_at(load: Load, point: str, tmp_path: Path) -> None:
-    deaths, marks = 2, tmp_path / "marks"
+    deaths, marks = TIMES, tmp_path / "marks"
     marks.mkdir()
     load.submit(0.4)
     load.worker(
@@ -116,7 +117,7 @@ def _kill_all(worker: Child) -> None:
 @on_postgresql
 def test_a_whole_worker_killed(load: Load) -> None:
     load.submit(0.4)
-    for _ in range(2):
+    for _ in range(TIMES):
         worker = load.worker()
         load.until_more_ended()
         load.fault()
@@ -157,6 +158,22 @@ def test_out_of_memory(load: Load) -> None:
     conclude(load, "The kernel kills the pool process for its memory, twice")
 
 
+@on_postgresql
+def test_decode_processes_killed(load: Load) -> None:
+    load.submit(0.4)
+    worker = load.worker()
+    for _ in range(4):
+        load.until_more_ended(2)
+        load.fault()
+        for process in pool_process(worker).children():
+            with suppress(psutil.NoSuchProcess):
+                if "hilum.sandbox.child" in process.cmdline():
+                    process.kill()
+        load.over()
+        load.submit(0.1)
+    conclude(load, "The kernel kills all decode processes, four times", orderly=True)
+
+
 # --- orderly ends ---
 
 
@@ -164,7 +181,7 @@ def test_out_of_memory(load: Load) -> None:
 @on_sqlite
 def test_warm_shutdown(load: Load) -> None:
     load.submit(0.4)
-    for _ in range(2):
+    for _ in range(TIMES):
         worker = load.worker()
         load.until_more_ended()
         load.fault()
@@ -178,7 +195,7 @@ def test_warm_shutdown(load: Load) -> None:
 @on_postgresql
 def test_cold_shutdown(load: Load) -> None:
     load.submit(0.4)
-    for _ in range(2):
+    for _ in range(TIMES):
         worker = load.worker()
         load.until_more_ended()
         load.fault()
