@@ -225,12 +225,12 @@ def test_shutdown_with_a_second_signal(load: Load) -> None:
 @on_postgresql
 def test_the_time_limit_of_a_task(load: Load) -> None:
     load.submit(0.5)
-    load.worker(HILUM_WORKER__TASK_TIME_LIMIT_S="4")
+    load.worker(HILUM_WORKER__TASK_TIME_LIMIT_S="12")
     load.fault()
     load.until_more_ended()
     load.over()
     load.submit(0.5)
-    conclude(load, "Tasks have a time limit of 4 s", orderly=True)
+    conclude(load, "Tasks have a time limit of 12 s", orderly=True)
 
 
 @on_postgresql
@@ -253,7 +253,7 @@ def test_a_hanging_engine(load: Load, tmp_path: Path) -> None:
 def test_a_rolling_deploy(load: Load, release_before: Path) -> None:
     def old() -> Child:
         python = ("env", "-C", str(release_before), sys.executable)
-        return load.worker(python=python, PYTHONPATH="")
+        return load.system.worker(python=python, PYTHONPATH="", HILUM_WORKER__LEASE_S="5")
 
     load.submit(0.25)
     first = old()
@@ -431,14 +431,14 @@ def test_messages_that_are_not_ours(load: Load) -> None:
 @on_postgresql
 def test_postgresql_restarts(load: Load, postgres: Postgres) -> None:
     load.submit(0.4)
-    load.worker()
+    load.worker(HILUM_WORKER__LEASE_S="30")
     for _ in range(2):
         load.until_more_ended()
         load.fault()
         postgres.restart()
         load.over()
         load.submit(0.2)
-    conclude(load, "PostgreSQL crashes and recovers, twice", orderly=True)
+    conclude(load, "PostgreSQL crashes and recovers, twice (leases of 30 s)", orderly=True)
 
 
 @on_postgresql
@@ -501,7 +501,7 @@ def test_postgresql_is_read_only(load: Load, postgres: Postgres) -> None:
 @on_postgresql
 def test_deadlocks(load: Load) -> None:
     """Another session locks first what the worker locks last; PostgreSQL ends the worker's."""
-    load.submit(0.5)
+    load.submit(0.2)
     load.worker()
     done, found = threading.Event(), list[int]()
     url = load.system.url
@@ -522,20 +522,22 @@ def test_deadlocks(load: Load) -> None:
     thread = threading.Thread(target=collide)
     thread.start()
     load.fault()
-    time.sleep(5)
+    for _ in range(8):
+        load.submit(0.1)
+        time.sleep(0.7)
     done.set()
     thread.join()
     load.over()
     with load.system.database.read() as connection:
         query = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
         found.append(connection.execute(text(query)).scalar_one())
-    conclude(load, f"Deadlocks in PostgreSQL, {found[0]} of them in 5 s", orderly=True)
+    conclude(load, f"Deadlocks in PostgreSQL, {found[0]} of them", orderly=True)
 
 
 FULL = """
-CREATE FUNCTION full() RETURNS trigger LANGUAGE plpgsql AS
+CREATE FUNCTION disk_full() RETURNS trigger LANGUAGE plpgsql AS
 $$ BEGIN RAISE EXCEPTION 'could not extend file' USING ERRCODE = '53100'; END $$;
-CREATE TRIGGER full BEFORE INSERT ON results EXECUTE FUNCTION full();
+CREATE TRIGGER disk_full BEFORE INSERT ON results EXECUTE FUNCTION disk_full();
 """
 
 
@@ -549,7 +551,7 @@ def test_the_disk_of_postgresql_is_full(load: Load) -> None:
         with psycopg.connect(load.system.url, autocommit=True) as connection:
             connection.execute(FULL)
             time.sleep(3)
-            connection.execute("DROP TRIGGER full ON results; DROP FUNCTION full")
+            connection.execute("DROP TRIGGER disk_full ON results; DROP FUNCTION disk_full")
         load.over()
         load.submit(0.2)
     conclude(load, "Disk full in PostgreSQL for 3 s (error 53100 of each new result), twice",
