@@ -58,7 +58,8 @@ def write(rows: Sequence[Row], page: Path = PAGE) -> None:
 
 def _table(rows: Sequence[Row]) -> str:
     lines = [
-        f"{datetime.now(UTC):%d %B %Y}, commit {_commit()}, {os.cpu_count()} cores, "
+        f"{datetime.now(UTC):%d %B %Y}, commit {_commit()}, {os.cpu_count()} cores with a load of "
+        f"{os.getloadavg()[2]:.0f} (processes then start slowly, which the times include), "
         f"{platform.machine()}, Python {platform.python_version()}. One worker with one process "
         "unless the scenario says otherwise; leases of 5 s; one film a study, three in each tenth.",
         "",
