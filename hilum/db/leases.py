@@ -61,12 +61,12 @@ class LeasedTable:
         lease_s: float,
         returning: Sequence[ColumnElement[Any]],
     ) -> Sequence[Row[Any]]:
-        """Claim those of these rows that are free; returned in any order."""
-        now = datetime.now(UTC)
+        """Claim these rows, which this transaction has locked and found free; returned in any
+        order. (To ask again whether they are free would make SQLite look through all that are.)"""
         change = (
             update(self.table)
-            .where(self.table.c.id.in_(row_ids), self.free(now))
-            .values(**self._values_of_claim(now, lease_s))
+            .where(self.table.c.id.in_(row_ids))
+            .values(**self._values_of_claim(datetime.now(UTC), lease_s))
             .returning(*returning)
         )
         return connection.execute(change).all()

@@ -64,6 +64,13 @@ def test_up_down_up(database_url: str) -> None:
         assert _differences(database) == []
 
 
+def test_indexes_of_claims_are_built_before_the_transaction(database_url: str) -> None:
+    migrate.upgrade(database_url, "0004")
+    migrate.upgrade(database_url)
+    with Database(database_url) as database:
+        assert _differences(database) == []
+
+
 def test_a_second_upgrade_changes_nothing(database_url: str) -> None:
     migrate.upgrade(database_url)
     row = {"id": "key_1", "tenant": "north", "name": "n", "key_sha256": b"0" * 32, "scopes": []}
