@@ -14,11 +14,11 @@ JOBS ?= 3
 OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-system images test-images chart lint demo-model train-demo film-check-model samples openapi decoders tables docs release fuzz bench gpu-check clean
+.PHONY: help run test test-system images test-images chart lint demo-model train-demo film-check-model samples openapi decoders tables docs release fuzz faults bench gpu-check clean
 
 help:
 	@sed -n '2,4p' Makefile | cut -c3-
-	@echo "  make lint | test-system | images | test-images | chart | demo-model | train-demo | film-check-model | samples | openapi | decoders | tables | docs | release | fuzz | bench | gpu-check | clean"
+	@echo "  make lint | test-system | images | test-images | chart | demo-model | train-demo | film-check-model | samples | openapi | decoders | tables | docs | release | fuzz | faults | bench | gpu-check | clean"
 
 $(PY):
 	@$(PYTHON) -c 'import sys; sys.exit("hilum needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12 ...") if sys.version_info < (3, 11) else None'
@@ -105,6 +105,15 @@ release: $(VENV)/dev.stamp
 
 fuzz: $(VENV)/dev.stamp
 	PYTHONPATH=.:tests $(PY) -m support.fuzz.run $(ARGS)
+
+# Hurts a running system in every way, and writes what held into docs/operate/running.md.
+# For a release: make faults STUDIES=2000
+STUDIES ?= 50
+faults: $(VENV)/dev.stamp
+	rm -rf var/faults
+	-FAULTS_STUDIES=$(STUDIES) FAULTS_ROWS=var/faults OMP_NUM_THREADS=1 $(PY) -m pytest \
+		--numprocesses $(JOBS) --dist load tests/e2e/test_faults.py $(ARGS)
+	PYTHONPATH=.:tests $(PY) -m support.faults.table var/faults
 
 bench: $(VENV)/dev.stamp
 	$(PY) -m benchmarks.engine $(ARGS)

@@ -13,12 +13,16 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import pytest
 
 from hilum.embedded.seaweed import Seaweed
 from hilum.embedded.valkey import Valkey
 from hilum.settings import S3Settings
+
+if TYPE_CHECKING:
+    from support.postgres import Postgres
 
 
 def pytest_configure() -> None:
@@ -81,16 +85,22 @@ def bucket() -> str:
 
 
 @pytest.fixture(scope="session")
-def postgres_url(services: Path) -> Iterator[str]:
-    """A maintenance database of a running PostgreSQL."""
+def postgres(services: Path) -> Iterator[Postgres]:
+    """A running PostgreSQL."""
     with warnings.catch_warnings():
         # platformdirs complains of a missing XDG_RUNTIME_DIR, which containers do not have.
         warnings.simplefilter("ignore", RuntimeWarning)
         from support.postgres import Postgres
 
         server = Postgres(services / "postgres")
-    yield server.url
+    yield server
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres_url(postgres: Postgres) -> str:
+    """Its maintenance database."""
+    return postgres.url
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -106,7 +116,8 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
     name = f"test_{secrets.token_hex(6)}"
     with psycopg.connect(server, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")
-        yield make_url(server).set(database=name).render_as_string(hide_password=False)
+    yield make_url(server).set(database=name).render_as_string(hide_password=False)
+    with psycopg.connect(server, autocommit=True) as connection:  # a test may have restarted it
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 

@@ -31,6 +31,7 @@ class Leases:
         """Renew these from now on."""
         with self._lock:
             self._held |= {claim.job_id: claim for claim in claims}
+            self._lost -= {*self._held}  # claimed anew
 
     def drop(self, job_ids: set[str]) -> None:
         """Renew these no longer."""
@@ -57,11 +58,11 @@ class Leases:
         with database.write() as connection:
             kept = jobs.renew_many(connection, held, lease_s=lease_s)
         with self._lock:
-            # One that was dropped meanwhile has ended or was given back.
-            lost = {each.job_id for each in held} - kept
-            self._lost |= lost & {*self._held}
-            for job_id in lost:
-                self._held.pop(job_id, None)
+            # One that was dropped meanwhile has ended, was given back, or was claimed anew.
+            for claim in held:
+                if claim.job_id not in kept and self._held.get(claim.job_id) is claim:
+                    del self._held[claim.job_id]
+                    self._lost.add(claim.job_id)
 
 
 @contextmanager
@@ -75,6 +76,8 @@ def keep(database: Database, *, lease_s: float) -> Iterator[Leases]:
                 leases.renew(database, lease_s=lease_s)
             except HilumError as error:
                 event(log, logging.WARNING, "worker.leases_not_renewed", code=error.code)
+            except Exception:  # a failure must not be the end of all leases
+                log.exception("worker.leases_not_renewed")
             if done.wait(lease_s / 3):
                 return
 

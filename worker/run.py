@@ -60,7 +60,7 @@ def work(tools: Tools, *, stop: threading.Event) -> Report:
     try:
         return run.until_idle()
     finally:
-        tools.leases.drop({*run.hand.jobs})
+        run.close()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +119,11 @@ class _Run:
             if not self._hangs():
                 self._tools.on_progress()
             outcomes = self._flow.step(self._settings.poll_s)
+
+    def close(self) -> None:
+        """Load and renew nothing more: what is still in hand is left to its lease."""
+        self._flow.withdraw()
+        self._tools.leases.drop({*self.hand.jobs})
 
     # --- what is in hand ---
 
@@ -253,7 +258,8 @@ class _Run:
         ended = [
             (job, self._judge.sort(job, [(o.key.image, o.result) for o in each]))
             for job, each in by_job.items()
-            if job.claim.job_id in self.hand.jobs
+            # It may have been lost, and claimed anew by this process.
+            if self.hand.jobs.get(job.claim.job_id) is job
         ]
         self._write_outcomes([(job, each) for job, each in ended if each])
         engine_s, self._engine_s = round(self._engine_s, 3), 0.0

@@ -17,6 +17,7 @@ from typing import Any, Final
 from uuid import uuid4
 
 from kombu.transport import redis
+from redis.exceptions import ResponseError
 
 from hilum import tracing
 from hilum.logs import event
@@ -47,6 +48,9 @@ class Transport(redis.Transport):
     """Passes on tasks of hilum, written anew."""
 
     Channel = Channel
+    # A broker that is full, read-only or still loading answers with an error. Celery connects anew
+    # until it does not; an error of another kind would end the worker.
+    connection_errors = (*redis.Transport.connection_errors, ResponseError)
 
     def _deliver(self, message: Any, queue: str) -> None:
         try:

@@ -17,6 +17,8 @@ from sqlalchemy.dialects import sqlite
 from hilum.errors import ConfigurationError, DatabaseUnavailableError, UnexpectedError
 
 _WRITE = "hilum_write"
+# PostgreSQL's `read_only_sql_transaction`: a server that has just become, or is still, the standby.
+_READ_ONLY = "25006"
 # libpq's defaults wait for minutes for a server that has vanished.
 _PG_TIMEOUTS = {"connect_timeout": "5", "tcp_user_timeout": "30000"}  # seconds, milliseconds
 
@@ -103,9 +105,10 @@ class Database:
         except exc.DBAPIError as error:
             # The driver's text may quote values of the statement: name its type only.
             kind = type(error.orig).__name__
-            if error.connection_invalidated or isinstance(
+            away = error.connection_invalidated or isinstance(
                 error, exc.OperationalError | exc.InterfaceError
-            ):
+            )
+            if away or getattr(error.orig, "sqlstate", None) == _READ_ONLY:
                 raise DatabaseUnavailableError(f"The database did not answer ({kind}).") from None
             raise UnexpectedError(f"The database refused a statement ({kind}).") from None
 

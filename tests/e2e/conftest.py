@@ -29,6 +29,18 @@ from hilum.settings import Limits, S3Settings
 from hilum.storage import ObjectStore, open_store
 
 TENANT = "north"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of the scenarios of `make faults`, `make test` runs a slice."""
+    if not os.environ.get("FAULTS_STUDIES"):
+        items[:] = [
+            item
+            for item in items
+            if item.get_closest_marker("faults") is None or item.get_closest_marker("in_slice")
+        ]
+
+
 Seen = TypeVar("Seen")
 
 

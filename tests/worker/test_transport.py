@@ -8,10 +8,11 @@ import json
 from typing import Any
 
 import pytest
+from redis.exceptions import OutOfMemoryError, ReadOnlyError
 
 from hilum.ids import new_id
 from hilum.queue import SCORE_TASK
-from worker.transport import NotOursError, rewrite
+from worker.transport import NotOursError, Transport, rewrite
 
 JOB = new_id("jb")
 
@@ -80,3 +81,8 @@ def test_what_is_not_ours_is_refused_in_words_that_quote_nothing(bad: Any) -> No
     with pytest.raises(NotOursError) as caught:
         rewrite(bad)
     assert JOB not in str(caught.value)
+
+
+def test_a_broker_that_is_full_is_connected_to_anew() -> None:
+    assert issubclass(OutOfMemoryError, Transport.connection_errors)
+    assert issubclass(ReadOnlyError, Transport.connection_errors)

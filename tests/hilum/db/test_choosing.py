@@ -114,6 +114,15 @@ def test_a_tenant_has_at_most_its_limit_in_hand(database: Database) -> None:
     assert claim(database, limit=3) == []
 
 
+def test_a_tenant_at_its_limit_does_not_take_the_place_of_another(database: Database) -> None:
+    share(database, "south", 9, limit=1)
+    for tenant in ("south", "south", "north", "north"):
+        add(database, tenant)
+    # After the first two, "south" has the smaller share of both, and may have no more.
+    taken = [each.tenant for _ in range(3) for each in claim(database, count=1)]
+    assert sorted(taken) == ["north", "north", "south"]
+
+
 def test_jobs_bound_to_another_model_are_left(
     database: Database, model_id: int, tmp_path: Path
 ) -> None:

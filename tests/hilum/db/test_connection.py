@@ -64,6 +64,19 @@ def test_refused_statements_do_not_quote_values(database: Database) -> None:
     assert "DOE" not in repr(caught.value)
 
 
+def test_a_server_that_is_read_only_is_unavailable(database: Database) -> None:
+    if database.dialect != "postgresql":
+        pytest.skip("a state of PostgreSQL")
+
+    def write() -> None:
+        with database.write() as connection:
+            connection.execute(text("SET TRANSACTION READ ONLY"))
+            connection.execute(insert(studies).values(**_row()))
+
+    with pytest.raises(DatabaseUnavailableError):
+        write()
+
+
 def test_foreign_keys_are_enforced(database: Database) -> None:
     with pytest.raises(UnexpectedError), database.write() as connection:
         connection.execute(

@@ -1,0 +1,1 @@
+"""`make faults`: hurts a running system and checks from SQL what held."""
