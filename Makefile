@@ -6,7 +6,10 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --quiet
-INSTALL := $(PIP) install --constraint constraints.txt
+INSTALL := $(PIP) install --no-compile --constraint constraints.txt
+# pip would compile one file after the other, and the packages' own tests as well. It has to be done
+# before pytest runs: there a compiler's warning is an error. Files for other Pythons do not compile.
+COMPILE := $(PY) -m compileall -qq -j 0 -x '/tests?/' $(VENV)/lib || true
 ARGS ?=
 # Processes of `make test`; half of its time is spent waiting for servers. One thread each: torch's
 # own threads only get into each other's way.
@@ -26,10 +29,12 @@ $(PY):
 
 $(VENV)/run.stamp: pyproject.toml constraints.txt | $(PY)
 	$(INSTALL) --editable '.[serve,embedded]'
+	$(COMPILE)
 	@touch $@
 
 $(VENV)/dev.stamp: pyproject.toml constraints.txt | $(PY)
 	$(INSTALL) --editable '.[serve,train,embedded,dev]'
+	$(COMPILE)
 	PYTHONPATH=tests $(PY) -m support.tensorrt_stubs
 	@touch $@ $(VENV)/run.stamp
 
@@ -121,6 +126,7 @@ bench: $(VENV)/dev.stamp
 # On a machine with an NVIDIA GPU: what cannot be proved without one (docs/operate/gpu.md).
 gpu-check: $(VENV)/dev.stamp
 	$(INSTALL) --editable '.[tensorrt]'
+	$(COMPILE)
 	$(PY) -m benchmarks.gpu_check $(ARGS)
 
 clean:

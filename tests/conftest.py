@@ -10,12 +10,13 @@ import signal
 import subprocess
 import tarfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import pytest
+from support.sharing import make_once
 
 from hilum.embedded.seaweed import Seaweed
 from hilum.embedded.valkey import Valkey
@@ -119,6 +120,21 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
     yield make_url(server).set(database=name).render_as_string(hide_password=False)
     with psycopg.connect(server, autocommit=True) as connection:  # a test may have restarted it
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def backbone_graph(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], bytes]:
+    """Gives the exported graph of a model of ``support.backbones``, which one process exports."""
+
+    def exported(name: str) -> bytes:
+        def make(folder: Path) -> None:
+            from support import backbones  # torch, which few tests need
+
+            (folder / "model.onnx").write_bytes(backbones.graph(name))
+
+        return (make_once(tmp_path_factory, f"graph-{name}", make) / "model.onnx").read_bytes()
+
+    return exported
 
 
 # The last release whose code knows no schema but its own.

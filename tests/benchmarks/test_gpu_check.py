@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support import fake_tensorrt
+from support import fake_tensorrt, tiny_backbone
 from support.fake_cuda import FakeCuda
 from support.fake_onnxruntime import GpuBuild
 
@@ -26,8 +26,15 @@ from hilum.errors import EngineBuildError, EngineFailedError
 
 SIDE = 64
 SCOPE = gpu_check.Scope(
-    backbones=("resnet18",), seconds=0.01, size=SIDE, onnxruntime=False, workers=False
+    backbones=(tiny_backbone.NAME,), seconds=0.01, size=SIDE, onnxruntime=False, workers=False
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _tiny() -> Iterator[None]:
+    """What is looked at does not depend on the size of the backbone."""
+    with tiny_backbone.registered():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +77,7 @@ def test_everything_is_looked_at_and_holds(facts: list[Fact]) -> None:
         "works again",
     }  # fmt: skip
     assert expected <= set(seen)
-    assert {f.case for f in facts if f.check == "golden check"} == {"resnet18 fp32"}
+    assert {f.case for f in facts if f.check == "golden check"} == {"tiny fp32"}
 
 
 def test_wrong_numbers_are_found_out(
@@ -80,7 +87,7 @@ def test_wrong_numbers_are_found_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A GPU that adds something to every probability."""
-    package = gpu_tensorrt.verify(folder / "resnet18-fp32")  # made for the facts above
+    package = gpu_tensorrt.verify(folder / "tiny-fp32")  # made for the facts above
     real = ctypes.memmove
     target: list[int] = []
 
@@ -133,13 +140,13 @@ def test_a_step_that_fails_is_a_fact_and_the_others_go_on(
     ]
     failed = {(f.check, f.case): f.detail for f in facts if f.holds is False}
     assert {*failed} == {
-        ("build", "resnet18 fp16"),
-        ("latency", "resnet18 fp32 graphs on"),
-        ("latency", "resnet18 fp32 graphs off"),
-        ("compatible", "resnet18 fp32"),
+        ("build", "tiny fp16"),
+        ("latency", "tiny fp32 graphs on"),
+        ("latency", "tiny fp32 graphs off"),
+        ("compatible", "tiny fp32"),
     }
-    assert "No kernel for fp16." in failed["build", "resnet18 fp16"]
-    assert failed["compatible", "resnet18 fp32"].startswith("ValueError: of a kind")
+    assert "No kernel for fp16." in failed["build", "tiny fp16"]
+    assert failed["compatible", "tiny fp32"].startswith("ValueError: of a kind")
     assert {"throughput", "works again"} <= {f.check for f in facts}
     assert sum(gpu.on_device.values()) == before  # the engines of failed steps are closed
 
@@ -164,7 +171,7 @@ def test_a_full_gpu_that_is_taken_for_something_else_is_found_out(
     gpu: FakeCuda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     GpuBuild(monkeypatch, gpu)
-    package = gpu_check.make(tmp_path / "one", "resnet18", "fp32", size=SIDE, max_batch=2)
+    package = gpu_check.make(tmp_path / "one", "tiny", "fp32", size=SIDE, max_batch=2)
     monkeypatch.setattr("hilum.engines.onnxruntime._gpu_is_full", lambda: False)
     opened = partial(OnnxRuntimeCudaEngine, package, max_batch=2)
     found = {f.check: f for f in gpu_facts.full(opened, package, "one")}

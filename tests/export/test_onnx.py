@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch
-from support.backbones import DISTINCT, LABELS, graph, images, model
+from support.backbones import DISTINCT, LABELS, images, model
 
 from export import onnx as exporting
 from export.errors import ExportError
 from trainer.backbones import BACKBONES
 from trainer.gradcam import WithMaps
 
+Graphs = Callable[[str], bytes]
+
 
 @pytest.mark.parametrize("name", DISTINCT)
-def test_onnx_runtime_equals_pytorch_and_batches_do_not_matter(name: str) -> None:
-    session = onnxruntime.InferenceSession(graph(name), providers=["CPUExecutionProvider"])
+def test_onnx_runtime_equals_pytorch_and_batches_do_not_matter(
+    name: str, backbone_graph: Graphs
+) -> None:
+    graph = backbone_graph(name)
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     image = images(name, 3, seed=11)
     with torch.no_grad():
         expected = [t.numpy() for t in WithMaps(model(name), "multi_label")(image)]
@@ -35,8 +42,8 @@ def test_onnx_runtime_equals_pytorch_and_batches_do_not_matter(name: str) -> Non
     assert (together[1] >= 0).all()
 
 
-def test_signature_is_the_contract() -> None:
-    parsed = onnx.load_model_from_string(graph("resnet18"))
+def test_signature_is_the_contract(backbone_graph: Graphs) -> None:
+    parsed = onnx.load_model_from_string(backbone_graph("resnet18"))
     onnx.checker.check_model(parsed)
 
     def described(value: onnx.ValueInfoProto) -> tuple[str, int, list[str | int]]:
@@ -52,8 +59,8 @@ def test_signature_is_the_contract() -> None:
     ]
 
 
-def test_half_precision_weights_halve_the_file_and_little_else() -> None:
-    whole = graph("resnet18")
+def test_half_precision_weights_halve_the_file_and_little_else(backbone_graph: Graphs) -> None:
+    whole = backbone_graph("resnet18")
     half = exporting.store_in_half(whole)
     assert len(half) < 0.52 * len(whole)
     image = images("resnet18", 2).numpy()
@@ -67,8 +74,8 @@ def test_half_precision_weights_halve_the_file_and_little_else() -> None:
     assert outputs[1][0].dtype == np.float32
 
 
-def test_a_graph_that_says_something_else_is_refused() -> None:
-    parsed = onnx.load_model_from_string(graph("resnet18"))
+def test_a_graph_that_says_something_else_is_refused(backbone_graph: Graphs) -> None:
+    parsed = onnx.load_model_from_string(backbone_graph("resnet18"))
     bias = next(t for t in parsed.graph.initializer if t.name.endswith("linear.bias"))
     changed = onnx.numpy_helper.to_array(bias) + np.float32(0.01)
     bias.CopyFrom(onnx.numpy_helper.from_array(changed, bias.name))

@@ -7,15 +7,13 @@ import functools
 import torch
 from support import backbones
 from torch import nn
-from torchvision import models
 from torchvision.models.resnet import BasicBlock
 
 from export.onnx import export
-from trainer.backbones import BACKBONES, AlexNetHead, Classifier, Normalise, build
+from trainer.backbones import Classifier, build
 
 LABELS = 6
 SIDES = {"resnet18": 64, "alexnet": 224}
-_HIDDEN = 64  # instead of 4096: AlexNet's head alone weighs 200 MB
 
 
 @functools.cache
@@ -23,10 +21,7 @@ def model(name: str) -> Classifier:
     """In evaluation mode, with batch statistics of its own."""
     torch.manual_seed(7)
     if name == "alexnet":
-        hidden = nn.Linear(256 * 6 * 6, _HIDDEN), nn.Linear(_HIDDEN, _HIDDEN)
-        features = models.alexnet().features[:-1]
-        normalise = Normalise(*BACKBONES[name].normalisation)
-        return Classifier(name, features, AlexNetHead(*hidden, LABELS), None, normalise).eval()
+        return backbones.narrow_alexnet(LABELS)
     built = build(name, LABELS).train()
     for module in built.modules():
         if isinstance(module, BasicBlock):

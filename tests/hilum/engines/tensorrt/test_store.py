@@ -7,7 +7,6 @@ import json
 import subprocess
 import sys
 import threading
-import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -294,18 +293,22 @@ def test_a_process_killed_between_plan_and_record_leaves_the_old_plan(store: Pla
 
 def test_who_comes_second_is_told_and_waits(store: PlanStore) -> None:
     order: list[str] = []
-    held = threading.Event()
+    held, told = threading.Event(), threading.Event()
 
     def first() -> None:
         with store.lock(key()):
             held.set()
-            time.sleep(0.3)
+            assert told.wait(60)
             order.append("first")
+
+    def waiting() -> None:
+        order.append("waiting")
+        told.set()
 
     thread = threading.Thread(target=first)
     thread.start()
-    held.wait(5)
-    with store.lock(key(), on_wait=lambda: order.append("waiting")):
+    assert held.wait(60)
+    with store.lock(key(), on_wait=waiting):
         order.append("second")
     thread.join()
     assert order == ["waiting", "first", "second"]
