@@ -45,7 +45,7 @@ def test_the_queues_of_each_class_and_model(database_url: str, tmp_path: Path) -
     port = free_port()
     with Database(database_url) as database:
         with database.write() as connection:
-            model = models.register(connection, package.manifest)
+            model = models.register(connection, **package.manifest.registration())
         made = [
             studies.submit(database, tenant="north", queue=queue, uris=["s3://pacs/DOE^JOHN.dcm"])
             for queue in (Queue.STAT, Queue.ROUTINE, Queue.ROUTINE, Queue.BULK)
