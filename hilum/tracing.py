@@ -12,7 +12,7 @@ import logging
 import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, Unpack, cast
 
 from hilum import __version__
 from hilum.errors import HilumError, MissingExtraError
@@ -28,6 +28,7 @@ TRACEPARENT: Final = "traceparent"
 _FORM: Final = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _KINDS: Final = {"request": "SERVER", "publish": "PRODUCER", "job": "CONSUMER"}
 _OFF: Final = nullcontext()
+_SHARED: Final = "hilum.shared"  # the key of a context's attributes
 
 
 class Attributes(TypedDict, total=False):
@@ -115,6 +116,32 @@ def span(
     return _span(_State.tracer, name, parent, attributes)
 
 
+def under(parent: str | None, **attributes: Unpack[Attributes]) -> AbstractContextManager[None]:
+    """Make every span of the block a child of ``parent``, with these attributes beside its own."""
+    return _OFF if _State.tracer is None else _under(parent, attributes)
+
+
+def record(
+    name: Name,
+    *,
+    parent: str | None,
+    began_ns: int,
+    ended_ns: int,
+    **attributes: Unpack[Attributes],
+) -> None:
+    """Make a span of what has ended, for work that several jobs shared: each has one of its own.
+
+    Args:
+        name, parent, attributes: see :func:`span`.
+        began_ns, ended_ns: by :func:`time.time_ns`.
+    """
+    if _State.tracer is None:
+        return
+    context, named = _context(parent), _named(attributes)
+    opened = _State.tracer.start_span(name, context=context, start_time=began_ns, attributes=named)
+    opened.end(ended_ns)
+
+
 class Open:
     """A span that another thread may end. Its children name its ``header`` as their parent."""
 
@@ -166,14 +193,27 @@ def checked(parent: object) -> str | None:
 
 
 @contextmanager
+def _under(parent: str | None, attributes: Attributes) -> Iterator[None]:
+    from opentelemetry import context  # noqa: PLC0415 - see above
+
+    token = context.attach(context.set_value(_SHARED, _named(attributes), _context(parent)))
+    try:
+        yield
+    finally:
+        context.detach(token)
+
+
+@contextmanager
 def _span(tracer: Tracer, name: Name, parent: str | None, attributes: Attributes) -> Iterator[None]:
+    from opentelemetry.context import get_value  # noqa: PLC0415 - see above
     from opentelemetry.trace import SpanKind, Status, StatusCode  # noqa: PLC0415 - see above
 
+    shared = cast("dict[str, Any]", get_value(_SHARED) or {})
     opened = tracer.start_as_current_span(
         name,
         context=_context(parent),
         kind=SpanKind[_KINDS.get(name, "INTERNAL")],
-        attributes=_named(attributes),
+        attributes={**shared, **_named(attributes)},
         record_exception=False,  # its text may describe the image
         set_status_on_exception=False,
     )

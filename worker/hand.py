@@ -16,6 +16,7 @@ from hilum.db.choosing import Room
 from hilum.db.claims import Claim, PendingImage
 from hilum.errors import HilumError
 from hilum.queue import Queue
+from hilum.tracing import Open
 
 URGENCY = {queue: number for number, queue in enumerate(Queue)}
 
@@ -34,6 +35,7 @@ class JobInHand:
     refunded: list[str] = field(default_factory=list)  # begun, and given back unfinished
     begun: bool = False
     progress: bool = False  # an outcome was recorded
+    span: Open = field(default_factory=lambda: Open(None))  # from its claim to its ending
 
     @property
     def urgency(self) -> int:

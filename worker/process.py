@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from hilum import tracing
 from hilum.db.connection import Database
 from hilum.db.identity import open_vault
 from hilum.engines.loading import reason_of
@@ -36,6 +37,7 @@ class Process:
                 "The package folder contains another model than at the start of the worker.",
                 next_step="Restart the worker. Publish each new version in a folder of its own.",
             )
+        tracing.configure(settings.tracing, service="hilum-worker")
         options = settings.worker
         self._resources = ExitStack()  # held until this process ends
         session = self._resources.enter_context(

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+from hilum import tracing
 from hilum.db import choosing, jobs
 from hilum.db.claims import NotScored, PendingImage, Scored
 from hilum.db.patience import Step, T, persist
@@ -23,7 +24,7 @@ from hilum.logs import event
 from hilum.pipeline.execute import Flow, Outcome, Result, urgent_first
 from hilum.pipeline.stages import Ready, Score
 from hilum.queue import Queue
-from worker import metrics
+from worker import metrics, spans
 from worker.hand import Hand, JobInHand, Start
 from worker.judging import Judge, exhausted
 from worker.outcomes import not_scored
@@ -82,6 +83,7 @@ class _Run:
         self._stop = stop
         self._stopped_at: float | None = None
         self._engine_s = 0.0  # of the current batch
+        self._engine_ns = (0, 0)  # when it began and ended
         self._looked_at = float("-inf")
         self._judge = Judge(tools)
         self._report: dict[str, Ending] = {}
@@ -124,6 +126,8 @@ class _Run:
         """Load and renew nothing more: what is still in hand is left to its lease."""
         self._flow.withdraw()
         self._tools.leases.drop({*self.hand.jobs})
+        for job in self.hand.jobs.values():
+            job.span.end(code="broken_off")
 
     # --- what is in hand ---
 
@@ -154,8 +158,10 @@ class _Run:
             )
         )
         tools.leases.hold(claims)
+        opened = spans.start_jobs(tools.database, claims)
         for claim in claims:
             job = JobInHand.of(claim, max_image_attempts=settings.max_image_attempts)
+            job.span = opened.get(claim.job_id, job.span)
             self.hand.jobs[claim.job_id] = job
             with bound(claim):
                 event(log, logging.INFO, "job.taken", attempt=claim.attempt)
@@ -221,6 +227,7 @@ class _Run:
         self.hand.drop([claim.job_id])
         self._tools.leases.drop({claim.job_id})
         self._report[claim.job_id] = ending
+        job.span.end(code=ending)
         with bound(claim):
             event(log, logging.INFO, f"job.{ending}", attempt=claim.attempt)
 
@@ -238,13 +245,15 @@ class _Run:
     def _load(self, key: _Key) -> Ready:
         remember = partial(self._judge.seen.__setitem__, key.image.image_id)
         urgent = key.job.urgency == 0
-        return self._tools.loader.load(key.image.uri, on_header=remember, urgent=urgent)
+        with tracing.under(key.job.span.header, image=key.image.position):
+            return self._tools.loader.load(key.image.uri, on_header=remember, urgent=urgent)
 
     def _score(self, ready: Sequence[Ready]) -> list[Result]:
         scorer = self._tools.scorer
-        began = time.monotonic()
+        began, began_ns = time.monotonic(), time.time_ns()
         results = scorer.score_each(ready)
         self._engine_s = time.monotonic() - began
+        self._engine_ns = (began_ns, time.time_ns())
         self._tools.pace.note(self._engine_s / len(ready))
         count = sum(isinstance(result, Score) for result in results)
         metrics.count_batch(scorer.engine.name, images=count, seconds=self._engine_s)
@@ -255,6 +264,7 @@ class _Run:
         for outcome in outcomes:
             self.hand.end(outcome.key.job, outcome.key.image.image_id)
             by_job[outcome.key.job].append(outcome)
+        spans.record_engine(by_job, self._engine_ns, engine=self._tools.scorer.engine.name)
         ended = [
             (job, self._judge.sort(job, [(o.key.image, o.result) for o in each]))
             for job, each in by_job.items()
@@ -277,6 +287,7 @@ class _Run:
         if not work:
             return
         pairs = [(job.claim, outcomes) for job, outcomes in work]
+        began_ns = time.time_ns()
         try:
             recorded = self._write(
                 lambda c: jobs.record_many(c, pairs, lease_s=self._settings.lease_s)
@@ -284,6 +295,7 @@ class _Run:
         except UnexpectedError as error:
             self._write_singly(work, error)
             return
+        spans.record_commit(work, (began_ns, time.time_ns()))
         by_id = {job.claim.job_id: (job, outcomes) for job, outcomes in work}
         self._drop({*by_id} - recorded.held, Ending.LEASE_LOST)
         for job_id in recorded.held:

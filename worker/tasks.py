@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from celery import current_app, shared_task
 from celery.exceptions import Reject
-from celery.signals import setup_logging, worker_process_init
+from celery.signals import setup_logging, worker_process_init, worker_process_shutdown
 
-from hilum import logs, settings
+from hilum import logs, settings, tracing
 from hilum.errors import HilumError
 from hilum.queue import SCORE_TASK, Queue
 from worker.process_signals import GIVE_UP_SIGNAL
@@ -47,6 +47,11 @@ def start_process(**_: Any) -> None:
     os.kill(os.getppid(), GIVE_UP_SIGNAL)
 
 
+def end_process(**_: Any) -> None:
+    """Send the last spans."""
+    tracing.close()
+
+
 def configure_logs(**_: Any) -> None:
     """Replaces the set-up of Celery, in the parent and in each pool process."""
     loaded = settings.load()
@@ -76,4 +81,5 @@ def _score_job(job_id: str) -> None:
 
 score_job = shared_task(name=SCORE_TASK, Request="worker.delivery:Request")(_score_job)
 worker_process_init.connect(start_process, weak=False)
+worker_process_shutdown.connect(end_process, weak=False)
 setup_logging.connect(configure_logs, weak=False)

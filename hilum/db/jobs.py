@@ -116,7 +116,7 @@ def begin(
     """:func:`begin_many` of one job.
 
     Raises:
-        LeaseLostError: another worker has claimed the job.
+        LeaseLostError: another worker has claimed the job, or it has ended.
     """
     _check_held(claim, begin_many(connection, [(claim, image_ids)], first=[claim], lease_s=lease_s))
 
@@ -163,7 +163,7 @@ def record(
     """:func:`record_many` of one job. Returns whether the job has ended.
 
     Raises:
-        LeaseLostError: another worker has claimed the job.
+        LeaseLostError: another worker has claimed the job, or it has ended.
     """
     recorded = record_many(connection, [(claim, outcomes)], lease_s=lease_s)
     _check_held(claim, recorded.held)
@@ -328,10 +328,7 @@ def _pending(connection: Connection, job_ids: Sequence[str]) -> dict[str, list[P
 
 def _check_held(claim: Claim, held: set[str]) -> None:
     if claim.job_id not in held:
-        raise LeaseLostError(
-            "The lease on the job has passed to another worker.",
-            next_step="Nothing to do: another worker continues the job.",
-        )
+        raise LeaseLostError("The job was claimed by another worker or has ended.")
 
 
 def _count_start(

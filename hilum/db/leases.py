@@ -102,10 +102,7 @@ class LeasedTable:
             LeaseLostError: the row has ended, or another worker has claimed it. Nothing is changed.
         """
         if not self.update_held(connection, {row_id: attempt}, values):
-            raise LeaseLostError(
-                f"The lease on the {self.noun} has passed to another worker.",
-                next_step=f"Nothing to do: another worker continues the {self.noun}.",
-            )
+            raise LeaseLostError(f"The {self.noun} was claimed by another worker or has ended.")
 
     def update_held(
         self, connection: Connection, held: Mapping[str, int], values: Mapping[str, Any]

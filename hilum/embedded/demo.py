@@ -15,7 +15,7 @@ from pydicom.data import get_testdata_file
 
 from hilum.db import keys
 from hilum.db.connection import Database
-from hilum.db.keys import Scope
+from hilum.db.keys import CLIENT_SCOPES
 from hilum.embedded.client import Client
 from hilum.embedded.process import ServiceFailedError
 from hilum.embedded.stack import Stack
@@ -105,8 +105,7 @@ def api_key(stack: Stack, file: Path) -> str:
     with Database(stack.database_url) as database, database.write() as connection:
         if file.is_file() and keys.find(connection, secret := file.read_text().strip()):
             return secret
-        scopes = list(Scope)
-        _, secret = keys.create(connection, tenant="demo", name="make run", scopes=scopes)
+        _, secret = keys.create(connection, tenant="demo", name="make run", scopes=CLIENT_SCOPES)
     file.touch(mode=0o600)
     file.write_text(secret + "\n")
     return secret

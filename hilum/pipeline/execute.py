@@ -25,6 +25,7 @@ class Outcome(Generic[Key]):
 
     key: Key = field(repr=False)
     result: Result
+    loaded: bool = field(default=True, compare=False)  # so that ``score`` was called with it
 
 
 @dataclass(kw_only=True, eq=False)
@@ -134,8 +135,9 @@ class Flow(Generic[Key]):
         results = iter(self._score(ready) if ready else ())
         outcomes = []
         for each in batch:
+            loaded = not isinstance(each.image, HilumError)
             result = each.image if isinstance(each.image, HilumError) else next(results)
-            outcomes.append(Outcome(key=each.key, result=result))
+            outcomes.append(Outcome(key=each.key, result=result, loaded=loaded))
         return outcomes
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from hilum import tracing
 from hilum.dicom import FilmHeader
 from hilum.errors import ObjectChangedError
 from hilum.pipeline.admit import admit
@@ -104,5 +105,7 @@ class Loader:
     ) -> tuple[Examination, str | None]:
         """The film, from the object itself, and its ETag."""
         with SharedBytes() as data:
-            found = self._store.read_into(data.write, uri, etag=etag)
-            return self._examine(data, urgent=urgent), found
+            with tracing.span("fetch"):
+                found = self._store.read_into(data.write, uri, etag=etag)
+            with tracing.span("decode"):
+                return self._examine(data, urgent=urgent), found

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
 from pydantic import HttpUrl
 from sqlalchemy import select
+from support.collector import Collector, attributes, collecting
 
 from hilum import tracing
 from hilum.db import traces
@@ -31,54 +31,10 @@ else:
 CLIENT = f"00-{'a' * 32}-{'b' * 16}-01"
 
 
-class Collector:
-    """A server that keeps what it is sent."""
-
-    def __init__(self) -> None:
-        bodies = self.bodies = list[bytes]()
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                bodies.append(self.rfile.read(int(self.headers["content-length"])))
-                self.send_response(200)
-                self.end_headers()
-
-            def log_message(self, *_: Any) -> None:
-                return
-
-        self._server = HTTPServer(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever)
-        self._thread.start()
-        self.settings = TracingSettings(
-            endpoint=HttpUrl(f"http://127.0.0.1:{self._server.server_port}/v1/traces")
-        )
-
-    def spans(self) -> dict[str, Any]:
-        """By name, once tracing was closed."""
-        from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
-            ExportTraceServiceRequest,
-        )
-
-        requests = [ExportTraceServiceRequest.FromString(body) for body in self.bodies]
-        scopes = [s for r in requests for of in r.resource_spans for s in of.scope_spans]
-        return {span.name: span for scope in scopes for span in scope.spans}
-
-    def stop(self) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
-
-
 @pytest.fixture
 def collector() -> Iterator[Collector]:
-    collector = Collector()
-    yield collector
-    tracing.close()
-    collector.stop()
-
-
-def _attributes(span: Any) -> dict[str, Any]:
-    return {item.key: item.value.string_value or item.value.int_value for item in span.attributes}
+    with collecting() as collector:
+        yield collector
 
 
 def test_a_request_its_message_and_nothing_else(
@@ -91,7 +47,7 @@ def test_a_request_its_message_and_nothing_else(
     with redis.from_url(valkey.url) as broker:
         (message,) = map(json.loads, broker.lrange("routine", 0, -1))
     tracing.close()
-    spans = collector.spans()
+    spans = collector.by_name()
     assert set(spans) == {"request", "publish"}
     request, publish = spans["request"], spans["publish"]
     assert request.trace_id.hex() == publish.trace_id.hex() == "a" * 32
@@ -102,7 +58,7 @@ def test_a_request_its_message_and_nothing_else(
         (job_id,) = connection.execute(select(jobs.c.id)).scalars()
         known = traces.find(connection, [job_id, "jb_none"])
     assert known == {job_id: message["headers"]["traceparent"]}
-    said = _attributes(request)
+    said = attributes(request)
     job = said.pop("hilum.job")
     assert said == {
         "hilum.method": "POST",
@@ -110,7 +66,7 @@ def test_a_request_its_message_and_nothing_else(
         "hilum.status": 202,
         "hilum.study": study,
     }
-    assert _attributes(publish) == {"hilum.job": job, "hilum.queue": "routine"}
+    assert attributes(publish) == {"hilum.job": job, "hilum.queue": "routine"}
     for hidden in (b"secret-bucket", b"miller", b"north", gateway.secret.encode()):
         assert not any(hidden in body for body in collector.bodies)
     # The worker believes the context, if it has the form of one, and nothing else.
@@ -144,12 +100,12 @@ def test_a_job_goes_on_with_the_trace_in_any_thread(collector: Collector) -> Non
         tracing.add(images=2)
     assert tracing.headers() == {}, "outside of every span"
     tracing.close()
-    spans = collector.spans()
+    spans = collector.by_name()
     job, fetched = spans["job"], spans["fetch"]
     assert job.trace_id.hex() == fetched.trace_id.hex() == "a" * 32
     assert fetched.parent_span_id == job.span_id
-    assert _attributes(job) == {"hilum.job": "jb_1", "hilum.images": 2}
-    assert _attributes(fetched) == {"hilum.image": 3, "hilum.code": "storage.unavailable"}
+    assert attributes(job) == {"hilum.job": "jb_1", "hilum.images": 2}
+    assert attributes(fetched) == {"hilum.image": 3, "hilum.code": "storage.unavailable"}
     assert fetched.status.code == 2
     assert not fetched.events
     assert not any(b"miller" in body for body in collector.bodies)
@@ -162,10 +118,10 @@ def test_a_span_that_threads_share(collector: Collector) -> None:
         pass
     opened.end(code="completed")
     tracing.close()
-    spans = collector.spans()
+    spans = collector.by_name()
     assert spans["commit"].parent_span_id == spans["job"].span_id
     assert spans["job"].trace_id.hex() == "a" * 32
-    assert _attributes(spans["job"])["hilum.code"] == "completed"
+    assert attributes(spans["job"])["hilum.code"] == "completed"
 
 
 def test_off_is_free_and_changes_no_message(shared_gateway: Gateway, valkey: Valkey) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -21,10 +22,12 @@ import pytest
 from pydicom import Dataset, Sequence
 from sqlalchemy import func, select, update
 from support import tiny_package
+from support.collector import attributes, collecting
 from support.ready import ready
 from support.tiny_film import film
 
-from hilum.db import jobs, migrate, models, results, studies, sweeper
+from hilum import tracing
+from hilum.db import jobs, migrate, models, results, studies, sweeper, traces
 from hilum.db.connection import Database
 from hilum.db.results import StoredResult
 from hilum.db.states import Event, ItemStatus, JobStatus
@@ -40,11 +43,13 @@ from hilum.errors import (
     StorageUnavailableError,
 )
 from hilum.packages.load import Package, verify
+from hilum.pipeline.load import Loader
 from hilum.pipeline.score import Scorer
-from hilum.pipeline.stages import Ready
+from hilum.pipeline.stages import ExamineOptions, Ready
 from hilum.pipeline.threads import LoadThreads
 from hilum.queue import Queue
-from hilum.settings import Settings, WorkerSettings
+from hilum.settings import Limits, S3Settings, Settings, WorkerSettings
+from hilum.storage import open_store
 from worker import outcomes
 from worker.lease import Leases
 from worker.run import Report, work
@@ -596,3 +601,57 @@ def test_a_film_that_was_scored_wrongly_gets_a_new_result_when_it_comes_again(
     (expected,) = bench.tools.scorer.score([right])
     assert np.array_equal(after.raw, expected.raw)
     assert not np.array_equal(before.raw, after.raw)
+
+
+def test_a_job_is_traced_from_its_message_to_its_ending(bench: Bench, tmp_path: Path) -> None:
+    pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
+    for number in (0, 1):
+        (tmp_path / f"{number}.dcm").write_bytes(film(number))
+    (tmp_path / "2.dcm").write_bytes(b"MILLER^JANE")
+    options = ExamineOptions.of(bench.films.package.manifest, Limits())
+    store = open_store(S3Settings(), Limits(), allow_local=True)
+    bench.tools = replace(bench.tools, loader=Loader(options, store))
+    uris = [str(tmp_path / f"{number}.dcm") for number in range(3)]
+    made = studies.submit(bench.database, tenant=TENANT, queue=Queue.ROUTINE, uris=uris)
+    other = studies.submit(bench.database, tenant=TENANT, queue=Queue.ROUTINE, uris=uris[:1])
+    with bench.database.write() as connection:
+        traces.remember(connection, made.job_id, f"00-{'a' * 32}-{'b' * 16}-01")
+    with collecting() as collector:
+        tracing.configure(collector.settings, service="test")
+        report = bench.report(batch_size=4)
+        tracing.close()
+        spans = collector.spans()
+    assert report.endings == dict.fromkeys((made.job_id, other.job_id), Ending.COMPLETED)
+    by_job = {attributes(span)["hilum.job"]: span for span in spans if span.name == "job"}
+    job, own = by_job[made.job_id], by_job[other.job_id]
+    assert job.trace_id.hex() == "a" * 32
+    assert job.parent_span_id.hex() == "b" * 16, "the message was published there"
+    assert not own.parent_span_id, "nobody traced its request"
+    assert attributes(job) == {
+        "hilum.job": made.job_id,
+        "hilum.study": made.study_id,
+        "hilum.queue": "routine",
+        "hilum.code": "completed",
+    }
+    below = [span for span in spans if span.parent_span_id == job.span_id]
+    assert {span.trace_id for span in below} == {job.trace_id}
+    assert all(
+        job.start_time_unix_nano <= span.start_time_unix_nano <= span.end_time_unix_nano
+        and span.end_time_unix_nano <= job.end_time_unix_nano
+        for span in below
+    )
+    said = defaultdict(list)
+    for span in below:
+        said[span.name].append(attributes(span))
+    assert sorted(one["hilum.image"] for one in said["fetch"]) == [0, 1, 2]
+    failed = {one["hilum.image"]: one.get("hilum.code") for one in said["decode"]}
+    assert failed == {0: None, 1: None, 2: "dicom.not_dicom"}
+    assert sum(one["hilum.images"] for one in said["commit"]) == 3
+    assert {one["hilum.engine"] for one in said["engine"]} == {bench.engine.name}
+    calls = [one["hilum.images"] for one in said["engine"]]
+    assert set(calls) <= set(bench.engine.batches)
+    mine = [span.name for span in spans if span.parent_span_id == own.span_id]
+    assert sorted(mine) == ["commit", "decode", "engine", "fetch"]
+    assert set(said) == {*mine}
+    for hidden in (b".dcm", b"MILLER", b"1.2.826", TENANT.encode()):
+        assert not any(hidden in body for body in collector.bodies)

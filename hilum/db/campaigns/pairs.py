@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from sqlalchemy import Connection, Row, and_, case, func, or_, select
 
+from hilum.db import feedback
 from hilum.db.campaigns.rows import Campaign
 from hilum.db.campaigns.states import ItemState
 from hilum.db.tables import campaign_items, campaigns, instances, promotions, results, serving
@@ -117,7 +118,10 @@ def iterate(connection: Connection, campaign: Campaign, *, at_most: int) -> Iter
         query = query.where(_ITEM.position % stride == 0)
     last = 0
     while rows := connection.execute(query.where(_ITEM.position > last)).all():
-        yield from map(_pair, rows)
+        said = feedback.readings(
+            connection, tenant=campaign.tenant, instance_ids=[row.id for row in rows]
+        )
+        yield from (_pair(row, said.get(row.id, {})) for row in rows)
         last = rows[-1].position
 
 
@@ -152,7 +156,7 @@ def _side(row: Row[Any], side: str) -> Side | None:
     )
 
 
-def _pair(row: Row[Any]) -> Pair:
+def _pair(row: Row[Any], readings: dict[str, bool]) -> Pair:
     after = _side(row, "after")
     assert after is not None  # joined by its id
     return Pair(
@@ -168,4 +172,5 @@ def _pair(row: Row[Any]) -> Pair:
         acquired=row.acquisition_date,
         before=_side(row, "shown"),
         after=after,
+        readings=readings,
     )

@@ -16,8 +16,9 @@ from sqlalchemy import func, insert, select, update
 
 from hilum.campaigns import comparing, creating, page, steps
 from hilum.campaigns.creating import Wish
+from hilum.campaigns.planning import wilson
 from hilum.campaigns.windows import Overlap, Window
-from hilum.db import audit, instances, jobs, serving, studies, workers
+from hilum.db import audit, feedback, instances, jobs, serving, studies, workers
 from hilum.db.campaigns import notifying, promotions, rows, selection, slices
 from hilum.db.campaigns.promotions import Notify
 from hilum.db.campaigns.rows import Campaign, NewCampaign
@@ -25,8 +26,9 @@ from hilum.db.campaigns.selection import Mode, Selection, Target
 from hilum.db.campaigns.states import CampaignStatus
 from hilum.db.claims import Claim, NotScored, Scored
 from hilum.db.connection import Database
+from hilum.db.feedback import Opinion, Verdict
 from hilum.db.instances import NewInstance
-from hilum.db.results import NewResult, save
+from hilum.db.results import NewResult, get_many, save
 from hilum.db.states import ItemStatus
 from hilum.db.studies import Submission
 from hilum.db.tables import audit as audit_table
@@ -794,6 +796,74 @@ def test_a_report_compares_with_what_is_shown(archive: Archive) -> None:
     assert "Zoe Zebra" not in str(again), "a stratum so small may name a person"
     text = page.render(found, lambda one: page.Look(before=None, after=None))
     assert "North" in text
+    assert document["readers"] is None
+    assert "There is no feedback of readers" in text
+
+
+def test_a_report_shows_how_often_readers_agree(
+    archive: Archive, submit: Callable[..., Submission]
+) -> None:
+    archive.enter(6)
+    labels = archive._tiny.manifest.label_set.labels
+    old_model = _other_model(archive, digest="sha256:" + "0" * 64)
+
+    def probability(*, found: bool) -> Any:
+        return np.full(len(labels), 0.99 if found else 0.01, dtype=np.float32)
+
+    shown = []
+    with archive.database.write() as connection:
+        for n in range(6):  # the model before finds everything in films 0 to 2
+            old = {"model_id": old_model, "probability": probability(found=n < 3), "findings": ()}
+            shown.append(save(connection, tenant=TENANT, result=archive.result(n, **old)))
+    made = submit()
+    with archive.database.read() as connection:
+        query = select(images.c.id).where(images.c.study_id == made.study_id)
+        image_id = connection.execute(query).scalars().first()
+        stored = get_many(connection, shown, maps=False)
+    assert image_id is not None
+
+    def say(n: int, reader: str, **present: bool) -> None:
+        opinions = [
+            Opinion(label=labels[int(k[1:])], verdict=Verdict.CORRECT, present=is_present)
+            for k, is_present in present.items()
+        ]
+        with archive.database.write() as connection:
+            feedback.give(
+                connection,
+                tenant=TENANT,
+                study_id=made.study_id,
+                image_id=image_id,
+                result=stored[shown[n]],
+                labels=labels,
+                opinions=opinions,
+                key_id="key_1",
+                reader=reader,
+            )
+
+    say(0, "r-1", k1=True, k2=False)
+    say(1, "r-1", k1=False)  # replaced by what two others say
+    say(1, "r-2", k1=True)
+    say(1, "r-3", k1=True)
+    say(4, "r-1", k1=True)
+    campaign_id = archive.create()
+    archive.frozen(campaign_id)
+    archive.start(campaign_id)
+    ended = archive.finish(
+        campaign_id, lambda n: archive.result(n, probability=probability(found=n in (0, 1, 4)))
+    )
+    with archive.database.read() as connection:
+        found = comparing.compare(connection, ended)
+    readers = found.document["readers"]
+    assert set(readers) == {labels[1], labels[2]}
+    one, two = readers[labels[1]], readers[labels[2]]
+    assert (one["readings"], two["readings"]) == (3, 1)
+    # Films 0, 1 and 4 have the finding; 0 and 1 were shown, the campaign finds all three.
+    assert one["agrees_before"] == pytest.approx([2 / 3, *wilson(2, 3)])
+    assert one["agrees_after"] == pytest.approx([1, *wilson(3, 3)])
+    assert (two["agrees_before"][0], two["agrees_after"][0]) == (0, 0)
+    text = page.render(found, lambda one: page.Look(before=None, after=None))
+    assert "agrees before" in text
+    assert "There is no feedback of readers" not in text
 
 
 @pytest.mark.parametrize("overlap", list(Overlap))
