@@ -113,9 +113,16 @@ def test_a_gradient_that_is_not_finite_stops_the_run(
 
 
 def test_curves_are_in_tensorboard_once_even_after_a_resume(
-    config_file: ConfigFile, settings: Settings, tmp_path: Path
+    config_file: ConfigFile,
+    settings: Settings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.summary.writer import event_file_writer
+
+    # Files of one second and process are read in the order of their numbers as text: 9 after 10.
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(0))
 
     file = config_file(
         preprocess=_SMALL,
